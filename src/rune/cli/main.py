@@ -1,0 +1,81 @@
+"""The command line. A verb is a file in this folder with `configure(parser)` and `run(args) -> int`.
+
+Only the verb that was typed is imported, so `rune --help` answers at once and loads neither torch nor numpy.
+Exit codes: 0 done (for `gate`: passed) · 10 the gate failed · 2 bad input · 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from rune import __version__
+from rune.errors import RuneError
+
+VERBS: dict[str, str] = {
+    "run": "the whole experiment: CONFIG → decision and report; --resume goes on",
+    "collect": "trajectories by generate → execute → reflect, or --import FILE",
+    "train": "the static LoRA and the hypernetwork",
+    "adapt": "adapters and contexts for every arm and task; or one from --trajectory FILE",
+    "sample": "draw completions for every arm and task",
+    "score": "judge a run's samples, or any samples FILE.jsonl of a benchmark",
+    "gate": "decide: Gate PASSED or Gate FAILED — reassessing",
+    "report": "write report.html and report.md of a run",
+    "show": "what a run is, how far it is and what it found",
+    "models": "list, pull or locate base models",
+    "doctor": "what this machine can do: device, memory, sandbox, model cache",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        self.exit(2, f"{self.prog}: {message}; try `{self.prog} --help`\n")
+
+
+def _top(prog: str) -> str:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {name.ljust(width)}  {text}" for name, text in VERBS.items())
+    return (
+        f"usage: {prog} VERB …\n\n"
+        "Does a LoRA generated from coding trajectories make a code model solve more unseen tasks?\n\n"
+        f"{verbs}\n\n`{prog} VERB --help` says more. Start with `make demo` or `{prog} run configs/phase1-demo.toml`."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code. Errors of ours become one line on stderr."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(_top("rune"))
+        return 0
+    if args[0] in ("-V", "--version"):
+        print(f"rune {__version__}")
+        return 0
+    verb = args[0]
+    if verb not in VERBS:
+        from rune.plugins import unknown
+
+        print(f"rune: {unknown('verb', verb, list(VERBS))}", file=sys.stderr)
+        return 2
+    module = importlib.import_module(f"rune.cli.{verb}")
+    parser = _Parser(prog=f"rune {verb}", description=VERBS[verb])
+    module.configure(parser)
+    try:
+        return int(module.run(parser.parse_args(args[1:])))
+    except RuneError as error:
+        print(f"rune: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("\nrune: interrupted; everything finished so far is kept, --resume goes on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def entry() -> None:
+    """The `rune` console script."""
+    sys.exit(main())

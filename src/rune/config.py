@@ -1,0 +1,169 @@
+"""TOML → frozen dataclasses. Pure: text in, records out; the only reader of settings.
+
+A stage or part declares its settings as a frozen, keyword-only dataclass; `build` fills it from a plain
+mapping and refuses unknown keys (with a near miss), missing ones and wrong types before anything heavy
+is loaded. A dataclass checks its own ranges in `__post_init__` by raising ValueError.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Any, TypeVar
+
+from rune.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def parse(text: str, *, where: str) -> dict[str, Any]:
+    """TOML text → plain dict. `where` names the file in the error."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where}: not valid TOML: {error}") from None
+
+
+def override(raw: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """Apply `--set a.b=value` strings. The value is read as TOML, or else taken as a string."""
+    result: dict[str, Any] = json.loads(json.dumps(raw))
+    for setting in settings:
+        path, equals, value = setting.partition("=")
+        if not equals or not path.strip():
+            raise ConfigError(f"--set {setting!r}: expected section.key=value, for example --set sample.n=5")
+        try:
+            parsed = tomllib.loads(f"v = {value}")["v"]
+        except tomllib.TOMLDecodeError:
+            parsed = value
+        node = result
+        *parents, leaf = path.strip().split(".")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"--set {setting!r}: '{parent}' is a value, not a section")
+        node[leaf] = parsed
+    return result
+
+
+def build(cls: type[T], raw: Mapping[str, Any], *, where: str = "") -> T:
+    """Fill dataclass `cls` from `raw`. `where` is the section's dotted name for messages.
+
+    Raises ConfigError for an unknown or missing key, a wrong type, or a range the class refuses.
+    """
+    assert dataclasses.is_dataclass(cls)
+    label = f"[{where}] " if where else ""
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    hints = typing.get_type_hints(cls)
+    for key in raw:
+        if key not in fields:
+            close = difflib.get_close_matches(key, list(fields), n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else "."
+            raise ConfigError(f"{label}unknown key '{key}'{hint} Known: {', '.join(fields)}")
+    values: dict[str, Any] = {}
+    for name, spec in fields.items():
+        path = f"{where}.{name}" if where else name
+        if name in raw:
+            values[name] = _convert(hints[name], raw[name], path)
+        elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{label}missing key '{name}'; add it to the config or pass --set {path}=…")
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise ConfigError(f"{label}{error}") from None
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        options = [a for a in typing.get_args(hint) if a is not type(None)]
+        if value is None:
+            return None
+        for option in options[:-1]:
+            try:
+                return _convert(option, value, path)
+            except ConfigError:
+                continue
+        return _convert(options[-1], value, path)
+    if hint is Any:
+        return value
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{path}: expected a section, found {value!r}")
+        return build(hint, value, where=path)
+    if origin is typing.Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            close = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
+            guess = f"; did you mean '{close[0]}'?" if close else ""
+            raise ConfigError(f"{path}: {value!r} is not one of {', '.join(map(str, choices))}{guess}")
+        return value
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        try:
+            return hint(value)
+        except ValueError:
+            names = ", ".join(str(m.value) for m in hint)
+            raise ConfigError(f"{path}: {value!r} is not one of {names}") from None
+    if origin is tuple:
+        (item, *_) = typing.get_args(hint)
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{path}: expected a list, found {value!r}")
+        return tuple(_convert(item, v, f"{path}[{i}]") for i, v in enumerate(value))
+    if origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{path}: expected a section, found {value!r}")
+        _, item = typing.get_args(hint)
+        return {k: _convert(item, v, f"{path}.{k}") for k, v in value.items()}
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint in (bool, int, float, str) and type(value) is hint:
+        return value
+    raise ConfigError(f"{path}: expected {getattr(hint, '__name__', hint)}, found {value!r}")
+
+
+def plain(value: Any) -> Any:
+    """A dataclass (or anything in one) as JSON-ready dicts, lists and scalars."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return value
+
+
+def digest(value: Any) -> str:
+    """sha256 (hex) of the canonical JSON of `value`: equal settings, equal digest."""
+    text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def dump_toml(value: Any) -> str:
+    """A config as TOML text that `parse` reads back to the same mapping (None is left out)."""
+    lines: list[str] = []
+    _dump_section(plain(value), (), lines)
+    return "\n".join(lines).strip() + "\n"
+
+
+def _dump_section(section: Mapping[str, Any], path: tuple[str, ...], lines: list[str]) -> None:
+    scalars = {k: v for k, v in section.items() if not isinstance(v, Mapping) and v is not None}
+    if path and (scalars or not section):
+        lines += ["", f"[{'.'.join(path)}]"]
+    lines += [f"{key} = {_dump_value(item)}" for key, item in scalars.items()]
+    for key, item in section.items():
+        if isinstance(item, Mapping):
+            _dump_section(item, (*path, key), lines)
+
+
+def _dump_value(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(_dump_value(v) for v in value) + "]"
+    return json.dumps(value, ensure_ascii=False)

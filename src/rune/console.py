@@ -1,0 +1,79 @@
+"""The terminal: results on stdout, everything else (progress, notes, warnings) on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def out(text: str = "") -> None:
+    """A result: what a pipe would want."""
+    print(text, flush=True)
+
+
+def note(text: str) -> None:
+    """A remark for the person watching."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+class Progress:
+    """A bar with rate and ETA on stderr; a plain line every ten seconds where stderr is no terminal.
+
+    Use as a context manager. `total` may be None when unknown; `initial` is what a resumed run already has.
+    """
+
+    def __init__(self, title: str, total: int | None, *, unit: str = "it", initial: int = 0) -> None:
+        from tqdm import tqdm
+
+        self._bar: Any = tqdm(
+            desc=title,
+            total=total,
+            unit=f" {unit}",
+            initial=initial,
+            file=sys.stderr,
+            dynamic_ncols=True,
+            mininterval=0.2 if sys.stderr.isatty() else 10.0,
+            leave=True,
+        )
+
+    def advance(self, amount: int = 1, **fields: object) -> None:
+        """Move on by `amount`; `fields` stand at the end of the line (loss=0.31, alive=40)."""
+        if fields:
+            self._bar.set_postfix({k: str(v) for k, v in fields.items()}, refresh=False)
+        self._bar.update(amount)
+
+    def close(self) -> None:
+        self._bar.close()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def track(items: Iterable[T], title: str, *, total: int | None = None, unit: str = "it") -> Iterator[T]:
+    """Iterate with a progress bar."""
+    with Progress(title, total, unit=unit) as bar:
+        for item in items:
+            yield item
+            bar.advance()
+
+
+def table(rows: list[tuple[object, ...]], header: tuple[str, ...]) -> str:
+    """Plain columns for the terminal: numbers right, text left."""
+    cells = [tuple(str(c) for c in row) for row in [header, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    right = [all(isinstance(row[i], (int, float)) for row in rows) and bool(rows) for i in range(len(header))]
+    lines = [
+        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)).rstrip()
+        for row in cells
+    ]
+    return "\n".join([lines[0], "  ".join("─" * w for w in widths), *lines[1:]])

@@ -1,0 +1,356 @@
+"""Files: JSONL that survives a kill, atomic writes, and the run folder with its manifest and lock.
+
+The rules, written once:
+* a record is one line; a line is either whole or not there (a torn last line is cut off when the file is
+  next opened for appending, and ignored by readers);
+* every other file appears complete under its name or not at all (written beside, fsynced, renamed);
+* a full disk or a read-only folder is one clear line, and what was written before stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import time
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from rune import config
+from rune.errors import DataError, StoreError
+
+T = TypeVar("T")
+SCHEMA_VERSION = 1
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns OSError on the way to `path` into a StoreError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreError(f"{path}: the disk is full; free some space and run again with --resume") from None
+        raise StoreError(f"{path}: cannot write: {error.strerror or error}") from None
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Replace `path` in one step. Raises StoreError; the old content stays on failure."""
+    data = content.encode() if isinstance(content, str) else content
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with scratch.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            scratch.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Atomic, indented, sorted only as given."""
+    write_atomic(path, json.dumps(config.plain(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Raises DataError if the file is missing or not JSON."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not valid JSON: {error}") from None
+
+
+def sha256_file(path: Path, progress: Callable[[int], object] | None = None) -> str:
+    """Hex sha256 of a file, read in 1 MiB blocks; `progress` gets each block's size."""
+    hasher = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            hasher.update(block)
+            if progress:
+                progress(len(block))
+    return hasher.hexdigest()
+
+
+# --------------------------------------------------------------------------- records
+
+
+def encode(record: Any) -> str:
+    """A dataclass as one JSON line, without the newline. Lone surrogates and NULs are escaped, never lost."""
+    return json.dumps(config.plain(record), ensure_ascii=True, separators=(",", ":"))
+
+
+def decode(cls: type[T], raw: Any, *, where: str) -> T:
+    """A mapping → dataclass `cls`, strictly: no missing field without default, no unknown field, no wrong type.
+
+    Raises DataError naming `where` ("file:line") and the field.
+    """
+    if not isinstance(raw, Mapping):
+        raise DataError(f"{where}: expected an object with fields, found {type(raw).__name__}")
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    extra = sorted(set(raw) - set(fields))
+    if extra:
+        raise DataError(f"{where}: unknown field '{extra[0]}' for {cls.__name__}; known: {', '.join(fields)}")
+    values: dict[str, Any] = {}
+    for name, spec in fields.items():
+        if name in raw:
+            values[name] = _decode_value(hints[name], raw[name], f"{where}: field '{name}'")
+        elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
+            raise DataError(f"{where}: field '{name}' is missing ({cls.__name__} needs it)")
+    return cls(**values)
+
+
+def _decode_value(hint: Any, value: Any, where: str) -> Any:
+    origin = typing.get_origin(hint)
+    args = typing.get_args(hint)
+    if hint is Any:
+        return value
+    if type(None) in args:
+        if value is None:
+            return None
+        (inner,) = (a for a in args if a is not type(None))
+        return _decode_value(inner, value, where)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise DataError(f"{where}: expected a list, found {_short(value)}")
+        return tuple(_decode_value(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise DataError(f"{where}: expected an object, found {_short(value)}")
+        return {k: _decode_value(args[1], v, f"{where}.{k}") for k, v in value.items()}
+    if dataclasses.is_dataclass(hint):
+        return decode(typing.cast(type, hint), value, where=where)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        try:
+            return hint(value)
+        except ValueError:
+            names = ", ".join(str(m.value) for m in hint)
+            raise DataError(f"{where}: {_short(value)} is not one of {names}") from None
+    if hint is float and type(value) in (int, float):
+        return float(value)
+    if type(value) is not hint:
+        raise DataError(f"{where}: expected {hint.__name__}, found {_short(value)}")
+    return value
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 40 else text[:37] + "…"
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line number from 1, parsed JSON) of each whole line. A torn last line is ignored.
+
+    Raises DataError with file and line for a line that is not JSON.
+    """
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    with file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield number, json.loads(line)
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                if not line.endswith(b"\n"):
+                    return
+                raise DataError(f"{path}:{number}: not valid JSON: {error}") from None
+
+
+def read_jsonl(path: Path, cls: type[T]) -> list[T]:
+    """All records of a file; empty if the file does not exist yet."""
+    if not path.exists():
+        return []
+    return [decode(cls, raw, where=f"{path}:{number}") for number, raw in read_lines(path)]
+
+
+def write_jsonl(path: Path, records: Iterable[Any]) -> None:
+    """Replace a whole file of records in one step."""
+    write_atomic(path, "".join(encode(r) + "\n" for r in records))
+
+
+class Appender:
+    """Appends records; each is on its way to the disk when `write` returns. Cuts off a torn tail first."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            repair(path)
+            self._file: IO[bytes] = path.open("ab", buffering=0)
+
+    def write(self, record: Any) -> None:
+        self.write_raw(encode(record))
+
+    def write_raw(self, line: str) -> None:
+        data = line.encode() + b"\n"
+        with writing(self.path):
+            done = self._file.write(data)
+            if done != len(data):
+                raise OSError(errno.ENOSPC, "short write")
+
+    def close(self) -> None:
+        if not self._file.closed:
+            with contextlib.suppress(OSError):
+                os.fsync(self._file.fileno())
+            self._file.close()
+
+    def __enter__(self) -> Appender:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def repair(path: Path) -> int:
+    """Cut a torn last line (no newline) off a JSONL file. Returns the number of bytes removed."""
+    if not path.exists():
+        return 0
+    with path.open("rb+") as file:
+        size = end = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - 4096)
+            file.seek(start)
+            cut = file.read(end - start).rfind(b"\n")
+            if cut >= 0:
+                end = start + cut + 1
+                break
+            end = start
+        if end != size:
+            file.truncate(end)
+        return size - end
+
+
+# --------------------------------------------------------------------------- run folder
+
+
+class RunDir:
+    """One experiment on disk. The layout is in ARCHITECTURE.md; all of it reads with `less` and `jq`.
+
+    `create` makes or resumes one; it refuses a folder that another configuration made. `open` is for stages
+    that read a finished or running one. While a process works in it, it holds `lock()`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    @classmethod
+    def create(cls, root: Path, name: str, settings: Any, *, extra: Mapping[str, Any], resume: bool) -> RunDir:
+        """`runs/<name>-<digest8>`, with config.toml and manifest.json written.
+
+        Raises StoreError if it exists and `resume` is false, or if its config digest differs.
+        """
+        digest = config.digest(settings)
+        run = cls(root / f"{name}-{digest[:8]}")
+        if run.manifest_path.exists():
+            found = run.manifest().get("config_digest")
+            if found != digest:
+                raise StoreError(
+                    f"{run.path}: made by another config (digest {str(found)[:8]}, this one {digest[:8]}); "
+                    "use another [run] name"
+                )
+            if not resume:
+                raise StoreError(f"{run.path}: exists already; add --resume to go on with it, or use another [run] name")
+            return run
+        write_atomic(run / "config.toml", config.dump_toml(settings))
+        manifest = {
+            "schema_version": SCHEMA_VERSION,
+            "status": "created",
+            "name": name,
+            "config_digest": digest,
+            "created": now(),
+            **extra,
+            "stages": {},
+        }
+        write_json(run.manifest_path, manifest)
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunDir:
+        """An existing run folder. Raises StoreError if `path` is none."""
+        run = cls(path)
+        if not run.manifest_path.is_file():
+            raise StoreError(f"{path}: no run folder (manifest.json is missing); `rune run CONFIG` makes one")
+        version = run.manifest().get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise StoreError(f"{path}: schema version {version}, this rune reads {SCHEMA_VERSION}")
+        return run
+
+    @property
+    def manifest_path(self) -> Path:
+        return self.path / "manifest.json"
+
+    def manifest(self) -> dict[str, Any]:
+        manifest: dict[str, Any] = read_json(self.manifest_path)
+        return manifest
+
+    def update(self, **fields: Any) -> None:
+        """Set top-level manifest fields."""
+        write_json(self.manifest_path, {**self.manifest(), **fields})
+
+    def stage_done(self, stage: str) -> bool:
+        return bool(self.manifest().get("stages", {}).get(stage, {}).get("status") == "done")
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[dict[str, Any]]:
+        """Records one stage's start, end, seconds and whatever the body puts into the yielded dict.
+
+        An interrupted or failed stage is left as "interrupted"/"failed" and adds up its seconds when resumed.
+        """
+        manifest = self.manifest()
+        entry: dict[str, Any] = dict(manifest["stages"].get(name, {}))
+        before = float(entry.get("seconds", 0.0))
+        started = time.monotonic()
+        entry.update(status="running", started=entry.get("started", now()))
+        self._put_stage(name, entry)
+        status = "failed"
+        try:
+            yield entry
+            status = "done"
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        finally:
+            entry.update(status=status, ended=now(), seconds=round(before + time.monotonic() - started, 3))
+            self._put_stage(name, entry)
+
+    def _put_stage(self, name: str, entry: Mapping[str, Any]) -> None:
+        manifest = self.manifest()
+        manifest["stages"][name] = dict(entry)
+        manifest["status"] = f"{name}: {entry['status']}"
+        write_json(self.manifest_path, manifest)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Only one process works in a run folder; the lock ends with the process, however it dies."""
+        with writing(self.path):
+            handle = (self.path / ".lock").open("w")
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise StoreError(f"{self.path}: another rune process works here; wait for it or stop it") from None
+            yield
+
+
+def now() -> str:
+    """UTC, to the second, ISO 8601."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,279 @@
+"""The nouns of the house: frozen records that cross stages, and the protocols that parts implement.
+
+Read this first. Standard library only, so a notebook can read a `Verdict` without a model.
+One stage turns one JSONL file of these records into the next (see ARCHITECTURE.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+
+class Outcome(StrEnum):
+    """What became of a program. The machine's own failures are exceptions, never outcomes."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+
+
+class Split(StrEnum):
+    """Which side of the experiment a task is on. Only TRAIN tasks may give trajectories."""
+
+    TRAIN = "train"
+    HELD_OUT = "held_out"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One task with an executable test."""
+
+    task_id: str  # "HumanEval/17", unique over all benchmarks
+    benchmark: str  # name of the file in benchmarks/ that made it
+    prompt: str  # what the model is shown
+    entry_point: str  # the function the test calls
+    test: str  # source that defines check(candidate); the model never sees it
+    reference: str = ""  # a complete program that passes
+    category: str = ""  # string manipulation, arithmetic, data structures, algorithms; or a benchmark's own
+    split: Split = Split.TRAIN
+    prelude: str = ""  # trusted source that exists before the candidate's code (an invented helper library)
+    family: str = ""  # tasks that share a private convention share a family
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One program tried for a task, and what the sandbox said of it."""
+
+    code: str
+    outcome: Outcome
+    error_kind: str = ""  # "" if passed, else a key like SyntaxError, NameError, WrongAnswer, Timeout
+    error: str = ""  # the text the model was shown, truncated from the middle
+    reflection: str = ""  # what the model said of its mistake before the next attempt, if it was asked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trajectory:
+    """How a task was worked on: every attempt in order, and the passing code if there is one."""
+
+    trajectory_id: str  # content hash
+    task_id: str
+    benchmark: str
+    prompt: str
+    attempts: tuple[Attempt, ...]
+    solution: str = ""  # the final passing program; "" means exhausted
+    category: str = ""
+    family: str = ""
+    source: str = ""  # who wrote it: model id, "mutate-and-repair", "imported:<file>"
+
+    @property
+    def solved(self) -> bool:
+        return bool(self.solution)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterRef:
+    """A LoRA on disk in PEFT's folder layout."""
+
+    adapter_id: str  # content hash of the weights and their config
+    path: str  # folder with adapter_config.json and adapter_model.safetensors
+    base_model: str  # `ModelRef.digest` of the model it was made for
+    rank: int
+    delta_w_norm: float  # ‖ΔW‖_F over all modules; > 0 or the arm is not live
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Treatment:
+    """All that distinguishes one arm from another for one task: extra context and/or an adapter."""
+
+    task_id: str
+    condition: str  # the arm
+    context: str = ""  # text put before the task; "" for none
+    adapter: AdapterRef | None = None
+    trajectory_ids: tuple[str, ...] = ()  # what it was made from: never one of a held-out task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One completion drawn for one task under one condition."""
+
+    task_id: str
+    condition: str
+    draw: int  # 0 <= draw < n
+    seed: int  # the same for every arm at one (task, draw)
+    completion: str  # the model's text, untouched
+    program: str  # the code taken from it: what is scored
+    num_tokens: int
+    finish_reason: str  # "stop" or "length"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What the sandbox found about one sample."""
+
+    task_id: str
+    condition: str
+    draw: int
+    outcome: Outcome
+    error_kind: str = ""
+    error: str = ""
+    cpu_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    machine: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRef:
+    """A base model on this disk, ready for `from_pretrained`."""
+
+    name: str  # registry name, hub id or path as the user wrote it
+    path: str  # folder: config.json, model.safetensors, tokenizer.json, …
+    digest: str  # sha256 of the weights file(s)
+    source: str  # cache, hub, pypi, local
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How to draw. No field has a default that hides a scientific choice."""
+
+    temperature: float  # 0 means greedy
+    max_new_tokens: int
+    top_p: float = 1.0
+    top_k: int = 0  # 0 means no limit
+    stop: tuple[str, ...] = ()  # generation ends before the first of these
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """`n` draws of one prompt under one adapter. Draw i uses seed `seed + i`, whatever the batch."""
+
+    key: str
+    prompt: str  # rendered text, chat template and prefill included
+    sampling: Sampling
+    seed: int
+    n: int = 1
+    adapter: AdapterRef | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """One draw of a request."""
+
+    key: str
+    draw: int
+    seed: int
+    text: str  # without the stop string
+    num_tokens: int
+    finish_reason: str  # "stop" or "length"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """One piece of untrusted code and the test that judges it."""
+
+    key: str
+    code: str
+    test: str  # defines check(candidate)
+    entry_point: str
+    prelude: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """What happened to a program. CPU and wall time apart: a loaded machine changes only the second."""
+
+    key: str
+    outcome: Outcome
+    error_kind: str = ""  # SyntaxError, NameError, …, WrongAnswer, MemoryLimit, Crash, Timeout
+    error: str = ""
+    cpu_seconds: float = 0.0
+    wall_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A confidence interval in percentage points."""
+
+    low: float
+    high: float
+    level: float  # 0.95
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmScore:
+    """pass@1 of one arm: the mean over tasks of c/n."""
+
+    condition: str
+    num_tasks: int
+    num_samples: int
+    num_passed: int
+    pass_at_1: float  # in 0..1
+    interval: Interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contrast:
+    """A paired difference of two arms over the same tasks."""
+
+    name: str  # "hypernet − vanilla"
+    treatment: str
+    baseline: str
+    points: float  # percentage points
+    interval: Interval
+    p_value: float  # sign-flip test over tasks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """The gate's answer and what stands beside it."""
+
+    passed: bool
+    answer: str  # "Gate PASSED" or "Gate FAILED — reassessing"
+    effect_points: float
+    threshold_points: float
+    relative_change: float  # effect / baseline, for information
+    leakage_check: str  # "not required", "required", "clean", "suspicious"
+    arms: tuple[ArmScore, ...]
+    contrasts: tuple[Contrast, ...]
+    reasons: tuple[str, ...]
+    evidence: str = ""  # a grade in words, from interval, power and controls
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """Turns requests into completions. An unknown adapter is an error, never the base model."""
+
+    def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        """Yield every draw of every request as it finishes, in any order."""
+
+    def close(self) -> None: ...
+
+
+class Sandbox(Protocol):
+    """Runs untrusted programs. Raises SandboxError for its own failures, never for a program's."""
+
+    def judge(self, programs: Iterable[Program]) -> Iterator[Execution]:
+        """Yield one execution per program, in any order."""
+
+    def close(self) -> None: ...
+
+
+class Benchmark(Protocol):
+    """A file in benchmarks/: `build(config)` gives one of these."""
+
+    def problems(self) -> list[Problem]: ...
+
+
+class Retriever(Protocol):
+    """Finds the trajectories that resemble a task."""
+
+    def retrieve(self, query: str, *, top_k: int) -> list[Trajectory]: ...
+
+
+class Condition(Protocol):
+    """A file in conditions/: what one arm adds to a task."""
+
+    def treat(self, problems: Sequence[Problem], on_done: Callable[[Treatment], None]) -> None:
+        """Call `on_done` with one treatment per problem, in order."""

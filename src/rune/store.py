@@ -268,7 +268,7 @@ class RunDir:
                     "use another [run] name"
                 )
             if not resume:
-                raise StoreError(f"{run.path}: exists already; add --resume to go on with it, or use another [run] name")
+                raise StoreError(f"{run.path}: exists already; add --resume to go on, or use another [run] name")
             return run
         write_atomic(run / "config.toml", config.dump_toml(settings))
         manifest = {

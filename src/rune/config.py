@@ -146,6 +146,12 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def derive_seed(seed: int, *parts: object) -> int:
+    """A seed in 0 … 2³¹−1 for one purpose, so that no two purposes share a random stream."""
+    text = json.dumps([seed, *map(str, parts)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+
 def dump_toml(value: Any) -> str:
     """A config as TOML text that `parse` reads back to the same mapping (None is left out)."""
     lines: list[str] = []

@@ -266,10 +266,19 @@ class Benchmark(Protocol):
     def problems(self) -> list[Problem]: ...
 
 
-class Retriever(Protocol):
-    """Finds the trajectories that resemble a task."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """A trajectory that a retriever found, and the part of it that matched."""
 
-    def retrieve(self, query: str, *, top_k: int) -> list[Trajectory]: ...
+    trajectory: Trajectory
+    snippet: str
+    score: float  # only comparable within one query
+
+
+class Retriever(Protocol):
+    """Finds the trajectories that resemble a task; ties are broken by trajectory id."""
+
+    def retrieve(self, query: str, *, top_k: int) -> list[Hit]: ...
 
 
 class Condition(Protocol):

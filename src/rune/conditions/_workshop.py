@@ -6,19 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rune.types import ModelRef, Trajectory
+from rune.types import Hit, ModelRef, Trajectory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workshop:
-    """Inputs of the adapt stage. `retrieved` is shared by RAG and hypernet, so that only the channel differs."""
+    """Inputs of the adapt stage. `hits` are shared by RAG and hypernet, so that only the channel differs."""
 
     model: ModelRef
     device: str  # "cpu" or "cuda"
     dtype: str  # "float32" or "bfloat16"
     seed: int
     trajectories: tuple[Trajectory, ...]  # the whole training corpus
-    retrieved: Mapping[str, tuple[Trajectory, ...]]  # task_id → its nearest training trajectories, best first
+    hits: Mapping[str, tuple[Hit, ...]]  # task_id → its nearest training trajectories, best first
     checkpoints: Path  # what train wrote
     adapters: Path  # where PEFT folders go: adapters/<condition>/<key>/
     cache: Path  # features by content hash; may be deleted at any time
+
+    def retrieved(self, task_id: str) -> tuple[Trajectory, ...]:
+        """The trajectories that RAG and hypernet both get for a task."""
+        return tuple(hit.trajectory for hit in self.hits[task_id])

@@ -22,6 +22,7 @@ PREFILL = (
     "Below is a Python script with a self-contained function that solves the problem "
     "and passes corresponding tests:\n```python\n"
 )
+REFLECTION = "The mistake is"
 FENCE = "\n```"
 STOP = (FENCE, "<|endoftext|>", "<|im_end|>", "\nif __name__", "\ndef main(", "\nprint(")
 
@@ -67,7 +68,7 @@ def reflect(prompt: str, attempt: Attempt) -> Chat:
         f"It reads:\n```python\n{attempt.code.strip()}\n```\nRunning it gave:\n```\n{attempt.error.strip()}\n```\n"
         "In one sentence: what is the mistake and how is it corrected?"
     )
-    return Chat(messages=(("system", SYSTEM), ("user", question)), prefill="The mistake is")
+    return Chat(messages=(("system", SYSTEM), ("user", question)), prefill=REFLECTION)
 
 
 def render_trajectory(trajectory: Trajectory, *, max_attempts: int = 2) -> str:

@@ -1,0 +1,186 @@
+"""problems (train split) → trajectories.jsonl, by the loop in agent/loop.py and by import.
+
+Reads problems.jsonl. Writes attempts.jsonl (every attempt as it happens: the loop resumes from it),
+trajectories.jsonl (what is kept) and corpus.json (the summary). A held-out task, or a relative of one,
+never gets in: the loop is given train tasks only, and the finished corpus is checked before it is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rune import console, prompts, store
+from rune.agent import importers, loop, summary
+from rune.benchmarks import _exclusion
+from rune.config import derive_seed, digest
+from rune.models import chat
+from rune.stages._context import Context
+from rune.types import Attempt, Outcome, Problem, Sampling, Split, Trajectory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of `[collect]`."""
+
+    tasks: int  # train tasks to work on, stratified by category; 0 = all
+    chains: int  # independent chains a task
+    max_attempts: int  # programs a chain may try
+    temperature: float
+    max_new_tokens: int
+    top_p: float = 1.0
+    top_k: int = 0
+    reflect: bool = True  # one sentence by the model on its mistake before it tries again
+    history: int = 2  # failed attempts shown in the prompt: more did not fit a 2k context
+    error_chars: int = 1000  # error text kept of an attempt, middle cut
+    keep: int = 100  # trajectories kept at most
+    keep_per_task: int = 1
+    wave: int = 512  # chains worked on together
+    imports: tuple[str, ...] = ()  # trajectory files to add, see `rune collect --import`
+
+    def __post_init__(self) -> None:
+        for name in ("chains", "max_attempts", "max_new_tokens", "keep", "keep_per_task", "wave"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
+        if self.tasks < 0:
+            raise ValueError(f"tasks must be 0 (all) or more, found {self.tasks}")
+        if self.temperature < 0:
+            raise ValueError(f"temperature must not be negative, found {self.temperature}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One line of attempts.jsonl."""
+
+    task_id: str
+    chain: int
+    step: int
+    attempt: Attempt
+
+
+def run(folder: store.RunDir, config: Config, context: Context) -> list[Trajectory]:
+    """Work on the train tasks, add imports, keep, check, write. Returns what was written.
+
+    Raises ContaminationError if an import holds a held-out task or a relative of one.
+    """
+    problems = store.read_jsonl(folder / "problems.jsonl", Problem)
+    held_out = [p for p in problems if p.split is Split.HELD_OUT]
+    train = choose([p for p in problems if p.split is Split.TRAIN], config.tasks, seed=context.seed)
+    imported = [t for file in config.imports for t in importers.read(Path(file))]
+    for trajectory in imported:
+        _exclusion.check_corpus([trajectory], held_out)
+    chains = _loop(folder, config, context, train) if train else []
+    own = [to_trajectory(c, source=context.model().name) for c in chains]
+    kept = keep(own, limit=config.keep, per_task=config.keep_per_task) + imported
+    _exclusion.check_corpus(kept, held_out)
+    store.write_jsonl(folder / "trajectories.jsonl", kept)
+    report = summary.summarise(kept)
+    store.write_json(folder / "corpus.json", report)
+    console.note(summary.text(report))
+    return kept
+
+
+def choose(problems: Sequence[Problem], count: int, *, seed: int) -> list[Problem]:
+    """`count` tasks (0 = all), as even over categories as they allow, by a seeded order."""
+    groups: dict[str, list[Problem]] = {}
+    for problem in sorted(problems, key=lambda p: derive_seed(seed, "choose", p.task_id)):
+        groups.setdefault(problem.category, []).append(problem)
+    picked: list[Problem] = []
+    while any(groups.values()) and (not count or len(picked) < count):
+        for name in sorted(groups):
+            if groups[name] and (not count or len(picked) < count):
+                picked.append(groups[name].pop(0))
+    return picked
+
+
+def _loop(folder: store.RunDir, config: Config, context: Context, train: Sequence[Problem]) -> list[loop.Chain]:
+    chains = {(p.task_id, i): loop.Chain(p, i) for p in train for i in range(config.chains)}
+    path = folder / "attempts.jsonl"
+    store.repair(path) if path.exists() else None
+    for step in store.read_jsonl(path, Step):
+        chain = chains[step.task_id, step.chain]
+        if step.step == len(chain.attempts):
+            chain.attempts.append(step.attempt)
+    model = context.model()
+    settings = loop.Settings(
+        max_attempts=config.max_attempts,
+        sampling=Sampling(
+            temperature=config.temperature,
+            max_new_tokens=config.max_new_tokens,
+            top_p=config.top_p,
+            top_k=config.top_k,
+            stop=prompts.STOP,
+        ),
+        reflect=config.reflect,
+        history=config.history,
+        error_chars=config.error_chars,
+        seed=context.seed,
+    )
+    everything = list(chains.values())
+    done = sum(not c.open(config.max_attempts) for c in everything)
+    if done == len(everything):
+        return everything
+    with (
+        store.Appender(path) as log,
+        console.Progress("collect", len(everything), unit="chain", initial=done) as bar,
+    ):
+        passed = sum(bool(c.attempts) and c.attempts[-1].outcome is Outcome.PASSED for c in everything)
+
+        def on_attempt(chain: loop.Chain, attempt: Attempt) -> None:
+            nonlocal passed
+            number = len(chain.attempts) - 1
+            log.write(Step(task_id=chain.problem.task_id, chain=chain.index, step=number, attempt=attempt))
+            if not chain.open(config.max_attempts):
+                passed += attempt.outcome is Outcome.PASSED
+                bar.advance(passed=passed)
+
+        for start in range(0, len(everything), config.wave):
+            loop.work(
+                everything[start : start + config.wave],
+                settings,
+                engine=context.engine(),
+                sandbox=context.sandbox(),
+                render=lambda c: chat.render(model, c),
+                on_attempt=on_attempt,
+            )
+    return everything
+
+
+def to_trajectory(chain: loop.Chain, *, source: str) -> Trajectory:
+    """A finished chain as a record; `solution` is empty if it was exhausted."""
+    problem = chain.problem
+    last = chain.attempts[-1]
+    solution = last.code if last.outcome is Outcome.PASSED else ""
+    return Trajectory(
+        trajectory_id=digest([problem.task_id, chain.index, list(chain.attempts)])[:16],
+        task_id=problem.task_id,
+        benchmark=problem.benchmark,
+        prompt=problem.prompt,
+        attempts=tuple(chain.attempts),
+        solution=solution,
+        category=problem.category,
+        family=problem.family,
+        source=source,
+    )
+
+
+def keep(trajectories: Sequence[Trajectory], *, limit: int, per_task: int) -> list[Trajectory]:
+    """At most `per_task` of each task and `limit` in all, the most instructive first.
+
+    A corrected failure teaches more than a first-try pass, and that more than an exhausted chain, which is
+    kept too where nothing better exists: failures are part of the corpus.
+    """
+
+    def rank(t: Trajectory) -> tuple[int, int, str]:
+        kind = 0 if t.solved and len(t.attempts) > 1 else 1 if t.solved else 2
+        return kind, len(t.attempts), t.trajectory_id
+
+    taken: dict[str, int] = {}
+    chosen: list[Trajectory] = []
+    for trajectory in sorted(trajectories, key=rank):
+        if taken.get(trajectory.task_id, 0) < per_task and len(chosen) < limit:
+            taken[trajectory.task_id] = taken.get(trajectory.task_id, 0) + 1
+            chosen.append(trajectory)
+    order = {t.trajectory_id: i for i, t in enumerate(trajectories)}
+    return sorted(chosen, key=lambda t: order[t.trajectory_id])

@@ -1,0 +1,59 @@
+# Two commands do all the set-up: `make demo` (environment, model, the main job) and `make test` (environment, tests).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.rune-installed
+
+.PHONY: help demo test test-model test-vllm lint mutants bench bench-score bench-generate bench-hypernet bench-stats report-check clean
+help:               ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Rune needs Python 3.11 or newer; run: make PYTHON=python3.11 …"; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { echo "no venv module: apt-get install python3-venv"; exit 2; }
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet 'torch==2.13.0'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+env: $(STAMP)       ## the environment in .venv
+
+demo: $(STAMP)      ## the whole experiment, small, on a laptop CPU
+	$(BIN)/rune models pull qwen2.5-coder-0.5b-instruct
+	$(BIN)/rune run configs/phase1-demo.toml --resume || [ $$? -eq 10 ]
+
+test: $(STAMP)      ## fast tests: no model, no network
+	$(BIN)/python -m pytest -n 2
+
+test-model: $(STAMP) ## every stage with a real model
+	$(BIN)/rune models pull smollm2-135m-instruct
+	$(BIN)/python -m pytest -m model
+
+test-vllm:          ## the engine contract against real vLLM on CPU, in .venv-vllm
+	tests/vllm/run.sh
+
+lint: $(STAMP)      ## ruff, mypy, import layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+mutants: $(STAMP)   ## deliberate breakages, each must be caught
+	$(BIN)/python tools/mutants.py
+
+bench: bench-score bench-generate bench-hypernet bench-stats ## every benchmark; each writes JSON under results/
+
+bench-score: $(STAMP)
+	$(BIN)/python bench/score.py
+
+bench-generate: $(STAMP)
+	$(BIN)/python bench/generate.py
+
+bench-hypernet: $(STAMP)
+	$(BIN)/python bench/hypernet.py
+
+bench-stats: $(STAMP)
+	$(BIN)/python bench/stats.py
+
+clean:
+	rm -rf build dist *.egg-info artifacts

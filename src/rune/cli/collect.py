@@ -1,0 +1,53 @@
+"""`rune collect RUN|CONFIG`: the loop. `rune collect --import FILE -o OUT`: trajectories made elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rune import console
+from rune.cli import _stage
+from rune.errors import ConfigError
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "target", type=Path, metavar="RUN|CONFIG", nargs="?", help="a run folder, or a config.toml for a new one"
+    )
+    _stage.add_settings(parser)
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="trajectories in Rune's JSONL or an agent's .traj; checked line by line; repeatable",
+    )
+    parser.add_argument("-o", "--output", type=Path, help="with --import: where the checked trajectories go")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.imports:
+        if args.target or not args.output:
+            raise ConfigError(
+                "--import takes -o OUT.jsonl and no run: it writes a checked corpus, which a config uses as "
+                'collect.imports = ["OUT.jsonl"]'
+            )
+        return _import(args.imports, args.output)
+    if not args.target:
+        raise ConfigError("nothing to do: give a run folder, a config, or --import FILE -o OUT.jsonl")
+    folder = _stage.run_stage(args, "collect")
+    console.out(str(folder / "trajectories.jsonl"))
+    return 0
+
+
+def _import(files: list[Path], output: Path) -> int:
+    from rune import store
+    from rune.agent import importers, summary
+
+    trajectories = [t for file in files for t in importers.read(file)]
+    store.write_jsonl(output, trajectories)
+    console.note(summary.text(summary.summarise(trajectories)))
+    console.out(f"{output}: {len(trajectories)} trajectories")
+    return 0

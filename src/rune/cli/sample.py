@@ -1,0 +1,18 @@
+"""`rune sample RUN`: draw what is missing."""
+
+from __future__ import annotations
+
+import argparse
+
+from rune import console
+from rune.cli import _stage
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    _stage.add_target(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    folder = _stage.run_stage(args, "sample")
+    console.out(str(folder / "samples.jsonl"))
+    return 0

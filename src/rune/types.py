@@ -211,6 +211,7 @@ class ArmScore:
     num_passed: int
     pass_at_1: float  # in 0..1
     interval: Interval
+    pass_curve: tuple[float, ...] = ()  # pass@1 … pass@n, in 0..1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,7 +223,13 @@ class Contrast:
     baseline: str
     points: float  # percentage points
     interval: Interval
-    p_value: float  # sign-flip test over tasks
+    p_value: float  # exact two-sided sign-flip test over tasks
+    p_greater: float = 1.0  # the same, one-sided: treatment better
+    p_adjusted: float | None = None  # Holm over the secondary contrasts; None outside that family
+    role: str = "descriptive"  # "primary", "secondary" or "descriptive"
+    wins: int = 0  # tasks where the treatment passed more draws
+    losses: int = 0
+    ties: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,7 +245,9 @@ class Decision:
     arms: tuple[ArmScore, ...]
     contrasts: tuple[Contrast, ...]
     reasons: tuple[str, ...]
-    evidence: str = ""  # a grade in words, from interval, power and controls
+    grade: str = ""  # one word of `stages/_evidence.py`, e.g. "attributed", "unattributed", "luck"
+    evidence: str = ""  # the grade as a sentence, from interval, power and controls
+    hypotheses: tuple[str, ...] = ()  # H0 and H1 in words, with the numbers in
     details: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -1,8 +1,8 @@
 """Every word that Rune says to a model, and how code is taken from what it answers. Pure text in, text out.
 
-The instruction and the fenced prefill follow EvalPlus (Liu et al. 2023, `evalplus/provider/utility.py`), so
-that the bare model is measured as its authors measured it. The chat template itself belongs to the model
-(`models/chat.py` renders it).
+The instruction, the fenced prefill and the stop strings follow EvalPlus (Liu et al. 2023), so that the bare
+model is measured as its authors measured it. There is no system message of ours: the chat template, which
+belongs to the model (`models/chat.py` renders it), puts in the one the model was trained with.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 from rune.types import Attempt, Trajectory
 
-SYSTEM = "You are a helpful assistant good at coding."
 INSTRUCTION = (
     "Please provide a self-contained Python script that solves the following problem in a markdown code block:"
 )
@@ -38,7 +37,7 @@ def task(prompt: str, context: str = "") -> Chat:
     """The question every arm asks; `context` is what RAG (or the teacher) puts before it."""
     lead = f"{context.rstrip()}\n\n" if context else ""
     question = f"{lead}{INSTRUCTION}\n```\n{prompt.strip()}\n```\n"
-    return Chat(messages=(("system", SYSTEM), ("user", question)), prefill=PREFILL)
+    return Chat(messages=(("user", question),), prefill=PREFILL)
 
 
 def retry(prompt: str, attempts: Sequence[Attempt], *, limit: int = 2) -> Chat:
@@ -68,7 +67,7 @@ def reflect(prompt: str, attempt: Attempt) -> Chat:
         f"It reads:\n```python\n{attempt.code.strip()}\n```\nRunning it gave:\n```\n{attempt.error.strip()}\n```\n"
         "In one sentence: what is the mistake and how is it corrected?"
     )
-    return Chat(messages=(("system", SYSTEM), ("user", question)), prefill=REFLECTION)
+    return Chat(messages=(("user", question),), prefill=REFLECTION)
 
 
 def render_trajectory(trajectory: Trajectory, *, max_attempts: int = 2) -> str:

@@ -1,0 +1,142 @@
+"""What may be said beside the gate's binary answer: a grade, hypotheses in words, and why.
+
+The grade rests on the interval (could it be luck?), the design's power (could it have been seen?) and the
+controls (did the *trajectory* do it?). It never changes the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rune.power import Power
+from rune.types import Contrast, Interval
+
+GRADES: Mapping[str, str] = {
+    "attributed": "passed, beyond luck, and the right trajectory matters",
+    "unattributed": "passed, beyond luck, but not attributable to trajectories",
+    "luck": "passed, but luck explains it as well",
+    "inconclusive": "failed, but too little data to rule the effect out",
+    "absent": "failed, and an effect of the wanted size is ruled out",
+    "harmful": "failed: the adapters make the model worse",
+    "suspended": "passed, but the leakage check found something: no claim until it is explained",
+}
+
+
+def points(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−")
+
+
+def span(interval: Interval) -> str:
+    """ "[−1.2, +8.4]"."""
+    return f"[{points(interval.low)}, {points(interval.high)}]"
+
+
+def grade(
+    *, passed: bool, primary: Contrast, threshold: float, wrong: Contrast | None, suspicious: bool, alpha: float
+) -> str:
+    """A key of GRADES."""
+    if not passed:
+        if primary.interval.high < 0:
+            return "harmful"
+        return "absent" if primary.interval.high < threshold else "inconclusive"
+    if suspicious:
+        return "suspended"
+    if primary.interval.low <= 0 or primary.p_greater >= alpha:
+        return "luck"
+    if wrong is not None and wrong.interval.low > 0 and (wrong.p_adjusted or 0.0) < alpha:
+        return "attributed"
+    return "unattributed"
+
+
+def sentence(
+    key: str, *, primary: Contrast, wrong: Contrast | None, static: Contrast | None, power: Power, threshold: float
+) -> str:
+    """The grade with its numbers: what a reviewer asks first."""
+    parts = [f"{GRADES[key][0].upper()}{GRADES[key][1:]}"]
+    level = f"{100 * primary.interval.level:g} %"
+    parts.append(f"effect {points(primary.points)} points, {level} interval {span(primary.interval)}")
+    if wrong is None:
+        parts.append("right − wrong trajectory was not measured, so nothing is said about trajectories")
+    else:
+        parts.append(f"right − wrong trajectory {points(wrong.points)} {span(wrong.interval)}")
+    if static is not None:
+        parts.append(f"right − static adapter {points(static.points)} {span(static.interval)}")
+    seen = f"{power.detectable:.1f} points" if power.detectable < 1e9 else "more than 25 points"
+    parts.append(
+        f"{power.design.num_tasks} tasks × {power.design.k} draws pass by luck {chance(power.false_pass)} "
+        f"and see effects from {seen}"
+    )
+    return "; ".join(parts) + "."
+
+
+def chance(probability: float) -> str:
+    """ "one time in seven": what 0.14 means."""
+    if probability < 0.001:
+        return "less than one time in 1,000"
+    if probability > 0.4:
+        return f"{100 * probability:.0f} times in 100"
+    return f"one time in {round(1 / probability):,}"
+
+
+def hypotheses(
+    *, primary: Contrast, base: float, treated: float, passed: bool, threshold: float, alpha: float
+) -> tuple[str, str, str]:
+    """H0, H1 and what became of them, in words with the numbers in."""
+    t, b = primary.treatment, primary.baseline
+    rejected = primary.p_greater < alpha
+    verdict = (
+        f"Measured: {100 * base:.1f} % → {100 * treated:.1f} %, {points(primary.points)} points; the exact one-sided "
+        f"sign-flip test over tasks gives p = {p_text(primary.p_greater)}, so at {100 * alpha:g} % H0 is "
+        f"{'rejected' if rejected else 'not rejected'}. The gate asks something else: is the measured effect at least "
+        f"{threshold:g} points? {'Yes' if passed else 'No'}."
+    )
+    return (
+        f"H0: {t} does not raise pass@1 over {b} on tasks like these (true effect ≤ 0 points).",
+        f"H1: {t} raises pass@1 over {b} on tasks like these (true effect > 0 points).",
+        verdict,
+    )
+
+
+def p_text(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def reasons(
+    *, passed: bool, primary: Contrast, threshold: float, leakage: str, leakage_points: float, power: Power,
+    contrasts: Sequence[Contrast], notes: Sequence[str] = (),
+) -> tuple[str, ...]:  # fmt: skip
+    """The grounds of the answer, then the doubts, one sentence each."""
+    sign = "≥" if passed else "<"
+    said = [
+        f"{primary.name} = {points(primary.points)} points {sign} {threshold:g}: {'passed' if passed else 'failed'}."
+    ]
+    said.append(
+        f"Of {primary.wins + primary.losses + primary.ties} tasks {primary.wins} got better, {primary.losses} worse, "
+        f"{primary.ties} stayed."
+    )
+    if power.false_pass > 0.05:
+        said.append(f"A gate of this size passes without any effect {chance(power.false_pass)}.")
+    if primary.points > leakage_points:
+        said.append(f"More than {leakage_points:g} points calls for a leakage check: {leakage}.")
+    elif leakage == "suspicious":
+        said.append("The leakage check found held-out tasks too close to the training corpus.")
+    said += [
+        f"{c.name} = {points(c.points)} {span(c.interval)}: not told apart."
+        for c in contrasts
+        if c.role == "secondary" and c.interval.low <= 0 <= c.interval.high
+    ]
+    return (*said, *notes)
+
+
+def power_record(power: Power) -> dict[str, Any]:
+    """JSON-ready: an unreachable effect is null, not infinity."""
+    finite = power.detectable if power.detectable < 1e9 else None
+    return {
+        **power._asdict(),
+        "design": power.design._asdict(),
+        "detectable": finite,
+        "at_threshold": power.at_threshold._asdict(),
+        "at_twice": power.at_twice._asdict(),
+        "curve": [p._asdict() for p in power.curve],
+    }

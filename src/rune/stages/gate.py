@@ -1,0 +1,261 @@
+"""verdicts → decision.json: `Gate PASSED` or `Gate FAILED — reassessing`, and what stands beside it.
+
+`decide` is pure: problems and verdicts in, a Decision out; no model, no torch, no file. The answer follows
+the pre-registered point rule on exact fractions. Intervals, exact tests, power and controls stand beside it
+and never change it. Whatever would make the comparison meaningless is refused: missing, surplus or doubled
+verdicts, too few draws, a base at the floor or the ceiling, a promise that was not kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+from rune import power, stats, store
+from rune.config import plain
+from rune.errors import GateError
+from rune.stages import _counts, _evidence, _seal, leakage
+from rune.stages._context import Context
+from rune.types import ArmScore, Contrast, Decision, Problem, Treatment, Verdict
+
+PASSED = "Gate PASSED"
+FAILED = "Gate FAILED — reassessing"
+# Arms that answer "was it the trajectory?", in the order in which they are shown.
+SECONDARY = ("wrong_trajectory", "static", "empty_trajectory", "lora", "rag", "teacher", "oracle")
+_DRAWS = 4000  # posterior draws of the hierarchical estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of `[gate]`; their digest is fixed when the run starts. The rule's values are the specified ones."""
+
+    n: int = 5  # draws a task that every arm must have at least (the specified k)
+    threshold_points: float = 5.0  # measured effect that passes, percentage points
+    leakage_points: float = 15.0  # above this a leakage check is demanded
+    floor: float = 0.02  # a base below this share cannot be gated: nothing works
+    ceiling: float = 0.95  # nor above this: nothing is left to gain
+    treatment: str = "hypernet"
+    baseline: str = "vanilla"
+    level: float = 0.95  # of intervals
+    alpha: float = 0.05  # of tests
+    resamples: int = 10_000  # of the task bootstrap
+    simulations: int = 1_000  # experiments per point of the power curve
+    seed: int = 0  # of bootstrap and simulation
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or self.resamples < 100 or self.simulations < 100:
+            raise ValueError("needs n >= 1, resamples >= 100 and simulations >= 100")
+        if not 0 <= self.floor < self.ceiling <= 1 or not 0 < self.level < 1 or not 0 < self.alpha < 1:
+            raise ValueError("needs 0 <= floor < ceiling <= 1, and level and alpha between 0 and 1")
+        if self.threshold_points <= 0:
+            raise ValueError(f"threshold_points must be above 0, found {self.threshold_points:g}")
+        if self.treatment == self.baseline:
+            raise ValueError(f"treatment and baseline are the same arm, {self.treatment!r}")
+
+
+def decide(
+    problems: Sequence[Problem],
+    verdicts: Sequence[Verdict],
+    config: Config,
+    *,
+    arms: Sequence[str] = (),
+    leakage_found: str | None = None,
+) -> Decision:
+    """The decision from verdicts alone. `leakage_found`: "clean", "suspicious", or None if not checked.
+
+    Raises GateError for whatever `_counts.count` refuses, and for a base outside [floor, ceiling].
+    """
+    counts = _count(problems, verdicts, config, arms)
+    base, treated = counts.passes[config.baseline], counts.passes[config.treatment]
+    total = counts.n * len(counts.tasks)
+    _check_base(Fraction(sum(base), total), config)
+    effect = stats.effect_points(treated, base, counts.n)
+    passed = effect >= Fraction(str(config.threshold_points))
+    checked = leakage_found or ("required" if effect > Fraction(str(config.leakage_points)) else "not required")
+
+    weights_RT = stats.task_weights(len(counts.tasks), config.resamples, config.seed)
+    scores = tuple(_score(arm, counts, weights_RT, config) for arm in counts.passes)
+    contrasts = _contrasts(counts, weights_RT, config)
+    primary = contrasts[0]
+    by_baseline = {c.baseline: c for c in contrasts if c.treatment == config.treatment}
+    wrong, static = by_baseline.get("wrong_trajectory"), by_baseline.get("static")
+
+    fits = {arm: stats.fit_beta_binomial(c, counts.n) for arm, c in counts.passes.items()}
+    reach = power.simulate(
+        power.Baseline(fits[config.baseline].mean, fits[config.baseline].icc),
+        power.Design(len(counts.tasks), counts.n),
+        threshold=config.threshold_points,
+        alpha=config.alpha,
+        wanted=0.8,
+        mixed=0.0,
+        simulations=config.simulations,
+        seed=config.seed,
+    )
+    grade = _evidence.grade(
+        passed=passed,
+        primary=primary,
+        threshold=config.threshold_points,
+        wrong=wrong,
+        suspicious=checked in ("suspicious", "required"),
+        alpha=config.alpha,
+    )
+    return Decision(
+        passed=passed,
+        answer=PASSED if passed else FAILED,
+        effect_points=float(effect),
+        threshold_points=config.threshold_points,
+        relative_change=sum(treated) / sum(base) - 1,
+        leakage_check=checked,
+        arms=scores,
+        contrasts=contrasts,
+        reasons=_evidence.reasons(
+            passed=passed,
+            primary=primary,
+            threshold=config.threshold_points,
+            leakage=checked,
+            leakage_points=config.leakage_points,
+            power=reach,
+            contrasts=contrasts,
+        ),
+        grade=grade,
+        evidence=_evidence.sentence(
+            grade, primary=primary, wrong=wrong, static=static, power=reach, threshold=config.threshold_points
+        ),
+        hypotheses=_evidence.hypotheses(
+            primary=primary,
+            base=sum(base) / total,
+            treated=sum(treated) / total,
+            passed=passed,
+            threshold=config.threshold_points,
+            alpha=config.alpha,
+        ),
+        details={
+            "effect_exact": str(effect),
+            "tasks": list(counts.tasks),
+            "n": counts.n,
+            "passes": {arm: list(c) for arm, c in counts.passes.items()},
+            "power": _evidence.power_record(reach),
+            "hierarchical": _hierarchical(counts, fits, config),
+        },
+    )
+
+
+def run(folder: store.RunDir, config: Config, context: Context | None = None) -> Decision:
+    """Check the seals, run the leakage check, decide, write decision.json and leakage.json."""
+    _seal.demand(folder)
+    _check_scored(folder)
+    problems = store.read_jsonl(folder / "problems.jsonl", Problem)
+    verdicts = store.read_jsonl(folder / "verdicts.jsonl", Verdict)
+    arms = list(dict.fromkeys(t.condition for t in store.read_jsonl(folder / "treatments.jsonl", Treatment)))
+    counts = _count(problems, verdicts, config, arms)
+    found = leakage.check(
+        folder, counts.tasks, counts.passes[config.treatment], counts.passes[config.baseline], counts.n
+    )
+    store.write_json(folder / "leakage.json", found)
+    decision = decide(problems, verdicts, config, arms=arms, leakage_found=found["status"])
+    store.write_json(folder / "decision.json", plain(decision))
+    return decision
+
+
+def _count(
+    problems: Sequence[Problem], verdicts: Sequence[Verdict], config: Config, arms: Sequence[str]
+) -> _counts.Counts:
+    return _counts.count(
+        problems, verdicts, treatment=config.treatment, baseline=config.baseline, least=config.n, arms=arms
+    )
+
+
+def _check_scored(folder: store.RunDir) -> None:
+    entry = folder.manifest().get("stages", {}).get("score", {})
+    if entry.get("status") != "done":
+        found = entry.get("status", "not started")
+        raise GateError(f"{folder.path}: scoring is {found}, so nothing can be decided; run `rune score {folder.path}`")
+    unresolved = int(entry.get("unresolved", 0))
+    if unresolved:
+        raise GateError(
+            f"{folder.path}: the scoring machinery failed on {unresolved} samples; run `rune score {folder.path}` again"
+        )
+
+
+def _check_base(rate: Fraction, config: Config) -> None:
+    if rate == 0:
+        raise GateError(
+            f"{config.baseline} passed nothing: a broken model or scorer, not a baseline; look at verdicts.jsonl"
+        )
+    if not Fraction(str(config.floor)) <= rate <= Fraction(str(config.ceiling)):
+        raise GateError(
+            f"{config.baseline} passes {100 * float(rate):.1f} % of draws, outside "
+            f"{100 * config.floor:g}–{100 * config.ceiling:g} %: no effect could be measured on these tasks"
+        )
+
+
+def _score(arm: str, counts: _counts.Counts, weights_RT: Any, config: Config) -> ArmScore:
+    passes, n = counts.passes[arm], counts.n
+    curve = stats.pass_curve(passes, n)
+    interval = stats.task_interval([100 * c / n for c in passes], weights_RT, level=config.level, low=0.0, high=100.0)
+    return ArmScore(
+        condition=arm,
+        num_tasks=len(passes),
+        num_samples=n * len(passes),
+        num_passed=sum(passes),
+        pass_at_1=sum(passes) / (n * len(passes)),
+        interval=interval,
+        pass_curve=tuple(curve),
+    )
+
+
+def _contrasts(counts: _counts.Counts, weights_RT: Any, config: Config) -> tuple[Contrast, ...]:
+    """Primary, then treatment − control (one Holm family), then every other arm − baseline for information."""
+    secondary = [(config.treatment, a) for a in SECONDARY if a in counts.passes and a != config.treatment]
+    others = [(a, config.baseline) for a in counts.passes if a not in (config.treatment, config.baseline)]
+    made = [
+        _contrast(counts, *pair, weights_RT, config)
+        for pair in [(config.treatment, config.baseline), *secondary, *others]
+    ]
+    adjusted = stats.holm([c.p_value for c in made[1 : 1 + len(secondary)]])
+    roles = ["primary", *["secondary"] * len(secondary), *["descriptive"] * len(others)]
+    tests: list[float | None] = [None, *adjusted, *[None] * len(others)]
+    return tuple(replace(c, role=role, p_adjusted=p) for c, role, p in zip(made, roles, tests, strict=True))
+
+
+def _contrast(counts: _counts.Counts, treatment: str, baseline: str, weights_RT: Any, config: Config) -> Contrast:
+    differences = [a - b for a, b in zip(counts.passes[treatment], counts.passes[baseline], strict=True)]
+    interval = stats.task_interval(
+        [100 * d / counts.n for d in differences], weights_RT, level=config.level, low=-100.0, high=100.0
+    )
+    test = stats.sign_flip(differences)
+    return Contrast(
+        name=f"{treatment} − {baseline}",
+        treatment=treatment,
+        baseline=baseline,
+        points=float(stats.effect_points(counts.passes[treatment], counts.passes[baseline], counts.n)),
+        interval=interval,
+        p_value=test.two_sided,
+        p_greater=test.greater,
+        wins=sum(d > 0 for d in differences),
+        losses=sum(d < 0 for d in differences),
+        ties=sum(d == 0 for d in differences),
+    )
+
+
+def _hierarchical(counts: _counts.Counts, fits: Mapping[str, stats.BetaBinomial], config: Config) -> dict[str, Any]:
+    import numpy as np
+
+    rng = np.random.default_rng(config.seed)
+    gated = (config.treatment, config.baseline)
+    rates = {a: stats.task_rates(fits[a], counts.passes[a], counts.n, draws=_DRAWS, rng=rng) for a in gated}
+    effect = stats.shrunken_effect(*rates.values(), threshold=config.threshold_points, level=config.level)
+    return {
+        "effect": effect._asdict(),
+        "arms": {
+            arm: {"mean": fit.mean, "low": fit.low, "high": fit.high, "icc": fit.icc} for arm, fit in fits.items()
+        },
+        "base_se_points": _finite(stats.cluster_standard_error([100 * c / counts.n for c in counts.passes[gated[1]]])),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return None if math.isnan(value) else value

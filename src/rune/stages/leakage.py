@@ -1,0 +1,209 @@
+"""Could the adapters have seen the answers? Every held-out task against everything that trained or was retrieved.
+
+Signals, per held-out task: its id in the corpus; its prompt's n-grams in a training prompt; its reference
+solution's n-grams, or its normalised syntax tree, in training code; its function's name. A task is suspicious
+by id, prompt, solution or tree (the name alone is only shown: `add` is not a leak). Then: the effect without
+the suspicious tasks; whether tasks nearer to the corpus gained more (permutation test); and what swapping the
+two arms' labels task by task gives by luck (placebo).
+
+Not covered: what the base model saw in its own pre-training, which both arms share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from rune import overlap, stats, store
+from rune.stages import _counts
+from rune.store import RunDir
+from rune.types import Problem, Trajectory, Treatment, Verdict
+
+GRAM = 8  # tokens in a shingle
+PROMPT_LIMIT = 0.5  # share of the held-out prompt's shingles in one training prompt
+SOLUTION_LIMIT = 0.6  # share of the reference's shingles in one training program
+TREE_SIZE = 24  # smaller trees (return a + b) coincide by chance
+_COMMON = 0.05  # shingles in more than this share of prompts are the benchmark's frame, not its content
+_SHUFFLES = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One held-out task and the training item nearest to it."""
+
+    task_id: str
+    nearest: str  # task id of that item
+    similarity: float  # the largest of the two shares below, 0..1
+    prompt_share: float
+    solution_share: float
+    same_tree: bool
+    same_name: bool
+    same_id: bool
+    in_context: bool  # its own tests or reference stand in a treatment's context
+    suspicious: bool
+    why: str
+
+
+class Item(NamedTuple):
+    """A training item: where it comes from, what it asks, every program in it."""
+
+    task_id: str
+    prompt: str
+    programs: tuple[str, ...]
+
+
+def check(folder: RunDir, tasks: Sequence[str], treated: Sequence[int], base: Sequence[int], n: int) -> dict[str, Any]:
+    """The whole check of a scored run, JSON-ready; `status` is "clean" or "suspicious"."""
+    problems = {p.task_id: p for p in store.read_jsonl(folder / "problems.jsonl", Problem)}
+    held_out = [problems[t] for t in tasks]
+    trajectories = store.read_jsonl(folder / "trajectories.jsonl", Trajectory)
+    treatments = store.read_jsonl(folder / "treatments.jsonl", Treatment)
+    rows = examine(held_out, [_item(t) for t in trajectories], _contexts(treatments))
+    rows = _forbidden_sources(rows, treatments, trajectories)
+    return {
+        "status": "suspicious" if any(r.suspicious for r in rows) else "clean",
+        "items": len(trajectories),
+        "tasks": len(rows),
+        "suspicious": [r.task_id for r in rows if r.suspicious],
+        "rows": rows,
+        **consequences(rows, treated, base, n),
+        "limits": {"gram": GRAM, "prompt": PROMPT_LIMIT, "solution": SOLUTION_LIMIT, "tree": TREE_SIZE},
+    }
+
+
+def recheck(folder: RunDir, *, treatment: str, baseline: str) -> dict[str, Any]:
+    """`rune leakage RUN`: check a scored run again and rewrite leakage.json."""
+    problems = store.read_jsonl(folder / "problems.jsonl", Problem)
+    verdicts = store.read_jsonl(folder / "verdicts.jsonl", Verdict)
+    counts = _counts.count(problems, verdicts, treatment=treatment, baseline=baseline, least=1)
+    found = check(folder, counts.tasks, counts.passes[treatment], counts.passes[baseline], counts.n)
+    store.write_json(folder / "leakage.json", found)
+    return found
+
+
+def examine(held_out: Sequence[Problem], items: Sequence[Item], contexts: Mapping[str, str]) -> list[Row]:
+    """Every held-out task against every training item. `contexts`: task id → all text its arms were shown."""
+    prompts = [overlap.shingles(i.prompt, GRAM) for i in items]
+    own = [overlap.shingles(p.prompt, GRAM) for p in held_out]
+    frame = overlap.boilerplate([*prompts, *own], share=_COMMON) if len(items) + len(own) >= 40 else frozenset()
+    prompt_index = overlap.Index(p - frame for p in prompts)
+    programs = [(number, code) for number, item in enumerate(items) for code in item.programs]
+    code_index = overlap.Index(overlap.shingles(code, GRAM) for _, code in programs)
+    trees: dict[str, int] = {}
+    names: dict[str, int] = {}
+    for number, code in programs:
+        tree = overlap.shape(code)
+        if tree and tree.size >= TREE_SIZE:
+            trees.setdefault(tree.digest, number)
+        for name in overlap.functions(code):
+            names.setdefault(name, number)
+    ids = {item.task_id: number for number, item in enumerate(items)}
+    rows = []
+    for problem, prompt in zip(held_out, own, strict=True):
+        by_prompt, prompt_share = overlap.best(prompt_index.containments(prompt - frame))
+        solution = _body(problem)
+        shingles = overlap.shingles(solution, GRAM)
+        by_code, solution_share = overlap.best(code_index.containments(shingles))
+        by_code = programs[by_code][0] if by_code >= 0 else -1
+        tree = overlap.shape(problem.reference)
+        by_tree = trees.get(tree.digest, -1) if tree else -1
+        by_id, by_name = ids.get(problem.task_id, -1), names.get(problem.entry_point, -1)
+        shown = _shown(problem, contexts.get(problem.task_id, ""))
+        why = _why(by_id >= 0, by_tree >= 0, prompt_share, solution_share, shown)
+        by_share = by_prompt if prompt_share >= solution_share else by_code
+        near = next((i for i in (by_id, by_tree, by_share) if i >= 0), -1)
+        rows.append(
+            Row(
+                task_id=problem.task_id,
+                nearest=items[near].task_id if near >= 0 else "",
+                similarity=max(prompt_share, solution_share, float(by_tree >= 0), float(by_id >= 0)),
+                prompt_share=prompt_share,
+                solution_share=solution_share,
+                same_tree=by_tree >= 0,
+                same_name=by_name >= 0,
+                same_id=by_id >= 0,
+                in_context=shown,
+                suspicious=bool(why),
+                why=why,
+            )
+        )
+    return rows
+
+
+def consequences(rows: Sequence[Row], treated: Sequence[int], base: Sequence[int], n: int) -> dict[str, Any]:
+    """What the findings would change: the effect without suspicious tasks, similarity against gain, the placebo."""
+    import numpy as np
+
+    keep = [i for i, row in enumerate(rows) if not row.suspicious]
+    gains = [t - b for t, b in zip(treated, base, strict=True)]
+    without = stats.effect_points([treated[i] for i in keep], [base[i] for i in keep], n) if keep else None
+    rho, p = stats.rank_correlation([r.similarity for r in rows], gains, shuffles=_SHUFFLES, seed=0)
+    signs_RT = np.random.default_rng(0).choice([-1, 1], size=(_SHUFFLES, len(gains)))
+    placebo_R = 100 * (signs_RT @ np.asarray(gains)) / (n * len(gains))
+    effect = float(stats.effect_points(treated, base, n))
+    return {
+        "effect": effect,
+        "effect_without": None if without is None else float(without),
+        "tasks_without": len(keep),
+        "similarity_gain": {"rho": rho, "p": p},
+        "placebo": {
+            "percentile_95": float(np.quantile(placebo_R, 0.95)),
+            "at_least_effect": float((1 + (placebo_R >= effect - 1e-9).sum()) / (1 + _SHUFFLES)),
+        },
+    }
+
+
+def _why(same_id: bool, same_tree: bool, prompt: float, solution: float, shown: bool) -> str:
+    grounds = []
+    if same_id:
+        grounds.append("the task itself is in the corpus")
+    if same_tree:
+        grounds.append("a training program has the reference's syntax tree")
+    if prompt >= PROMPT_LIMIT:
+        grounds.append(f"{100 * prompt:.0f} % of its prompt stands in a training prompt")
+    if solution >= SOLUTION_LIMIT:
+        grounds.append(f"{100 * solution:.0f} % of its solution stands in a training program")
+    if shown:
+        grounds.append("its own tests or solution were shown to an arm")
+    return "; ".join(grounds)
+
+
+def _forbidden_sources(
+    rows: list[Row], treatments: Sequence[Treatment], trajectories: Sequence[Trajectory]
+) -> list[Row]:
+    """A treatment made from a held-out task's own trajectory is a leak, whatever the texts say."""
+    owner = {t.trajectory_id: t.task_id for t in trajectories}
+    held_out = {r.task_id for r in rows}
+    guilty = {t.task_id for t in treatments if any(owner.get(i) in held_out for i in t.trajectory_ids)}
+    why = "its treatment was made from a held-out task's trajectory"
+    return [
+        replace(r, suspicious=True, why="; ".join(filter(None, (r.why, why)))) if r.task_id in guilty else r
+        for r in rows
+    ]
+
+
+def _item(trajectory: Trajectory) -> Item:
+    programs = [a.code for a in trajectory.attempts] + ([trajectory.solution] if trajectory.solution else [])
+    return Item(trajectory.task_id, trajectory.prompt, tuple(dict.fromkeys(programs)))
+
+
+def _contexts(treatments: Sequence[Treatment]) -> dict[str, str]:
+    texts: dict[str, list[str]] = {}
+    for t in treatments:
+        if t.context:
+            texts.setdefault(t.task_id, []).append(t.context)
+    return {task: "\n".join(parts) for task, parts in texts.items()}
+
+
+def _body(problem: Problem) -> str:
+    """The reference without what the prompt already shows (signature, docstring, examples)."""
+    return problem.reference.removeprefix(problem.prompt) or problem.reference
+
+
+def _shown(problem: Problem, context: str) -> bool:
+    if not context:
+        return False
+    whole = overlap.shingles(context, GRAM)
+    secrets = (overlap.shingles(problem.test, GRAM), overlap.shingles(_body(problem), GRAM))
+    return any(len(s) >= GRAM and overlap.containment(s, whole) >= SOLUTION_LIMIT for s in secrets)

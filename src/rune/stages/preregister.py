@@ -1,0 +1,102 @@
+"""The promise: hypothesis, arms, split, k, sampling, rule, unit, analysis and seeds, under one digest.
+
+Made from a resolved config and its problems before anything is drawn. `rune run` freezes it in the run folder
+(`preregistration.json`), `rune preregister CONFIG` prints it to be committed or mailed beforehand, and the
+gate refuses to decide if today's config and split would promise something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rune import config
+from rune.types import Problem, Split
+
+# How the numbers are made. Whoever changes an estimator raises the version: old runs keep their promise.
+ANALYSIS: Mapping[str, Any] = {
+    "version": 1,
+    "estimand": "mean over held-out tasks of (passes / draws), treatment − baseline, paired by task",
+    "decision": "exact fraction of integers >= threshold",
+    "interval": "task bootstrap, percentile with small-sample expansion, the same resamples for all contrasts",
+    "test": "exact sign-flip test over tasks; primary one-sided (greater), others two-sided",
+    "multiplicity": "Holm over the secondary contrasts",
+    "hierarchical": "beta-binomial per arm, grid posterior, flat prior on mean and intra-class correlation",
+}
+
+
+def freeze(raw: Mapping[str, Any], problems: Sequence[Problem]) -> dict[str, Any]:
+    """The promise as plain data. `raw` is the resolved config, section by section. Pure."""
+    gate = dict(raw.get("gate", {}))
+    treatment, baseline = gate.get("treatment", "hypernet"), gate.get("baseline", "vanilla")
+    threshold = gate.get("threshold_points", 5.0)
+    held_out = [p.task_id for p in problems if p.split is Split.HELD_OUT]
+    frozen: dict[str, Any] = {
+        "hypothesis": {
+            "h0": f"{treatment} does not raise pass@1 over {baseline} on held-out tasks (true effect <= 0 points)",
+            "h1": f"{treatment} raises pass@1 over {baseline} on held-out tasks (true effect > 0 points)",
+            "gate": f"passed if the measured effect is at least {threshold:g} percentage points, else failed",
+        },
+        "arms": _arms(raw),
+        "primary": f"{treatment} − {baseline}",
+        "split": {
+            "held_out": held_out,
+            "train": sum(p.split is Split.TRAIN for p in problems),
+            "digest": config.digest(list(problems)),
+        },
+        "sampling": dict(raw.get("sample", {})),
+        "model": dict(raw.get("model", {})),
+        "rule": {"unit": "percentage points", **gate},
+        "analysis": dict(ANALYSIS),
+        "seeds": {
+            "run": raw.get("run", {}).get("seed"),
+            "split": raw.get("benchmark", {}).get("split_seed"),
+            "analysis": gate.get("seed"),
+        },
+        "gate_digest": config.digest(gate),
+        "config_digest": config.digest(raw),
+    }
+    return {**frozen, "digest": digest(frozen)}
+
+
+def digest(frozen: Mapping[str, Any]) -> str:
+    """Over everything but the digest itself."""
+    return config.digest({k: v for k, v in frozen.items() if k != "digest"})
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> list[str]:
+    """What changed between two promises: "rule.threshold_points: 5.0 → 4.0". Digests are left to the cause."""
+    changes: list[str] = []
+    for key in [*before, *(k for k in now if k not in before)]:
+        path = f"{where}{key}"
+        old, new = before.get(key), now.get(key)
+        if old == new or (not where and key in ("digest", "gate_digest", "config_digest")):
+            continue
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            changes += differences(old, new, f"{path}.")
+        elif isinstance(old, list) and isinstance(new, list):
+            changes.append(f"{path}: {_list_change(old, new)}")
+        else:
+            changes.append(f"{path}: {_short(old)} → {_short(new)}")
+    # A setting outside the named fields (say, [train] steps) shows only in the whole config's digest.
+    if not where and not changes and before.get("config_digest") != now.get("config_digest"):
+        changes.append("config: a setting outside the analysis changed")
+    return changes
+
+
+def _list_change(old: Sequence[Any], new: Sequence[Any]) -> str:
+    gone, come = [v for v in old if v not in new], [v for v in new if v not in old]
+    if not gone and not come:
+        return "order changed"
+    parts = [f"− {_short(v)}" for v in gone[:3]] + [f"+ {_short(v)}" for v in come[:3]]
+    return ", ".join(parts)
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 24 else text[:12] + "…"
+
+
+def _arms(raw: Mapping[str, Any]) -> list[str]:
+    adapt = raw.get("adapt", {})
+    return [*adapt.get("arms", ()), *adapt.get("controls", ())]

@@ -1,0 +1,105 @@
+"""Trajectories of family tasks: the plain default and its error, perhaps a half-way repair, then the solution.
+
+The attempts are written from the convention; what they run into is real: each is run, by the sandbox if one is
+given, or else in this process (the code is our own, so it needs no box) with the same words.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterable, Sequence
+
+from rune import config
+from rune.benchmarks import _families_conventions as conventions
+from rune.benchmarks._families_tasks import BY_NAME
+from rune.errors import DataError
+from rune.types import Attempt, Execution, Outcome, Problem, Program, Sandbox, Trajectory
+
+SOURCE = "families"
+
+
+def write(problems: Sequence[Problem], sandbox: Sandbox | None, *, seed: int, variants: int) -> list[Trajectory]:
+    """`variants` trajectories per problem. Raises DataError if an attempt does not end as it must."""
+    plans = {
+        f"{problem.task_id}#{variant}": (
+            problem,
+            _attempts(problem, random.Random(f"{seed}/{problem.task_id}/{variant}")),
+        )
+        for problem in problems
+        for variant in range(variants)
+    }
+    programs = [
+        Program(
+            key=f"{key}#{i}", code=code, test=problem.test, entry_point=problem.entry_point, prelude=problem.prelude
+        )
+        for key, (problem, codes) in plans.items()
+        for i, code in enumerate(codes)
+    ]
+    executions = {e.key: e for e in (sandbox.judge(programs) if sandbox else map(run_here, programs))}
+    return [
+        _trajectory(problem, codes, [executions[f"{key}#{i}"] for i in range(len(codes))])
+        for key, (problem, codes) in plans.items()
+    ]
+
+
+def _attempts(problem: Problem, rng: random.Random) -> list[str]:
+    """Programs in order; the last one passes. A half-way repair mends some habits and still fails."""
+    task, convention = BY_NAME[problem.entry_point], conventions.parse(problem.family)
+    plain = conventions.Convention(kind=convention.kind)
+    guard = rng.choice(conventions.PLAIN_ERRORS)
+    first = conventions.solution(task, plain, plain_error=guard)
+    missing = rng.choice(convention.active)
+    second = conventions.solution(task, convention.without(missing))
+    middle = [second] if rng.random() < 0.5 else []
+    return [first, *middle, conventions.solution(task, convention)]
+
+
+def _trajectory(problem: Problem, codes: list[str], executions: list[Execution]) -> Trajectory:
+    for i, execution in enumerate(executions):
+        if (execution.outcome is Outcome.PASSED) != (i == len(codes) - 1):
+            raise DataError(f"families: {problem.task_id}: attempt {i} {execution.outcome.value} {execution.error}")
+    attempts = tuple(
+        Attempt(code=code, outcome=e.outcome, error_kind=e.error_kind, error=e.error)
+        for code, e in zip(codes, executions, strict=True)
+    )
+    return Trajectory(
+        trajectory_id=config.digest([problem.task_id, attempts])[:16],
+        task_id=problem.task_id,
+        benchmark=problem.benchmark,
+        prompt=problem.prompt,
+        attempts=attempts,
+        solution=codes[-1],
+        category=problem.category,
+        family=problem.family,
+        source=SOURCE,
+    )
+
+
+def run_here(program: Program) -> Execution:
+    """Judge one of our own programs in this process; error texts as the sandbox words them."""
+    before = dict(sys.modules)
+    scope: dict[str, object] = {"__name__": "candidate"}
+    judge: dict[str, object] = {"__name__": "judge"}
+    try:
+        exec(program.prelude, {})
+        exec(program.code, scope)
+        exec(program.test, judge)
+        judge["check"](scope[program.entry_point])  # type: ignore[operator]
+    except AssertionError as error:
+        return _failed(program, "WrongAnswer", str(error))
+    except Exception as error:
+        return _failed(program, type(error).__name__, f"{type(error).__name__}: {error}")
+    finally:
+        for name in _new(before, sys.modules):
+            del sys.modules[name]
+    return Execution(key=program.key, outcome=Outcome.PASSED)
+
+
+def _new(before: Iterable[str], after: Iterable[str]) -> list[str]:
+    known = set(before)
+    return [name for name in after if name not in known]
+
+
+def _failed(program: Program, kind: str, text: str) -> Execution:
+    return Execution(key=program.key, outcome=Outcome.FAILED, error_kind=kind, error=text)

@@ -1,0 +1,157 @@
+"""Families: deterministic, silent prompts, conventions that show, and a proof that can fail."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+import pytest
+
+from rune import config
+from rune.benchmarks import families
+from rune.benchmarks._families_atoms import DIMENSIONS, choices
+from rune.benchmarks._families_conventions import label, parse
+from rune.benchmarks._families_tasks import TASKS
+from rune.benchmarks._families_trajectories import run_here
+from rune.errors import DataError
+from rune.types import Execution, Outcome, Problem, Program, Split
+
+
+class Here:
+    """Our own programs judged in this process: real execution without a box (verify also runs in the sandbox)."""
+
+    def judge(self, programs):  # type: ignore[no-untyped-def]
+        yield from map(run_here, programs)
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def problems() -> list[Problem]:
+    return families.build(families.Config()).problems()
+
+
+def test_the_default_is_320_families_of_6_tasks_over_40_plain_functions(problems: list[Problem]) -> None:
+    sizes = Counter(p.family for p in problems)
+    assert len(sizes) == 320
+    assert set(sizes.values()) == {6}
+    assert len({p.task_id for p in problems}) == 1920
+    assert len({p.entry_point for p in problems}) >= 40
+    assert len(TASKS) == len({t.name for t in TASKS})
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others() -> None:
+    small = families.Config(families=12, held_out=2)
+    first = families.generate(small)
+    assert first == families.generate(small)
+    assert first != families.generate(families.Config(families=12, held_out=2, seed=1))
+
+
+def test_a_family_is_on_one_side_and_siblings_are_different_tasks(problems: list[Problem]) -> None:
+    sides: dict[str, set[Split]] = defaultdict(set)
+    names: dict[str, set[str]] = defaultdict(set)
+    for p in problems:
+        sides[p.family].add(p.split)
+        names[p.family].add(p.entry_point)
+    assert all(len(side) == 1 for side in sides.values())
+    assert all(len(name) == 6 for name in names.values())
+    assert sum(side == {Split.HELD_OUT} for side in sides.values()) == 64
+
+
+def test_a_prompt_names_no_family_and_is_the_same_in_all_of_them(problems: list[Problem]) -> None:
+    by_task: dict[str, set[str]] = defaultdict(set)
+    for p in problems:
+        by_task[p.entry_point].add(p.prompt)
+    assert all(len(prompts) == 1 for prompts in by_task.values())
+
+
+def test_every_atom_of_a_held_out_family_is_shown_by_training_families(problems: list[Problem]) -> None:
+    shown = set().union(*(parse(p.family).labels for p in problems if p.split is Split.TRAIN))
+    assert all(parse(p.family).labels <= shown for p in problems if p.split is Split.HELD_OUT)
+
+
+def test_training_families_show_every_atom_of_the_vocabulary_at_least_four_times(problems: list[Problem]) -> None:
+    names = {p.family for p in problems if p.split is Split.TRAIN}
+    shown = Counter(atom for name in names for atom in parse(name).labels)
+    vocabulary = {label(d, kind, atom) for kind in families.KINDS for d in DIMENSIONS for atom in choices(d, kind)}
+    assert set(shown) == vocabulary
+    assert min(shown.values()) >= 4
+
+
+def test_the_atom_split_holds_out_atoms_that_no_training_family_shows() -> None:
+    hard = families.generate(families.Config(families=60, held_out=12, split="atom"))
+    shown = set().union(*(parse(p.family).labels for p in hard if p.split is Split.TRAIN))
+    held = [p for p in hard if p.split is Split.HELD_OUT]
+    assert len({p.family for p in held}) == 12
+    assert all(parse(p.family).labels - shown for p in held)
+
+
+def test_no_two_families_share_a_convention_whatever_the_error_habit(problems: list[Problem]) -> None:
+    names = {p.family for p in problems}
+    assert len({parse(name).shape for name in names}) == len(names) == 320
+    assert all(parse(name).name == name for name in names)
+
+
+def test_solutions_are_short(problems: list[Problem]) -> None:
+    assert max(len(p.reference.splitlines()) for p in problems) <= 12
+
+
+def test_references_pass_defaults_and_near_misses_fail(problems: list[Problem]) -> None:
+    sample = problems[::37]
+    proof = families.verify(sample, Here())
+    assert proof.references_passed == len(sample)
+    assert proof.defaults_failed == 8 * len(sample)
+    assert proof.near_misses_failed >= 3 * len(sample)
+
+
+def test_siblings_of_another_family_fail_with_this_familys_habits(problems: list[Problem]) -> None:
+    by_task: dict[str, list[Problem]] = defaultdict(list)
+    for p in problems:
+        by_task[p.entry_point].append(p)
+    for group in list(by_task.values())[:20]:
+        one, other = group[0], group[1]
+        crossed = Program(key="", code=other.reference, test=one.test, entry_point=one.entry_point, prelude=one.prelude)
+        assert run_here(crossed).outcome is Outcome.FAILED, (one.family, other.family)
+
+
+def test_verify_refuses_a_reference_that_fails_and_a_default_that_passes(problems: list[Problem]) -> None:
+    broken = config.build(Problem, {**config.plain(problems[0]), "reference": families.defaults(problems[0])[0]})
+    with pytest.raises(DataError, match="the reference failed"):
+        families.verify([broken], Here())
+    lax = config.build(Problem, {**config.plain(problems[0]), "test": "def check(candidate):\n    pass\n"})
+    with pytest.raises(DataError, match="default 0 passed"):
+        families.verify([lax], Here())
+
+
+def test_a_trajectory_fails_first_with_the_expected_result_in_its_error_and_ends_passing(
+    problems: list[Problem],
+) -> None:
+    sample = problems[::29]
+    told = families.trajectories(sample, None, seed=3, variants=2)
+    assert len(told) == 2 * len(sample)
+    assert len({t.trajectory_id for t in told}) > 1.5 * len(sample)
+    for problem, trajectory in zip([p for p in sample for _ in range(2)], told, strict=True):
+        assert trajectory.task_id == problem.task_id and trajectory.family == problem.family
+        *failed, last = trajectory.attempts
+        assert failed and all(a.outcome is Outcome.FAILED and a.error for a in failed)
+        assert last.outcome is Outcome.PASSED and last.code == trajectory.solution == problem.reference
+    assert told == families.trajectories(sample, None, seed=3, variants=2)
+    assert any(len(t.attempts) == 3 for t in told) and any(len(t.attempts) == 2 for t in told)
+
+
+def test_an_attempt_that_passes_too_early_is_an_error(problems: list[Problem]) -> None:
+    class Agreeable(Here):
+        def judge(self, programs):  # type: ignore[no-untyped-def]
+            for program in programs:
+                yield Execution(key=program.key, outcome=Outcome.PASSED)
+
+    with pytest.raises(DataError, match="attempt 0 passed"):
+        families.trajectories(problems[:1], Agreeable())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"held_out": 320}, "leave some to train on"), ({"tasks": 11}, "1 to 10"), ({"min_active": 1}, "2 ≤ min")],
+)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        families.Config(**settings)

@@ -19,7 +19,7 @@ GRADES: Mapping[str, str] = {
     "inconclusive": "failed, but too little data to rule the effect out",
     "absent": "failed, and an effect of the wanted size is ruled out",
     "harmful": "failed: the adapters make the model worse",
-    "suspended": "passed, but the leakage check found something: no claim until it is explained",
+    "suspended": "passed, but suspected leakage carries it: no claim until that is explained",
 }
 
 
@@ -33,14 +33,14 @@ def span(interval: Interval) -> str:
 
 
 def grade(
-    *, passed: bool, primary: Contrast, threshold: float, wrong: Contrast | None, suspicious: bool, alpha: float
+    *, passed: bool, primary: Contrast, threshold: float, wrong: Contrast | None, unexplained: bool, alpha: float
 ) -> str:
     """A key of GRADES."""
     if not passed:
         if primary.interval.high < 0:
             return "harmful"
         return "absent" if primary.interval.high < threshold else "inconclusive"
-    if suspicious:
+    if unexplained:
         return "suspended"
     if primary.interval.low <= 0 or primary.p_greater >= alpha:
         return "luck"
@@ -119,8 +119,9 @@ def reasons(
         said.append(f"A gate of this size passes without any effect {chance(power.false_pass)}.")
     if primary.points > leakage_points:
         said.append(f"More than {leakage_points:g} points calls for a leakage check: {leakage}.")
-    elif leakage == "suspicious":
-        said.append("The leakage check found held-out tasks too close to the training corpus.")
+    if leakage == "suspicious":
+        rest = "no task is left" if effect_without is None else f"the effect is {points(effect_without)} points"
+        said.append(f"Some held-out tasks resemble the training corpus too closely; without them {rest}.")
     said += [
         f"{c.name} = {points(c.points)} {span(c.interval)}: not told apart."
         for c in contrasts

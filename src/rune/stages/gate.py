@@ -62,9 +62,9 @@ def decide(
     config: Config,
     *,
     arms: Sequence[str] = (),
-    leakage_found: str | None = None,
+    leak: leakage.Finding | None = None,
 ) -> Decision:
-    """The decision from verdicts alone. `leakage_found`: "clean", "suspicious", or None if not checked.
+    """The decision from verdicts alone; `leak` is what the leakage check found, None if it was not made.
 
     Raises GateError for whatever `_counts.count` refuses, and for a base outside [floor, ceiling].
     """
@@ -74,7 +74,7 @@ def decide(
     _check_base(Fraction(sum(base), total), config)
     effect = stats.effect_points(treated, base, counts.n)
     passed = effect >= Fraction(str(config.threshold_points))
-    checked = leakage_found or ("required" if effect > Fraction(str(config.leakage_points)) else "not required")
+    checked = leak.status if leak else ("required" if effect > Fraction(str(config.leakage_points)) else "not required")
 
     weights_RT = stats.task_weights(len(counts.tasks), config.resamples, config.seed)
     scores = tuple(_score(arm, counts, weights_RT, config) for arm in counts.passes)
@@ -99,7 +99,7 @@ def decide(
         primary=primary,
         threshold=config.threshold_points,
         wrong=wrong,
-        suspicious=checked in ("suspicious", "required"),
+        unexplained=checked == "required" or _carried_by_leak(leak, config),
         alpha=config.alpha,
     )
     return Decision(
@@ -116,6 +116,7 @@ def decide(
             primary=primary,
             threshold=config.threshold_points,
             leakage=checked,
+            effect_without=leak.effect_without if leak else None,
             leakage_points=config.leakage_points,
             power=reach,
             contrasts=contrasts,
@@ -155,9 +156,16 @@ def run(folder: store.RunDir, config: Config, context: Context | None = None) ->
         folder, counts.tasks, counts.passes[config.treatment], counts.passes[config.baseline], counts.n
     )
     store.write_json(folder / "leakage.json", found)
-    decision = decide(problems, verdicts, config, arms=arms, leakage_found=found["status"])
+    decision = decide(problems, verdicts, config, arms=arms, leak=leakage.finding(found))
     store.write_json(folder / "decision.json", plain(decision))
     return decision
+
+
+def _carried_by_leak(leak: leakage.Finding | None, config: Config) -> bool:
+    """Would the gate fail without the suspicious tasks?"""
+    if leak is None or leak.status == "clean":
+        return False
+    return leak.effect_without is None or leak.effect_without < config.threshold_points
 
 
 def _count(

@@ -45,6 +45,13 @@ class Row:
     why: str
 
 
+class Finding(NamedTuple):
+    """What the gate needs to know of a check."""
+
+    status: str  # "clean" or "suspicious"
+    effect_without: float | None  # points, on the tasks that are not suspicious; None if none is left
+
+
 class Item(NamedTuple):
     """A training item: where it comes from, what it asks, every program in it."""
 
@@ -70,6 +77,10 @@ def check(folder: RunDir, tasks: Sequence[str], treated: Sequence[int], base: Se
         **consequences(rows, treated, base, n),
         "limits": {"gram": GRAM, "prompt": PROMPT_LIMIT, "solution": SOLUTION_LIMIT, "tree": TREE_SIZE},
     }
+
+
+def finding(found: Mapping[str, Any]) -> Finding:
+    return Finding(found["status"], found["effect_without"])
 
 
 def recheck(folder: RunDir, *, treatment: str, baseline: str) -> dict[str, Any]:

@@ -1,0 +1,42 @@
+"""`rune gate RUN`: decide from verdicts alone. Exit code 0 passed, 10 failed; an error is 2, never 10."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rune import config, console
+from rune.stages import _evidence, gate
+from rune.store import RunDir
+
+FAILED = 10
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_folder", metavar="RUN", type=Path, help="a run folder with verdicts.jsonl")
+
+
+def run(args: argparse.Namespace) -> int:
+    folder = RunDir.open(args.run_folder)
+    raw = config.parse((folder / "config.toml").read_text(), where=str(folder / "config.toml"))
+    decision = gate.run(folder, config.build(gate.Config, raw.get("gate", {}), where="gate"))
+    rows = [
+        (
+            a.condition,
+            f"{100 * a.pass_at_1:.1f} %",
+            f"{a.interval.low:.1f} – {a.interval.high:.1f}",
+            a.num_passed,
+            a.num_samples,
+        )
+        for a in decision.arms
+    ]
+    console.note(console.table(rows, ("arm", "pass@1", "95 % interval", "passed", "draws")))
+    contrasts = [
+        (c.name, _evidence.points(c.points), _evidence.span(c.interval), _evidence.p_text(c.p_value), c.role)
+        for c in decision.contrasts
+        if c.role != "descriptive"
+    ]
+    console.note("\n" + console.table(contrasts, ("contrast", "points", "95 % interval", "p", "role")))
+    console.note("\n" + decision.evidence)
+    console.out(decision.answer)
+    return 0 if decision.passed else FAILED

@@ -275,7 +275,7 @@ def run_stage(folder: store.RunDir, settings: RunConfig, context: Context, name:
     }
     with folder.stage(name):
         actions[name]()
-    _seal.seal(folder, name)
+        _seal.seal(folder, name)
 
 
 def _collect(folder: store.RunDir, settings: RunConfig, context: Context) -> None:

@@ -19,24 +19,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     folder = RunDir.open(args.run_folder)
     raw = config.parse((folder / "config.toml").read_text(), where=str(folder / "config.toml"))
-    decision = gate.run(folder, config.build(gate.Config, raw.get("gate", {}), where="gate"))
-    rows = [
-        (
-            a.condition,
-            f"{100 * a.pass_at_1:.1f} %",
-            f"{a.interval.low:.1f} – {a.interval.high:.1f}",
-            a.num_passed,
-            a.num_samples,
-        )
+    settings = config.build(gate.Config, raw.get("gate", {}), where="gate")
+    with folder.lock(), folder.stage("gate"):
+        decision = gate.run(folder, settings)
+    level = f"{100 * decision.arms[0].interval.level:g} % interval"
+    arms: list[tuple[object, ...]] = [
+        (a.condition, f"{100 * a.pass_at_1:.1f} %", f"{a.interval.low:.1f} – {a.interval.high:.1f}", a.num_passed)
         for a in decision.arms
     ]
-    console.note(console.table(rows, ("arm", "pass@1", "95 % interval", "passed", "draws")))
-    contrasts = [
+    contrasts: list[tuple[object, ...]] = [
         (c.name, _evidence.points(c.points), _evidence.span(c.interval), _evidence.p_text(c.p_value), c.role)
         for c in decision.contrasts
         if c.role != "descriptive"
     ]
-    console.note("\n" + console.table(contrasts, ("contrast", "points", "95 % interval", "p", "role")))
-    console.note("\n" + decision.evidence)
+    console.note(console.table(arms, ("arm", "pass@1", level, f"passed of {decision.arms[0].num_samples}")) + "\n")
+    console.note(console.table(contrasts, ("contrast", "points", level, "p", "role")) + "\n")
+    console.note(decision.evidence)
     console.out(decision.answer)
     return 0 if decision.passed else FAILED

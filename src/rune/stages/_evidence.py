@@ -17,6 +17,7 @@ GRADES: Mapping[str, str] = {
     "unattributed": "passed, beyond luck, but not attributable to trajectories",
     "luck": "passed, but luck explains it as well",
     "inconclusive": "failed, but too little data to rule the effect out",
+    "short": "failed: an effect above zero, but not shown to reach the threshold",
     "absent": "failed, and an effect of the wanted size is ruled out",
     "harmful": "failed: the adapters make the model worse",
     "suspended": "passed, but suspected leakage carries it: no claim until that is explained",
@@ -39,7 +40,9 @@ def grade(
     if not passed:
         if primary.interval.high < 0:
             return "harmful"
-        return "absent" if primary.interval.high < threshold else "inconclusive"
+        if primary.interval.high < threshold:
+            return "absent"
+        return "short" if primary.interval.low > 0 else "inconclusive"
     if unexplained:
         return "suspended"
     if primary.interval.low <= 0 or primary.p_greater >= alpha:
@@ -103,9 +106,16 @@ def p_text(p: float) -> str:
 
 
 def reasons(
-    *, passed: bool, primary: Contrast, threshold: float, leakage: str, leakage_points: float, power: Power,
-    contrasts: Sequence[Contrast], notes: Sequence[str] = (),
-) -> tuple[str, ...]:  # fmt: skip
+    *,
+    passed: bool,
+    primary: Contrast,
+    contrasts: Sequence[Contrast],
+    threshold: float,
+    leakage: str,
+    leakage_points: float,
+    effect_without: float | None,
+    power: Power,
+) -> tuple[str, ...]:
     """The grounds of the answer, then the doubts, one sentence each."""
     sign = "≥" if passed else "<"
     said = [
@@ -127,7 +137,7 @@ def reasons(
         for c in contrasts
         if c.role == "secondary" and c.interval.low <= 0 <= c.interval.high
     ]
-    return (*said, *notes)
+    return tuple(said)
 
 
 def power_record(power: Power) -> dict[str, Any]:

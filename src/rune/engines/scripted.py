@@ -1,0 +1,88 @@
+"""Answers written beforehand: a real engine for tests, demos and dry runs. Deterministic, no model.
+
+`answers` maps a piece of a prompt to the texts of draw 0, 1, …; the first piece found in the prompt answers, later
+draws go round. A piece "<adapter id>:<piece>" answers only under that adapter, and wins. A prompt without an
+answer is an error unless `default` is set, and an adapter must be listed or appear in a piece: no engine answers
+for an unknown one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rune.errors import AdapterError, EngineError
+from rune.types import AdapterRef, Completion, ModelRef, Request
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of `[engine]` when name = "scripted"."""
+
+    answers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # piece of a prompt → texts by draw
+    default: tuple[str, ...] = ()  # texts for every other prompt; () refuses them
+    adapters: tuple[str, ...] = ()  # ids that are known without an answer of their own
+
+
+def build(config: Config, *, model: ModelRef, device: str, dtype: str) -> ScriptedEngine:
+    return ScriptedEngine(config, model)
+
+
+class ScriptedEngine:
+    """See the module's docstring."""
+
+    def __init__(self, config: Config, model: ModelRef) -> None:
+        self.config, self.model = config, model
+
+    def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        chosen = [(request, self._answers(request)) for request in requests]  # refuse before the first answer
+        for request, texts in chosen:
+            for draw in range(request.n):
+                yield _completion(request, draw, texts[(request.seed + draw) % len(texts)])
+
+    def close(self) -> None:
+        return None
+
+    def _answers(self, request: Request) -> tuple[str, ...]:
+        if request.adapter is not None:
+            own = {
+                key.removeprefix(f"{request.adapter.adapter_id}:"): texts
+                for key, texts in self.config.answers.items()
+                if key.startswith(f"{request.adapter.adapter_id}:")
+            }
+            self._check(request.adapter, bool(own))
+            for piece, texts in own.items():
+                if piece in request.prompt:
+                    return texts
+        for piece, texts in self.config.answers.items():
+            if piece in request.prompt:
+                return texts
+        if not self.config.default:
+            raise EngineError(
+                f"the scripted engine has no answer for request {request.key!r}; add one to engine.answers or set "
+                "engine.default"
+            )
+        return self.config.default
+
+    def _check(self, adapter: AdapterRef, answered: bool) -> None:
+        if adapter.base_model != self.model.digest:
+            raise AdapterError(f"adapter {adapter.adapter_id} was made for another base model than {self.model.name}")
+        if not answered and adapter.adapter_id not in self.config.adapters:
+            known = ", ".join(self.config.adapters) or "none"
+            raise AdapterError(f"unknown adapter {adapter.adapter_id}; the scripted engine knows: {known}")
+
+
+def _completion(request: Request, draw: int, text: str) -> Completion:
+    """The text as an engine would have ended it: before the first stop string, at most so many words long."""
+    cuts = [place for place in (text.find(stop) for stop in request.sampling.stop if stop) if place >= 0]
+    text = text[: min(cuts)] if cuts else text
+    words = text.split()
+    limit = request.sampling.max_new_tokens
+    return Completion(
+        key=request.key,
+        draw=draw,
+        seed=request.seed + draw,
+        text=text,
+        num_tokens=min(len(words), limit),
+        finish_reason="stop" if len(words) <= limit else "length",
+    )

@@ -47,7 +47,7 @@ def convert(gguf_file: Path, folder: Path) -> None:
     Raises ModelError if the file is truncated, not GGUF, or of an architecture or tokenizer not covered.
     """
     reader = _open(gguf_file)
-    meta = {name: field for name, field in reader.fields.items()}
+    meta: dict[str, Any] = dict(reader.fields)
     arch = str(_value(meta, "general.architecture", gguf_file))
     if arch not in _CLASSES:
         raise ModelError(f"{gguf_file}: architecture '{arch}' is not covered; covered: {', '.join(sorted(_CLASSES))}")
@@ -218,7 +218,7 @@ def _write_tokenizer(meta: dict[str, Any], folder: Path, path: Path) -> None:
     plain = {t: i for i, (t, kind) in enumerate(zip(tokens, types, strict=True)) if kind == 1}
     added = [(t, kind) for t, kind in zip(tokens, types, strict=True) if kind in (_CONTROL, _USER_DEFINED)]
     vocab = plain | {t: i for i, t in enumerate(tokens) if types[i] in (_CONTROL, _USER_DEFINED)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))  # type: ignore[arg-type]
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
     _set_pre_tokenizer(tokenizer, kind[1])
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
@@ -248,6 +248,7 @@ def _write_tokenizer(meta: dict[str, Any], folder: Path, path: Path) -> None:
 def _set_pre_tokenizer(tokenizer: Any, kind: str) -> None:
     from tokenizers import Regex, normalizers, pre_tokenizers
 
+    split: Any
     if kind == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
         split = pre_tokenizers.Split(Regex(_QWEN2_SPLIT), behavior="isolated", invert=False)

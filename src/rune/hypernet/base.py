@@ -1,0 +1,125 @@
+"""The frozen base model in training: its weights never change, adapters are worn through `engines/_lora.py`'s hooks."""
+
+# Shapes: B rows · T tokens · D width · P packed response tokens of all rows · V vocabulary · N adapters
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rune import prompts
+from rune.engines._lora import LoraHooks, Pair
+from rune.hypernet.lora import Adapters, Layout, layout_of, weights_of
+from rune.models import chat
+from rune.types import ModelRef
+
+
+class Text(NamedTuple):
+    """A prompt and the response to be learned, as token ids in one list; the response begins at `start`."""
+
+    ids: tuple[int, ...]
+    start: int
+
+
+class Rows(NamedTuple):
+    """Padded texts, and where their response tokens are predicted."""
+
+    ids_BT: Tensor
+    row_P: Tensor
+    position_P: Tensor  # the hidden state at this position predicts …
+    label_P: Tensor  # … this token
+
+
+@dataclass(eq=False)
+class Base:
+    """A frozen causal model, its tokenizer and its hooks."""
+
+    ref: ModelRef
+    model: nn.Module
+    tokenizer: Any
+    hooks: LoraHooks
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def layout(self, modules: tuple[str, ...]) -> Layout:
+        return layout_of(self.model, modules)
+
+    def encode(self, prompt: str, code: str, *, context: str = "") -> Text:
+        """The task as every arm is asked it, and `code` closed by its fence as every arm should answer."""
+        question = chat.render(self.ref, prompts.task(prompt, context))
+        before = self.tokenizer(question, add_special_tokens=False)["input_ids"]
+        answer = self.tokenizer(code.strip("\n") + prompts.FENCE, add_special_tokens=False)["input_ids"]
+        return Text((*before, *answer), len(before))
+
+    def rows(self, texts: Sequence[Text]) -> Rows:
+        longest = -(-max(len(t.ids) for t in texts) // 8) * 8
+        ids = torch.zeros(len(texts), longest, dtype=torch.long)
+        row: list[int] = []
+        position: list[int] = []
+        for b, text in enumerate(texts):
+            ids[b, : len(text.ids)] = torch.tensor(text.ids)
+            count = len(text.ids) - text.start
+            row += [b] * count
+            position += range(text.start - 1, text.start - 1 + count)
+        packed = torch.tensor([row, position])
+        label = ids[packed[0], packed[1] + 1]
+        ids, packed, label = (t.to(self.device, non_blocking=True) for t in (ids, packed, label))
+        return Rows(ids, packed[0], packed[1], label)
+
+    def logits(self, rows: Rows, adapters: Adapters | None) -> Tensor:
+        """Logits [P, V] at the response tokens. The B rows are N equal runs, one per adapter; None is the bare model.
+
+        Padding stands on the right of causal attention, so no mask is needed and flash attention applies.
+        """
+        inner: Any = self.model
+        with self.hooks.using(pairs(adapters, _layout(self, tuple(adapters))) if adapters else {}):
+            hidden_BTD = inner.model(input_ids=rows.ids_BT, use_cache=False).last_hidden_state
+        logits: Tensor = inner.lm_head(hidden_BTD[rows.row_P, rows.position_P])
+        return logits
+
+    def log_prob(self, rows: Rows, adapters: Adapters | None) -> Tensor:
+        """Log-probability of each response token [P], nats."""
+        return -F.cross_entropy(self.logits(rows, adapters).float(), rows.label_P, reduction="none")
+
+    def squared_norm(self, layout: Layout) -> float:
+        """‖W‖²_F over the adapted modules."""
+        return sum(float(w.float().square().sum()) for _, _, w in weights_of(self.model, layout))
+
+
+@functools.lru_cache(maxsize=8)
+def _layout(base: Base, modules: tuple[str, ...]) -> Layout:
+    return base.layout(modules)
+
+
+def load(ref: ModelRef, *, device: str, dtype: str) -> Base:
+    """Load, freeze, hook."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        ref.path, dtype=getattr(torch, dtype), attn_implementation="sdpa", local_files_only=True
+    )
+    model.to(device).eval().requires_grad_(False)
+    tokenizer = AutoTokenizer.from_pretrained(ref.path, local_files_only=True)
+    return Base(ref, model, tokenizer, LoraHooks(model))
+
+
+def pairs(adapters: Adapters, layout: Layout) -> dict[str, Pair]:
+    """N adapters → what the hooks take: module path → a [N, I, R], b [N, R, O]."""
+    stacked = {}
+    for module, (down_YNRI, up_YNRO) in adapters.items():
+        # unbind, not indexing: one backward node for all layers.
+        for layer, (a_NRI, b_NRO) in enumerate(zip(down_YNRI.unbind(0), up_YNRO.unbind(0), strict=True)):
+            stacked[layout.paths[module].format(layer)] = Pair(a_NRI.transpose(1, 2), b_NRO)
+    return stacked
+
+
+def cast(adapters: Adapters, dtype: torch.dtype) -> dict[str, Any]:
+    """Every factor in one dtype, once, instead of once per product."""
+    return {m: type(f)(f.down_YNRI.to(dtype), f.up_YNRO.to(dtype)) for m, f in adapters.items()}

@@ -1,0 +1,146 @@
+"""Which trajectories an adapter is made from and which solutions it is trained on: pairs, drawn anew each step.
+
+A step is a function of (seed, step) alone, so a resumed run sees the very same batches. Three kinds of pair:
+*recall* (the target's own trajectory is in the set), *family* (only siblings of the target), *retrieved* (the nearest
+trajectories of other tasks, as at evaluation). Beside the right solutions a group carries contrast rows.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from rune.errors import DataError
+from rune.hypernet.base import Base, Text
+from rune.hypernet.settings import PairMix
+from rune.types import Trajectory
+
+
+class Group(NamedTuple):
+    """One adapter's share of a step; all are trajectory numbers in the corpus."""
+
+    sources: tuple[int, ...]
+    targets: tuple[int, ...]  # solutions to learn
+    wrongs: tuple[
+        int | None, ...
+    ]  # for the first targets: same prompt, another lesson's solution; None if there is none
+
+
+class Corpus:
+    """Solved trajectories are targets; solved and exhausted ones are sources."""
+
+    def __init__(
+        self,
+        base: Base,
+        trajectories: Sequence[Trajectory],
+        *,
+        max_tokens: int,
+        retrieved: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """`retrieved`: trajectory_id → ids of its nearest trajectories of other tasks (needed for retrieved pairs)."""
+        self.trajectories = tuple(trajectories)
+        self.texts: dict[int, Text] = {}
+        self.too_long = 0
+        for i, trajectory in enumerate(self.trajectories):
+            if not trajectory.solved:
+                continue
+            text = base.encode(trajectory.prompt, trajectory.solution)
+            if len(text.ids) > max_tokens:
+                self.too_long += 1
+            else:
+                self.texts[i] = text
+        if not self.texts:
+            raise DataError(
+                f"none of {len(trajectories)} trajectories has a solution of at most {max_tokens} tokens; "
+                "collect more, or raise max_tokens"
+            )
+        self._number = {t.trajectory_id: i for i, t in enumerate(self.trajectories)}
+        self._retrieved = retrieved or {}
+        self._family: dict[str, list[int]] = defaultdict(list)
+        self._prompt: dict[str, list[int]] = defaultdict(list)
+        for i, trajectory in enumerate(self.trajectories):
+            self._family[self.lesson(i)].append(i)
+            if i in self.texts:
+                self._prompt[trajectory.prompt].append(i)
+        self._solved = sorted(self.texts)
+
+    def lesson(self, number: int) -> str:
+        """What a trajectory teaches: its family, or its task where there are no families."""
+        trajectory = self.trajectories[number]
+        return trajectory.family or trajectory.task_id
+
+    def solutions(self, rng: np.random.Generator, count: int) -> list[int]:
+        """Targets for the static LoRA; without repeats while there are enough."""
+        return [int(i) for i in rng.choice(self._solved, size=count, replace=count > len(self._solved))]
+
+    def groups(
+        self, rng: np.random.Generator, mix: PairMix, *, count: int, targets: int, contrasts: int
+    ) -> list[Group]:
+        """`count` groups of different lessons while there are enough of them."""
+        kinds = rng.choice(3, size=count, p=np.array([mix.recall, mix.family, mix.retrieved]) / _total(mix))
+        groups: list[Group] = []
+        taken: set[str] = set()
+        for kind in kinds:
+            for _ in range(50):
+                first = int(rng.choice(self._solved))
+                if self.lesson(first) not in taken:
+                    break
+            taken.add(self.lesson(first))
+            groups.append(self._group(rng, first, ("recall", "family", "retrieved")[kind], mix, targets, contrasts))
+        return groups
+
+    def _group(
+        self, rng: np.random.Generator, first: int, kind: str, mix: PairMix, targets: int, contrasts: int
+    ) -> Group:
+        family = self._family[self.lesson(first)]
+        task = self.trajectories[first].task_id
+        size = mix.max_sources if mix.exact_sources else int(rng.integers(1, mix.max_sources + 1))
+        siblings = [i for i in family if self.trajectories[i].task_id != task]
+        if kind == "family" and not siblings:
+            kind = "retrieved" if self._near(first) else "recall"
+        if kind == "recall":
+            sources = [first, *_draw(rng, siblings, size - 1)]
+            # The other targets' own trajectories are in the set as well, as far as it reaches.
+            others = [i for i in sources if i != first and i in self.texts]
+        elif kind == "family":
+            sources = _draw(rng, siblings, size)
+            shown = {self.trajectories[i].task_id for i in sources}
+            others = [i for i in family if i in self.texts and self.trajectories[i].task_id not in {*shown, task}]
+        else:
+            near = self._near(first)
+            if not near:
+                raise DataError(
+                    f"no trajectory of another task resembles {task}; retrieved pairs need at least two tasks"
+                )
+            sources = near[:size]
+            others = [i for i in family if i in self.texts and i != first and self.trajectories[i].task_id == task]
+        chosen = [first, *_draw(rng, others, targets - 1)]
+        chosen = [chosen[i % len(chosen)] for i in range(targets)]
+        wrongs = tuple(self._wrong(rng, i) for i in chosen[:contrasts])
+        return Group(tuple(sources), tuple(chosen), wrongs)
+
+    def _near(self, number: int) -> list[int]:
+        task = self.trajectories[number].task_id
+        near = [self._number[i] for i in self._retrieved.get(self.trajectories[number].trajectory_id, ())]
+        return [i for i in near if self.trajectories[i].task_id != task]
+
+    def _wrong(self, rng: np.random.Generator, number: int) -> int | None:
+        mine = self.trajectories[number]
+        same = [
+            i
+            for i in self._prompt[mine.prompt]
+            if self.lesson(i) != self.lesson(number) and self.trajectories[i].solution.strip() != mine.solution.strip()
+        ]
+        return int(rng.choice(same)) if same else None
+
+
+def _draw(rng: np.random.Generator, items: Sequence[int], count: int) -> list[int]:
+    picked = rng.permutation(len(items))[: max(count, 0)]
+    return [items[i] for i in picked]
+
+
+def _total(mix: PairMix) -> float:
+    return mix.recall + mix.family + mix.retrieved

@@ -14,7 +14,7 @@ from pathlib import Path
 from rune import console, prompts, store
 from rune.agent import importers, loop, summary
 from rune.benchmarks import _exclusion
-from rune.config import derive_seed, digest
+from rune.config import derive_seed, digest, plain
 from rune.models import chat
 from rune.stages._context import Context
 from rune.types import Attempt, Outcome, Problem, Sampling, Split, Trajectory
@@ -71,12 +71,16 @@ def run(folder: store.RunDir, config: Config, context: Context) -> list[Trajecto
     for trajectory in imported:
         _exclusion.check_corpus([trajectory], held_out)
     chains = _loop(folder, config, context, train) if train else []
-    own = [to_trajectory(c, source=context.model().name) for c in chains]
+    own, excluded = _exclusion.decontaminate(
+        [to_trajectory(c, source=context.model().name) for c in chains], held_out
+    )
+    if excluded.dropped:
+        console.note(f"collect: left out {', '.join(f'{n} × {why}' for why, n in excluded.dropped.items())}")
     kept = keep(own, limit=config.keep, per_task=config.keep_per_task) + imported
     _exclusion.check_corpus(kept, held_out)
     store.write_jsonl(folder / "trajectories.jsonl", kept)
     report = summary.summarise(kept)
-    store.write_json(folder / "corpus.json", report)
+    store.write_json(folder / "corpus.json", {**plain(report), "excluded": plain(excluded)})
     console.note(summary.text(report))
     return kept
 

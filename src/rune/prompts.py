@@ -23,7 +23,18 @@ PREFILL = (
 )
 REFLECTION = "The mistake is"
 FENCE = "\n```"
-STOP = (FENCE, "<|endoftext|>", "<|im_end|>", "\nif __name__", "\ndef main(", "\nprint(")
+# What comes after the function: EvalPlus' list, and the demo tests that the instruct models append.
+STOP = (
+    FENCE,
+    "<|endoftext|>",
+    "<|im_end|>",
+    "\nif __name__",
+    "\ndef main(",
+    "\nprint(",
+    "\nassert ",
+    "\n# Test cases",
+    "\n# Example usage",
+)
 
 
 class Chat(NamedTuple):

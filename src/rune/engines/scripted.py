@@ -1,7 +1,7 @@
 """Answers written beforehand: a real engine for tests, demos and dry runs. Deterministic, no model.
 
-`answers` maps a piece of a prompt to the texts of draw 0, 1, …; the first piece found in the prompt answers, later
-draws go round. A piece "<adapter id>:<piece>" answers only under that adapter, and wins. A prompt without an
+`answers` maps a piece of a prompt to texts; the first piece found in the prompt answers, and seed s draws text
+s mod their number (chance by seed, as in every engine). A piece "<adapter id>:<piece>" answers only under that adapter, and wins. A prompt without an
 answer is an error unless `default` is set, and an adapter must be listed or appear in a piece: no engine answers
 for an unknown one.
 """
@@ -19,9 +19,10 @@ from rune.types import AdapterRef, Completion, ModelRef, Request
 class Config:
     """Settings of `[engine]` when name = "scripted"."""
 
-    answers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # piece of a prompt → texts by draw
+    answers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # piece of a prompt → texts by seed
     default: tuple[str, ...] = ()  # texts for every other prompt; () refuses them
     adapters: tuple[str, ...] = ()  # ids that are known without an answer of their own
+    read_adapters: bool = False  # accept every adapter whose folder can be read, as the other engines do
 
 
 def build(config: Config, *, model: ModelRef, device: str, dtype: str) -> ScriptedEngine:
@@ -67,6 +68,11 @@ class ScriptedEngine:
     def _check(self, adapter: AdapterRef, answered: bool) -> None:
         if adapter.base_model != self.model.digest:
             raise AdapterError(f"adapter {adapter.adapter_id} was made for another base model than {self.model.name}")
+        if self.config.read_adapters:
+            from rune.engines import _lora
+
+            _lora.read_peft(adapter.path)  # its errors are the other engines' errors
+            return
         if not answered and adapter.adapter_id not in self.config.adapters:
             known = ", ".join(self.config.adapters) or "none"
             raise AdapterError(f"unknown adapter {adapter.adapter_id}; the scripted engine knows: {known}")

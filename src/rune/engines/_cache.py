@@ -22,8 +22,8 @@ from rune.engines._network import Network, rotate
 class Cache:
     """Keys and values of `rows` sequences of at most `length` tokens."""
 
-    def __init__(self, network: Network, rows: int, length: int) -> None:
-        shape = (len(network.layers), rows, network.kv_heads, length, network.head_size)
+    def __init__(self, network: Network, rows: int, length: int, *, layers: int = 0) -> None:
+        shape = (layers or len(network.layers), rows, network.kv_heads, length, network.head_size)
         # Zeros, not empty: a masked position has weight 0, and 0 × (whatever NaN lay there) would be NaN.
         self.keys_LRVSD = torch.zeros(shape, dtype=network.dtype, device=network.device)
         self.values_LRVSD = torch.zeros(shape, dtype=network.dtype, device=network.device)

@@ -26,7 +26,7 @@ FAMILIES = ("qwen2", "llama")
 class Attend(Protocol):
     """Rotates, caches and attends: [M, (Q + 2V)·D] of layer `layer` → [M, Q·D]."""
 
-    def __call__(self, layer: int, qkv_MO: Tensor) -> Tensor: ...
+    def __call__(self, layer: int, qkv_MO: Tensor, /) -> Tensor: ...
 
 
 class Lora(Protocol):

@@ -1,9 +1,9 @@
 """Answers written beforehand: a real engine for tests, demos and dry runs. Deterministic, no model.
 
 `answers` maps a piece of a prompt to texts; the first piece found in the prompt answers, and seed s draws text
-s mod their number (chance by seed, as in every engine). A piece "<adapter id>:<piece>" answers only under that adapter, and wins. A prompt without an
-answer is an error unless `default` is set, and an adapter must be listed or appear in a piece: no engine answers
-for an unknown one.
+s mod their number (chance by seed, as in every engine). A piece "<adapter id>:<piece>" answers only under that
+adapter, and wins. A prompt without an answer is an error unless `default` is set, and an adapter must be listed or
+appear in a piece: no engine answers for an unknown one.
 """
 
 from __future__ import annotations

@@ -1,0 +1,146 @@
+"""decision.json and the run's files → report.html (one file, offline), report.md, assessment.md.
+
+Draws and writes only: every number comes from what earlier stages wrote. Loads matplotlib and Jinja2, no torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rune import store
+from rune.config import plain
+from rune.errors import DataError
+from rune.stages import _evidence, _figures, _report_data, _report_tables
+from rune.stages._context import Context
+from rune.stages._report_data import Report
+
+BEGIN, END = "<!-- rune:result:begin -->", "<!-- rune:result:end -->"
+TEMPLATES = Path(__file__).with_name("report_templates")
+_HEATMAP = 200  # tasks in a cosine heatmap; more would be finer than a pixel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of `[report]`."""
+
+    claim: bool = True  # false: a banner says that nothing may be claimed (the demo)
+    programs_per_arm: int = 5  # different programs shown per task and arm
+    most_programs: int = 3000  # on the whole page; the rest is in samples.jsonl
+    leakage_rows: int = 30
+
+    def __post_init__(self) -> None:
+        if min(self.programs_per_arm, self.most_programs, self.leakage_rows) < 1:
+            raise ValueError("programs_per_arm, most_programs and leakage_rows must be at least 1")
+
+
+def run(folder: store.RunDir, config: Config, context: Context | None = None) -> Path:
+    """Write report.html, report.md and assessment.md. Returns the HTML file's path."""
+    report = _report_data.gather(folder, programs_per_arm=config.programs_per_arm, most_programs=config.most_programs)
+    view = _view(report, config)
+    store.write_atomic(folder / "report.html", _render("report.html.j2", {**view, "figures": figures(report)}))
+    store.write_atomic(folder / "report.md", _render("report.md.j2", view))
+    store.write_atomic(folder / "assessment.md", _render("assessment.md.j2", view))
+    return folder / "report.html"
+
+
+def write_readme(folder: store.RunDir, config: Config, readme: Path) -> None:
+    """Replace what stands between the markers. Raises DataError if `readme` has none."""
+    report = _report_data.gather(folder, programs_per_arm=1, most_programs=1)
+    text = readme.read_text() if readme.exists() else ""
+    if BEGIN not in text or END not in text or text.index(BEGIN) > text.index(END):
+        raise DataError(f"{readme}: needs the lines {BEGIN} and {END}, in this order, around the result")
+    before, rest = text.split(BEGIN, 1)
+    _, after = rest.split(END, 1)
+    block = _report_tables.readme(report, claim=config.claim)
+    store.write_atomic(readme, f"{before}{BEGIN}\n{block}\n{END}{after}")
+
+
+def figures(report: Report) -> dict[str, Any]:
+    """Name → SVG; a figure whose data is missing is absent."""
+    d = report.decision
+    rows = [
+        {"name": c.name, "points": c.points, "low": c.interval.low, "high": c.interval.high, "role": c.role}
+        for c in d.contrasts
+    ]
+    passes = d.details["passes"]
+    order = {task: i for i, task in enumerate(d.details["tasks"])}
+    by_task = {arm: [c[order[t.task_id]] for t in report.tasks] for arm, c in passes.items()}
+    power = d.details["power"]
+    drawn: dict[str, Any] = {
+        "forest": _figures.forest(rows, d.threshold_points, narrow=False),
+        "forest_narrow": _figures.forest(rows, d.threshold_points, narrow=True),
+        "strip": _figures.strip([t.task_id for t in report.tasks], by_task, d.details["n"]),
+        "power": _figures.power_curve(power["curve"], d.threshold_points, d.effect_points),
+    }
+    if d.details["n"] > 1:
+        drawn["curves"] = _figures.curves({a.condition: a.pass_curve for a in d.arms})
+    norms = {arm: found["frobenius"] for arm, found in report.diagnostics.items() if found.get("frobenius")}
+    if norms:
+        drawn["profile"] = _figures.profile(norms)
+    main = report.diagnostics.get(report.primary.treatment, {})
+    if len(main.get("cosine_raw") or ()) > 1 and main.get("cosine_centred"):
+        cut = slice(0, _HEATMAP)
+        raw, centred = ([row[cut] for row in main[key][cut]] for key in ("cosine_raw", "cosine_centred"))
+        drawn["cosines"] = _figures.cosines(raw, centred)
+    drawn["losses"] = [(t.name, _figures.losses(t.name, t.steps, t.terms)) for t in report.training]
+    if report.corpus:
+        drawn["corpus"] = [
+            (group, _figures.bars(f"corpus-{group}", f"Trajectories by {group}", found))
+            for group, found in report.corpus.items()
+            if group != "totals" and found
+        ]
+    return drawn
+
+
+def _view(report: Report, config: Config) -> dict[str, Any]:
+    table1, controls = _report_tables.scores(report)
+    return {
+        "r": report,
+        "d": report.decision,
+        "primary": report.primary,
+        "minute": _report_tables.minute(report),
+        "banner": _report_tables.banner(report, claim=config.claim),
+        "table1": table1,
+        "controls": controls,
+        "contrasts": _report_tables.contrasts(report),
+        "table2": _report_tables.adapters(report),
+        "leakage_table": _report_tables.leakage(report, config.leakage_rows),
+        "corpus_table": _report_tables.corpus(report),
+        "task_table": _report_tables.task_counts(report),
+        "hier": report.decision.details["hierarchical"]["effect"],
+        "power": report.decision.details["power"],
+        "promise": plain(report.preregistration),
+        "environment": report.manifest.get("environment", {}),
+        "stages": report.manifest.get("stages", {}),
+        "grade": _evidence.GRADES[report.decision.grade],
+    }
+
+
+def _render(name: str, view: Mapping[str, Any]) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=name.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(
+        points=_evidence.points,
+        span=_evidence.span,
+        percent=_report_tables.percent,
+        chance=_evidence.chance,
+        p=_evidence.p_text,
+        markdown=_report_tables.markdown,
+        meaning=_report_tables.meaning,
+        svg=Markup,
+        slug=lambda text: re.sub(r"\W+", "-", text.lower()).strip("-"),
+    )
+    return environment.get_template(name).render(**view, style=Markup((TEMPLATES / "style.css").read_text()))

@@ -238,7 +238,8 @@ def minute(report: Report) -> dict[str, str]:
     interval = primary.interval
     sure = (
         f"The true effect lies plausibly between {_evidence.points(interval.low)} and "
-        f"{_evidence.points(interval.high)} points. A gate of {tasks} tasks × {n} tries passes by luck {_evidence.chance(power['false_pass'])}. "
+        f"{_evidence.points(interval.high)} points. A gate of {tasks} tasks × {n} tries "
+        f"passes by luck {_evidence.chance(power['false_pass'])}. "
         f"{_attribution(report)}"
     )
     return {"What was asked": asked, "What came out": found, "How sure it is": sure}

@@ -1,0 +1,327 @@
+"""The experiment tracker: MLflow, local SQLite or a server. Record first, track after; tracking never raises.
+
+Everything is read from a run folder that is already complete on disk, so a tracker that is down costs a note
+and nothing else: `rune track RUN` writes it again. One parent run per run folder with the decision as its note,
+one nested run per arm with the specified columns.
+
+Not covered: deleting anything from a tracker but our own unfinished attempt at the same folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import math
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+COLUMNS = ("run_id", "phase", "adapter_id", "pass_at_1", "training_loss", "adapter_cosine_diversity", "delta_w_norm")
+NOTE = "mlflow.note.content"
+_KEY = "rune.run"  # tag that ties tracker runs to a run folder
+_CURVE_POINTS = 500  # of one metric; a longer curve is thinned
+_BATCH = 500
+_FILES = (
+    "config.toml", "manifest.json", "preregistration.json", "decision.json", "leakage.json", "diagnostics.json",
+    "corpus.json", "problems.jsonl", "treatments.jsonl", "verdicts.jsonl", "report.html", "report.md", "assessment.md",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of `[track]`."""
+
+    enabled: bool = True
+    uri: str = ""  # "" = SQLite in mlflow.db beside the run folders; or sqlite:///…, http://server:port
+    experiment: str = "rune"
+    adapters_mb: int = 64  # adapter weights up to this size go to the tracker, beyond it their manifest
+    timeout_seconds: int = 10  # of one request to a server
+
+
+def record(path: Path, config: Config) -> str:
+    """Write the run folder at `path` to the tracker. Returns "" or, in one line, why it could not.
+
+    Writes mlflow.json and mlflow.csv (the table) first and always; tracking.json says what reached the tracker.
+    """
+    rows: list[dict[str, Any]] = []
+    try:
+        rows = table(path)
+        _write(path / "mlflow.json", json.dumps({"columns": COLUMNS, "rows": rows}, indent=2) + "\n")
+        _write(path / "mlflow.csv", _csv(rows))
+        if not config.enabled:
+            return ""
+        uri = config.uri or f"sqlite:///{(path.resolve().parent / 'mlflow.db').as_posix()}"
+        with _patience(config.timeout_seconds):
+            _reachable(uri, config.timeout_seconds)
+            ids = _send(path, config, uri, rows)
+    except Exception as error:  # the tracker's failure, whatever its kind, must not become the run's
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+        with contextlib.suppress(OSError):
+            _write(path / "tracking.json", json.dumps({"status": "pending", "reason": reason}, indent=2) + "\n")
+        return f"not tracked ({reason}); the run is complete on disk, `rune track {path}` writes it again"
+    for row in rows:
+        row["run_id"] = ids.get(row["phase"], "")
+    _write(path / "mlflow.json", json.dumps({"columns": COLUMNS, "rows": rows}, indent=2) + "\n")
+    _write(path / "mlflow.csv", _csv(rows))
+    _write(path / "tracking.json", json.dumps({"status": "tracked", "uri": uri, "runs": ids}, indent=2) + "\n")
+    return ""
+
+
+# --------------------------------------------------------------------------- the table
+
+
+def table(path: Path) -> list[dict[str, Any]]:
+    """One row per arm with the specified columns. None where there is nothing to measure.
+
+    `phase` is the arm. `delta_w_norm` is the mean over the arm's adapters, 0 for an arm without any.
+    """
+    decision = _json(path / "decision.json")
+    diagnostics = (_json(path / "diagnostics.json") or {}).get("arms", {})
+    adapters: dict[str, dict[str, float]] = {}
+    for treatment in _jsonl(path / "treatments.jsonl"):
+        if adapter := treatment.get("adapter"):
+            adapters.setdefault(treatment["condition"], {})[adapter["adapter_id"]] = adapter["delta_w_norm"]
+    rows = []
+    for arm in (decision or {}).get("arms", []):
+        name = arm["condition"]
+        own = adapters.get(name, {})
+        cosine = diagnostics.get(name, {}).get("mean_cosine_raw")
+        rows.append(
+            {
+                "run_id": "",
+                "phase": name,
+                "adapter_id": next(iter(own)) if len(own) == 1 else f"{len(own)} adapters" if own else "none",
+                "pass_at_1": arm["pass_at_1"],
+                "training_loss": _final_loss(path, name) if own else None,
+                "adapter_cosine_diversity": None if cosine is None else 1 - cosine,
+                "delta_w_norm": sum(own.values()) / len(own) if own else 0.0,
+            }
+        )
+    return rows
+
+
+def _final_loss(path: Path, arm: str) -> float | None:
+    """Mean loss over the last tenth of the training that the arm's adapters come from."""
+    losses = [row["loss"] for _, row in _curves(path) if _trained_by(arm) in row["series"]]
+    tail = losses[-max(1, len(losses) // 10) :]
+    return sum(tail) / len(tail) if tail else None
+
+
+def _trained_by(arm: str) -> str:
+    return arm if arm in ("lora", "oracle") else "hypernet"
+
+
+def _curves(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(step, metrics) of every training file, in order; `series` names the folder and phase."""
+    for file in sorted((path / "checkpoints").glob("**/metrics.jsonl")):
+        for row in _jsonl(file):
+            yield int(row["step"]), {**row, "series": f"{file.parent.name}/{row.get('phase', '')}"}
+
+
+# --------------------------------------------------------------------------- MLflow
+
+
+def _send(path: Path, config: Config, uri: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    import logging
+
+    from mlflow import MlflowClient
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    client = MlflowClient(tracking_uri=uri)
+    experiment = _experiment(client, config.experiment, uri, path)
+    manifest, decision = _json(path / "manifest.json") or {}, _json(path / "decision.json") or {}
+    key = f"{path.name}:{manifest.get('created', '')}"
+    _forget(client, experiment, key)
+    tags = {_KEY: key, **_provenance(manifest)}
+    parent = client.create_run(
+        experiment, run_name=path.name, tags={**tags, "phase": "experiment", NOTE: _note(decision)}
+    ).info.run_id
+    ids = {}
+    for row in rows:
+        arm = str(row["phase"])
+        run_tags = {**tags, "phase": arm, "adapter_id": str(row["adapter_id"]), "mlflow.parentRunId": parent}
+        run_tags[NOTE] = str(decision.get("answer", "not decided"))
+        run = client.create_run(experiment, run_name=f"{path.name}/{arm}", tags=run_tags).info.run_id
+        ids[arm] = run
+        client.log_param(run, "phase", arm)
+        client.log_param(run, "adapter_id", row["adapter_id"])
+        client.log_param(run, "run_id", run)
+        for name in COLUMNS[3:]:
+            client.log_metric(run, name, math.nan if row[name] is None else row[name])
+        _log_curves(client, run, path, arm)
+        _log_adapters(client, run, path, arm, config.adapters_mb)
+        client.set_terminated(run)
+    _log_parent(client, parent, path, manifest, decision)
+    client.set_terminated(parent)
+    return {"experiment": parent, **ids}
+
+
+def _experiment(client: Any, name: str, uri: str, path: Path) -> str:
+    """The experiment's id. A local store keeps its artifacts beside the database, not in the current folder."""
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    local = None if uri.startswith("http") else (path.resolve().parent / "mlartifacts").as_uri()
+    return str(client.create_experiment(name, artifact_location=local))
+
+
+def _forget(client: Any, experiment: str, key: str) -> None:
+    """Take away earlier attempts at the same run folder, so that writing again never doubles it."""
+    for run in client.search_runs([experiment], filter_string=f"tags.`{_KEY}` = '{key}'", max_results=1000):
+        client.delete_run(run.info.run_id)
+
+
+def _log_parent(client: Any, run: str, path: Path, manifest: Mapping[str, Any], decision: Mapping[str, Any]) -> None:
+    from mlflow.entities import Param
+
+    params = [Param(k, str(v)[:6000]) for k, v in _flat(_toml(path / "config.toml")).items()]
+    for start in range(0, len(params), 100):
+        client.log_batch(run, params=params[start : start + 100])
+    for name in ("effect_points", "threshold_points", "relative_change"):
+        if name in decision:
+            client.log_metric(run, name, decision[name])
+    for contrast in decision.get("contrasts", []):
+        label = f"points_{contrast['treatment']}_minus_{contrast['baseline']}"
+        client.log_metric(run, label, contrast["points"])
+    for name in _FILES:
+        if (path / name).exists():
+            client.log_artifact(run, str(path / name))
+    client.log_text(run, json.dumps(manifest.get("environment", {}), indent=2), "environment.json")
+
+
+def _log_curves(client: Any, run: str, path: Path, arm: str) -> None:
+    from mlflow.entities import Metric
+
+    if arm not in ("lora", "hypernet", "oracle"):
+        return
+    rows = [(step, row) for step, row in _curves(path) if _trained_by(arm) in row["series"]]
+    rows = rows[:: max(1, len(rows) // _CURVE_POINTS)]
+    now = int(time.time() * 1000)
+    metrics = [
+        Metric(f"train/{name}", float(value), now, step)
+        for step, row in rows
+        for name, value in row.items()
+        if name != "step" and isinstance(value, (int, float))
+    ]
+    for start in range(0, len(metrics), _BATCH):
+        client.log_batch(run, metrics=metrics[start : start + _BATCH])
+
+
+def _log_adapters(client: Any, run: str, path: Path, arm: str, limit_mb: int) -> None:
+    """The arm's PEFT folders; only their names, sizes and ids if they are larger than the limit."""
+    folder = path / "adapters" / arm
+    files = sorted(f for f in folder.glob("**/*") if f.is_file())
+    if not files:
+        return
+    size = sum(f.stat().st_size for f in files)
+    if size <= limit_mb << 20:
+        client.log_artifacts(run, str(folder), "adapters")
+        return
+    listed = [{"file": str(f.relative_to(folder)), "bytes": f.stat().st_size} for f in files]
+    client.log_text(run, json.dumps({"bytes": size, "files": listed}, indent=2), "adapters/manifest.json")
+
+
+def _provenance(manifest: Mapping[str, Any]) -> dict[str, str]:
+    environment, model = manifest.get("environment", {}), manifest.get("model", {})
+    return {
+        "rune.version": str(manifest.get("rune", "")),
+        "rune.commit": str(environment.get("commit", "")),
+        "rune.config_digest": str(manifest.get("config_digest", "")),
+        "rune.preregistration": str(manifest.get("preregistration", "")),
+        "rune.data_sha256": str(manifest.get("seals", {}).get("problems.jsonl", "")),
+        "rune.model": str(model.get("name", "")),
+        "rune.model_sha256": str(model.get("sha256", "")),
+        "rune.device": str(manifest.get("device", "")),
+    }
+
+
+def _note(decision: Mapping[str, Any]) -> str:
+    """The decision in its exact words, then the evidence."""
+    if not decision:
+        return "not decided"
+    lines = [str(decision["answer"]), "", str(decision.get("evidence", "")), ""]
+    return "\n".join([*lines, *(f"- {reason}" for reason in decision.get("reasons", []))])
+
+
+# --------------------------------------------------------------------------- patience
+
+
+@contextlib.contextmanager
+def _patience(seconds: int) -> Iterator[None]:
+    """MLflow retries for minutes by default; here one request fails after `seconds`, once."""
+    limits = {
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+        "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
+        "GIT_PYTHON_REFRESH": "quiet",
+    }
+    before = {name: os.environ.get(name) for name in limits}
+    os.environ.update(limits)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _reachable(uri: str, seconds: int) -> None:
+    """Fail within `seconds` if nothing listens, before MLflow is even imported. Raises OSError."""
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https"):
+        return
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    with socket.create_connection((parts.hostname or "", port), timeout=seconds):
+        pass
+
+
+# --------------------------------------------------------------------------- files (store is a sibling layer)
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _jsonl(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    with path.open() as file:
+        return [json.loads(line) for line in file if line.endswith("\n") and line.strip()]
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    import tomllib
+
+    return tomllib.loads(path.read_text()) if path.exists() else {}
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(item, f"{name}.") if isinstance(item, Mapping) else {name: item}
+    return flat
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([{k: "" if v is None else v for k, v in row.items()} for row in rows])
+    return text.getvalue()
+
+
+def _write(path: Path, text: str) -> None:
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    scratch.write_text(text)
+    scratch.replace(path)

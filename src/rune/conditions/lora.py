@@ -1,0 +1,27 @@
+"""Ordinary fine-tuning: one LoRA trained on all trajectories' solutions, the same for every task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rune.conditions import _adapters
+from rune.conditions._workshop import Workshop
+from rune.types import Problem, Treatment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Nothing to set: `[train.lora]` says how it is trained."""
+
+
+class Lora:
+    def __init__(self, workshop: Workshop) -> None:
+        self._workshop = workshop
+
+    def treat(self, problems: Sequence[Problem], on_done: Callable[[Treatment], None]) -> None:
+        _adapters.constant(self._workshop, "lora", self._workshop.checkpoints / "lora", problems, on_done)
+
+
+def build(config: Config, workshop: Workshop) -> Lora:
+    return Lora(workshop)

@@ -1,0 +1,79 @@
+"""The expensive bound: for every task its own LoRA, trained by gradient steps on the retrieved trajectories' solutions.
+
+What generation in one pass is compared with, in points and in seconds (`seconds.json` beside each adapter).
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rune import store
+from rune.conditions import _adapters
+from rune.conditions._workshop import Workshop
+from rune.config import derive_seed
+from rune.hypernet.settings import LoraConfig, Schedule
+from rune.types import Problem, Treatment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    rank: int = 8
+    alpha: float = 16.0
+    steps: int = 30
+    learning_rate: float = 5e-4
+    rows: int = 4  # solutions a step
+    max_tokens: int = 1024  # of prompt and solution
+
+
+class Oracle:
+    def __init__(self, config: Config, workshop: Workshop) -> None:
+        self._config = config
+        self._workshop = workshop
+
+    def treat(self, problems: Sequence[Problem], on_done: Callable[[Treatment], None]) -> None:
+        import torch
+
+        from rune.hypernet import base as bases
+        from rune.hypernet import export, trainer
+        from rune.hypernet.data import Corpus
+
+        if not problems:
+            return
+        workshop, config = self._workshop, self._config
+        schedule = Schedule(steps=config.steps, learning_rate=config.learning_rate, checkpoint_every=config.steps)
+        settings = LoraConfig(schedule=schedule, rank=config.rank, alpha=config.alpha, rows=config.rows)
+        base = bases.load(workshop.model, device=workshop.device, dtype=workshop.dtype)
+        layout = base.layout(settings.modules)
+        for problem in problems:
+            trajectories = workshop.retrieved(problem.task_id)
+            started = time.monotonic()
+            with tempfile.TemporaryDirectory() as scratch:
+                tuned = trainer.train_lora(
+                    base,
+                    Corpus(base, trajectories, max_tokens=config.max_tokens),
+                    settings,
+                    seed=derive_seed(workshop.seed, "oracle", problem.task_id),
+                    folder=Path(scratch),
+                    metrics=Path(scratch) / "metrics.jsonl",
+                )
+            folder = workshop.adapters / "oracle" / _adapters.key(problem.task_id)
+            factors = {m: type(f)(*(t.detach() for t in f)) for m, f in tuned.factors().items()}
+            adapter = export.write(folder, factors, layout, workshop.model, dtype=getattr(torch, workshop.dtype))
+            store.write_json(folder / "seconds.json", {"seconds": round(time.monotonic() - started, 3)})
+            on_done(
+                Treatment(
+                    task_id=problem.task_id,
+                    condition="oracle",
+                    adapter=adapter,
+                    trajectory_ids=tuple(t.trajectory_id for t in trajectories),
+                )
+            )
+        base.hooks.remove()
+
+
+def build(config: Config, workshop: Workshop) -> Oracle:
+    return Oracle(config, workshop)

@@ -1,0 +1,29 @@
+"""A control: the hypernetwork given another task's trajectories. right − wrong is the evidence that they matter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rune.conditions import _adapters
+from rune.conditions._workshop import Workshop
+from rune.types import Problem, Treatment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    strength: float = 1.0  # the hypernet arm's, or the two cannot be compared
+
+
+class WrongTrajectory:
+    def __init__(self, config: Config, workshop: Workshop) -> None:
+        self._config = config
+        self._workshop = workshop
+
+    def treat(self, problems: Sequence[Problem], on_done: Callable[[Treatment], None]) -> None:
+        sets = _adapters.permuted(self._workshop)
+        _adapters.generate(self._workshop, "wrong_trajectory", problems, sets, on_done, strength=self._config.strength)
+
+
+def build(config: Config, workshop: Workshop) -> WrongTrajectory:
+    return WrongTrajectory(config, workshop)

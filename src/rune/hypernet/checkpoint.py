@@ -1,0 +1,106 @@
+"""Trained LoRAs and hypernetworks on disk: weights as safetensors, everything needed to build them again as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
+
+from rune import config, store
+from rune.errors import AdapterError, DataError
+from rune.hypernet.lora import Layout, StaticLora
+from rune.hypernet.settings import HypernetConfig, LoraConfig
+from rune.hypernet.trainer import Both, new_hypernet
+from rune.types import ModelRef
+
+WEIGHTS = "model.safetensors"
+SETTINGS = "settings.json"
+
+
+class Stored(NamedTuple):
+    """A checkpoint in memory; `hypernet` is None for a static LoRA."""
+
+    static: StaticLora
+    both: Both | None
+    layout: Layout
+    settings: Mapping[str, Any]
+    hypernet: HypernetConfig | None
+
+
+def save_lora(folder: Path, lora: StaticLora, layout: Layout, settings: LoraConfig, model: ModelRef) -> None:
+    _write(folder, lora, {"kind": "lora", **_common(layout, settings, model)}, torch.float32)
+
+
+def save_hypernet(
+    folder: Path,
+    both: Both,
+    layout: Layout,
+    static: LoraConfig,
+    settings: HypernetConfig,
+    model: ModelRef,
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """float16 halves the file (for shipping); a run keeps float32."""
+    about = {"kind": "hypernet", **_common(layout, static, model), "hypernet": config.plain(settings)}
+    _write(folder, both, about, dtype)
+
+
+def done(folder: Path) -> bool:
+    return (folder / SETTINGS).is_file()
+
+
+def load(folder: Path, model: ModelRef, *, device: str) -> Stored:
+    """Either kind. Raises AdapterError if it was made for another base model, DataError if it is broken."""
+    if not done(folder):
+        raise DataError(f"{folder}: no checkpoint (no {SETTINGS}); run `rune train` first, or pass --checkpoint DIR")
+    settings = store.read_json(folder / SETTINGS)
+    if settings["base_model"] != model.digest:
+        raise AdapterError(
+            f"{folder}: made for base model {settings['base_name']} ({settings['base_model'][:12]}), "
+            f"not for {model.name} ({model.digest[:12]}); use that model, or train again"
+        )
+    layout = Layout.parse(settings["layout"])
+    lora = config.build(LoraConfig, settings["lora"], where=f"{folder / SETTINGS}: lora")
+    static = StaticLora(layout, rank=lora.rank, alpha=lora.alpha)
+    if settings["kind"] == "lora":
+        _fill(static, folder)
+        return Stored(static.to(device).eval(), None, layout, settings, None)
+    hypernet = config.build(HypernetConfig, settings["hypernet"], where=f"{folder / SETTINGS}: hypernet")
+    both = Both(static, new_hypernet(layout, hypernet))
+    _fill(both, folder)
+    both.to(device).eval()
+    return Stored(both.static, both, layout, settings, hypernet)
+
+
+def _common(layout: Layout, lora: LoraConfig, model: ModelRef) -> dict[str, Any]:
+    return {
+        "base_model": model.digest,
+        "base_name": model.name,
+        "layout": layout.plain(),
+        "lora": config.plain(lora),
+    }
+
+
+def _write(folder: Path, module: nn.Module, settings: Mapping[str, Any], dtype: torch.dtype) -> None:
+    tensors = {
+        name: t.detach().to("cpu", dtype if t.is_floating_point() else t.dtype, copy=True).contiguous()
+        for name, t in module.state_dict().items()
+    }
+    store.write_atomic(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
+    # Last, so that its presence means that the weights are whole.
+    store.write_json(folder / SETTINGS, settings)
+
+
+def _fill(module: nn.Module, folder: Path) -> None:
+    try:
+        tensors = load_file(folder / WEIGHTS)
+        module.load_state_dict(tensors)  # copies into float32 whatever the file's dtype
+    except (SafetensorError, OSError, RuntimeError) as error:
+        first = str(error).splitlines()[0]
+        raise DataError(f"{folder / WEIGHTS}: does not fit its {SETTINGS} ({first}); train again") from None

@@ -1,0 +1,125 @@
+"""Trajectories in, PEFT adapters out: the hypernetwork at work, without the upper layers of the base model."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rune.engines._lora import Adapter, Pair, read_peft, write_peft
+from rune.errors import DataError
+from rune.hypernet import checkpoint
+from rune.hypernet.features import Bank, Reader
+from rune.hypernet.lora import Adapters, Factors, Layout, concatenate, select
+from rune.types import AdapterRef, ModelRef, Trajectory
+
+
+class Maker:
+    """A loaded checkpoint and the first layers of its base model."""
+
+    def __init__(self, folder: Path, model: ModelRef, *, device: str, dtype: str, cache: Path | None) -> None:
+        """Raises AdapterError if the checkpoint was made for another base model, DataError if it is no hypernetwork."""
+        self.stored = checkpoint.load(folder, model, device=device)
+        if self.stored.both is None or self.stored.hypernet is None:
+            raise DataError(f"{folder}: a static LoRA, not a hypernetwork; pass the folder checkpoints/hypernet")
+        self.both = self.stored.both
+        self.model, self.device = model, device
+        taps = self.stored.hypernet.taps
+        base, tokenizer = load_trunk(model, max(taps), device=device, dtype=dtype)
+        self.reader = Reader(base, tokenizer, taps=taps, digest=model.digest, folder=cache)
+
+    @torch.no_grad()
+    def make(self, sets: Sequence[Sequence[Trajectory]], *, strength: float = 1.0) -> dict[str, Factors]:
+        """One adapter per set, N = len(sets): static part + strength · trajectory part. An empty set is legal."""
+        flat = [t for one in sets for t in one]
+        if flat:
+            bank, numbers = Bank(self.reader.read(flat)), iter(range(len(flat)))
+            steps = bank.batch([[next(numbers) for _ in one] for one in sets])
+        else:
+            # One token that the mask hides: only the shapes are needed.
+            bank = Bank(self.reader.read([_NOTHING]))
+            steps = bank.batch([[] for _ in sets])
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
+            residual, _ = self.both.hypernet(steps)
+        return concatenate(self.static(), residual, strength=strength)
+
+    def static(self) -> dict[str, Factors]:
+        """The constant part alone: the control that says how much is due to trajectories. N = 1."""
+        return {m: Factors(f.down_YNRI.detach(), f.up_YNRO.detach()) for m, f in self.both.static.factors().items()}
+
+    def each(
+        self, sets: Sequence[Sequence[Trajectory]], *, strength: float, batch: int = 16
+    ) -> Iterator[dict[str, Factors]]:
+        """`make`, a few at a time; yields adapters with N = 1 in order."""
+        for start in range(0, len(sets), batch):
+            made = self.make(sets[start : start + batch], strength=strength)
+            for n in range(len(sets[start : start + batch])):
+                yield select(made, slice(n, n + 1))
+
+
+_NOTHING = Trajectory(trajectory_id="nothing", task_id="nothing", benchmark="", prompt="nothing", attempts=())
+
+
+@functools.lru_cache(maxsize=2)
+def maker(folder: Path, model: ModelRef, device: str, dtype: str, cache: Path | None) -> Maker:
+    """A `Maker` that several arms share."""
+    return Maker(folder, model, device=device, dtype=dtype, cache=cache)
+
+
+def load_trunk(model: ModelRef, layers: int, *, device: str, dtype: str) -> tuple[Any, Any]:
+    """The base model cut to its first layers, and its tokenizer: the rest is never read from disk."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    settings = AutoConfig.from_pretrained(model.path, local_files_only=True)
+    settings.num_hidden_layers = layers
+    if getattr(settings, "layer_types", None):
+        settings.layer_types = settings.layer_types[:layers]
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()  # it would list every weight that is left out
+    try:
+        base: Any = AutoModelForCausalLM.from_pretrained(
+            model.path, config=settings, dtype=getattr(torch, dtype), attn_implementation="sdpa", local_files_only=True
+        )
+    finally:
+        logging.set_verbosity(before)
+    return base.to(device).eval().requires_grad_(False), AutoTokenizer.from_pretrained(
+        model.path, local_files_only=True
+    )
+
+
+def to_adapter(adapters: Adapters, layout: Layout, *, base_model: str, dtype: torch.dtype = torch.float32) -> Adapter:
+    """N = 1 → the engines' record, ready for `put_adapter` or `write_peft`. alpha / rank is 1: B carries the scale."""
+    stacked = {}
+    for module, (down_YNRI, up_YNRO) in adapters.items():
+        for layer in range(layout.layers):
+            a_IR = down_YNRI[layer, 0].to(dtype).T.contiguous()
+            stacked[layout.paths[module].format(layer)] = Pair(a_IR, up_YNRO[layer, 0].to(dtype).contiguous())
+    return Adapter(pairs=stacked, scale=1.0, base_model=base_model)
+
+
+def from_adapter(adapter: Adapter, layout: Layout) -> dict[str, Factors]:
+    """The way back: N = 1, the adapter's scale folded into B."""
+    factors = {}
+    for module, path in layout.paths.items():
+        found = [adapter.pairs[path.format(layer)] for layer in range(layout.layers)]
+        down_YNRI = torch.stack([pair.a.T for pair in found])[:, None].float()
+        factors[module] = Factors(down_YNRI, torch.stack([pair.b for pair in found])[:, None].float() * adapter.scale)
+    return factors
+
+
+def write(
+    folder: Path, adapters: Adapters, layout: Layout, model: ModelRef, *, dtype: torch.dtype = torch.float32
+) -> AdapterRef:
+    """One adapter (N = 1) as a PEFT folder."""
+    return write_peft(
+        folder, to_adapter(adapters, layout, base_model=model.digest, dtype=dtype), base_model_name=model.name
+    )
+
+
+def read(folder: Path, layout: Layout, *, device: str = "cpu") -> dict[str, Factors]:
+    """A PEFT folder as factors, N = 1."""
+    return from_adapter(read_peft(folder, device=device), layout)

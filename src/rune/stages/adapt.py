@@ -1,0 +1,233 @@
+"""trajectories + checkpoints → treatments.jsonl, adapters/ and diagnostics.json.
+
+Every arm is a file in conditions/; all get the same workshop. When all are made, each adapter is proved live before
+anything is sampled: its ΔW is not zero, and it moves the logits of a probe prompt. An arm that changes nothing would
+score like the base model and pass for "no effect".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rune import console, plugins, store
+from rune.conditions._workshop import Workshop
+from rune.config import build as build_config
+from rune.config import derive_seed
+from rune.errors import AdapterError, ConfigError
+from rune.stages._context import Context
+from rune.types import AdapterRef, ModelRef, Problem, Split, Trajectory, Treatment
+
+if TYPE_CHECKING:
+    from rune.hypernet.base import Base
+    from rune.hypernet.lora import Layout
+
+PROBE_BATCH = 8  # adapters worn at once by the liveness probe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of `[adapt]`."""
+
+    arms: tuple[str, ...]  # files in conditions/
+    settings: Mapping[str, Any] = field(default_factory=dict)  # arm → its own settings
+    swap_tasks: int = 48  # tasks over which swapped adapters are compared; 0 skips it
+
+    def __post_init__(self) -> None:
+        if not self.arms or len(set(self.arms)) != len(self.arms):
+            raise ValueError("arms must name at least one condition, each once")
+        stray = [name for name in self.settings if name not in self.arms]
+        if stray:
+            raise ValueError(f"settings for '{stray[0]}', which is not among the arms")
+
+
+def run(folder: store.RunDir, config: Config, context: Context, *, workshop: Workshop) -> list[Treatment]:
+    """Make what is missing, prove adapters live, write diagnostics. Returns all treatments.
+
+    Raises AdapterError for a dead adapter, ConfigError for an unknown arm or setting (before any model is loaded).
+    """
+    conditions = {}
+    for arm in config.arms:
+        module = plugins.load("conditions", arm)
+        settings = build_config(module.Config, config.settings.get(arm, {}), where=f"adapt.settings.{arm}")
+        conditions[arm] = module.build(settings, workshop)
+    problems = [p for p in store.read_jsonl(folder / "problems.jsonl", Problem) if p.split is Split.HELD_OUT]
+    path = folder / "treatments.jsonl"
+    if path.exists():
+        store.repair(path)
+    done = {(t.condition, t.task_id) for t in store.read_jsonl(path, Treatment)}
+    total = len(problems) * len(conditions)
+    with store.Appender(path) as log, console.Progress("adapt", total, unit="treatment", initial=len(done)) as bar:
+        for arm, condition in conditions.items():
+            missing = [p for p in problems if (arm, p.task_id) not in done]
+            if not missing:
+                continue
+
+            def keep(treatment: Treatment, arm: str = arm) -> None:
+                log.write(treatment)
+                bar.advance(arm=arm)
+
+            condition.treat(missing, keep)
+    treatments = store.read_jsonl(path, Treatment)
+    _inspect(folder, config, context, problems, treatments)
+    return treatments
+
+
+def _inspect(
+    folder: store.RunDir,
+    config: Config,
+    context: Context,
+    problems: Sequence[Problem],
+    treatments: Sequence[Treatment],
+) -> None:
+    """Liveness of every adapter, then diagnostics.json."""
+    worn = {t.adapter.adapter_id: (t.condition, t.adapter) for t in treatments if t.adapter is not None}
+    training = _training(folder / "checkpoints" / "metrics.jsonl")
+    if not worn:
+        store.write_json(folder / "diagnostics.json", {"arms": {}, "training": training, "swap": {}})
+        return
+    from rune.hypernet import base as bases
+    from rune.hypernet.settings import MODULES
+
+    base = bases.load(context.model(), device=context.device, dtype=context.dtype)
+    layout = base.layout(MODULES)
+    prove_live(base, list(worn.values()), problems[0].prompt)
+    arms = {}
+    swap = {}
+    for arm in config.arms:
+        own = {t.task_id: t.adapter for t in treatments if t.condition == arm and t.adapter is not None}
+        if not own:
+            continue
+        arms[arm] = describe(base, layout, own)
+        if config.swap_tasks and len({a.adapter_id for a in own.values()}) > 1:
+            swap[arm] = swapped(base, [p for p in problems if p.task_id in own][: config.swap_tasks], own, context.seed)
+    base.hooks.remove()
+    store.write_json(folder / "diagnostics.json", {"arms": arms, "training": training, "swap": swap})
+
+
+def prove_live(base: Base, adapters: Sequence[tuple[str, AdapterRef]], prompt: str) -> None:
+    """Raises AdapterError for the first adapter that is zero or moves no logit of the prompt's last token."""
+    import torch
+
+    from rune.engines._lora import read_peft, stack
+
+    ids = torch.tensor([base.encode(prompt, "").ids], device=base.device)
+    model: Any = base.model
+
+    def last_logits(count: int) -> torch.Tensor:
+        hidden = model.model(input_ids=ids.expand(count, -1), use_cache=False).last_hidden_state[:, -1]
+        logits: torch.Tensor = model.lm_head(hidden).float()
+        return logits
+
+    with torch.no_grad():
+        for start in range(0, len(adapters), PROBE_BATCH):
+            some = adapters[start : start + PROBE_BATCH]
+            # The bare model in a batch of the same size: rounding differs between sizes and would pass for an effect.
+            bare = last_logits(len(some))
+            loaded = [read_peft(ref.path) for _, ref in some]
+            with base.hooks.using(stack(loaded, device=base.device)):
+                moved = (last_logits(len(some)) - bare).abs().amax(-1).tolist()
+            for (arm, ref), change in zip(some, moved, strict=True):
+                if not ref.delta_w_norm > 0 or not change > 0:
+                    what = "ΔW is zero" if not ref.delta_w_norm > 0 else "it does not move the model's logits"
+                    raise AdapterError(
+                        f"{arm}: the adapter in {ref.path} is dead ({what}); train longer, or check its base model, "
+                        "then run `rune adapt` again"
+                    )
+
+
+def describe(base: Base, layout: Layout, adapters: Mapping[str, AdapterRef]) -> dict[str, Any]:
+    """Norms, cosines and rank of one arm's distinct adapters, one linear layer at a time."""
+    import torch
+    from safetensors import safe_open
+
+    from rune.engines._lora import WEIGHTS_FILE
+    from rune.hypernet import diagnostics
+    from rune.hypernet.lora import weights_of
+
+    first: dict[str, str] = {}
+    for task, ref in adapters.items():
+        first.setdefault(ref.adapter_id, task)
+    folders = [Path(adapters[task].path) for task in first.values()]
+    norms: dict[str, list[float]] = {module: [] for module in layout.sizes}
+    for module, _, weight in weights_of(base.model, layout):
+        norms[module].append(float(weight.float().norm()))
+    handles = [safe_open(folder / WEIGHTS_FILE, framework="pt", device=str(base.device)) for folder in folders]
+    scales = [_scale(folder) for folder in folders]
+
+    def layer(module: str, y: int) -> tuple[torch.Tensor, torch.Tensor]:
+        name = f"base_model.model.{layout.paths[module].format(y)}"
+        down = [h.get_tensor(f"{name}.lora_A.weight").float() for h in handles]
+        up = [s * h.get_tensor(f"{name}.lora_B.weight").float().T for h, s in zip(handles, scales, strict=True)]
+        return torch.stack(down), torch.stack(up)
+
+    return diagnostics.describe(list(first.values()), diagnostics.profile(layer, layout.layers, norms))
+
+
+def _scale(folder: Path) -> float:
+    from rune.engines._lora import CONFIG_FILE
+
+    settings = store.read_json(folder / CONFIG_FILE)
+    return float(settings["lora_alpha"]) / float(settings["r"])
+
+
+def swapped(base: Base, problems: Sequence[Problem], adapters: Mapping[str, AdapterRef], seed: int) -> dict[str, Any]:
+    """Log-probability of each task's reference under its own adapter and under another task's: does the source matter?
+
+    References are read here only, long after training; nothing flows back.
+    """
+    import random
+
+    import torch
+
+    from rune.engines._lora import read_peft, stack
+    from rune.hypernet.losses import sequence_log_prob
+
+    chosen = [p for p in problems if p.reference]
+    if len(chosen) < 2:
+        return {}
+    order = list(range(len(chosen)))
+    random.Random(derive_seed(seed, "swap")).shuffle(order)
+    other = {order[i]: order[(i + 1) % len(order)] for i in range(len(order))}
+    own, theirs = [], []
+    with torch.no_grad():
+        for i, problem in enumerate(chosen):
+            rows = base.rows([base.encode(problem.prompt, problem.reference)] * 2)
+            pair = [read_peft(adapters[chosen[j].task_id].path) for j in (i, other[i])]
+            log_prob_P = base.log_prob(rows, stack(pair, device=base.device))
+            mine, swapped_in = sequence_log_prob(log_prob_P, rows.row_P, 2).tolist()
+            own.append(mine)
+            theirs.append(swapped_in)
+    differences = [a - b for a, b in zip(own, theirs, strict=True)]
+    return {
+        "tasks": len(chosen),
+        "mean_abs_delta_log_prob": sum(map(abs, differences)) / len(differences),
+        "mean_lead": sum(differences) / len(differences),
+        "own_log_prob": sum(own) / len(own),
+        "swapped_log_prob": sum(theirs) / len(theirs),
+    }
+
+
+def _training(metrics: Path) -> dict[str, Any]:
+    if not metrics.exists():
+        return {}
+    from rune.hypernet.diagnostics import convergence
+
+    curves: dict[str, list[float]] = {}
+    for _, row in store.read_lines(metrics):
+        curves.setdefault(row["phase"], []).append(row["loss"])
+    return {phase: convergence(losses) for phase, losses in curves.items()}
+
+
+def one(trajectory_file: Path, output: Path, checkpoint: Path, model: ModelRef, *, strength: float) -> AdapterRef:
+    """One adapter from the trajectories of a file, for use outside of any run; on the CPU, in float32."""
+    from rune.hypernet import export
+
+    trajectories = store.read_jsonl(trajectory_file, Trajectory)
+    if not trajectories:
+        raise ConfigError(f"{trajectory_file}: holds no trajectory; expected one JSON object a line, as collect writes")
+    source = export.Maker(checkpoint, model, device="cpu", dtype="float32", cache=None)
+    made = source.make([trajectories], strength=strength)
+    return export.write(output, made, source.stored.layout, source.model)

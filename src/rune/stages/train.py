@@ -1,0 +1,132 @@
+"""trajectories.jsonl → checkpoints/lora, checkpoints/hypernet and checkpoints/metrics.jsonl.
+
+Phase A trains the static LoRA; phase B the hypernetwork on top of a copy of it. Killed at any step, the next call goes
+on from the last checkpoint and writes the same curve. A corpus that holds a held-out task is refused before any model
+is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rune import console, plugins, store
+from rune.benchmarks import _exclusion
+from rune.errors import ConfigError, DataError
+from rune.hypernet.settings import HypernetConfig, LoraConfig
+from rune.stages._context import Context
+from rune.types import Problem, Split, Trajectory
+
+if TYPE_CHECKING:
+    from rune.hypernet.base import Base
+    from rune.hypernet.lora import Adapters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of `[train]`. Both phases train on the same solutions."""
+
+    lora: LoraConfig
+    hypernet: HypernetConfig
+    retriever: str = "bm25"  # finds the sources of retrieved pairs, as at evaluation
+    neighbours: int = 8  # nearest trajectories of other tasks kept for each target
+    cache_features: bool = False  # keep features on disk: 7 kB a token for four taps of the 0.5B
+
+
+def run(folder: store.RunDir, config: Config, context: Context) -> dict[str, Any]:
+    """Train what is not trained yet. Returns {"lora": …, "hypernet": …}: convergence of each phase.
+
+    Raises ContaminationError for a held-out task in the corpus, DataError if there is nothing to train on.
+    """
+    trajectories = store.read_jsonl(folder / "trajectories.jsonl", Trajectory)
+    if not trajectories:
+        raise DataError(f"{folder / 'trajectories.jsonl'}: no trajectories; run `rune collect {folder.path}` first")
+    problems = store.read_jsonl(folder / "problems.jsonl", Problem)
+    _exclusion.check_corpus(trajectories, [p for p in problems if p.split is Split.HELD_OUT])
+    return fit(trajectories, config, context, folder / "checkpoints")
+
+
+def fit(trajectories: Sequence[Trajectory], config: Config, context: Context, folder: Path) -> dict[str, Any]:
+    """Both phases on a corpus that was checked."""
+    from rune.hypernet import base as bases
+    from rune.hypernet import checkpoint, diagnostics, trainer
+    from rune.hypernet.data import Corpus
+    from rune.hypernet.features import Bank, Reader
+
+    metrics = folder / "metrics.jsonl"
+    lora_folder, hypernet_folder = folder / "lora", folder / "hypernet"
+    if not checkpoint.done(hypernet_folder):
+        model = context.model()
+        base = bases.load(model, device=context.device, dtype=context.dtype)
+        layout = base.layout(config.lora.modules)
+        if not checkpoint.done(lora_folder):
+            corpus = Corpus(base, trajectories, max_tokens=config.lora.max_tokens)
+            _report_left_out(corpus, config.lora.max_tokens)
+            lora = trainer.train_lora(base, corpus, config.lora, seed=context.seed, folder=lora_folder, metrics=metrics)
+            checkpoint.save_lora(lora_folder, lora, layout, config.lora, model)
+        static = checkpoint.load(lora_folder, model, device=context.device).static.train()
+        near = _neighbours(trajectories, config) if config.hypernet.pairs.retrieved else {}
+        corpus = Corpus(base, trajectories, max_tokens=config.hypernet.max_tokens, retrieved=near)
+        _report_left_out(corpus, config.hypernet.max_tokens)
+        cache = context.cache if config.cache_features else None
+        reader = Reader(base.model, base.tokenizer, taps=config.hypernet.taps, digest=model.digest, folder=cache)
+        features = reader.read(corpus.trajectories)
+        if cut := sum(f.cut for f in features):
+            console.warn(f"features: {cut} tokens of steps too long for the encoder were left out")
+        both = trainer.train_hypernet(
+            base,
+            corpus,
+            Bank(features),
+            static,
+            config.hypernet,
+            seed=context.seed,
+            folder=hypernet_folder,
+            metrics=metrics,
+            reconstruct=_fine_tuned(corpus, config, base),
+        )
+        checkpoint.save_hypernet(hypernet_folder, both, layout, config.lora, config.hypernet, model)
+        base.hooks.remove()
+    return {
+        phase: diagnostics.convergence(row["loss"] for _, row in store.read_lines(metrics) if row["phase"] == phase)
+        for phase in ("lora", "hypernet")
+    }
+
+
+def _report_left_out(corpus: Any, limit: int) -> None:
+    if corpus.too_long:
+        console.warn(f"{corpus.too_long} solutions of more than {limit} tokens (prompt included) are not trained on")
+
+
+def _neighbours(trajectories: Sequence[Trajectory], config: Config) -> dict[str, list[str]]:
+    """Each trajectory's nearest ones of *other* tasks: a target's own solution is never in its sources."""
+    module = plugins.load("retrievers", config.retriever)
+    retriever = module.build(module.Config(), [t for t in trajectories if t.solved])
+    per_task = max((sum(o.task_id == t.task_id for o in trajectories) for t in trajectories), default=0)
+    near: dict[str, list[str]] = {}
+    for trajectory in trajectories:
+        hits = retriever.retrieve(trajectory.prompt, top_k=config.neighbours + per_task)
+        others = [h.trajectory for h in hits if h.trajectory.task_id != trajectory.task_id]
+        near[trajectory.trajectory_id] = [t.trajectory_id for t in others[: config.neighbours]]
+    return near
+
+
+def _fine_tuned(corpus: Any, config: Config, base: Base) -> Mapping[int, Adapters]:
+    """Adapters by trajectory number, for the reconstruction term."""
+    if not config.hypernet.weights.reconstruction:
+        return {}
+    from rune.hypernet.export import read
+
+    root = Path(config.hypernet.reconstruct_from)
+    layout = base.layout(config.lora.modules)
+    found = {
+        number: read(root / trajectory.trajectory_id, layout, device=str(base.device))
+        for number, trajectory in enumerate(corpus.trajectories)
+        if (root / trajectory.trajectory_id).is_dir()
+    }
+    if not found:
+        raise ConfigError(
+            f"train.hypernet.reconstruct_from: no adapter in {root} is named by a trajectory_id of the corpus"
+        )
+    return found

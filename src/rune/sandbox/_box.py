@@ -1,0 +1,403 @@
+"""Inside the box: a fork server that never sees a program, and the child that runs one.
+
+The server warms the standard library, shuts the doors (`_layers`, `_seccomp`, `_landlock`) and forks a child
+ahead of each program. The child's end of a socket goes to the judge; the program arrives on it, in the child.
+The server only ever hears "next": it kills everything that lives, reaps it, cleans the work folder, says how
+the last child ended, and forks again. So no later program finds an earlier one in inherited memory.
+
+The child answers calls: arguments come in as plain data, what the candidate returns goes out as plain data.
+Nothing it can send is a verdict, and nothing it is sent holds an expected value.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import linecache
+import os
+import random
+import signal
+import socket
+import struct
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from rune.sandbox import _codec, _landlock, _layers, _seccomp
+
+try:
+    import resource
+except ImportError:  # not on this system: no limits there, and the scorer says so
+    resource = None  # type: ignore[assignment]
+
+WARM = (
+    "abc array bisect calendar cmath collections copy dataclasses datetime decimal enum fractions functools hashlib "
+    "heapq itertools json math numbers operator queue random re statistics string textwrap time typing"
+).split()
+FILE = "<candidate>"
+_HEAD = struct.Struct("<IB")  # payload size, kind of message
+LOAD, CALL, OUTPUT = 1, 2, 3  # to the child
+DONE, VALUE, ERROR = 11, 12, 13  # from the child
+ERROR_CHARS = 1200
+
+
+def main() -> None:
+    """The server: `argv` holds the control socket's number and the options as JSON."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    options = json.loads(sys.argv[2])
+    try:
+        child = _prepare(options)
+    except BaseException as error:
+        _tell(control, {"broken": f"{type(error).__name__}: {error}"})
+        raise SystemExit(1) from None
+    try:
+        _serve(control, child, options)
+    except (BrokenPipeError, ConnectionResetError, EOFError):
+        pass  # the judge is gone
+    finally:
+        os._exit(0)  # its children die with it
+
+
+def _tell(control: socket.socket, message: dict[str, Any], *handles: int) -> None:
+    data = json.dumps(message).encode()
+    socket.send_fds(control, [struct.pack("<I", len(data)) + data], list(handles))
+
+
+class _Child:
+    """What every child does to itself first. Built once, so that a fork runs prepared calls only."""
+
+    def __init__(self, layers: list[str], steps: list[Callable[[], object]], work_mb: int) -> None:
+        self.layers = layers
+        self.steps = steps
+        self.work_mb = work_mb
+
+
+def _prepare(options: dict[str, Any]) -> _Child:
+    for name in WARM:
+        importlib.import_module(name)
+    without = set(options["without"])
+    layers: list[str] = []
+    linux = sys.platform == "linux"
+    if linux:
+        _seccomp.die_with_parent()
+    found = _layers.paths(options["packages"])
+    inside = options.get("inside", "")  # a launcher such as bubblewrap has made the namespaces already
+    if inside:
+        layers.append(inside)
+        os.chdir(_layers.WORK)
+        sys.path.append(_layers.SITE)
+    elif linux and "namespaces" not in without:
+        try:
+            _layers.enter(found, options["work_mb"])
+            layers.append("namespaces")
+            sys.path.append(_layers.SITE)
+        except OSError as error:
+            layers.append(f"-namespaces: {error}")
+    own_pids = bool(layers) and not layers[-1].startswith("-")
+    if not own_pids:
+        os.setsid()
+        os.chdir("/")
+        sys.path += sorted({os.path.dirname(p) for p in options["packages"]})  # noqa: PTH120
+    os.environ.clear()
+    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+    sys.argv[:] = [""]
+    sys.path[:] = [p for p in sys.path if p not in options["hide"]]
+    sys.path_importer_cache.clear()
+    steps: list[Callable[[], object]] = [_quiet]
+    if resource is not None and "rlimits" not in without:
+        steps.append(lambda: _limit(options, own_pids))
+        layers.append("rlimits")
+    if linux:
+        _seccomp.lock_privileges()
+        layers.append("no_new_privs")
+    if linux and _landlock.abi() and "landlock" not in without:
+        if own_pids:
+            rules = _landlock.ruleset(["/"], [_layers.WORK, os.devnull])
+        else:
+            folders = {os.path.dirname(p) for p in options["packages"]}  # noqa: PTH120
+            rules = _landlock.ruleset(_layers.readable(found), [os.devnull], folders)
+        steps.append(lambda: _landlock.restrict(rules))
+        layers.append("landlock")
+    if linux:
+        drop = _layers.drop_user if own_pids and not inside else _layers.drop_capabilities
+        steps += [drop, _seccomp.die_with_parent]
+    if _seccomp.supported() and "seccomp" not in without:
+        _seccomp.install(_seccomp.server_filter())
+        if own_pids:
+            code = _seccomp.child_filter(None)
+            steps.append(lambda: _seccomp.install(code))
+        else:
+            steps.append(lambda: _seccomp.install(_seccomp.child_filter(os.getpid())))
+        layers.append("seccomp")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    random.seed(0)
+    gc.collect()
+    gc.freeze()
+    return _Child(layers, steps, options["work_mb"] if "namespaces" in layers else 0)
+
+
+def _quiet() -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
+    if null > 2:
+        os.close(null)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _limit(options: dict[str, Any], own_pids: bool) -> None:
+    seconds = int(options["cpu_seconds"]) + 2
+    megabyte = 1 << 20
+    limits = {
+        "RLIMIT_AS": options["memory_mb"] * megabyte,
+        "RLIMIT_FSIZE": options["work_mb"] * megabyte,
+        "RLIMIT_NOFILE": 64,
+        "RLIMIT_CORE": 0,
+        "RLIMIT_MSGQUEUE": 0,
+        "RLIMIT_MEMLOCK": 0,
+    }
+    if own_pids:  # elsewhere the user's other processes would count
+        limits["RLIMIT_NPROC"] = 64
+    for name, value in limits.items():
+        if hasattr(resource, name):
+            with contextlib.suppress(ValueError, OSError):
+                resource.setrlimit(getattr(resource, name), (value, value))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+
+
+def _serve(control: socket.socket, child: _Child, options: dict[str, Any]) -> None:
+    status: dict[str, Any] = {"layers": child.layers}
+    while True:
+        ours, theirs = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                control.close()
+                theirs.close()
+                for step in child.steps:
+                    step()
+            except BaseException as error:
+                text = f"{type(error).__name__}: {error}".encode("utf-8", "replace")[:500]
+                _send(ours, 0, text)  # kind 0: the machinery broke before any untrusted code ran
+                os._exit(1)
+            _run_child(ours, options["output_kb"] << 10)
+        ours.close()
+        _tell(control, {"pid": pid, **status}, theirs.fileno())
+        theirs.close()
+        if control.recv(1) != b"N":
+            return
+        status = _end_all(pid)
+        if child.work_mb:
+            _layers.clean_work(child.work_mb)
+
+
+def _end_all(pid: int) -> dict[str, Any]:
+    """Kill and reap every child; how `pid` ended. As process 1 of a namespace this reaches everything in it."""
+    if os.getpid() == 1:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(-1, signal.SIGKILL)
+    else:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    status: dict[str, Any] = {}
+    while True:
+        try:
+            ended, code, usage = os.wait4(-1, 0)
+        except ChildProcessError:
+            return status
+        if ended == pid:
+            status = {"ended": code, "cpu": usage.ru_utime + usage.ru_stime, "peak_kb": usage.ru_maxrss}
+
+
+# --------------------------------------------------------------------------- the child
+
+
+def _send(sock: socket.socket, kind: int, data: bytes) -> None:
+    sock.sendall(_HEAD.pack(len(data), kind) + data)
+
+
+class _Inbox:
+    """Whole messages from a socket. The first call travels right behind the program, so bytes may be left over."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._left = b""
+
+    def receive(self) -> tuple[int, bytes]:
+        parts = [self._left]
+        have = len(self._left)
+        want = _HEAD.size
+        while True:
+            if have >= want:
+                data = parts[0] if len(parts) == 1 else b"".join(parts)
+                parts = [data]
+                size, kind = _HEAD.unpack_from(data)
+                want = _HEAD.size + size
+                if have >= want:
+                    self._left = data[want:]
+                    return kind, data[_HEAD.size : want]
+            part = self._sock.recv(1 << 16 if want - have < 1 << 16 else 1 << 20)
+            if not part:
+                os._exit(0)
+            parts.append(part)
+            have += len(part)
+
+
+class _Output:
+    """What a program prints: the first characters are kept, the rest is counted and dropped."""
+
+    encoding = "utf-8"
+    errors = "replace"
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._parts: list[str] = []
+
+    def write(self, text: str) -> int:
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        if self._limit > 0:
+            self._parts.append(text[: self._limit])
+            self._limit -= len(text) + 1
+        return len(text)
+
+    def text(self) -> str:
+        return "".join(self._parts)
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def isatty(self) -> bool:
+        return False
+
+    def readable(self) -> bool:
+        return False
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return False
+
+    def fileno(self) -> int:
+        return 1
+
+
+class _Shelf:
+    """Objects that stay in the child and are known outside by number."""
+
+    def __init__(self) -> None:
+        self._objects: list[object] = []
+
+    def register(self, value: object) -> _codec.Handle:
+        if len(self._objects) >= 10_000:
+            raise _codec.CodecError("too many objects that are no plain data")
+        if isinstance(value, type):
+            kind = "class"
+        elif hasattr(type(value), "__next__"):
+            kind = "iterator"
+        else:
+            kind = "callable" if callable(value) else "object"
+        self._objects.append(value)
+        return _codec.Handle(len(self._objects) - 1, kind, type(value).__name__)
+
+    def resolve(self, handle: _codec.Handle) -> object:
+        return self._objects[handle.number]
+
+
+def _run_child(sock: socket.socket, output_bytes: int) -> None:
+    """Load one program, then answer calls until killed. Never returns."""
+    shelf = _Shelf()
+    output = _Output(output_bytes)
+    sys.stdout = sys.stderr = output  # type: ignore[assignment]
+    scope: dict[str, Any] = {}
+    inbox = _Inbox(sock)
+    while True:
+        kind, data = inbox.receive()
+        try:
+            request = _codec.decode(data, shelf.resolve)
+            if kind == LOAD:
+                reply = (DONE, _codec.encode(_load(scope, *request), shelf.register))
+            elif kind == OUTPUT:
+                reply = (VALUE, _codec.encode(output.text()[-request:], shelf.register))
+            else:
+                reply = (VALUE, _codec.encode(_answer(scope, *request), shelf.register))
+        except BaseException as error:
+            reply = (ERROR, _describe(error))
+        _send(sock, *reply)
+
+
+def _load(scope: dict[str, Any], prelude: str, code: str, entry_point: str, seed: int) -> None:
+    random.seed(seed)
+    if prelude:
+        exec(compile(prelude, "<prelude>", "exec"), scope)
+    lines = code.splitlines(keepends=True)
+    linecache.cache[FILE] = (len(code), None, lines, FILE)
+    exec(compile(code + "\n\n", FILE, "exec", dont_inherit=True), scope)
+    if entry_point and entry_point not in scope:
+        raise _MissingEntryPoint(f"the program does not define {entry_point}")
+
+
+class _MissingEntryPoint(Exception):
+    pass
+
+
+def _answer(scope: dict[str, Any], operation: str, target: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """One operation on the candidate's side: `target` is a name of the program or an object of the shelf."""
+    if isinstance(target, str):
+        target = scope[target] if target in scope else getattr(sys.modules["builtins"], target)
+    else:
+        (target,) = target
+    if operation == "call":
+        return target(*args, **options)
+    if operation == "observe":  # the test looks at what the call did to its arguments
+        return target(*args, **options), args, options
+    if operation == "value":
+        return target
+    if operation == "getattr":
+        return getattr(target, *args)
+    if operation == "setattr":
+        return setattr(target, *args)
+    if operation == "next":
+        # An end is a value of its own: StopIteration from inside a program must not end a loop of the test.
+        for item in target:
+            return (item,)
+        return ()
+    raise TypeError(f"unknown operation {operation}")
+
+
+def _describe(error: BaseException) -> bytes:
+    """An exception as data: its name, the built-in class it derives from, its text, the candidate's own lines."""
+    kind = type(error)
+    name = kind.__name__ if kind is not _MissingEntryPoint else "MissingEntryPoint"
+    base = next((c.__name__ for c in kind.__mro__ if c.__module__ == "builtins"), "Exception")
+    try:
+        message = str(error)
+    except BaseException:
+        message = ""
+    try:
+        trace = _trace(error, name, message)
+    except BaseException:
+        trace = name
+    parts = (name[:100], base, message[:ERROR_CHARS], trace[:ERROR_CHARS], isinstance(error, _codec.CodecError))
+    data = json.dumps(parts).encode("ascii", "replace")
+    return data
+
+
+def _trace(error: BaseException, name: str, message: str) -> str:
+    if isinstance(error, SyntaxError):
+        return "".join(traceback.format_exception_only(error)).strip()
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == FILE][-3:]
+    lines = [f"  line {f.lineno}, in {f.name}\n    {(f.line or '').strip()[:200]}" for f in frames]
+    last = f"{name}: {message[:400]}" if message else name
+    return "\n".join([*lines, last])

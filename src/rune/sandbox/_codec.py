@@ -1,0 +1,409 @@
+"""Plain data over a socket: typed, bounded, and never executable.
+
+What crosses the wall of the box is one of these values, whoever wrote the bytes: None, bool, int, float,
+complex, str, bytes, bytearray, list, tuple, set, frozenset, dict, Ellipsis; a handful of standard-library
+values rebuilt from plain parts (deque, range, Decimal, Fraction, Counter, OrderedDict, defaultdict, date and
+time values); numbers and arrays of numpy with a numeric dtype; a built-in type by name; or a handle, a bare
+number that stands for an object which stays on the other side. Decoding calls no code that the sender chose.
+Size, nesting and number of values are capped on both sides, so neither cycles nor bombs get through.
+"""
+
+from __future__ import annotations
+
+import builtins
+import collections
+import datetime
+import decimal
+import fractions
+import re
+import struct
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+MAX_BYTES = 16 << 20  # of one message
+MAX_DEPTH = 100
+MAX_VALUES = 1_000_000
+_TEXT = 10_000  # characters of a Decimal, a label, a date
+
+_I64 = struct.Struct("<q")
+_F64 = struct.Struct("<d")
+_LEN = struct.Struct("<I")
+_MIN, _MAX = -(1 << 63), (1 << 63) - 1
+_DTYPE = re.compile(r"[<>|=]?[?biufc](?:1|2|4|8|16|32)?\Z")
+_TYPES = {
+    name: value
+    for name, value in vars(builtins).items()
+    if isinstance(value, type) and not issubclass(value, BaseException)
+}
+
+_VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
+
+
+class CodecError(ValueError):
+    """A value too large, too deep or of no plain kind; or bytes that are no encoding."""
+
+
+class Handle(NamedTuple):
+    """Stands for an object on the other side. Equal to nothing but itself."""
+
+    number: int
+    kind: str  # "iterator", "callable", "class" or "object"
+    label: str  # its type's name, for messages
+
+
+Register = Callable[[object], Handle]
+Resolve = Callable[[Handle], object]
+
+
+def encode(value: object, register: Register) -> bytes:
+    """`value` as bytes. `register` turns what is not plain into a Handle, or raises CodecError."""
+    out: list[bytes] = []
+    _Encoder(out, register).put(value, 0)
+    data = b"".join(out)
+    if len(data) > MAX_BYTES:
+        raise CodecError(f"a value of {len(data)} bytes; at most {MAX_BYTES} fit")
+    return data
+
+
+class _Encoder:
+    def __init__(self, out: list[bytes], register: Register) -> None:
+        self.add = out.append
+        self.register = register
+        self.left = MAX_VALUES
+
+    def put(self, value: Any, depth: int) -> None:
+        kind = type(value)
+        if kind is int:
+            self._int(value)
+        elif kind is str:
+            self._sized(b"s", value.encode("utf-8", "surrogatepass"))
+        elif value is None:
+            self.add(b"N")
+        elif kind is bool:
+            self.add(b"T" if value else b"F")
+        elif kind is float:
+            self.add(b"f" + _F64.pack(value))
+        elif kind is list:
+            self._list(value, depth)
+        elif kind is tuple:
+            self._many(b"t", value, len(value), depth)
+        elif kind is dict:
+            self._dict(value, depth)
+        else:
+            self._rare(value, depth)
+
+    def _int(self, value: int) -> None:
+        if _MIN <= value <= _MAX:
+            self.add(b"i" + _I64.pack(value))
+        else:
+            self._sized(b"I", value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True))
+
+    def _sized(self, tag: bytes, data: bytes) -> None:
+        if len(data) > MAX_BYTES:
+            raise CodecError(f"a value of {len(data)} bytes; at most {MAX_BYTES} fit")
+        self.add(tag + _LEN.pack(len(data)))
+        self.add(data)
+
+    def _list(self, value: list[Any], depth: int) -> None:
+        if len(value) > 8:
+            kinds = set(map(type, value))
+            if kinds == {int}:
+                try:
+                    self._sized(b"Q", struct.pack(f"<{len(value)}q", *value))
+                    return
+                except struct.error:
+                    pass
+            elif kinds == {float}:
+                self._sized(b"W", struct.pack(f"<{len(value)}d", *value))
+                return
+        self._many(b"l", value, len(value), depth)
+
+    def _many(self, tag: bytes, items: Any, count: int, depth: int) -> None:
+        self._spend(count, depth)
+        self.add(tag + _LEN.pack(count))
+        for item in items:
+            self.put(item, depth + 1)
+
+    def _dict(self, value: dict[Any, Any], depth: int) -> None:
+        self._spend(2 * len(value), depth)
+        self.add(b"d" + _LEN.pack(len(value)))
+        for key, item in list(dict.items(value)):
+            self.put(key, depth + 1)
+            self.put(item, depth + 1)
+
+    def _spend(self, count: int, depth: int) -> None:
+        self.left -= count
+        if depth >= MAX_DEPTH:
+            raise CodecError(f"data nested deeper than {MAX_DEPTH}, or cyclic")
+        if self.left < 0:
+            raise CodecError(f"more than {MAX_VALUES} values")
+
+    def _rare(self, value: Any, depth: int) -> None:
+        kind = type(value)
+        if kind.__module__ == "numpy" and _numpy_put(self, value):
+            return
+        if kind is complex:
+            self.add(b"c" + _F64.pack(value.real) + _F64.pack(value.imag))
+        elif value is Ellipsis:
+            self.add(b"E")
+        elif isinstance(value, type):
+            if _TYPES.get(kind_name := value.__name__) is value:
+                self._sized(b"X", kind_name.encode())
+            else:
+                self._handle(value)
+        elif isinstance(value, Handle):
+            self.add(b"H" + _I64.pack(value.number))
+            self._sized(b"s", value.kind.encode())
+            self._sized(b"s", value.label[:200].encode("utf-8", "replace"))
+        elif isinstance(value, range):
+            self._tagged("range", (value.start, value.stop, value.step), depth)
+        elif isinstance(value, decimal.Decimal):
+            self._tagged("Decimal", decimal.Decimal.__str__(value), depth)
+        elif isinstance(value, fractions.Fraction):
+            self._tagged("Fraction", (value.numerator, value.denominator), depth)
+        elif isinstance(value, collections.deque):
+            self._tagged("deque", list(value), depth)
+        elif kind in _VIEWS:
+            self._tagged(kind.__name__, list(value), depth)
+        elif isinstance(value, datetime.datetime | datetime.date | datetime.time) and kind.__module__ == "datetime":
+            self._tagged(kind.__name__, value.isoformat(), depth)
+        elif isinstance(value, datetime.timedelta):
+            self._tagged("timedelta", (value.days, value.seconds, value.microseconds), depth)
+        else:
+            self._subclass(value, depth)
+
+    def _subclass(self, value: Any, depth: int) -> None:
+        # A subclass of a plain type crosses as its plain content: an overridden __eq__ stays behind.
+        if isinstance(value, str):
+            self._sized(b"s", str.encode(value, "utf-8", "surrogatepass"))
+        elif isinstance(value, int):
+            self._int(int.__add__(value, 0))
+        elif isinstance(value, float):
+            self.add(b"f" + _F64.pack(float.__add__(value, 0.0) if value else float.__abs__(value)))
+        elif isinstance(value, bytes):
+            self._sized(b"b", bytes.__add__(value, b""))
+        elif isinstance(value, bytearray):
+            self._sized(b"y", bytearray.__add__(value, b""))
+        elif isinstance(value, list):
+            self._many(b"l", list.__iter__(value), list.__len__(value), depth)
+        elif isinstance(value, tuple):
+            self._many(b"t", tuple.__iter__(value), tuple.__len__(value), depth)
+        elif isinstance(value, set):
+            self._many(b"S", set.__iter__(value), set.__len__(value), depth)
+        elif isinstance(value, frozenset):
+            self._many(b"Z", frozenset.__iter__(value), frozenset.__len__(value), depth)
+        elif isinstance(value, dict):
+            name = type(value).__name__
+            if name in ("Counter", "OrderedDict", "defaultdict"):
+                self._tagged(name, dict(dict.items(value)), depth)
+            else:
+                self._dict(value, depth)
+        else:
+            self._handle(value)
+
+    def _tagged(self, name: str, parts: object, depth: int) -> None:
+        self._sized(b"k", name.encode())
+        self.put(parts, depth + 1)
+
+    def _handle(self, value: object) -> None:
+        handle = self.register(value)
+        self._rare(handle, 0)
+
+
+def _numpy_put(encoder: _Encoder, value: Any) -> bool:
+    numpy = sys.modules.get("numpy")
+    if numpy is None or not isinstance(value, (numpy.ndarray, numpy.generic)):
+        return False
+    dtype = value.dtype.str
+    if not _DTYPE.match(dtype):
+        return False
+    scalar = isinstance(value, numpy.generic)
+    encoder._sized(b"n", dtype.encode())
+    encoder.put(None if scalar else tuple(int(n) for n in value.shape), 0)
+    encoder._sized(b"b", value.tobytes())
+    return True
+
+
+# --------------------------------------------------------------------------- decoding
+
+
+def decode(data: bytes, resolve: Resolve) -> Any:
+    """The value in `data`. Handles go through `resolve`. Raises CodecError for anything else than one encoding."""
+    decoder = _Decoder(data, resolve)
+    try:
+        value = decoder.get(0)
+    except CodecError:
+        raise
+    except (struct.error, IndexError, KeyError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
+        raise CodecError(f"not an encoding: {type(error).__name__}") from None
+    if decoder.at != len(data):
+        raise CodecError("not an encoding: bytes are left over")
+    return value
+
+
+class _Decoder:
+    def __init__(self, data: bytes, resolve: Resolve) -> None:
+        self.data = data
+        self.at = 0
+        self.resolve = resolve
+        self.left = MAX_VALUES
+
+    def get(self, depth: int) -> Any:
+        tag = self.data[self.at]
+        self.at += 1
+        if tag == 105:  # i
+            return self._number(_I64)
+        if tag == 115:  # s
+            return self._bytes().decode("utf-8", "surrogatepass")
+        if tag == 78:  # N
+            return None
+        if tag == 84:  # T
+            return True
+        if tag == 70:  # F
+            return False
+        if tag == 102:  # f
+            return self._number(_F64)
+        if tag == 108:  # l
+            return self._items(depth)
+        if tag == 116:  # t
+            return tuple(self._items(depth))
+        if tag == 100:  # d
+            return self._dict(depth)
+        if tag == 81:  # Q
+            data = self._bytes()
+            return list(struct.unpack(f"<{self._spend(len(data) // 8, depth)}q", data))
+        if tag == 87:  # W
+            data = self._bytes()
+            return list(struct.unpack(f"<{self._spend(len(data) // 8, depth)}d", data))
+        return self._rare(bytes((tag,)), depth)
+
+    def _number(self, form: struct.Struct) -> Any:
+        (value,) = form.unpack_from(self.data, self.at)
+        self.at += 8
+        return value
+
+    def _bytes(self) -> bytes:
+        (size,) = _LEN.unpack_from(self.data, self.at)
+        start = self.at + 4
+        self.at = start + size
+        if self.at > len(self.data):
+            raise CodecError("not an encoding: cut short")
+        return self.data[start : self.at]
+
+    def _spend(self, count: int, depth: int) -> int:
+        self.left -= count
+        if self.left < 0 or depth >= MAX_DEPTH:
+            raise CodecError("too many values or too deep")
+        return count
+
+    def _items(self, depth: int) -> list[Any]:
+        (count,) = _LEN.unpack_from(self.data, self.at)
+        self.at += 4
+        self._spend(count, depth)
+        return [self.get(depth + 1) for _ in range(count)]
+
+    def _dict(self, depth: int) -> dict[Any, Any]:
+        (count,) = _LEN.unpack_from(self.data, self.at)
+        self.at += 4
+        self._spend(2 * count, depth)
+        # One insertion at a time, so that a flood of colliding keys can be interrupted.
+        result = {}
+        for _ in range(count):
+            key = self.get(depth + 1)
+            result[key] = self.get(depth + 1)
+        return result
+
+    def _rare(self, tag: bytes, depth: int) -> Any:
+        if tag == b"I":
+            return int.from_bytes(self._bytes(), "little", signed=True)
+        if tag in (b"S", b"Z"):
+            unique = set()
+            for item in self._items(depth):
+                unique.add(item)  # noqa: PERF401 — see _dict
+            return unique if tag == b"S" else frozenset(unique)
+        if tag == b"b":
+            return self._bytes()
+        if tag == b"y":
+            return bytearray(self._bytes())
+        if tag == b"c":
+            return complex(self._number(_F64), self._number(_F64))
+        if tag == b"E":
+            return Ellipsis
+        if tag == b"X":
+            return _TYPES[self._bytes().decode()]
+        if tag == b"H":
+            number = self._number(_I64)
+            kind, label = self._label(), self._label()
+            return self.resolve(Handle(number, kind, label))
+        if tag == b"k":
+            name = self._bytes().decode()
+            self._spend(1, depth)
+            return _rebuild(name, self.get(depth + 1))
+        if tag == b"n":
+            return _numpy_get(self)
+        raise CodecError("not an encoding: unknown tag")
+
+    def _label(self) -> str:
+        if self.data[self.at : self.at + 1] != b"s":
+            raise CodecError("not an encoding: a handle without its label")
+        self.at += 1
+        return self._bytes().decode("utf-8", "replace")
+
+
+def _rebuild(name: str, parts: Any) -> Any:
+    if name == "range":
+        start, stop, step = (_want(part, int) for part in parts)
+        return range(start, stop, step)
+    if name == "Fraction":
+        numerator, denominator = (_want(part, int) for part in parts)
+        return fractions.Fraction(numerator, denominator)
+    if name == "timedelta":
+        days, seconds, microseconds = (_want(part, int) for part in parts)
+        return datetime.timedelta(days, seconds, microseconds)
+    if name == "deque":
+        return collections.deque(_want(parts, list))
+    if name == "Counter":
+        counter: collections.Counter[Any] = collections.Counter()
+        dict.update(counter, _want(parts, dict))
+        return counter
+    if name == "OrderedDict":
+        return collections.OrderedDict(_want(parts, dict))
+    if name == "defaultdict":
+        return collections.defaultdict(None, _want(parts, dict))
+    if name == "dict_keys":
+        return dict.fromkeys(_want(parts, list)).keys()
+    if name == "dict_values":
+        return dict(enumerate(_want(parts, list))).values()
+    if name == "dict_items":
+        return {key: item for key, item in _want(parts, list)}.items()  # noqa: C416 — see _dict
+    text = _want(parts, str)
+    if len(text) > _TEXT:
+        raise CodecError("text too long")
+    if name == "Decimal":
+        return decimal.Decimal(text)
+    if name in ("date", "time", "datetime"):
+        return getattr(datetime, name).fromisoformat(text)
+    raise CodecError("not an encoding: unknown kind")
+
+
+def _want(value: Any, kind: type) -> Any:
+    if type(value) is not kind:
+        raise CodecError("not an encoding: a part of the wrong type")
+    return value
+
+
+def _numpy_get(decoder: _Decoder) -> Any:
+    dtype = decoder._bytes().decode("ascii", "replace")
+    shape = decoder.get(MAX_DEPTH - 1)
+    raw = decoder.get(MAX_DEPTH - 1)
+    if not _DTYPE.match(dtype) or type(raw) is not bytes:
+        raise CodecError("not an encoding: no numeric array")
+    try:
+        import numpy
+    except ImportError:
+        raise CodecError("an array, and this interpreter has no numpy") from None
+    flat = numpy.frombuffer(raw, dtype=numpy.dtype(dtype))
+    if shape is None:
+        return flat[0]
+    return flat.reshape(tuple(_want(n, int) for n in _want(shape, tuple))).copy()

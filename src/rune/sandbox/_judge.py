@@ -1,0 +1,224 @@
+"""A lane: one process that runs tests against candidates, one program after another. It never runs their code.
+
+The lane starts its box (a fork server, see `_box`) and speaks with the scorer over a socket in JSON lines. A
+program costs it one conversation with one child of the box; the test itself runs here, in a fresh namespace,
+compiled once per task. What the lane cannot do (the box is gone, a value of the test cannot cross) it reports
+as broken, and the scorer starts another lane; it is never a verdict.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from typing import Any
+
+from rune.sandbox import _tests
+from rune.sandbox._remote import Broken, Link, Stop, short
+
+ERROR_CHARS = 1500
+_START_SECONDS = 60.0
+
+
+class _TestTooSlow(BaseException):
+    """Our own comparing took too long on what the program returned."""
+
+
+class _Box:
+    """The fork server's handle: gives one fresh child after another."""
+
+    def __init__(self, command: list[str]) -> None:
+        ours, theirs = socket.socketpair()
+        number = theirs.fileno()
+        line = [part.replace("{control}", str(number)) for part in command]
+        self._process = subprocess.Popen(
+            line, pass_fds=[number], env={"PYTHONHASHSEED": "0"}, stdin=subprocess.DEVNULL, close_fds=True
+        )
+        theirs.close()
+        self._control = ours
+        self._control.settimeout(_START_SECONDS)
+        self._child: socket.socket | None = None
+        self.last: dict[str, Any] = {}
+        self.layers: list[str] = []
+        self._await()
+        self.layers = self.last["layers"]
+
+    def _await(self) -> None:
+        try:
+            data, handles, _, _ = socket.recv_fds(self._control, 4096, 1)
+            while len(data) < 4 or len(data) < 4 + struct.unpack_from("<I", data)[0]:
+                more = self._control.recv(4096)
+                if not more:
+                    raise Broken("the box closed its door")
+                data += more
+        except OSError as error:
+            raise Broken(f"the box does not answer: {error}") from None
+        self.last = json.loads(data[4:])
+        if "broken" in self.last:
+            raise Broken(str(self.last["broken"]))
+        self._child = socket.socket(fileno=handles[0])
+
+    def child(self) -> socket.socket:
+        """The waiting child's socket."""
+        if self._child is None:
+            self._await()
+        assert self._child is not None
+        return self._child
+
+    def next(self) -> None:
+        """Everything of the last program dies; the next child is made while we go on."""
+        assert self._child is not None
+        self._child.close()
+        self._child = None
+        try:
+            self._control.send(b"N")
+        except OSError as error:
+            raise Broken(f"the box is gone: {error}") from None
+
+    def ended(self) -> dict[str, Any]:
+        """After `next`: how the last child ended."""
+        self.child()
+        return self.last
+
+
+class _Lane:
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.options = options
+        self.box = _Box(options["box"])
+        self.texts: dict[str, str] = {}
+        self.tests: dict[tuple[str, str], _tests.Test] = {}
+        self.modules = set(sys.modules)
+
+    def judge(self, job: dict[str, Any]) -> dict[str, Any]:
+        began = time.monotonic()
+        link = Link(
+            self.box.child(), cpu_seconds=self.options["cpu_seconds"], wall_seconds=self.options["wall_seconds"]
+        )
+        answer = self._converse(link, job)
+        cpu = link.cpu_seconds()
+        self.box.next()
+        if answer.get("kind") == "Crash":
+            answer["error"] = _crash(self.box.ended(), answer["error"])
+            if self.box.last.get("ended", 0) & 0x7F == signal.SIGXCPU:
+                answer.update(kind="Timeout", error=f"no answer after {self.options['cpu_seconds']:g} s of CPU time")
+            cpu = float(self.box.last.get("cpu", cpu))
+        answer.update(cpu=round(cpu, 6), wall=round(time.monotonic() - began, 6))
+        for name in set(sys.modules) - self.modules:
+            # What a prelude put there must not be there for the next task.
+            if name not in sys.stdlib_module_names and getattr(sys.modules[name], "__file__", None) is None:
+                del sys.modules[name]
+        return answer
+
+    def _converse(self, link: Link, job: dict[str, Any]) -> dict[str, Any]:
+        prelude = self.texts[job["prelude"]]
+        entry_point = job["entry_point"]
+        source = self.texts[job["test"]]
+        seed = zlib.crc32(source.encode("utf-8", "replace"))
+        test = self._test(job["test"], source, entry_point)
+        random.seed(seed)
+        # Virtual time: only what this process computes counts, not the waiting.
+        signal.setitimer(signal.ITIMER_PROF, self.options["test_seconds"])
+        try:
+            link.load(prelude, job["code"], entry_point, seed)
+            _tests.run(test, link, compile(prelude, "<prelude>", "exec") if prelude else None, entry_point)
+            link.finish()
+        except Stop as stop:
+            return self._finding(link, stop)
+        except _TestTooSlow:
+            link.finding = Stop("Timeout", "the test did not finish with what the program returned")
+            return self._finding(link, link.finding)
+        except Broken:
+            raise
+        except BaseException as error:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            if link.finding is not None:
+                return self._finding(link, link.finding)
+            if error is link.last_error:
+                return {"kind": type(error).__name__, "error": _join(link.story(), link.last_trace)}
+            if isinstance(error, MemoryError):
+                return {"kind": "MemoryLimit", "error": "the test ran out of memory with what the program returned"}
+            return {"kind": "WrongAnswer", "error": _tests.explain(test, link, error)}
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+        if link.finding is not None:  # the test swallowed it; it stands
+            return self._finding(link, link.finding)
+        return {"kind": "", "error": ""}
+
+    def _finding(self, link: Link, stop: Stop) -> dict[str, Any]:
+        story = link.story() if link.last_call is not None and not link._loading else ""
+        return {"kind": stop.kind, "error": _join(story, stop.text), "unsure": stop.unsure}
+
+    def _test(self, name: str, source: str, entry_point: str) -> _tests.Test:
+        test = self.tests.get((name, entry_point))
+        if test is None:
+            try:
+                test = _tests.prepare(source, entry_point)
+            except (SyntaxError, ValueError, RecursionError) as error:
+                raise Broken(f"the test for {entry_point} does not compile: {error}") from None
+            self.tests[name, entry_point] = test
+        return test
+
+
+def _join(story: str, text: str) -> str:
+    return f"{story}:\n{text}" if story else text
+
+
+def _crash(ended: dict[str, Any], text: str) -> str:
+    code = int(ended.get("ended", 0))
+    number = code & 0x7F
+    if number:
+        with contextlib.suppress(ValueError):
+            return f"the program's process was killed by {signal.Signals(number).name}"
+        return f"the program's process was killed by signal {number}"
+    return f"the program ended its process (exit code {code >> 8}) before the test was over"
+
+
+def clean(text: str, limit: int = ERROR_CHARS) -> str:
+    """Printable in any file and terminal: no lone surrogates, no NULs, at most `limit` characters."""
+    text = text.encode("utf-8", "replace").decode().replace("\0", "\\0")
+    return text if len(text) <= limit else f"{text[: limit // 3]} … {text[-(2 * limit // 3 - 3) :]}"
+
+
+def main() -> None:
+    """The lane's loop: a JSON line in, a JSON line out, in order. Ends with the scorer."""
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    options = json.loads(sys.argv[2])
+    if options["die_with_parent"] and sys.platform == "linux":
+        from rune.sandbox import _seccomp
+
+        _seccomp.die_with_parent()
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the scorer decides; it closes the socket
+    signal.signal(signal.SIGPROF, _too_slow)
+    random.seed(0)
+    reader = sock.makefile("r", encoding="utf-8", newline="\n")
+    try:
+        lane = _Lane(options)
+        _answer(sock, {"layers": lane.box.layers})
+        for line in reader:
+            job = json.loads(line)
+            lane.texts.update(job.get("texts", {}))
+            answer = lane.judge(job)
+            answer["error"] = clean(answer["error"])
+            answer["kind"] = clean(answer["kind"], 100)
+            _answer(sock, answer)
+    except (Broken, OSError) as error:
+        with contextlib.suppress(OSError):
+            _answer(sock, {"broken": clean(short(str(error), 500))})
+    os._exit(0)
+
+
+def _too_slow(*_: object) -> None:
+    raise _TestTooSlow
+
+
+def _answer(sock: socket.socket, message: dict[str, Any]) -> None:
+    sock.sendall(json.dumps(message).encode() + b"\n")

@@ -1,0 +1,233 @@
+"""The walls of the box: namespaces made once, a root of our own, and what each child gives up before it runs.
+
+`enter` is called by the fork server at its start. It leaves the process that called it as a mere parent and
+returns in a child that is process 1 of new user, pid, mount, network, ipc, uts and cgroup namespaces, inside a
+read-only root that holds the interpreter's library, the shared objects and one small writable folder. Every
+sample is then a plain fork of that process: what a namespace costs is paid once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rune.sandbox import _seccomp
+
+WORK = "/work"
+SITE = "/site"
+NOBODY = 65534
+
+_NEWUSER, _NEWNS, _NEWPID, _NEWNET = 0x10000000, 0x00020000, 0x20000000, 0x40000000
+_NEWIPC, _NEWUTS, _NEWCGROUP = 0x08000000, 0x04000000, 0x02000000
+_ALL = _NEWUSER | _NEWNS | _NEWPID | _NEWNET | _NEWIPC | _NEWUTS | _NEWCGROUP
+_RDONLY, _NOSUID, _NODEV, _NOEXEC, _REMOUNT, _BIND, _REC, _PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
+_DETACH = 2
+_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+
+
+class Paths(NamedTuple):
+    """What an interpreter needs to see to import its library and the packages lent to programs."""
+
+    library: tuple[str, ...]  # the standard library's folders
+    shared: tuple[str, ...]  # folders and files of shared objects
+    hidden: tuple[str, ...]  # folders inside `library` that stay out: site-packages
+    packages: tuple[str, ...]  # lent third-party folders and files
+
+
+def paths(packages: Sequence[str]) -> Paths:
+    """Found from the running interpreter; `packages` are absolute paths."""
+    library = [os.path.realpath(p) for p in sys.path if p and os.path.isdir(p) and "site-packages" not in p]  # noqa: PTH112
+    stdlib = os.path.realpath(os.path.dirname(os.__file__))  # noqa: PTH120
+    library = [stdlib, *(p for p in library if not p.startswith(stdlib) and "lib-dynload" in p)]
+    shared = {"/etc/ld.so.cache", "/usr/share/zoneinfo", "/etc/localtime"}
+    for folder in ("/lib", "/lib64", "/usr/lib", "/usr/lib64"):
+        for sub in ("", "/x86_64-linux-gnu", "/aarch64-linux-gnu"):
+            if (sub or folder.endswith("64")) and os.path.isdir(folder + sub):  # noqa: PTH112
+                shared.add(os.path.realpath(folder + sub))
+    with contextlib.suppress(OSError), open("/proc/self/maps") as maps:  # noqa: PTH123
+        for line in maps:
+            path = line.split(maxsplit=5)[5].strip() if line.count("/") else ""
+            if ".so" in path and not path.startswith(stdlib):
+                shared.add(os.path.realpath(path))
+    hidden = [f"{stdlib}/{name}" for name in ("site-packages", "dist-packages")]
+    return Paths(
+        tuple(library),
+        tuple(sorted(p for p in shared if os.path.exists(p))),  # noqa: PTH110
+        tuple(p for p in hidden if os.path.isdir(p)),  # noqa: PTH112
+        tuple(packages),
+    )
+
+
+def readable(found: Paths) -> list[str]:
+    """What Landlock lets a program read where there is no root of our own: the library without what is hidden."""
+    result = list(found.shared) + list(found.packages)
+    for folder in found.library:
+        if not any(hidden.startswith(folder + "/") for hidden in found.hidden):
+            result.append(folder)
+            continue
+        with os.scandir(folder) as entries:
+            result += [entry.path for entry in entries if entry.path not in found.hidden]
+    return [*result, "/dev/null", "/dev/zero", "/dev/urandom"]
+
+
+def enter(found: Paths, work_mb: int) -> None:
+    """Return as process 1 of new namespaces, in a new root. Raises OSError with nothing changed for the caller.
+
+    The calling process stays behind as its parent, does nothing but wait, and ends with it.
+    """
+    root = os.geteuid() == 0
+    uid, gid = os.geteuid(), os.getegid()
+    # Only a process outside may write a map of two users, so a helper made before `unshare` does.
+    go_r, go_w = os.pipe()
+    parent = os.getpid()
+    helper = os.fork()
+    if helper == 0:
+        _exit_with(lambda: _write_maps(go_r, go_w, parent, uid, gid, root))
+    os.close(go_r)
+    try:
+        _syscall_ok("unshare", _ALL)
+        os.write(go_w, b"g")
+    finally:
+        os.close(go_w)
+        _, status = os.waitpid(helper, 0)
+    if status != 0:
+        raise PermissionError("the user namespace's map was refused")
+    child = os.fork()
+    if child:
+        _wait_and_exit(child)
+    _seccomp.die_with_parent()
+    os.setsid()  # a signal to "my process group" must not reach beyond the namespace
+    os.umask(0o022)
+    _new_root(found, work_mb)
+
+
+def _exit_with(action: object) -> None:
+    code = 1
+    try:
+        assert callable(action)
+        action()
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _write_maps(go_r: int, go_w: int, parent: int, uid: int, gid: int, root: bool) -> None:
+    os.close(go_w)
+    if os.read(go_r, 1) != b"g":
+        raise OSError("not entered")
+    if root:
+        text = {"uid_map": f"0 {uid} 1\n{NOBODY} {NOBODY} 1\n", "gid_map": f"0 {gid} 1\n{NOBODY} {NOBODY} 1\n"}
+    else:
+        text = {"setgroups": "deny", "uid_map": f"{uid} {uid} 1\n", "gid_map": f"{gid} {gid} 1\n"}
+    for name, content in text.items():
+        handle = os.open(f"/proc/{parent}/{name}", os.O_WRONLY)
+        os.write(handle, content.encode())
+        os.close(handle)
+
+
+def _wait_and_exit(child: int) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    os.closerange(3, 256)
+    with contextlib.suppress(BaseException):
+        os.waitpid(child, 0)
+    os._exit(0)
+
+
+def _syscall_ok(name: str, *args: object) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if getattr(libc, name)(*args) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
+
+
+def _mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
+    _syscall_ok("mount", source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), data.encode())
+
+
+def _new_root(found: Paths, work_mb: int) -> None:
+    # Sources are held open first: the new root is mounted over /tmp, and one of them may lie below it.
+    binds = [*found.library, *found.shared, "/dev/null", "/dev/zero", "/dev/urandom"]
+    sources = [(p, p, os.open(p, os.O_PATH)) for p in _outermost(binds)]
+    for package in found.packages:
+        sources.append((package, f"{SITE}/{os.path.basename(package)}", os.open(package, os.O_PATH)))  # noqa: PTH119
+    links = [(p, os.readlink(p)) for p in ("/lib", "/lib64") if os.path.islink(p)]  # noqa: PTH114, PTH115
+    _mount("none", "/", "", _REC | _PRIVATE)
+    root = "/tmp"
+    _mount("tmpfs", root, "tmpfs", _NOSUID | _NODEV, "size=1m,nr_inodes=2k,mode=755")
+    for link, target in links:
+        os.symlink(target, root + link)  # noqa: PTH211
+    for source, target, handle in sources:
+        _bind(source, root + target, handle)
+        os.close(handle)
+    for hidden in found.hidden:
+        _mount("tmpfs", root + hidden, "tmpfs", _NOSUID | _NODEV | _RDONLY, "size=4k,nr_inodes=2,mode=555")
+    os.makedirs(root + WORK)  # noqa: PTH103
+    fresh_work(work_mb, root + WORK)
+    os.chdir(root)
+    libc = ctypes.CDLL(None, use_errno=True)
+    number = _PIVOT_ROOT[os.uname().machine]
+    if libc.syscall(ctypes.c_long(number), b".", b".") != 0:
+        raise OSError(ctypes.get_errno(), "pivot_root")
+    _syscall_ok("umount2", b".", _DETACH)
+    _mount("none", "/", "", _REMOUNT | _BIND | _RDONLY | _NOSUID | _NODEV)
+    os.chdir(WORK)
+
+
+def _outermost(folders: Sequence[str]) -> list[str]:
+    kept: list[str] = []
+    for path in sorted(set(folders)):
+        if not any(path.startswith(k + "/") for k in kept):
+            kept.append(path)
+    return kept
+
+
+def _bind(source: str, target: str, handle: int) -> None:
+    if os.path.isdir(source):  # noqa: PTH112
+        os.makedirs(target, exist_ok=True)  # noqa: PTH103
+    else:
+        os.makedirs(os.path.dirname(target), exist_ok=True)  # noqa: PTH103, PTH120
+        os.close(os.open(target, os.O_CREAT | os.O_WRONLY))
+    _mount(f"/proc/self/fd/{handle}", target, "", _BIND)
+    # A mount of another user namespace keeps its flags locked: they are repeated, or the remount is refused.
+    inherited = os.statvfs(target).f_flag & (_NOSUID | _NODEV | _NOEXEC | 1024 | 2048)
+    device = source.startswith("/dev/")
+    _mount("none", target, "", _REMOUNT | _BIND | _RDONLY | _NOSUID | (0 if device else _NODEV) | inherited)
+
+
+def fresh_work(work_mb: int, where: str = WORK) -> None:
+    """An empty, private, size-limited folder that nothing can be executed from."""
+    _mount("tmpfs", where, "tmpfs", _NOSUID | _NODEV | _NOEXEC, f"size={work_mb}m,nr_inodes=1k,mode=777")
+
+
+def clean_work(work_mb: int) -> None:
+    """Nothing of one sample stays for the next. Called by process 1 when all others are dead."""
+    with os.scandir(WORK) as entries:
+        dirty = next(iter(entries), None) is not None
+    if dirty:
+        os.chdir("/")
+        _syscall_ok("umount2", WORK.encode(), _DETACH)
+        fresh_work(work_mb)
+        os.chdir(WORK)
+
+
+def drop_user() -> None:
+    """Become nobody where that user exists in this namespace and we are root; then hold no capability."""
+    if os.getuid() == 0 and os.getpid() != 1:
+        with contextlib.suppress(OSError):
+            os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+    drop_capabilities()
+
+
+def drop_capabilities() -> None:
+    """Empty the effective, permitted and inheritable sets. Raises OSError."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    data = (ctypes.c_uint32 * 6)()
+    _syscall_ok("capset", header, data)

@@ -1,0 +1,406 @@
+"""The scorer's side: lanes fed from an iterable, watched, and replaced when they break.
+
+No thread and no helper process per sample: one selector over as many sockets as there are lanes. A lane holds
+one program and has the next one waiting, so it never idles. The pool pulls from the iterable only when a lane
+has room. Identical programs are judged once. A timeout that may be the machine's (little CPU time used) is
+run again alone, after all others, and only then counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import selectors
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+from rune.errors import SandboxError
+from rune.types import Execution, Outcome, Program
+
+_SOURCE = str(Path(__file__).resolve().parents[2])
+_BOOT = "import sys; sys.path.insert(0, {path!r}); from rune.sandbox import {module}; {module}.main()"
+_TRIES = 3
+_REMEMBERED = 4096  # verdicts kept for identical programs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Settings every backend has."""
+
+    workers: int = 0  # programs at a time; 0 means one per processor this process may use
+    cpu_seconds: float = 3.0  # a program's CPU time, the whole test long
+    wall_seconds: float = 5.0  # its wall time, without the time it waited for a processor
+    memory_mb: int = 2048  # address space
+    work_mb: int = 16  # its private folder, and the largest file in it
+    output_kb: int = 64  # what it prints is kept up to here
+    packages: tuple[str, ...] = ("numpy", "scipy", "sympy", "mpmath", "networkx", "pandas")  # lent, where installed
+    without: tuple[str, ...] = ()  # layers to leave out: namespaces, landlock, seccomp, rlimits (for tests)
+    allow_weak: bool = False  # run untrusted code below the floor, on the user's word
+
+    def __post_init__(self) -> None:
+        for name in ("cpu_seconds", "wall_seconds", "memory_mb", "work_mb", "output_kb"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, found {getattr(self, name)}")
+        if self.workers < 0:
+            raise ValueError(f"workers must be 0 (all processors) or more, found {self.workers}")
+        unknown = set(self.without) - {"namespaces", "landlock", "seccomp", "rlimits"}
+        if unknown:
+            raise ValueError(f"without: unknown layer '{min(unknown)}'; known: namespaces, landlock, seccomp, rlimits")
+
+
+def python_command(*, module: str, isolated: bool, source: str = _SOURCE, executable: str = "") -> list[str]:
+    """A fresh interpreter that runs `rune.sandbox.<module>.main()` and inherits nothing but descriptors."""
+    flags = ["-S"] if isolated else []
+    boot = _BOOT.format(path=source, module=module)
+    return [executable or sys.executable, "-s", "-P", "-B", *flags, "-c", boot]
+
+
+def box_options(limits: Limits) -> dict[str, Any]:
+    """What the fork server is told."""
+    return {
+        "packages": package_paths(limits.packages),
+        "hide": [_SOURCE],
+        "without": list(limits.without),
+        "cpu_seconds": limits.cpu_seconds,
+        "memory_mb": limits.memory_mb,
+        "work_mb": limits.work_mb,
+        "output_kb": limits.output_kb,
+        "inside": "",
+    }
+
+
+def package_paths(names: Iterable[str]) -> list[str]:
+    """Absolute paths of the lent packages that are installed, with the `.libs` folder beside them."""
+    result: list[str] = []
+    for name in names:
+        with contextlib.suppress(ImportError, ValueError):
+            spec = util.find_spec(name)
+            if spec is None or not spec.origin or spec.origin in ("built-in", "frozen"):
+                continue
+            origin = Path(spec.origin)
+            place = origin.parent if spec.submodule_search_locations else origin
+            result += [str(p.resolve()) for p in (place, place.with_name(f"{name}.libs")) if p.exists()]
+    if any(Path(p).name == "pandas" for p in result):
+        result += package_paths(("dateutil", "pytz", "six", "tzdata"))
+    return result
+
+
+class _Job:
+    __slots__ = ("digest", "keys", "program", "tries")
+
+    def __init__(self, program: Program, digest: bytes) -> None:
+        self.program = program
+        self.digest = digest
+        self.keys = [program.key]
+        self.tries = 0
+
+
+class _Lane:
+    """One judge process with its box."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        ours, theirs = socket.socketpair()
+        command = [*python_command(module="_judge", isolated=False), str(theirs.fileno()), json.dumps(options)]
+        environment = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        environment |= {k: os.environ[k] for k in ("PATH", "LD_LIBRARY_PATH") if k in os.environ}
+        self.process = subprocess.Popen(
+            command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        theirs.close()
+        self.socket = ours
+        self.socket.setblocking(False)
+        self.jobs: deque[_Job] = deque()
+        self.layers: list[str] | None = None  # known once it is ready
+        self._sent: set[str] = set()
+        self._buffer = bytearray()
+        self.since = time.monotonic()
+
+    def send(self, job: _Job) -> None:
+        program = job.program
+        texts = {}
+        names = []
+        for text in (program.test, program.prelude):
+            name = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+            names.append(name)
+            if name not in self._sent:
+                texts[name] = text
+                self._sent.add(name)
+        message = {"code": program.code, "entry_point": program.entry_point, "test": names[0], "prelude": names[1]}
+        if texts:
+            message["texts"] = texts  # type: ignore[assignment]
+        if not self.jobs:
+            self.since = time.monotonic()
+        self.jobs.append(job)
+        self.socket.setblocking(True)
+        with contextlib.suppress(OSError):  # a lane that died is noticed when it is read
+            self.socket.sendall(json.dumps(message).encode() + b"\n")
+        self.socket.setblocking(False)
+
+    def receive(self) -> list[dict[str, Any]]:
+        """Whole answers that have come. Raises SandboxError when the lane is gone."""
+        try:
+            data = self.socket.recv(1 << 18)
+        except BlockingIOError:
+            return []
+        except OSError:
+            data = b""
+        if not data:
+            raise SandboxError("a judge process ended unexpectedly")
+        self._buffer += data
+        *lines, rest = self._buffer.split(b"\n")
+        self._buffer = bytearray(rest)
+        return [json.loads(line) for line in lines]
+
+    def close(self) -> None:
+        self.socket.close()
+        with contextlib.suppress(OSError):
+            self.process.kill()
+        self.process.wait()
+
+
+class Pool:
+    """A `types.Sandbox`. `launch` makes the command line that starts a box, from its options."""
+
+    def __init__(self, limits: Limits, launch: Callable[[dict[str, Any]], list[str]], *, name: str) -> None:
+        self.limits = limits
+        self.name = name
+        self.workers = limits.workers or _processors()
+        self._options = {
+            "box": launch(box_options(limits)),
+            "cpu_seconds": limits.cpu_seconds,
+            "wall_seconds": limits.wall_seconds,
+            "test_seconds": 10.0 + 5.0 * limits.cpu_seconds,
+            "die_with_parent": threading.current_thread() is threading.main_thread(),
+        }
+        self._watch_seconds = 30.0 + 25.0 * max(limits.cpu_seconds, limits.wall_seconds)
+        self._lanes: list[_Lane] = []
+        self._closed = False
+        self._busy = False
+        self.layers: tuple[str, ...] = ()
+        try:
+            self._lanes = [_Lane(self._options) for _ in range(self.workers)]
+            for lane in self._lanes:
+                self._ready(lane)
+        except BaseException:
+            self.close()
+            raise
+
+    # -- protocol
+
+    def judge(self, programs: Iterable[Program]) -> Iterator[Execution]:
+        """Yield one execution per program, in any order. Pulls programs only as lanes have room for them.
+
+        Raises SandboxError when the machinery fails on one program three times.
+        """
+        if self._closed:
+            raise SandboxError("the sandbox is closed; build another")
+        if self._busy:
+            raise SandboxError("this sandbox is judging already; finish that iteration or build another sandbox")
+        self._busy = True
+        try:
+            yield from _Round(self, iter(programs)).run()
+        finally:
+            self._busy = False
+            for number, lane in enumerate(self._lanes):
+                if lane.jobs and not self._closed:  # the caller left early: what is still running must not linger
+                    self._replace(number)
+
+    def close(self) -> None:
+        self._closed = True
+        for lane in self._lanes:
+            lane.close()
+        self._lanes.clear()
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):
+            self.close()
+
+    # -- lanes
+
+    def _ready(self, lane: _Lane) -> None:
+        lane.socket.setblocking(True)
+        lane.socket.settimeout(90.0)
+        answers: list[dict[str, Any]] = []
+        while not answers:
+            answers = lane.receive()
+        lane.socket.setblocking(False)
+        if "broken" in answers[0]:
+            raise SandboxError(f"the {self.name} sandbox does not start: {answers[0]['broken']}")
+        lane.layers = list(answers[0]["layers"])
+        self.layers = tuple(lane.layers)
+        lacking = below_floor(lane.layers)
+        if lacking and not self.limits.allow_weak:
+            raise SandboxError(
+                f"this machine cannot hold untrusted code with the {self.name} sandbox: {lacking}; see `rune doctor`, "
+                "or pass --allow-weak-sandbox to run it all the same"
+            )
+
+    def _replace(self, number: int) -> _Lane:
+        self._lanes[number].close()
+        lane = _Lane(self._options)
+        self._lanes[number] = lane
+        self._ready(lane)
+        return lane
+
+
+class _Round:
+    """One run of `judge`."""
+
+    def __init__(self, pool: Pool, programs: Iterator[Program]) -> None:
+        self.pool = pool
+        self.programs = programs
+        self.selector = selectors.DefaultSelector()
+        self.known: OrderedDict[bytes, Execution] = OrderedDict()
+        self.waiting: dict[bytes, _Job] = {}
+        self.again: deque[_Job] = deque()  # the machine's fault: as soon as possible
+        self.alone: deque[_Job] = deque()  # perhaps the machine's fault: after all others, one at a time
+        self.ready: deque[Execution] = deque()
+        self.exhausted = False
+
+    def run(self) -> Iterator[Execution]:
+        try:
+            for number, lane in enumerate(self.pool._lanes):
+                self.selector.register(lane.socket, selectors.EVENT_READ, number)
+            while True:
+                self._feed(depth=2)
+                while self.ready:
+                    yield self.ready.popleft()
+                if any(lane.jobs for lane in self.pool._lanes):
+                    self._collect()
+                elif self.alone and self.exhausted and not self.again:
+                    self.pool._lanes[0].send(self.alone.popleft())
+                    while self.pool._lanes[0].jobs:
+                        self._collect()
+                elif self.exhausted and not self.again and not self.ready:
+                    return
+        finally:
+            self.selector.close()
+
+    def _feed(self, depth: int) -> None:
+        for level in range(1, depth + 1):
+            for lane in self.pool._lanes:
+                while len(lane.jobs) < level:
+                    job = self.again.popleft() if self.again else self._pull()
+                    if job is None:
+                        return
+                    lane.send(job)
+
+    def _pull(self) -> _Job | None:
+        while not self.exhausted:
+            program = next(self.programs, None)
+            if program is None:
+                self.exhausted = True
+                break
+            digest = _digest(program)
+            if digest in self.known:
+                self.known.move_to_end(digest)
+                self.ready.append(dataclasses.replace(self.known[digest], key=program.key))
+            elif digest in self.waiting:
+                self.waiting[digest].keys.append(program.key)
+            else:
+                job = self.waiting[digest] = _Job(program, digest)
+                return job
+            if len(self.ready) >= 64:
+                break
+        return None
+
+    def _collect(self) -> None:
+        events = self.selector.select(timeout=5.0)
+        for key, _ in events:
+            number = key.data
+            lane = self.pool._lanes[number]
+            try:
+                answers = lane.receive()
+            except SandboxError as error:
+                self._lost(number, str(error))
+                continue
+            for answer in answers:
+                if "broken" in answer:
+                    self._lost(number, str(answer["broken"]))
+                    break
+                job = lane.jobs.popleft()
+                lane.since = time.monotonic()
+                self._answer(job, answer)
+        if not events:
+            for number, lane in enumerate(self.pool._lanes):
+                if lane.jobs and time.monotonic() - lane.since > self.pool._watch_seconds:
+                    self._lost(number, "", hung=True)
+
+    def _answer(self, job: _Job, answer: dict[str, Any]) -> None:
+        if answer.get("unsure") and not job.tries:
+            job.tries += 1
+            self.alone.append(job)
+            return
+        kind = answer["kind"]
+        outcome = Outcome.PASSED if not kind else Outcome.TIMED_OUT if kind == "Timeout" else Outcome.FAILED
+        self._done(job, outcome, kind, answer["error"], answer["cpu"], answer["wall"])
+
+    def _done(self, job: _Job, outcome: Outcome, kind: str, error: str, cpu: float, wall: float) -> None:
+        del self.waiting[job.digest]
+        execution = Execution(key="", outcome=outcome, error_kind=kind, error=error, cpu_seconds=cpu, wall_seconds=wall)
+        self.known[job.digest] = execution
+        if len(self.known) > _REMEMBERED:
+            self.known.popitem(last=False)
+        self.ready.extend(dataclasses.replace(execution, key=key) for key in job.keys)
+
+    def _lost(self, number: int, reason: str, *, hung: bool = False) -> None:
+        """A lane broke or hangs: another takes its place, and its programs are judged again."""
+        lane = self.pool._lanes[number]
+        jobs = list(lane.jobs)
+        lane.jobs.clear()
+        self.selector.unregister(lane.socket)
+        fresh = self.pool._replace(number)
+        self.selector.register(fresh.socket, selectors.EVENT_READ, number)
+        if not jobs:
+            return
+        head, *rest = jobs
+        self.again.extendleft(reversed(rest))
+        head.tries += 1
+        if hung and head.tries > 1:
+            text = "the test could not be brought to an end with what the program returned"
+            self._done(head, Outcome.TIMED_OUT, "Timeout", text, 0.0, self.pool._watch_seconds)
+        elif head.tries >= _TRIES:
+            raise SandboxError(f"{head.program.key}: could not be judged in {_TRIES} tries: {reason}")
+        else:
+            self.again.append(head)
+
+
+def below_floor(layers: Iterable[str]) -> str:
+    """What is missing to hold untrusted code; "" if nothing. The floor: walls around files, network and processes."""
+    found = {layer for layer in layers if not layer.startswith("-")}
+    walls = found & {"namespaces", "bubblewrap"}
+    if "rlimits" not in found:
+        return "no limits on memory and CPU time (rlimits)"
+    if walls or {"landlock", "seccomp"} <= found:
+        return ""
+    lost = [name for name in ("landlock", "seccomp") if name not in found]
+    return f"no user namespaces, and no {' and no '.join(lost)}"
+
+
+def _digest(program: Program) -> bytes:
+    parts = (program.code, program.test, program.entry_point, program.prelude)
+    return hashlib.sha256(json.dumps(parts).encode()).digest()
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,376 @@
+"""The judge's end of the wall: a candidate that looks like a function and is a conversation.
+
+`Link` sends calls and waits for answers with clocks that a candidate cannot reach: CPU time is read from the
+kernel by process id, wall time is charged without the time the candidate spent waiting for a processor. A
+candidate that is too slow, dies, or breaks the protocol ends the test at once; that finding stands whatever the
+test does with the exception.
+"""
+
+from __future__ import annotations
+
+import builtins
+import json
+import socket
+import struct
+import time
+from typing import Any
+
+from rune.sandbox import _box, _codec
+
+_TICK = 0.1  # seconds between looks at the clocks while a candidate computes
+_CREDENTIALS = struct.Struct("3i")
+_NOTHING = object()
+
+
+class Stop(BaseException):
+    """The conversation is over. `kind` and `text` are the finding."""
+
+    def __init__(self, kind: str, text: str, *, unsure: bool = False) -> None:
+        super().__init__(kind, text)
+        self.kind = kind
+        self.text = text
+        self.unsure = unsure  # a timeout that may be the machine's: to be run again, alone
+
+
+class Broken(Exception):
+    """The machinery failed, not the program."""
+
+
+class Link:
+    """One conversation with one child. All limits are for the whole of it."""
+
+    def __init__(self, sock: socket.socket, *, cpu_seconds: float, wall_seconds: float) -> None:
+        self._sock = sock
+        self._cpu_limit = cpu_seconds
+        self._wall_limit = wall_seconds
+        self._waited = 0.0
+        self._began = 0.0
+        self._pid = 0
+        self._loading = False
+        self._held: list[object] = []
+        self.finding: Stop | None = None
+        self.last_call: tuple[str, tuple[object, ...], dict[str, object]] | None = None
+        self.last_result: object = _NOTHING
+        self.last_error: BaseException | None = None
+        self.last_trace = ""
+        seconds = struct.pack("@ll", 0, int(_TICK * 1e6))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds)
+        if hasattr(socket, "SO_PASSCRED"):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+
+    # -- what the judge does
+
+    def story(self) -> str:
+        """The last call and what came of it: `candidate([1.0], 0.5) returned True`; empty if there was none."""
+        if self.last_call is None:
+            return ""
+        name, args, options = self.last_call
+        parts = [short(a) for a in args] + [f"{k}={short(v)}" for k, v in options.items()]
+        call = f"{name}({', '.join(parts)})"
+        return call if self.last_result is _NOTHING else f"{call} returned {short(self.last_result)}"
+
+    def load(self, prelude: str, code: str, entry_point: str, seed: int) -> None:
+        """Send the program. Its outcome is looked at with the first call (or `finish`)."""
+        self._send(_box.LOAD, _codec.encode((prelude, code, entry_point, seed), self._no_handle))
+        self._loading = True
+
+    def finish(self) -> None:
+        """The program must at least have loaded. Raises Stop or the program's own exception."""
+        if self._loading:
+            self._loaded()
+
+    def output(self, characters: int) -> str:
+        """The end of what the program printed; empty if it cannot be asked any more."""
+        if self.finding is not None:
+            return ""
+        try:
+            text = self._ask(_box.OUTPUT, characters)
+        except (Stop, Exception):
+            return ""
+        return text if isinstance(text, str) else ""
+
+    def operate(self, operation: str, target: object, *args: object, **options: object) -> Any:
+        """One operation on the candidate's side. Raises Stop, or what the candidate raised."""
+        if self.finding is not None:
+            raise self.finding
+        where: object = target if isinstance(target, str) else (target,)
+        return self._ask(_box.CALL, (operation, where, args, options))
+
+    def cpu_seconds(self) -> float:
+        """CPU time of the child so far, of all its threads; 0 where the kernel does not say."""
+        if not self._pid:
+            return 0.0
+        try:
+            return time.clock_gettime((~self._pid << 3) | 2)
+        except OSError:
+            return 0.0
+
+    @property
+    def waited(self) -> float:
+        """Wall seconds spent waiting for the child."""
+        return self._waited
+
+    # -- frames
+
+    def _ask(self, kind: int, request: object) -> Any:
+        if self._loading:
+            # Both messages travel at once; the first answer is the load's.
+            self._send(kind, self._encode(request))
+            self._loaded()
+        else:
+            self._send(kind, self._encode(request))
+        answer, data = self._receive()
+        if answer == _box.ERROR:
+            raise self._error(data)
+        if answer != _box.VALUE:
+            raise self._stop("Protocol", "the program answered something that is no answer")
+        return self._decode(data)
+
+    def _loaded(self) -> None:
+        self._loading = False
+        answer, data = self._receive()
+        if answer == _box.ERROR:
+            error = self._error(data, loading=True)
+            assert self.finding is not None
+            raise self.finding from error
+        if answer != _box.DONE:
+            raise self._stop("Protocol", "the program answered something that is no answer")
+
+    def _encode(self, request: object) -> bytes:
+        try:
+            return _codec.encode(request, self._hold)
+        except _codec.CodecError as error:
+            raise Broken(f"the test passes a value that cannot cross: {error}") from None
+
+    def _decode(self, data: bytes) -> Any:
+        try:
+            return _codec.decode(data, lambda handle: Remote(self, handle))
+        except _codec.CodecError as error:
+            raise self._stop("BadValue", f"the program returned something that cannot be read: {error}") from None
+
+    def _hold(self, value: object) -> _codec.Handle:
+        if isinstance(value, Remote):
+            return object.__getattribute__(value, "_handle")  # type: ignore[no-any-return]
+        raise _codec.CodecError(f"a {type(value).__name__} is no plain data")
+
+    @staticmethod
+    def _no_handle(value: object) -> _codec.Handle:
+        raise _codec.CodecError(f"a {type(value).__name__} is no plain data")
+
+    def _send(self, kind: int, data: bytes) -> None:
+        view = memoryview(struct.pack("<IB", len(data), kind) + data)
+        while view:
+            try:
+                view = view[self._sock.send(view) :]
+            except BlockingIOError:
+                self._look()
+            except OSError:
+                raise self._died() from None
+
+    def _receive(self) -> tuple[int, bytes]:
+        self._began = time.monotonic()
+        try:
+            head = self._exactly(_box._HEAD.size)
+            size, kind = _box._HEAD.unpack(head)
+            if size > _codec.MAX_BYTES:
+                raise self._stop("BadValue", f"the program returned {size} bytes; at most {_codec.MAX_BYTES} fit")
+            data = self._exactly(size) if size else b""
+        finally:
+            self._waited += time.monotonic() - self._began
+            self._began = 0.0
+        if kind == 0:
+            raise Broken(data.decode("utf-8", "replace"))
+        return kind, data
+
+    def _exactly(self, size: int) -> bytes:
+        parts: list[bytes] = []
+        while size:
+            try:
+                part = self._recv(min(size, 1 << 20))
+            except BlockingIOError:
+                self._look()
+                continue
+            except OSError:
+                raise self._died() from None
+            if not part:
+                raise self._died()
+            parts.append(part)
+            size -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _recv(self, size: int) -> bytes:
+        if self._pid or not hasattr(socket, "SCM_CREDENTIALS"):
+            return self._sock.recv(size)
+        # The first bytes carry the child's process id as the kernel knows it. The buffer has room for nothing
+        # else, so no descriptor can be slipped in.
+        data, extra, _, _ = self._sock.recvmsg(size, socket.CMSG_SPACE(_CREDENTIALS.size))
+        for level, kind, content in extra:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+                self._pid = _CREDENTIALS.unpack(content)[0]
+        return data
+
+    # -- findings
+
+    def _look(self) -> None:
+        """Called each tick while the child keeps us waiting."""
+        cpu = self.cpu_seconds()
+        if cpu >= self._cpu_limit:
+            raise self._stop("Timeout", f"no answer after {self._cpu_limit:g} s of CPU time")
+        wall = self._waited + (time.monotonic() - self._began if self._began else 0.0)
+        if wall >= 10 * max(self._wall_limit, self._cpu_limit):
+            raise self._stop("Timeout", f"no answer after {wall:.0f} s", unsure=True)
+        if wall >= self._wall_limit and wall - self._queued() >= self._wall_limit:
+            raise self._stop(
+                "Timeout", f"no answer after {self._wall_limit:g} s ({cpu:.1f} s of CPU time)", unsure=True
+            )
+
+    def _queued(self) -> float:
+        """Seconds the child was ready and had no processor."""
+        try:
+            with open(f"/proc/{self._pid}/schedstat", "rb") as file:  # noqa: PTH123
+                return int(file.read().split()[1]) / 1e9
+        except (OSError, IndexError, ValueError):
+            return 0.0
+
+    def _stop(self, kind: str, text: str, *, unsure: bool = False) -> Stop:
+        self.finding = Stop(kind, text, unsure=unsure)
+        return self.finding
+
+    def _died(self) -> Stop:
+        return self._stop("Crash", "the program's process ended before it answered")
+
+    def _error(self, data: bytes, *, loading: bool = False) -> BaseException:
+        """The exception that the candidate raised, as one that the test can catch."""
+        try:
+            name, base, message, trace, unfit = json.loads(data)
+            if not all(isinstance(part, str) for part in (name, base, message, trace)):
+                raise ValueError
+        except (ValueError, TypeError, RecursionError):
+            return self._stop("Protocol", "the program answered something that is no answer")
+        if unfit is True:
+            return self._stop("BadValue", f"the program returned something that cannot be read: {message}")
+        if loading or name == "MemoryError":
+            return self._stop("MemoryLimit" if name == "MemoryError" else name, trace)
+        error = _exception(name, base, message)
+        self.last_error, self.last_trace = error, trace
+        return error
+
+
+# An end of iteration raised inside a candidate would end a loop of the test without a failure.
+_ENDS = (StopIteration, StopAsyncIteration, GeneratorExit)
+
+
+def _exception(name: str, base: str, message: str) -> BaseException:
+    kind = getattr(builtins, base, None)
+    if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+        kind = Exception
+    if issubclass(kind, _ENDS):
+        kind = RuntimeError
+    if kind.__name__ != name:
+        kind = type(name if name.isidentifier() else "Exception", (kind,), {})
+    try:
+        return kind(message)
+    except TypeError:  # UnicodeDecodeError and its like want more arguments
+        return type(kind.__name__, (Exception,), {})(message)
+
+
+class Remote:
+    """An object on the candidate's side: a class, an iterator, a function, an instance. Equal only to itself."""
+
+    __slots__ = ("_handle", "_link")
+
+    def __init__(self, link: Link, handle: _codec.Handle) -> None:
+        object.__setattr__(self, "_link", link)
+        object.__setattr__(self, "_handle", handle)
+
+    def __call__(self, *args: object, **options: object) -> Any:
+        return self._link.operate("call", self, *args, **options)
+
+    def __iter__(self) -> Any:
+        # Only what can be walked once is walked remotely. An object with both a length and elements could lie
+        # about one of them; it has neither here.
+        if self._handle.kind != "iterator":
+            raise TypeError(f"'{self._handle.label}' object is not plain data")
+        return self
+
+    def __next__(self) -> Any:
+        item = self._link.operate("next", self)
+        if type(item) is not tuple or len(item) != 1:
+            raise StopIteration
+        return item[0]
+
+    def __getattr__(self, name: str) -> Any:
+        return self._link.operate("getattr", self, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        self._link.operate("setattr", self, name, value)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (
+            isinstance(other, Remote) and self._link is other._link and self._handle.number == other._handle.number
+        )
+
+    def __hash__(self) -> int:
+        return hash(self._handle.number)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return f"<{self._handle.label} object>"
+
+
+class Candidate:
+    """A name of the program, called like the function it is. Values that come back are plain data."""
+
+    def __init__(self, link: Link, name: str) -> None:
+        self._link = link
+        self.__name__ = name
+
+    def __call__(self, *args: object, **options: object) -> Any:
+        self._note(args, options)
+        result = self._link.last_result = self._link.operate("call", self.__name__, *args, **options)
+        return result
+
+    def observed(self, *args: Any, **options: Any) -> None:
+        """A call whose result the test drops: it can only be after what happens to the arguments."""
+        self._note(args, options)
+        reply = self._link.operate("observe", self.__name__, *args, **options)
+        if not (type(reply) is tuple and len(reply) == 3 and type(reply[1]) is tuple and type(reply[2]) is dict):
+            raise self._link._stop("Protocol", "the program answered something that is no answer")
+        self._link.last_result = reply[0]
+        for before, after in zip(args, reply[1], strict=False):
+            become(before, after)
+        for key, before in options.items():
+            become(before, reply[2].get(key, before))
+
+    def _note(self, args: tuple[object, ...], options: dict[str, object]) -> None:
+        self._link.last_call = (self.__name__, args, options)
+        self._link.last_result = _NOTHING
+
+    def __getattr__(self, name: str) -> Any:
+        return self._link.operate("getattr", self._link.operate("value", self.__name__), name)
+
+
+def become(before: Any, after: Any) -> None:
+    """Give a container of the test the content that the candidate left in its copy."""
+    if type(before) is not type(after):
+        return
+    if isinstance(before, (list, bytearray)):
+        before[:] = after
+    elif isinstance(before, (dict, set)):
+        before.clear()
+        before.update(after)
+    elif isinstance(before, tuple) and len(before) == len(after):
+        for left, right in zip(before, after, strict=True):
+            become(left, right)
+
+
+def short(value: object, limit: int = 300) -> str:
+    """`repr`, shortened from the middle, whatever the value is."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError, MemoryError):
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 3 :]}"

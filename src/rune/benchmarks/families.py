@@ -174,9 +174,7 @@ def _test(task: Task, rows: Rows) -> str:
         f"CASES = [\n{cases}]\n\n\n"
         "def check(candidate):\n"
         "    for arguments, expected in CASES:\n"
-        "        got = candidate(*arguments)\n"
-        "        shown = ', '.join(map(repr, arguments))\n"
-        f"        assert got == expected, f'{task.name}({{shown}}): expected {{expected!r}}, got {{got!r}}'\n"
+        "        assert candidate(*arguments) == expected\n"
     )
 
 

@@ -348,7 +348,7 @@ def _commit() -> str:
 
 
 def device_name(device: str) -> str:
-    """"cpu" with its core count, or the GPU's own name."""
+    """The GPU's own name, or "cpu" with its core count."""
     if device == "cuda":
         import torch
 

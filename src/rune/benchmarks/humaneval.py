@@ -70,7 +70,18 @@ def problem(record: dict[str, Any], path: Path, *, benchmark: str) -> Problem:
         test=self_contained(task_id, prompt=prompt, entry_point=entry, test=test),
         reference=reference,
         category=_categories.categorise(reference=reference, entry_point=entry, test=test),
+        prelude=given(prompt, entry),
     )
+
+
+def given(prompt: str, entry_point: str) -> str:
+    """What the prompt defines before the function to write: imports and helpers, which a program may rely on.
+
+    A model that answers with the function alone has not forgotten them: in HumanEval's own format, where the
+    program is prompt + completion, they are there.
+    """
+    tree = ast.parse(f"{prompt}\n    pass\n")
+    return "\n".join(ast.unparse(n) for n in tree.body if getattr(n, "name", "") != entry_point)
 
 
 def self_contained(task_id: str, *, prompt: str, entry_point: str, test: str) -> str:

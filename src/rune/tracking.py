@@ -92,7 +92,7 @@ def table(path: Path) -> list[dict[str, Any]]:
     for arm in (decision or {}).get("arms", []):
         name = arm["condition"]
         own = adapters.get(name, {})
-        cosine = diagnostics.get(name, {}).get("mean_cosine_raw")
+        cosine = diagnostics.get(name, {}).get("cosine_raw", {}).get("mean_off_diagonal")
         rows.append(
             {
                 "run_id": "",
@@ -109,7 +109,7 @@ def table(path: Path) -> list[dict[str, Any]]:
 
 def _final_loss(path: Path, arm: str) -> float | None:
     """Mean loss over the last tenth of the training that the arm's adapters come from."""
-    losses = [row["loss"] for _, row in _curves(path) if _trained_by(arm) in row["series"]]
+    losses = [row["loss"] for _, row in _curves(path) if row["phase"] == _trained_by(arm)]
     tail = losses[-max(1, len(losses) // 10) :]
     return sum(tail) / len(tail) if tail else None
 
@@ -119,10 +119,9 @@ def _trained_by(arm: str) -> str:
 
 
 def _curves(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(step, metrics) of every training file, in order; `series` names the folder and phase."""
-    for file in sorted((path / "checkpoints").glob("**/metrics.jsonl")):
-        for row in _jsonl(file):
-            yield int(row["step"]), {**row, "series": f"{file.parent.name}/{row.get('phase', '')}"}
+    """(step, metrics) of all training phases, in file order."""
+    for row in _jsonl(path / "checkpoints" / "metrics.jsonl"):
+        yield int(row["step"]), row
 
 
 # --------------------------------------------------------------------------- MLflow
@@ -201,7 +200,7 @@ def _log_curves(client: Any, run: str, path: Path, arm: str) -> None:
 
     if arm not in ("lora", "hypernet", "oracle"):
         return
-    rows = [(step, row) for step, row in _curves(path) if _trained_by(arm) in row["series"]]
+    rows = [(step, row) for step, row in _curves(path) if row["phase"] == _trained_by(arm)]
     rows = rows[:: max(1, len(rows) // _CURVE_POINTS)]
     now = int(time.time() * 1000)
     metrics = [

@@ -190,8 +190,8 @@ def _draw(problem: Problem, arm: str, draw: int, passed: bool, rng: random.Rando
 
 
 def _training(folder: store.RunDir, rng: random.Random) -> None:
+    lines = []
     for arm, steps in (("lora", 120), ("hypernet", 300)):
-        lines = []
         for step in range(steps):
             loss = 0.25 + 1.2 * 0.98**step + rng.gauss(0, 0.02)
             line = {
@@ -208,33 +208,40 @@ def _training(folder: store.RunDir, rng: random.Random) -> None:
                     "kl_base": 0.01 + step * 1e-5,
                 }
             lines.append({**line, "tokens_per_second": 5000.0})
-        store.write_jsonl(folder / "checkpoints" / arm / "metrics.jsonl", lines)
+    store.write_jsonl(folder / "checkpoints" / "metrics.jsonl", lines)
 
 
 def diagnostics(arms: Sequence[str], tasks: Sequence[str], rng: random.Random) -> dict[str, Any]:
-    """What the adapt stage measures of the generated adapters."""
-    made = {}
+    """What the adapt stage measures of the generated adapters, in its own layout."""
+
+    def matrix(size: int, off: Callable[[], float]) -> dict[str, Any]:
+        cells = [[1.0 if i == j else off() for j in range(size)] for i in range(size)]
+        others = [cells[i][j] for i in range(size) for j in range(size) if i != j]
+        mean = sum(others) / len(others) if others else None
+        return {"task_ids": list(tasks)[:size], "matrix": cells, "mean_off_diagonal": mean}
+
+    made, swap = {}, {}
     for arm in arms:
         if arm not in ("lora", "hypernet", "static", "wrong_trajectory"):
             continue
-        shared = arm in ("lora", "static")
-        size = 1 if shared else len(tasks)
-        raw = [[1.0 if i == j else 0.93 + 0.04 * rng.random() for j in range(size)] for i in range(size)]
-        centred = [[1.0 if i == j else rng.gauss(-0.03, 0.2) for j in range(size)] for i in range(size)]
-        off = [raw[i][j] for i in range(size) for j in range(size) if i != j]
-        off_centred = [centred[i][j] for i in range(size) for j in range(size) if i != j]
+        size = 1 if arm in ("lora", "static") else len(tasks)
         made[arm] = {
-            "num_adapters": size,
-            "frobenius": {
-                m: [0.1 * (k + 1) * (1 + 0.3 * rng.random()) for _ in range(24)] for k, m in enumerate(MODULES)
-            },
-            "frobenius_ratio": {m: [0.002 * (k + 1) for _ in range(24)] for k, m in enumerate(MODULES)},
-            "task_ids": list(tasks) if not shared else ["all tasks"],
-            "cosine_raw": raw,
-            "cosine_centred": centred,
-            "mean_cosine_raw": sum(off) / len(off) if off else None,
-            "mean_cosine_centred": sum(off_centred) / len(off_centred) if off_centred else None,
-            "effective_rank": None if shared else 7.3,
-            "plateau_step": None,
+            "adapters": size,
+            "frobenius": {m: [0.1 * (k + 1 + rng.random()) for _ in range(24)] for k, m in enumerate(MODULES)},
+            "ratio": {m: [0.002 * (k + 1) for _ in range(24)] for k, m in enumerate(MODULES)},
+            "cosine_raw": matrix(size, lambda: 0.93 + 0.04 * rng.random()),
+            "cosine_centred": matrix(size, lambda: rng.gauss(-0.03, 0.2)),
+            "effective_rank": 0.0 if size == 1 else 7.3,
+            "delta_w_norm_mean": 1.7,
         }
-    return {"arms": made}
+        if size > 1:
+            swap[arm] = {
+                "tasks": size,
+                "mean_abs_delta_log_prob": 0.21,
+                "mean_lead": 0.05,
+                "own_log_prob": -31.4,
+                "swapped_log_prob": -31.45,
+            }
+    end = {"first": 1.4, "last": 0.25, "early_plateau": False}
+    steps = {"lora": {"steps": 120, "plateau_step": 118}, "hypernet": {"steps": 300, "plateau_step": 170}}
+    return {"arms": made, "training": {phase: {**end, **s} for phase, s in steps.items()}, "swap": swap}

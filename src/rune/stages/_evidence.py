@@ -67,8 +67,8 @@ def sentence(
         parts.append(f"right − static adapter {points(static.points)} {span(static.interval)}")
     seen = f"{power.detectable:.1f} points" if power.detectable < 1e9 else "more than 25 points"
     parts.append(
-        f"{power.design.num_tasks} tasks × {power.design.k} draws pass by luck {chance(power.false_pass)} "
-        f"and see effects from {seen}"
+        f"a gate of {power.design.num_tasks} tasks × {power.design.k} draws passes by luck "
+        f"{chance(power.false_pass)}, and the smallest effect it finds significant 8 times in 10 is {seen}"
     )
     return "; ".join(parts) + "."
 

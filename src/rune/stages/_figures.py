@@ -17,7 +17,7 @@ _NAMES = {INK: "ink", MUTED: "muted", LINE: "line", CARD: "card", GOOD: "good", 
 ARMS = ("vanilla", "hypernet", "lora", "rag", "static", "wrong_trajectory", "empty_trajectory", "teacher", "oracle")
 _ARM = {arm: f"#0a0c{i:02x}" for i, arm in enumerate(ARMS)}
 _NAMES |= {colour: f"arm-{i}" for i, colour in enumerate(_ARM.values())}
-WIDE, HALF = 9.0, 5.0  # inches: across the page, or in one of two columns
+WIDE, HALF = 9.0, 4.6  # inches: across the page, or in one of two columns
 
 Draw = Callable[[Any, Any], None]
 
@@ -73,6 +73,9 @@ def _adapt(text: str, label: str) -> str:
     natural = float(width.group(1)) if width else 360.0
     head = f'<svg role="img" aria-label="{label}" style="max-width:{1.6 * natural:.0f}px" '
     body = re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', rf'{head}viewBox="\1">', body, count=1)
+    # matplotlib numbers its groups the same way in every figure; keep the ids that something refers to.
+    used = set(re.findall(r'(?:href="|url\()#([^")]+)', body))
+    body = re.sub(r' id="([^"]+)"', lambda m: m.group(0) if m.group(1) in used else "", body)
     for colour, name in _NAMES.items():
         body = body.replace(colour, f"var(--{name})")
     return re.sub(r"\n\s*", "\n", body).strip()
@@ -98,13 +101,16 @@ def forest(rows: Sequence[Mapping[str, Any]], threshold: float, *, narrow: bool)
         ax.set_yticks(range(len(rows)), [r["name"].replace("_trajectory", " traj.") for r in reversed(rows)])
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
-        ax.set_ylim(-0.7, len(rows) - 0.2)
+        ax.set_ylim(-0.7, len(rows) - (0.2 if not narrow else 0.3))
         ax.grid(axis="x", lw=0.5, alpha=0.6)
         ax.set_xlabel(
             "percentage points of pass@1 (dashed: the gate)" if narrow else "difference in pass@1, percentage points"
         )
         if not narrow:
-            ax.text(threshold, len(rows) - 0.35, f" gate: {threshold:g}", color=ACCENT, fontsize=9, va="bottom")
+            ax.annotate(
+                f"gate: {threshold:g}", (threshold, len(rows) - 0.2), (4, -2), textcoords="offset points",
+                color=ACCENT, fontsize=9, va="top",
+            )  # fmt: skip
 
     size = (HALF, 0.9 + 0.34 * len(rows)) if narrow else (WIDE, 0.9 + 0.36 * len(rows))
     return svg(f"forest{narrow}", "Effects with intervals, one line per comparison", size, draw)
@@ -131,7 +137,7 @@ def strip(tasks: Sequence[str], passes: Mapping[str, Sequence[int]], n: int) -> 
         bar.outline.set_visible(False)
 
     height = 1.0 + (0.185 * len(tasks) if len(tasks) <= 40 else min(9.0, 0.05 * len(tasks)))
-    return svg("strip", "Share of draws passed, per task and arm", (HALF + 0.4, height), draw)
+    return svg("strip", "Share of draws passed, per task and arm", (HALF, height), draw)
 
 
 def curves(by_arm: Mapping[str, Sequence[float]]) -> str:
@@ -222,6 +228,7 @@ def cosines(raw: Sequence[Sequence[float]], centred: Sequence[Sequence[float]]) 
 
 def losses(name: str, steps: Sequence[float], terms: Mapping[str, Sequence[float]]) -> str:
     """Training curves of one phase; the total loss bold."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 
     def draw(_: Any, ax: Any) -> None:
         shown = list(terms)[:8]
@@ -232,10 +239,14 @@ def losses(name: str, steps: Sequence[float], terms: Mapping[str, Sequence[float
             ax.plot(x, y, color=colour, lw=2.2 if total else 1.2, label=term.replace("_", " "))
         if all(v > 0 for v in terms.get("loss", [0])):
             ax.set_yscale("log")
+            plain = FuncFormatter(lambda value, _: f"{value:g}")
+            ax.yaxis.set_major_formatter(plain)
+            low, high = ax.get_ylim()
+            ax.yaxis.set_minor_formatter(plain if high / low < 12 else NullFormatter())
         ax.set_xlabel("step")
         ax.set_ylabel("loss")
         ax.grid(axis="y", lw=0.5, alpha=0.6)
-        ax.legend(loc="upper right")
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderpad=0, handlelength=1.2)
 
     return svg(f"loss-{name}", f"Training loss of {name}", (HALF, 2.9), draw)
 
@@ -261,6 +272,7 @@ def bars(name: str, label: str, values: Mapping[str, int]) -> str:
         ax.tick_params(axis="y", length=0)
         ax.spines["bottom"].set_visible(False)
         ax.set_xlim(0, 1.12 * max(values.values()))
+        ax.set_ylim(-0.5, max(2, len(values)) - 0.5)
 
     return svg(name, label, (HALF, 0.4 + 0.3 * max(2, len(values))), draw)
 

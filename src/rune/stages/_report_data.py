@@ -78,7 +78,7 @@ class Report:
     preregistration: Mapping[str, Any]
     changes: tuple[str, ...]  # what the seals found
     leakage: Mapping[str, Any] | None
-    diagnostics: Mapping[str, Any]  # arm → measurements; empty if not measured
+    diagnostics: Mapping[str, Any]  # "arms", "training", "swap" of diagnostics.json; each may be empty
     training: tuple[Training, ...]
     corpus: Mapping[str, Mapping[str, int]] | None
     tasks: tuple[Task, ...]
@@ -107,7 +107,7 @@ def gather(folder: RunDir, *, programs_per_arm: int, most_programs: int) -> Repo
         preregistration=_optional(folder, _seal.PROMISE) or {},
         changes=tuple(_seal.verify(folder)),
         leakage=_optional(folder, "leakage.json"),
-        diagnostics=(_optional(folder, "diagnostics.json") or {}).get("arms", {}),
+        diagnostics={"arms": {}, "training": {}, "swap": {}, **(_optional(folder, "diagnostics.json") or {})},
         training=training(folder),
         corpus=_corpus(store.read_jsonl(folder / "trajectories.jsonl", Trajectory)),
         tasks=_tasks(folder, problems, decision, programs_per_arm, most_programs),
@@ -135,23 +135,14 @@ def training(folder: RunDir) -> tuple[Training, ...]:
     return tuple(phases)
 
 
-_NOT_A_TERM = (
-    "phase",
-    "step",
-    "learning_rate",
-    "gradient_norm",
-    "tokens_per_second",
-    "lr",
-    "grad_norm",
-    "tokens_per_s",
-)
+_NOT_A_TERM = ("phase", "step", "learning_rate", "gradient_norm", "tokens_per_second")
 
 
 def _phase(folder: str, phase: str, rows: Sequence[Mapping[str, Any]]) -> Training:
     names = [k for k in rows[0] if k not in _NOT_A_TERM and isinstance(rows[0][k], (int, float))]
     losses = [float(r["loss"]) for r in rows]
     tail = losses[-max(1, len(losses) // 10) :]
-    speeds = [float(s) for r in rows if (s := r.get("tokens_per_second", r.get("tokens_per_s")))]
+    speeds = [float(s) for r in rows if (s := r.get("tokens_per_second"))]
     return Training(
         name=phase if phase == folder or folder == "checkpoints" else f"{folder}, {phase}",
         steps=tuple(float(r["step"]) for r in rows),

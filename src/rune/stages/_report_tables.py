@@ -15,7 +15,6 @@ from rune.stages._report_data import CONDITIONS, MEANING, MODULES, Report, Train
 from rune.types import ArmScore, Contrast
 
 NONE = "not measured"
-ADAPTED = ("lora", "hypernet", "static", "wrong_trajectory", "empty_trajectory", "oracle")
 
 
 class Table(NamedTuple):
@@ -73,38 +72,44 @@ def _score_rows(
     return tuple(rows)
 
 
-def adapters(report: Report) -> Table:
-    """Table 2: one row per arm that has adapters."""
-    header = (
-        "condition", "adapters", *(m.removesuffix("_proj") for m in MODULES), "‖ΔW‖ all",
-        "cosine diversity", "centred", "effective rank", "training loss", "plateau",
-    )  # fmt: skip
-    rows = []
+def adapters(report: Report) -> tuple[Table, Table]:
+    """Table 2 in two parts: one row per arm that has adapters."""
+    rows, norms = [], []
     for arm, count in report.arm_adapters.items():
-        found = report.diagnostics.get(arm, {})
-        if not count and not found:
+        found = report.diagnostics["arms"].get(arm, {})
+        if not count:
             continue
-        norms = found.get("frobenius", {})
+        norm = found.get("delta_w_norm_mean", report.arm_norms.get(arm))
         rows.append(
             (
                 arm,
-                str(found.get("num_adapters", count)),
-                *(_mean(norms.get(m)) for m in MODULES),
-                f"{report.arm_norms[arm]:.3g}" if arm in report.arm_norms else NONE,
-                _diversity(found.get("mean_cosine_raw"), count),
-                _diversity(found.get("mean_cosine_centred"), count),
-                _number(found.get("effective_rank"), count),
+                str(count),
+                _diversity(found.get("cosine_raw"), count),
+                _diversity(found.get("cosine_centred"), count),
+                _rank(found.get("effective_rank"), count),
+                NONE if norm is None else f"{norm:.3g}",
                 _loss(arm, report.training),
-                _plateau(arm, found, report.training),
+                _plateau(report.diagnostics["training"].get(source_of(arm))),
             )
         )
-    return Table(
-        "Table 2. Adapter diagnostics",
-        header,
-        tuple(rows),
-        "Columns q to down: ‖ΔW‖ (Frobenius) of one module of that type, mean over layers and adapters. "
-        "Cosine diversity is 1 − mean pairwise cosine of ΔW over tasks (0: all adapters alike; the specified mark is "
-        "0.1); centred: after the mean adapter is taken out. An arm with one adapter for all tasks has no diversity.",
+        profile, ratio = found.get("frobenius", {}), found.get("ratio", {})
+        norms.append((arm, *(f"{_mean(profile.get(m))} ({_percent_of(ratio.get(m))})" for m in MODULES)))
+    header = ("condition", "adapters", "cosine diversity", "centred", "effective rank", "‖ΔW‖ all modules")
+    return (
+        Table(
+            "Table 2. Adapter diagnostics",
+            (*header, "training loss", "plateau at"),
+            tuple(rows),
+            "Cosine diversity is 1 − mean pairwise cosine of ΔW over tasks (0: all adapters alike; the specified mark "
+            "is 0.1); centred: after the mean adapter is taken out. An arm with one adapter for all has none (–). "
+            "Training loss: mean of the last tenth of the steps.",
+        ),
+        Table(
+            "Table 2, continued. ‖ΔW‖ (Frobenius) per module type",
+            ("condition", *(m.removesuffix("_proj") for m in MODULES)),
+            tuple(norms),
+            "Mean over layers and adapters; in brackets its share of ‖W‖.",
+        ),
     )
 
 
@@ -112,16 +117,21 @@ def _mean(values: Sequence[float] | None) -> str:
     return f"{sum(values) / len(values):.3g}" if values else NONE
 
 
-def _diversity(cosine: float | None, count: int) -> str:
-    if count == 1:
-        return "one adapter"
-    return NONE if cosine is None else f"{1 - cosine:.3g}"
+def _percent_of(values: Sequence[float] | None) -> str:
+    return f"{100 * sum(values) / len(values):.2g} %" if values else "?"
 
 
-def _number(value: float | None, count: int) -> str:
+def _diversity(cosine: Mapping[str, Any] | None, count: int) -> str:
     if count == 1:
-        return "one adapter"
-    return NONE if value is None else f"{value:.1f}"
+        return "–"
+    mean = (cosine or {}).get("mean_off_diagonal")
+    return NONE if mean is None else f"{1 - mean:.3g}"
+
+
+def _rank(value: float | None, count: int) -> str:
+    if count == 1:
+        return "–"
+    return NONE if value is None else f"{value:.1f} of {count - 1}"
 
 
 def source_of(arm: str) -> str:
@@ -129,24 +139,44 @@ def source_of(arm: str) -> str:
     return arm if arm in ("lora", "oracle") else "hypernet"
 
 
-def phases_of(arm: str, training: Sequence[Training]) -> list[Training]:
-    return [t for t in training if source_of(arm) in t.name]
-
-
-def last_loss(arm: str, training: Sequence[Training]) -> float | None:
-    phases = phases_of(arm, training)
-    return phases[-1].last_loss if phases else None
-
-
 def _loss(arm: str, training: Sequence[Training]) -> str:
-    loss = last_loss(arm, training)
-    return NONE if loss is None else f"{loss:.3f}"
+    phases = [t for t in training if t.name == source_of(arm)]
+    return f"{phases[-1].last_loss:.3f}" if phases else NONE
 
 
-def _plateau(arm: str, found: Mapping[str, Any], training: Sequence[Training]) -> str:
-    if found.get("plateau_step") is not None:
-        return f"step {found['plateau_step']}"
-    return "none" if "plateau_step" in found and phases_of(arm, training) else NONE
+def _plateau(found: Mapping[str, Any] | None) -> str:
+    """When the loss stopped falling; "early" is the detector's alarm."""
+    if not found:
+        return NONE
+    if found.get("plateau_step") is None:
+        return "none"
+    early = ", early!" if found.get("early_plateau") else ""
+    return f"step {found['plateau_step']} of {found['steps']}{early}"
+
+
+def swaps(report: Report) -> Table | None:
+    """Behaviour under a swapped trajectory: the reference's log-probability under the own and another's adapter."""
+    rows = tuple(
+        (
+            arm,
+            str(s["tasks"]),
+            f"{s['own_log_prob']:.2f}",
+            f"{s['swapped_log_prob']:.2f}",
+            f"{s['mean_lead']:+.3f}".replace("-", "−"),
+            f"{s['mean_abs_delta_log_prob']:.3f}",
+        )
+        for arm, s in report.diagnostics["swap"].items()
+        if s
+    )
+    if not rows:
+        return None
+    return Table(
+        "Behaviour under a swapped trajectory",
+        ("condition", "tasks", "log p, own", "log p, swapped", "lead of the own", "mean change"),
+        rows,
+        "Log-probability of each task's reference under the adapter of its own trajectories and under another task's. "
+        "A lead of 0 with a mean change of 0: the adapter ignores what it reads.",
+    )
 
 
 def contrasts(report: Report) -> Table:
@@ -157,7 +187,7 @@ def contrasts(report: Report) -> Table:
             _evidence.points(c.points),
             _evidence.span(c.interval),
             f"{c.wins} / {c.ties} / {c.losses}",
-            _evidence.p_text(c.p_value),
+            "–" if c.role == "descriptive" else _evidence.p_text(c.p_value),
             "–" if c.p_adjusted is None else _evidence.p_text(c.p_adjusted),
             c.role,
         )

@@ -20,7 +20,6 @@ from rune.stages._report_data import Report
 
 BEGIN, END = "<!-- rune:result:begin -->", "<!-- rune:result:end -->"
 TEMPLATES = Path(__file__).with_name("report_templates")
-_HEATMAP = 200  # tasks in a cosine heatmap; more would be finer than a pixel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,26 +77,27 @@ def figures(report: Report) -> dict[str, Any]:
     }
     if d.details["n"] > 1:
         drawn["curves"] = _figures.curves({a.condition: a.pass_curve for a in d.arms})
-    norms = {arm: found["frobenius"] for arm, found in report.diagnostics.items() if found.get("frobenius")}
+    measured = report.diagnostics["arms"]
+    norms = {arm: found["frobenius"] for arm, found in measured.items() if found.get("frobenius")}
     if norms:
         drawn["profile"] = _figures.profile(norms)
-    main = report.diagnostics.get(report.primary.treatment, {})
-    if len(main.get("cosine_raw") or ()) > 1 and main.get("cosine_centred"):
-        cut = slice(0, _HEATMAP)
-        raw, centred = ([row[cut] for row in main[key][cut]] for key in ("cosine_raw", "cosine_centred"))
+    main = measured.get(report.primary.treatment, {})
+    raw, centred = (main.get(key, {}).get("matrix", []) for key in ("cosine_raw", "cosine_centred"))
+    if len(raw) > 1 and len(centred) > 1:
         drawn["cosines"] = _figures.cosines(raw, centred)
     drawn["losses"] = [(t.name, _figures.losses(t.name, t.steps, t.terms)) for t in report.training]
     if report.corpus:
         drawn["corpus"] = [
             (group, _figures.bars(f"corpus-{group}", f"Trajectories by {group}", found))
             for group, found in report.corpus.items()
-            if group != "totals" and found
+            if group != "totals" and len(found) > 1
         ]
     return drawn
 
 
 def _view(report: Report, config: Config) -> dict[str, Any]:
     table1, controls = _report_tables.scores(report)
+    table2, norms = _report_tables.adapters(report)
     return {
         "r": report,
         "d": report.decision,
@@ -107,7 +107,9 @@ def _view(report: Report, config: Config) -> dict[str, Any]:
         "table1": table1,
         "controls": controls,
         "contrasts": _report_tables.contrasts(report),
-        "table2": _report_tables.adapters(report),
+        "table2": table2,
+        "norms": norms,
+        "swaps": _report_tables.swaps(report),
         "leakage_table": _report_tables.leakage(report, config.leakage_rows),
         "corpus_table": _report_tables.corpus(report),
         "task_table": _report_tables.task_counts(report),

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from rune import config, store
 from rune.errors import AdapterError, DataError
@@ -33,7 +33,7 @@ class Stored(NamedTuple):
 
 
 def save_lora(folder: Path, lora: StaticLora, layout: Layout, settings: LoraConfig, model: ModelRef) -> None:
-    _write(folder, lora, {"kind": "lora", **_common(layout, settings, model)}, torch.float32)
+    _write(folder, lora.state_dict(), {"kind": "lora", **_common(layout, settings, model)}, torch.float32)
 
 
 def save_hypernet(
@@ -48,7 +48,7 @@ def save_hypernet(
 ) -> None:
     """float16 halves the file (for shipping); a run keeps float32."""
     about = {"kind": "hypernet", **_common(layout, static, model), "hypernet": config.plain(settings)}
-    _write(folder, both, about, dtype)
+    _write(folder, both.state_to_ship(), about, dtype)
 
 
 def done(folder: Path) -> bool:
@@ -87,10 +87,10 @@ def _common(layout: Layout, lora: LoraConfig, model: ModelRef) -> dict[str, Any]
     }
 
 
-def _write(folder: Path, module: nn.Module, settings: Mapping[str, Any], dtype: torch.dtype) -> None:
+def _write(folder: Path, state: Mapping[str, Tensor], settings: Mapping[str, Any], dtype: torch.dtype) -> None:
     tensors = {
         name: t.detach().to("cpu", dtype if t.is_floating_point() else t.dtype, copy=True).contiguous()
-        for name, t in module.state_dict().items()
+        for name, t in state.items()
     }
     store.write_atomic(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
     # Last, so that its presence means that the weights are whole.
@@ -100,7 +100,10 @@ def _write(folder: Path, module: nn.Module, settings: Mapping[str, Any], dtype: 
 def _fill(module: nn.Module, folder: Path) -> None:
     try:
         tensors = load_file(folder / WEIGHTS)
-        module.load_state_dict(tensors)  # copies into float32 whatever the file's dtype
+        found = module.load_state_dict(tensors, strict=False)  # copies into float32 whatever the file's dtype
+        missing = [name for name in found.missing_keys if not name.startswith("guess.")]
+        if missing or found.unexpected_keys:
+            raise RuntimeError(f"'{[*missing, *found.unexpected_keys][0]}' is on one side only")
     except (SafetensorError, OSError, RuntimeError) as error:
         first = str(error).splitlines()[0]
         raise DataError(f"{folder / WEIGHTS}: does not fit its {SETTINGS} ({first}); train again") from None

@@ -43,8 +43,8 @@ class Maker:
             bank = Bank(self.reader.read([_NOTHING]))
             steps = bank.batch([[] for _ in sets])
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
-            residual, _ = self.both.hypernet(steps)
-        return concatenate(self.static(), residual, strength=strength)
+            made = self.both.hypernet(steps)
+        return concatenate(self.static(), made.factors, strength=strength)
 
     def static(self) -> dict[str, Factors]:
         """The constant part alone: the control that says how much is due to trajectories. N = 1."""

@@ -60,6 +60,17 @@ def variance_hinge(latents_ND: Tensor, *, floor: float = 1.0) -> Tensor:
     return F.relu(floor - spread_D).mean()
 
 
+def lesson(logits_NH: Tensor, bag_NH: Tensor) -> Tensor:
+    """Cross-entropy of guessed words against the words that are there, both over H hash buckets; nats a word.
+
+    `bag_NH` marks the words of a target solution that its prompt lacks; a row without any counts nothing. The frozen
+    base model takes no part, so the encoder learns what tells lessons apart long before the heads can use it.
+    """
+    count_N = bag_NH.sum(-1)
+    guessed_N = (bag_NH * logits_NH.log_softmax(-1)).sum(-1) / count_N.clamp_min(1)
+    return -guessed_N.sum() / (count_N > 0).sum().clamp_min(1)
+
+
 def reconstruction(adapters: Adapters, targets: Adapters) -> Tensor:
     """Mean over adapters of ‖ΔW − ΔW*‖²_F / ‖ΔW*‖²_F, through Gram matrices. Ranks may differ."""
     cross_N = torch.stack([inner(f, targets[m]).sum(0) for m, f in adapters.items()]).sum(0)

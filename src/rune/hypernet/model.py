@@ -15,7 +15,7 @@ gradient reaches W_m at once.
 # Shapes: N trajectory sets · L latents · W width · Y layers · M modules · R rank · Q = Y·M·R · I inputs · O outputs
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,14 @@ from rune.hypernet.lora import Factors, Layout, kaiming
 OUTPUT_FACTOR = 0.1
 
 
+class Made(NamedTuple):
+    """What a forward pass gives: the adapters' trajectory part, and the latents for the losses."""
+
+    factors: dict[str, Factors]
+    latents_NLW: Tensor
+    standardised_NLW: Tensor
+
+
 class Hypernet(nn.Module):
     """`Steps` → factors of N adapters. `encoder` must have `front` and give [N, L, W]."""
 
@@ -35,6 +43,7 @@ class Hypernet(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = encoder
+        self.latent_numbers = latents * width
         self.layers, self.names, self.rank, self.scale = layout.layers, tuple(layout.sizes), rank, alpha / rank
         self.centre = nn.BatchNorm1d(latents * width, affine=False, momentum=0.05)
         self.layer_YW = nn.Parameter(0.1 * torch.randn(layout.layers, width))
@@ -50,15 +59,20 @@ class Hypernet(nn.Module):
             spread = {m: 10.0 / s.inputs**0.5 for m, s in layout.sizes.items()}
             self.down = nn.ParameterDict({m: spread[m] * torch.randn(s.inputs, width) for m, s in layout.sizes.items()})
 
-    def forward(self, steps: Steps) -> tuple[dict[str, Factors], Tensor]:
-        """Factors of N adapters, and the latents [N, L, W] before standardising (for the variance hinge)."""
+    def forward(self, steps: Steps) -> Made:
+        """One adapter per set."""
         latents_NLW = self.encoder(steps)
-        return self.generate(latents_NLW), latents_NLW
+        z_NLW = self.standardise(latents_NLW)
+        return Made(self.generate(z_NLW), latents_NLW, z_NLW)
 
-    def generate(self, latents_NLW: Tensor) -> dict[str, Factors]:
-        """Latents → factors."""
-        shape = latents_NLW.shape
-        z_NLW = self.centre(latents_NLW.float().flatten(1)).view(shape)
+    def standardise(self, latents_NLW: Tensor) -> Tensor:
+        """Mean 0, spread 1 for each latent number: over the batch in training, over its running statistics after."""
+        z_NLW: Tensor = self.centre(latents_NLW.float().flatten(1)).view(latents_NLW.shape)
+        return z_NLW
+
+    def generate(self, z_NLW: Tensor) -> dict[str, Factors]:
+        """Standardised latents → factors."""
+        shape = z_NLW.shape
         query_YMRW = self.layer_YW[:, None, None] + self.module_MW[:, None] + self.rank_RW
         h_NQW = query_YMRW.flatten(0, 2).expand(shape[0], -1, -1)
         for read, feed in zip(self.reads, self.feeds, strict=True):

@@ -36,6 +36,7 @@ class Weights:
     kl_teacher: float = 0.0  # to the bare model that has the trajectories in context
     norm: float = 0.0  # squared ‖ΔW‖ over ‖W‖
     variance: float = 0.0  # hinge on the spread of the latents over a batch
+    lesson: float = 0.0  # guessing the target solution's words from the latents: teaches the encoder fast
     reconstruction: float = 0.0  # of LoRAs fine-tuned on single trajectories (needs their folder)
 
     def __post_init__(self) -> None:

@@ -58,6 +58,9 @@ def train_lora(
     return lora
 
 
+BUCKETS = 1024  # of the lesson term's word hash
+
+
 class Both(nn.Module):
     """Static part and hypernetwork: what phase B trains and a checkpoint holds."""
 
@@ -65,6 +68,12 @@ class Both(nn.Module):
         super().__init__()
         self.static = static
         self.hypernet = hypernet
+        self.guess = nn.Linear(hypernet.latent_numbers, BUCKETS)  # the lesson term's; not shipped
+        nn.init.zeros_(self.guess.weight)
+
+    def state_to_ship(self) -> dict[str, Tensor]:
+        """Without what only training needs."""
+        return {name: t for name, t in self.state_dict().items() if not name.startswith("guess.")}
 
     def rates(self, config: HypernetConfig) -> list[Rate]:
         encoder = list(self.hypernet.encoder.parameters())
@@ -72,7 +81,7 @@ class Both(nn.Module):
         head = [p for p in self.hypernet.parameters() if id(p) not in inside]
         return [
             Rate(head, 1.0),
-            Rate(encoder, config.encoder_rate),
+            Rate([*encoder, *self.guess.parameters()], config.encoder_rate),
             Rate(list(self.static.parameters()), config.base_rate),
         ]
 
@@ -197,8 +206,8 @@ class Objective:
             [g.sources for g in groups], max_tokens=config.max_source_tokens, drop=config.drop_tokens, rng=rng
         )
         with torch.autocast(self.base.device.type, torch.bfloat16, enabled=self.base.device.type == "cuda"):
-            residual, latents_NLW = self.both.hypernet(steps)
-        adapters = to_dtype(concatenate(self.both.static.factors(), residual), self.dtype)
+            made = self.both.hypernet(steps)
+        adapters = to_dtype(concatenate(self.both.static.factors(), made.factors), self.dtype)
         layout = plan(
             self.corpus,
             groups,
@@ -218,13 +227,25 @@ class Objective:
         if weights.kl_teacher:
             terms["kl_teacher"] = self._kl_teacher(groups, layout, logits_PV, log_prob_P.detach(), rows.row_P)
         if weights.norm:
-            terms["norm"] = losses.norm(residual, self.base_squared_norm)
+            terms["norm"] = losses.norm(made.factors, self.base_squared_norm)
         if weights.variance:
-            terms["variance"] = losses.variance_hinge(latents_NLW.flatten(1))
+            terms["variance"] = losses.variance_hinge(made.latents_NLW.flatten(1))
+        if weights.lesson:
+            terms["lesson"] = losses.lesson(self.both.guess(made.standardised_NLW.flatten(1)), self._words(groups))
         if weights.reconstruction:
             terms["reconstruction"] = self._reconstruction(groups, adapters)
         loss = torch.stack([getattr(weights, name) * term for name, term in terms.items() if hasattr(weights, name)])
         return Step(loss.sum(), terms, rows.ids_BT.numel())
+
+    def _words(self, groups: list[Group]) -> Tensor:
+        """Hash buckets of the words that the targets' solutions have and their prompts lack [N, H]."""
+        bag_NH = torch.zeros(len(groups), BUCKETS)
+        for n, group in enumerate(groups):
+            for number in group.targets:
+                text = self.corpus.texts[number]
+                fresh = set(text.ids[text.start :]) - set(text.ids[: text.start])
+                bag_NH[n, [token * 40503 % 65521 % BUCKETS for token in fresh]] = 1.0
+        return bag_NH.to(self.base.device, non_blocking=True)
 
     def _contrast(self, name: str, sequence_B: Tensor, pairs: list[tuple[int, int]]) -> dict[str, Tensor]:
         """The term, and beside it the mean lead of the right one in nats."""

@@ -5,7 +5,7 @@ Built in, so that the term needs no data set and means the same in every run.
 
 TEXTS = (
     "def is_prime(n):\n    if n < 2:\n        return False\n    return all(n % d for d in range(2, int(n**0.5) + 1))\n",
-    "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, x):\n        self.items += [x]\n",
+    "class Stack:\n    items = []\n\n    def push(self, x):\n        self.items.append(x)\n",
     "SELECT name, COUNT(*) FROM orders JOIN users ON users.id = orders.user_id GROUP BY name HAVING COUNT(*) > 3;\n",
     "function once(fn) {\n  let done = false;\n  return (...a) => { if (!done) { done = true; fn(...a); } };\n}\n",
     "The capital of France is Paris. The Seine runs through the city, and its oldest bridge is called the new one.\n",

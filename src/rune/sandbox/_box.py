@@ -34,9 +34,9 @@ except ImportError:  # not on this system: no limits there, and the scorer says 
     resource = None  # type: ignore[assignment]
 
 WARM = (
-    "abc array bisect calendar cmath collections copy dataclasses datetime decimal enum fractions functools hashlib "
-    "heapq itertools json math numbers operator queue random re statistics string textwrap time typing"
-).split()
+    "abc array bisect calendar cmath collections copy dataclasses datetime decimal enum fractions functools hashlib",
+    "heapq itertools json math numbers operator queue random re statistics string textwrap time typing",
+)
 FILE = "<candidate>"
 _HEAD = struct.Struct("<IB")  # payload size, kind of message
 LOAD, CALL, OUTPUT = 1, 2, 3  # to the child
@@ -76,7 +76,7 @@ class _Child:
 
 
 def _prepare(options: dict[str, Any]) -> _Child:
-    for name in WARM:
+    for name in " ".join(WARM).split():
         importlib.import_module(name)
     without = set(options["without"])
     layers: list[str] = []
@@ -319,7 +319,7 @@ def _run_child(sock: socket.socket, output_bytes: int) -> None:
     """Load one program, then answer calls until killed. Never returns."""
     shelf = _Shelf()
     output = _Output(output_bytes)
-    sys.stdout = sys.stderr = output  # type: ignore[assignment]
+    sys.stdout = sys.stderr = output
     scope: dict[str, Any] = {}
     inbox = _Inbox(sock)
     while True:
@@ -327,7 +327,8 @@ def _run_child(sock: socket.socket, output_bytes: int) -> None:
         try:
             request = _codec.decode(data, shelf.resolve)
             if kind == LOAD:
-                reply = (DONE, _codec.encode(_load(scope, *request), shelf.register))
+                _load(scope, *request)
+                reply = (DONE, b"")
             elif kind == OUTPUT:
                 reply = (VALUE, _codec.encode(output.text()[-request:], shelf.register))
             else:
@@ -390,8 +391,7 @@ def _describe(error: BaseException) -> bytes:
     except BaseException:
         trace = name
     parts = (name[:100], base, message[:ERROR_CHARS], trace[:ERROR_CHARS], isinstance(error, _codec.CodecError))
-    data = json.dumps(parts).encode("ascii", "replace")
-    return data
+    return json.dumps(parts).encode("ascii", "replace")
 
 
 def _trace(error: BaseException, name: str, message: str) -> str:

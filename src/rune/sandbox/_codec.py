@@ -37,7 +37,7 @@ _TYPES = {
     if isinstance(value, type) and not issubclass(value, BaseException)
 }
 
-_VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
+_VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
 
 
 class CodecError(ValueError):
@@ -184,7 +184,7 @@ class _Encoder:
         elif isinstance(value, bytes):
             self._sized(b"b", bytes.__add__(value, b""))
         elif isinstance(value, bytearray):
-            self._sized(b"y", bytearray.__add__(value, b""))
+            self._sized(b"y", bytes(bytearray.__add__(value, b"")))
         elif isinstance(value, list):
             self._many(b"l", list.__iter__(value), list.__len__(value), depth)
         elif isinstance(value, tuple):
@@ -320,7 +320,7 @@ class _Decoder:
         if tag in (b"S", b"Z"):
             unique = set()
             for item in self._items(depth):
-                unique.add(item)  # noqa: PERF401 — see _dict
+                unique.add(item)
             return unique if tag == b"S" else frozenset(unique)
         if tag == b"b":
             return self._bytes()

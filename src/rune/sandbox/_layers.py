@@ -154,8 +154,7 @@ def _new_root(found: Paths, work_mb: int) -> None:
     # Sources are held open first: the new root is mounted over /tmp, and one of them may lie below it.
     binds = [*found.library, *found.shared, "/dev/null", "/dev/zero", "/dev/urandom"]
     sources = [(p, p, os.open(p, os.O_PATH)) for p in _outermost(binds)]
-    for package in found.packages:
-        sources.append((package, f"{SITE}/{os.path.basename(package)}", os.open(package, os.O_PATH)))  # noqa: PTH119
+    sources += [(p, f"{SITE}/{os.path.basename(p)}", os.open(p, os.O_PATH)) for p in found.packages]  # noqa: PTH119
     links = [(p, os.readlink(p)) for p in ("/lib", "/lib64") if os.path.islink(p)]  # noqa: PTH114, PTH115
     _mount("none", "/", "", _REC | _PRIVATE)
     root = "/tmp"

@@ -151,7 +151,7 @@ class Link:
 
     def _hold(self, value: object) -> _codec.Handle:
         if isinstance(value, Remote):
-            return object.__getattribute__(value, "_handle")  # type: ignore[no-any-return]
+            return value._handle
         raise _codec.CodecError(f"a {type(value).__name__} is no plain data")
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""The four categories of HumanEval's tasks, by a rule that reads types and syntax, not opinions.
+"""The four categories of HumanEval's (and MBPP's) tasks, by a rule that reads types and syntax, not opinions.
 
 1. *string manipulation*: an argument is a string, or a list of strings;
 2. *arithmetic*: every argument is a number;
@@ -27,7 +27,7 @@ _LOOPS = (ast.For, ast.While, ast.comprehension)
 def categorise(*, reference: str, entry_point: str, test: str) -> str:
     """The category of one task."""
     function = _function(reference, entry_point)
-    kinds = _kinds_called(test) or _kinds_annotated(function)
+    kinds = _kinds_called(test, {"candidate", entry_point}) or _kinds_annotated(function)
     if "string" in kinds:
         return STRINGS
     if kinds == {"number"}:
@@ -39,9 +39,9 @@ def _function(source: str, name: str) -> ast.FunctionDef:
     return next(n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef) and n.name == name)
 
 
-def _kinds_called(test: str) -> set[str]:
+def _kinds_called(test: str, names: set[str]) -> set[str]:
     fallback: set[str] = set()
-    for arguments in _literal_calls(test):
+    for arguments in _literal_calls(test, names):
         kinds = set().union(*map(_kinds, arguments))
         if "empty" not in kinds:
             return kinds
@@ -49,9 +49,9 @@ def _kinds_called(test: str) -> set[str]:
     return fallback - {"empty"} or ({"container"} if fallback else set())
 
 
-def _literal_calls(test: str) -> Iterator[list[Any]]:
+def _literal_calls(test: str, names: set[str]) -> Iterator[list[Any]]:
     for node in ast.walk(ast.parse(test)):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "candidate":
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names:
             try:
                 yield [ast.literal_eval(a) for a in node.args]
             except ValueError:

@@ -1,0 +1,54 @@
+"""HumanEval+ (Liu et al. 2023, EvalPlus v0.1.10): HumanEval's tasks with about 80 times the tests. Evaluation only.
+
+Reads HumanEvalPlus-OriginFmt.jsonl.gz, whose tests hold the expected values. Two things are mended: numpy, used
+for two comparisons, is replaced by the same comparison in plain Python (loading it would cost more than most
+tests), and the checker of HumanEval/32, which applies its polynomial to swapped arguments and refuses every
+answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rune.benchmarks import _data, humaneval
+from rune.benchmarks._evalplus import without_numpy
+from rune.types import Problem, Split
+
+FILE = "humaneval_plus/HumanEvalPlus-OriginFmt.jsonl.gz"
+SHA256 = {"HumanEvalPlus-OriginFmt.jsonl.gz": "daa7661c8189924068069b0872a440b491edb60f8bdf431d5957adc88d18bae5"}
+_BROKEN_32 = "assert _poly(*candidate(*inp), inp) <= 0.0001"
+_MENDED_32 = "assert abs(_poly(*inp, candidate(*inp))) <= 0.0001"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """`[benchmark.settings]`."""
+
+    path: str = ""  # the file or its folder; "" = from RUNE_DATA
+    verify: bool = True  # refuse a file that is not the official one
+
+
+@dataclass(frozen=True, slots=True)
+class HumanEvalPlus:
+    config: Config
+
+    def problems(self) -> list[Problem]:
+        """All 164 tasks, under HumanEval's ids, every one HELD_OUT. Raises DataError."""
+        path = _data.locate(self.config.path, FILE, hub="evalplus/humanevalplus")
+        _data.check(path, SHA256, verify=self.config.verify)
+        categories = {p.task_id: p.category for p in humaneval.build(humaneval.Config()).problems()}
+        return [_problem(record, path, categories) for record in _data.read(path)]
+
+
+def build(config: Config) -> HumanEvalPlus:
+    return HumanEvalPlus(config)
+
+
+def _problem(record: dict[str, Any], path: Path, categories: dict[str, str]) -> Problem:
+    (test,) = _data.need(record, "test", where=path)
+    mended = {**record, "test": without_numpy(test.replace(_BROKEN_32, _MENDED_32))}
+    problem = humaneval.problem(mended, path, benchmark="humaneval_plus")
+    # The official test decides the category, so that a task has the same one in both benchmarks.
+    return replace(problem, category=categories.get(problem.task_id, problem.category), split=Split.HELD_OUT)

@@ -1,0 +1,130 @@
+"""MBPP (Austin et al. 2021): 974 tasks, or the 427 that its authors checked by hand ("sanitized").
+
+Ids 11–510 are for evaluation and come marked HELD_OUT; 511–974 and 1–10 may give trajectories. The prompt is
+EvalPlus': the text and the first test as a docstring, so that the function's name is known. The tests run in
+the official order, setup before asserts, and may name what the program defines besides its entry point (three
+tasks build the program's own classes).
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rune.benchmarks import _categories, _data
+from rune.benchmarks._exclusion import MBPP_EVALUATION
+from rune.errors import DataError
+from rune.types import Problem, Split
+
+FILES = {"full": "mbpp/mbpp.jsonl", "sanitized": "mbpp/sanitized-mbpp.json"}
+SHA256 = {
+    "mbpp.jsonl": "ccf64ceae9c5403bf50a044cb6d505bfd2a2963ee58338ba268fd65beab92a9f",
+    "sanitized-mbpp.json": "ca95deaa9a01ef0a6f439f88bcf0dd3db3563d22f22aad6cae04ebb9a8d8c8e9",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """`[benchmark.settings]`."""
+
+    variant: Literal["full", "sanitized"] = "full"
+    path: str = ""  # the file or its folder; "" = from RUNE_DATA
+    verify: bool = True  # refuse a file that is not the official one
+
+
+@dataclass(frozen=True, slots=True)
+class Mbpp:
+    config: Config
+
+    def problems(self) -> list[Problem]:
+        """All tasks of the variant in the file's order, ids "Mbpp/N". Raises DataError."""
+        path = _data.locate(self.config.path, FILES[self.config.variant], hub="google-research-datasets/mbpp")
+        _data.check(path, SHA256, verify=self.config.verify)
+        return [_problem(record, path) for record in _data.read(path)]
+
+
+def build(config: Config) -> Mbpp:
+    return Mbpp(config)
+
+
+def split_of(number: int) -> Split:
+    return Split.HELD_OUT if number in MBPP_EVALUATION else Split.TRAIN
+
+
+def near_duplicates(path: str = "") -> Mapping[str, Sequence[str]]:
+    """Evaluation task id → training tasks too like it, as listed beside the data; empty if no list is there."""
+    try:
+        file = _data.locate(path, "mbpp/near_duplicates.json", hub="no public data set")
+    except DataError:
+        return {}
+    found: dict[str, list[str]] = {}
+    for test, train, _share in json.loads(file.read_text())["pairs_test_train_share"]:
+        found.setdefault(f"Mbpp/{test}", []).append(f"Mbpp/{train}")
+    return found
+
+
+def _problem(record: dict[str, Any], path: Path) -> Problem:
+    number, code, tests = _data.need(record, "task_id", "code", "test_list", where=path)
+    text = record["text"] if "text" in record else _data.need(record, "prompt", where=path)[0]
+    entry = entry_point(code, tests, task=f"{path}: task {number}")
+    imports = [*record.get("test_imports", []), *_modules(tests)]
+    test = _test(imports, record.get("test_setup_code", ""), [ask_candidate(t, entry) for t in tests])
+    return Problem(
+        task_id=f"Mbpp/{number}",
+        benchmark="mbpp",
+        prompt=f'"""\n{text.strip()}\n{tests[0].strip()}\n"""\n',
+        entry_point=entry,
+        test=test,
+        reference=f"{code.strip()}\n",
+        category=_categories.categorise(reference=code, entry_point=entry, test=test),
+        split=split_of(int(number)),
+    )
+
+
+def entry_point(code: str, tests: Sequence[str], *, task: str) -> str:
+    """The function that the first test calls, among those the reference defines. Raises DataError if none is."""
+    defined = [n.name for n in ast.parse(code).body if isinstance(n, ast.FunctionDef)]
+    called = [
+        n.func.id for n in ast.walk(ast.parse(tests[0])) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
+    ]
+    for name in called:
+        if name in defined:
+            return name
+    raise DataError(f"{task}: the tests call none of the functions its code defines")
+
+
+def ask_candidate(source: str, entry: str) -> str:
+    """`source` with the entry point's name replaced by `candidate`, all else as written.
+
+    Four tasks call theirs `check`, which is the name of the test itself here.
+    """
+    lines = [line.encode() for line in source.strip().split("\n")]
+    names = [n for n in ast.walk(ast.parse("\n".join(map(bytes.decode, lines)))) if isinstance(n, ast.Name)]
+    for node in sorted(names, key=lambda n: (n.lineno, n.col_offset), reverse=True):
+        if node.id == entry:
+            line = lines[node.lineno - 1]
+            lines[node.lineno - 1] = line[: node.col_offset] + b"candidate" + line[node.end_col_offset :]
+    return "\n".join(map(bytes.decode, lines))
+
+
+def _modules(tests: Sequence[str]) -> list[str]:
+    """Standard modules that the tests name without importing them."""
+    used = {
+        n.value.id
+        for test in tests
+        for n in ast.walk(ast.parse(test))
+        if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)
+    }
+    return [f"import {name}" for name in sorted(used) if name in sys.stdlib_module_names]
+
+
+def _test(imports: Sequence[str], setup: str, tests: Sequence[str]) -> str:
+    head = "\n".join(dict.fromkeys(imports))
+    body = "\n".join([*([setup.strip()] if setup.strip() else []), *(t.strip() for t in tests)])
+    return f"{head}\n\n\ndef check(candidate):\n{textwrap.indent(body, '    ')}\n".lstrip("\n")

@@ -1,0 +1,81 @@
+"""MBPP+ (Liu et al. 2023, EvalPlus MBPP+ v0.2.0): 378 of MBPP's tasks with many more tests.
+
+Its tasks are MBPP's: the 224 with ids 11–510 are for evaluation, the other 154 lie in MBPP's training part. Reads
+MbppPlus-OriginFmt.jsonl.gz, whose tests hold the expected values; numpy is replaced as in HumanEval+.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from ast import literal_eval
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rune.benchmarks import _categories, _data, mbpp
+from rune.benchmarks._evalplus import without_numpy
+from rune.errors import DataError
+from rune.types import Problem
+
+FILE = "mbpp_plus/MbppPlus-OriginFmt.jsonl.gz"
+SHA256 = {"MbppPlus-OriginFmt.jsonl.gz": "7a5aec547b134fa297ee6c45f829298aa3f58de02547b8d8a5c3d85d9cb10efc"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """`[benchmark.settings]`."""
+
+    path: str = ""  # the file or its folder; "" = from RUNE_DATA
+    verify: bool = True  # refuse a file that is not the official one
+
+
+@dataclass(frozen=True, slots=True)
+class MbppPlus:
+    config: Config
+
+    def problems(self) -> list[Problem]:
+        """All tasks in the file's order, ids "Mbpp/N" as in MBPP. Raises DataError."""
+        path = _data.locate(self.config.path, FILE, hub="evalplus/mbppplus")
+        _data.check(path, SHA256, verify=self.config.verify)
+        return [_problem(record, path) for record in _data.read(path)]
+
+
+def build(config: Config) -> MbppPlus:
+    return MbppPlus(config)
+
+
+def _problem(record: dict[str, Any], path: Path) -> Problem:
+    number, code, text, listed, test = _data.need(record, "task_id", "code", "prompt", "test_list", "test", where=path)
+    tests = _list(listed)
+    entry = mbpp.entry_point(code, tests, task=f"{path}: task {number}")
+    return Problem(
+        task_id=f"Mbpp/{number}",
+        benchmark="mbpp_plus",
+        prompt=f'"""\n{text.strip()}\n{tests[0].strip()}\n"""\n',
+        entry_point=entry,
+        test=_in_check(test, entry, f"{path}: task {number}"),
+        reference=f"{code.strip()}\n",
+        category=_categories.categorise(reference=code, entry_point=entry, test="\n".join(tests)),
+        split=mbpp.split_of(int(number)),
+    )
+
+
+def _list(value: Any) -> list[str]:
+    """Test lists come as a list, or as one written in a string."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            value = literal_eval(value)
+    return [str(v) for v in value]
+
+
+def _in_check(test: str, entry: str, task: str) -> str:
+    """Helpers and data stay where they are; the closing loop over them becomes the body of `check`."""
+    loop = list(re.finditer(r"^for i, .*:\n(?:[ \t]+.*\n?)+", test, re.MULTILINE))
+    if not loop:
+        raise DataError(f"{task}: its test does not end in a loop over inputs")
+    head, body = test[: loop[-1].start()], mbpp.ask_candidate(loop[-1].group(), entry)
+    return f"{without_numpy(head)}\n\ndef check(candidate):\n{textwrap.indent(body, '    ')}\n"

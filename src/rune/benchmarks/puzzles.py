@@ -1,0 +1,73 @@
+"""Python Programming Puzzles (Schuster et al. 2021): find an input that satisfies a given `sat` function.
+
+Training material only. A puzzle becomes "write `sol`": the prompt shows `sat` and the head of `sol`, the test
+calls `sol()` and asserts `sat(answer)`. Only puzzles with a known solution are given; the module derived from
+HumanEval must not be in the file, and one that is is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rune.benchmarks import _data
+from rune.errors import ContaminationError
+from rune.types import Problem, Split
+
+FILE = "python_programming_puzzles/puzzles.json"
+SHA256 = {"puzzles.json": "3f8c7fe3d0f8989b1e13976a146b76302ae17ff63a94332b86ab5171869bf638"}
+_TYPES = "from typing import Any, Callable, Dict, List, Optional, Set, Tuple, Union\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """`[benchmark.settings]`."""
+
+    path: str = ""  # the file or its folder; "" = from RUNE_DATA
+    verify: bool = True  # refuse a file that is not the expected one
+    per_problem: int = 1  # instances of one puzzle: "Study_1:0", "Study_1:1" differ in their numbers only
+
+    def __post_init__(self) -> None:
+        if self.per_problem < 1:
+            raise ValueError(f"per_problem must be at least 1, found {self.per_problem}")
+
+
+@dataclass(frozen=True, slots=True)
+class Puzzles:
+    config: Config
+
+    def problems(self) -> list[Problem]:
+        """Puzzles with a solution, in the file's order, ids "P3/name:instance". Raises DataError."""
+        path = _data.locate(self.config.path, FILE, hub="microsoft/PythonProgrammingPuzzles")
+        _data.check(path, SHA256, verify=self.config.verify)
+        taken: dict[str, int] = {}
+        found = []
+        for record in _data.read(path):
+            name, bodies = _data.need(record, "name", "sol_bodies", where=path)
+            kind = name.partition(":")[0]
+            if bodies and taken.get(kind, 0) < self.config.per_problem:
+                taken[kind] = taken.get(kind, 0) + 1
+                found.append(_problem(record, path))
+        return found
+
+
+def build(config: Config) -> Puzzles:
+    return Puzzles(config)
+
+
+def _problem(record: dict[str, Any], path: Path) -> Problem:
+    name, sat, header, module = _data.need(record, "name", "sat", "sol_header", "module", where=path)
+    if "human_eval" in module.lower() or "humaneval" in module.lower():
+        raise ContaminationError(f"{path}: puzzle {name} comes from HumanEval; remove that module from the file")
+    docstring, body = record.get("sol_docstring", ""), record["sol_bodies"][0]
+    return Problem(
+        task_id=f"P3/{name}",
+        benchmark="puzzles",
+        prompt=f"{_TYPES}\n{sat}\n\n{header}\n{docstring}\n    # return an answer for which sat(answer) is True\n",
+        entry_point="sol",
+        test=f"{_TYPES}\n{sat}\n\n\ndef check(candidate):\n    assert sat(candidate()) is True\n",
+        reference=f"{_TYPES}\n{sat}\n\n{header}\n{docstring}\n{body}\n",
+        category=module.removesuffix(".py").rpartition("/")[2].replace("_", " "),
+        split=Split.TRAIN,
+    )

@@ -1,10 +1,24 @@
-"""Strong random adapters for the engines' tests."""
+"""Strong random adapters, and the world that every engine is tested in."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
+from rune.engines import torch as engine
 from rune.engines._lora import TARGETS, Adapter, Pair, target_linears
+from rune.types import AdapterRef, ModelRef
+
+PROMPTS = ("def add(a, b):\n", "class Problem:\n    ", "# a frozen record that explains itself and goes on for long\n")
+
+
+@dataclass(frozen=True)
+class World:
+    """What every engine is tested in."""
+
+    model: ModelRef
+    adapters: tuple[AdapterRef, AdapterRef]
 
 
 def random_adapter(
@@ -20,3 +34,7 @@ def random_adapter(
         for name, linear in target_linears(model, TARGETS).items()
     }
     return Adapter(pairs=pairs, scale=scale, base_model=base_model)
+
+
+def torch_engine(model: ModelRef, **settings: object) -> engine.TorchEngine:
+    return engine.build(engine.Config(**settings), model=model, device="cpu", dtype="float32")  # type: ignore[arg-type]

@@ -1,0 +1,268 @@
+"""Any server that speaks OpenAI's `/v1/completions`: vLLM, SGLang, llama.cpp, a hosted one.
+
+One HTTP request per draw, `concurrency` of them in flight, each with its own seed, so that a draw can be asked for
+again without touching its neighbours. An adapter is a model name: its id is loaded through the server's admin
+dialect where there is one, and must be in the server's list of models before a draw names it; a name that the
+server does not know is an error, never the base model. Standard library only.
+
+A request that fails in the machinery (connection, timeout, 408, 409, 429, 5xx, unreadable answer) is retried with
+growing pauses; when its tries are used up, what has already finished is still delivered, and then one EngineError
+says what is missing.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import random
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from rune.errors import AdapterError, EngineError
+from rune.types import AdapterRef, Completion, ModelRef, Request
+
+_AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+_LOAD = {"vllm": "/v1/load_lora_adapter", "sglang": "/load_lora_adapter"}
+_UNLOAD = {"vllm": "/v1/unload_lora_adapter", "sglang": "/unload_lora_adapter"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of `[engine]` when name = "openai"."""
+
+    url: str = "http://127.0.0.1:8000"  # without /v1
+    served_name: str = ""  # the base model's name at the server; "" takes the model's own name
+    dialect: Literal["none", "vllm", "sglang"] = "none"  # how adapters are loaded; none: they are there already
+    api_key_variable: str = "OPENAI_API_KEY"  # environment variable with the key, if the server wants one
+    concurrency: int = 32  # requests in flight
+    timeout_seconds: float = 300.0  # of silence, for one request
+    tries: int = 4  # per request
+    pause_seconds: float = 0.5  # before the second try; doubles
+    max_adapters: int = 64  # loaded at once; the rest wait their turn
+
+    def __post_init__(self) -> None:
+        if self.concurrency < 1 or self.tries < 1 or self.max_adapters < 1:
+            raise ValueError("concurrency, tries and max_adapters must be at least 1")
+        if self.timeout_seconds <= 0 or self.pause_seconds < 0:
+            raise ValueError("timeout_seconds must be above 0, pause_seconds at least 0")
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"url must begin with http:// or https://, found {self.url!r}")
+
+
+def build(config: Config, *, model: ModelRef, device: str, dtype: str) -> OpenAIEngine:
+    """`device` and `dtype` are the server's affair."""
+    return OpenAIEngine(config, model)
+
+
+class _Refused(Exception):
+    """An answer that another try will not change; holds the server's words."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class _Draw(NamedTuple):
+    request: Request
+    number: int
+
+
+class OpenAIEngine:
+    """See the module's docstring."""
+
+    def __init__(self, config: Config, model: ModelRef) -> None:
+        self.config, self.model = config, model
+        self.base_name = config.served_name or model.name
+        self._loaded: dict[str, None] = {}  # adapters that we loaded, oldest first
+        self._key = os.environ.get(config.api_key_variable, "")
+        self._spread = random.Random()  # only for the pauses between tries
+
+    def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        """Yield draws as the server answers. Raises EngineError after delivering all that could be had."""
+        for request in requests:
+            if request.adapter is not None and request.adapter.base_model != self.model.digest:
+                raise AdapterError(
+                    f"adapter {request.adapter.adapter_id} was made for another base model than {self.model.name}; "
+                    "make it again for this one"
+                )
+        for batch in self._by_adapter(requests):
+            self._make_known({r.adapter.adapter_id: r.adapter for r in batch if r.adapter is not None})
+            yield from self._complete(batch)
+
+    def close(self) -> None:
+        """Unload what was loaded; a server that is gone has nothing to unload."""
+        for adapter_id in list(self._loaded):
+            try:
+                self._unload(adapter_id)
+            except (EngineError, AdapterError):
+                return
+
+    # ------------------------------------------------------------------ draws
+
+    def _by_adapter(self, requests: Sequence[Request]) -> Iterator[list[Request]]:
+        """Requests in batches that need at most `max_adapters` adapters at once."""
+        ids = list(dict.fromkeys(r.adapter.adapter_id for r in requests if r.adapter is not None))
+        turn = {adapter_id: place // self.config.max_adapters for place, adapter_id in enumerate(ids)}
+        for number in range(max(turn.values(), default=0) + 1):
+            yield [r for r in requests if (turn[r.adapter.adapter_id] if r.adapter else 0) == number]
+
+    def _complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        draws = [_Draw(request, number) for request in requests for number in range(request.n)]
+        failures: list[Exception] = []
+        done = 0
+        queue = iter(draws)
+        with ThreadPoolExecutor(self.config.concurrency) as pool:
+            flying: set[Future[Completion]] = set()
+            try:
+                while True:
+                    while not failures and len(flying) < self.config.concurrency:
+                        draw = next(queue, None)
+                        if draw is None:
+                            break
+                        flying.add(pool.submit(self._draw, draw))
+                    if not flying:
+                        break
+                    finished, flying = wait(flying, return_when=FIRST_COMPLETED)
+                    for future in finished:
+                        error = future.exception()
+                        if error is None:
+                            done += 1
+                            yield future.result()
+                        elif isinstance(error, Exception):
+                            failures.append(error)
+            finally:
+                for future in flying:
+                    future.cancel()
+        if failures:
+            kind = AdapterError if isinstance(failures[0], AdapterError) else EngineError
+            raise kind(
+                f"{self.config.url}: {failures[0]} ({done} of {len(draws)} draws were delivered; the run can be "
+                "resumed when the server is back)"
+            )
+
+    def _draw(self, draw: _Draw) -> Completion:
+        request, sampling = draw.request, draw.request.sampling
+        body: dict[str, Any] = {
+            "model": request.adapter.adapter_id if request.adapter else self.base_name,
+            "prompt": request.prompt,
+            "max_tokens": sampling.max_new_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": (request.seed + draw.number) % 2**31,  # several servers hold seeds in 32 bits
+            "n": 1,
+        }
+        if sampling.stop:
+            body["stop"] = list(sampling.stop)
+        if sampling.top_k:
+            body["top_k"] = sampling.top_k  # not OpenAI's own, but every open server takes it
+        try:
+            answer = self._call("/v1/completions", body)
+            choice = answer["choices"][0]
+            text, reason = choice["text"], choice["finish_reason"]
+            tokens = answer.get("usage", {}).get("completion_tokens")
+        except _Refused as refusal:
+            kind = AdapterError if request.adapter and refusal.status == 404 else EngineError
+            raise kind(f"request {request.key!r} was refused: {refusal}") from None
+        except (KeyError, IndexError, TypeError, AttributeError):
+            raise EngineError(f"request {request.key!r}: the answer is not a completion") from None
+        if reason not in ("stop", "length"):
+            raise EngineError(f"request {request.key!r} ended with {reason!r}, expected stop or length")
+        return Completion(
+            key=request.key,
+            draw=draw.number,
+            seed=request.seed + draw.number,
+            text=text,
+            num_tokens=int(tokens) if tokens is not None else 0,
+            finish_reason=reason,
+        )
+
+    # ------------------------------------------------------------------ adapters
+
+    def _make_known(self, adapters: dict[str, AdapterRef]) -> None:
+        """Every adapter loaded and listed by the server, or AdapterError."""
+        if not adapters:
+            return
+        known = self._models()
+        for adapter_id, adapter in adapters.items():
+            if adapter_id in known:
+                continue
+            if self.config.dialect == "none":
+                raise AdapterError(
+                    f"unknown adapter {adapter_id}: {self.config.url} serves {', '.join(sorted(known)) or 'nothing'}; "
+                    "load it there, or set engine.dialect to vllm or sglang"
+                )
+            self._make_room(keep=adapters)
+            try:
+                self._call(_LOAD[self.config.dialect], {"lora_name": adapter_id, "lora_path": adapter.path})
+            except _Refused as refusal:
+                raise AdapterError(f"{self.config.url} cannot load adapter {adapter_id}: {refusal}") from None
+            self._loaded[adapter_id] = None
+        missing = set(adapters) - self._models()
+        if missing:
+            raise AdapterError(
+                f"{self.config.url} does not list adapter {min(missing)} after loading it; drawing now could "
+                "answer with the base model"
+            )
+
+    def _models(self) -> set[str]:
+        try:
+            return {str(entry["id"]) for entry in self._call("/v1/models")["data"]}
+        except (_Refused, KeyError, TypeError) as error:
+            raise EngineError(f"{self.config.url}/v1/models: no list of models ({error})") from None
+
+    def _make_room(self, keep: dict[str, AdapterRef]) -> None:
+        for adapter_id in list(self._loaded):
+            if len(self._loaded) < self.config.max_adapters:
+                return
+            if adapter_id not in keep:
+                self._unload(adapter_id)
+
+    def _unload(self, adapter_id: str) -> None:
+        del self._loaded[adapter_id]
+        try:
+            self._call(_UNLOAD[self.config.dialect], {"lora_name": adapter_id}, tries=1)
+        except _Refused as refusal:
+            raise AdapterError(f"{self.config.url} cannot unload adapter {adapter_id}: {refusal}") from None
+
+    # ------------------------------------------------------------------ HTTP
+
+    def _call(self, path: str, body: dict[str, Any] | None = None, *, tries: int = 0) -> Any:
+        """One exchange, retried. Raises _Refused for a 4xx, EngineError when the tries are used up."""
+        tries = tries or self.config.tries
+        problem = ""
+        for attempt in range(tries):
+            if attempt:
+                pause = self.config.pause_seconds * 2 ** (attempt - 1)
+                time.sleep(pause * (0.75 + self._spread.random() / 2))
+            try:
+                return self._exchange(path, body)
+            except urllib.error.HTTPError as error:
+                text = error.read(2000).decode(errors="replace").strip() or str(error.reason)
+                if error.code not in _AGAIN:
+                    raise _Refused(error.code, f"HTTP {error.code}: {text[:300]}") from None
+                problem = f"HTTP {error.code}: {text[:200]}"
+            except TimeoutError:
+                problem = f"no answer within {self.config.timeout_seconds:g} s"
+            except urllib.error.URLError as error:
+                problem = f"no connection ({error.reason})"
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                problem = f"the connection broke ({type(error).__name__}: {error})"
+        raise EngineError(f"{path}: {problem}, {tries} tries")
+
+    def _exchange(self, path: str, body: dict[str, Any] | None) -> Any:
+        headers = {"Content-Type": "application/json"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.config.url.rstrip("/") + path, data=data, headers=headers)
+        with urllib.request.urlopen(request, timeout=self.config.timeout_seconds) as response:
+            raw = response.read()
+        if path in (*_LOAD.values(), *_UNLOAD.values()):
+            return raw  # vLLM answers in plain words
+        return json.loads(raw)

@@ -1,0 +1,146 @@
+"""vLLM in this process: `LLM(enable_lora=True)`, one `LoRARequest` per draw, adapters named by their content hash.
+
+Names by hash because vLLM's prefix cache is keyed by the adapter's name: weights changed in place under one name
+would be served from the old cache. One engine per GPU; tensor parallelism only where the base does not fit
+(wrong outputs of LoRA under it went unnoticed upstream before, vllm#21471). A *served* vLLM is the engine `openai`
+with dialect = "vllm".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rune.errors import AdapterError, EngineError
+from rune.types import AdapterRef, Completion, ModelRef, Request
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of `[engine]` when name = "vllm"."""
+
+    max_loras: int = 16  # adapters in one batch; vLLM's own default of 1 would take turns
+    max_cpu_loras: int = 256  # adapters kept in host memory
+    max_lora_rank: int = 64  # larger ones are refused
+    gpu_memory_utilization: float = 0.85  # share of the GPU's memory
+    max_model_len: int = 4096  # tokens of prompt and answer
+    tensor_parallel_size: int = 1  # GPUs for one base model
+    chunk: int = 2048  # draws handed over at once; results come when a chunk is done
+
+    def __post_init__(self) -> None:
+        if min(self.max_loras, self.max_lora_rank, self.max_model_len, self.tensor_parallel_size, self.chunk) < 1:
+            raise ValueError("max_loras, max_lora_rank, max_model_len, tensor_parallel_size and chunk must be ≥ 1")
+        if self.max_cpu_loras < self.max_loras:
+            raise ValueError(f"max_cpu_loras must be at least max_loras ({self.max_loras})")
+
+
+def build(config: Config, *, model: ModelRef, device: str, dtype: str) -> VllmEngine:
+    """Load the model into vLLM (a minute or more). Raises EngineError if vLLM is not installed or will not start."""
+    try:
+        from vllm import LLM
+    except ImportError as error:
+        raise EngineError(f"engine 'vllm' cannot be imported ({error}); pip install 'rune-lora[vllm]'") from None
+    options: dict[str, Any] = {"gpu_memory_utilization": config.gpu_memory_utilization} if device == "cuda" else {}
+    try:
+        llm = LLM(
+            model=model.path,
+            dtype=dtype,
+            enable_lora=True,
+            max_loras=config.max_loras,
+            max_cpu_loras=config.max_cpu_loras,
+            max_lora_rank=config.max_lora_rank,
+            max_model_len=config.max_model_len,
+            tensor_parallel_size=config.tensor_parallel_size,
+            enforce_eager=device == "cpu",
+            seed=0,
+            **options,
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        raise EngineError(f"vLLM did not start with {model.name}: {str(error).splitlines()[0]}") from None
+    return VllmEngine(config, model, llm)
+
+
+class VllmEngine:
+    """See the module's docstring."""
+
+    def __init__(self, config: Config, model: ModelRef, llm: Any) -> None:
+        self.config, self.model, self.llm = config, model, llm
+        self.tokenizer = llm.get_tokenizer()
+        self._numbers: dict[str, int] = {}  # adapter id → vLLM's number for it
+
+    def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        """Yield draws chunk by chunk, rows of one adapter next to each other."""
+        worn = {r.adapter.adapter_id: self._lora(r.adapter) for r in requests if r.adapter is not None}
+        draws = [(request, number) for request in requests for number in range(request.n)]
+        draws.sort(key=lambda draw: draw[0].adapter.adapter_id if draw[0].adapter else "")
+        for first in range(0, len(draws), self.config.chunk):
+            chunk = draws[first : first + self.config.chunk]
+            try:
+                outputs = self.llm.generate(
+                    [{"prompt_token_ids": self._encode(request.prompt)} for request, _ in chunk],
+                    [_sampling(request, number) for request, number in chunk],
+                    lora_request=[worn[r.adapter.adapter_id] if r.adapter else None for r, _ in chunk],
+                    use_tqdm=False,
+                )
+            except (RuntimeError, ValueError) as error:
+                raise EngineError(f"vLLM failed: {str(error).splitlines()[0]}") from error
+            for (request, number), output in zip(chunk, outputs, strict=True):
+                answer = output.outputs[0]
+                if answer.finish_reason not in ("stop", "length"):
+                    raise EngineError(f"request {request.key!r} ended with {answer.finish_reason!r} in vLLM")
+                yield Completion(
+                    key=request.key,
+                    draw=number,
+                    seed=request.seed + number,
+                    text=answer.text,
+                    num_tokens=len(answer.token_ids),
+                    finish_reason=answer.finish_reason,
+                )
+
+    def close(self) -> None:
+        """Stop vLLM's engine process and free its memory."""
+        core = getattr(getattr(self.llm, "llm_engine", None), "engine_core", None)
+        if core is not None and hasattr(core, "shutdown"):
+            core.shutdown()
+        self.llm = None
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _lora(self, adapter: AdapterRef) -> Any:
+        """vLLM's handle, after the checks that vLLM leaves out. Raises AdapterError."""
+        from vllm.lora.request import LoRARequest
+
+        if adapter.base_model != self.model.digest:
+            raise AdapterError(f"adapter {adapter.adapter_id} was made for another base model than {self.model.name}")
+        if adapter.adapter_id not in self._numbers:
+            from rune.engines import _lora
+
+            if not adapter.path:
+                raise AdapterError(f"unknown adapter {adapter.adapter_id}: vLLM needs its PEFT folder, none is named")
+            loaded = _lora.read_peft(adapter.path)
+            if loaded.base_model not in ("", self.model.digest):
+                raise AdapterError(f"{adapter.path} was made for another base model than {self.model.name}")
+            if loaded.rank > self.config.max_lora_rank:
+                raise AdapterError(
+                    f"{adapter.path} has rank {loaded.rank}, above engine.max_lora_rank = {self.config.max_lora_rank}; "
+                    f"pass --set engine.max_lora_rank={loaded.rank}"
+                )
+            self._numbers[adapter.adapter_id] = len(self._numbers) + 1
+        return LoRARequest(adapter.adapter_id, self._numbers[adapter.adapter_id], adapter.path)
+
+
+def _sampling(request: Request, number: int) -> Any:
+    from vllm import SamplingParams
+
+    sampling = request.sampling
+    return SamplingParams(
+        n=1,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k or -1,
+        max_tokens=sampling.max_new_tokens,
+        stop=list(sampling.stop) or None,
+        seed=request.seed + number,
+    )

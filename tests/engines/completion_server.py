@@ -1,0 +1,111 @@
+"""A small real server of `/v1/completions` over the torch engine, with vLLM's and SGLang's admin routes.
+
+`faults` decides what goes wrong: a number of answers after which it dies, requests it answers with 503 first, a hang.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from rune.engines import _lora
+from rune.engines.torch import TorchEngine
+from rune.errors import RuneError
+from rune.types import AdapterRef, Request, Sampling
+
+
+@dataclass
+class Faults:
+    """What the server does wrong; all zero is a healthy one."""
+
+    die_after: int = 0  # answers, then every connection is dropped
+    busy_first: int = 0  # completions answered with 503 before the first good one
+    hang_seconds: float = 0.0  # before each completion
+
+
+class CompletionServer:
+    def __init__(self, engine: TorchEngine) -> None:
+        self.engine, self.faults = engine, Faults()
+        self.answered = 0
+        self.calls: list[str] = []
+        self._lock = threading.Lock()
+        self._adapters: dict[str, AdapterRef] = {}
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.handle(self, None)
+
+            def do_POST(self) -> None:
+                outer.handle(self, json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+            def log_message(self, format: str, *args: object) -> None:
+                return None
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._http.server_port}"
+        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+    def handle(self, http: BaseHTTPRequestHandler, body: dict[str, Any] | None) -> None:
+        self.calls.append(http.path)
+        if self.faults.die_after and self.answered >= self.faults.die_after:
+            http.connection.close()
+            return
+        status, answer = self._answer(http.path, body or {})
+        raw = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
+        http.send_response(status)
+        http.send_header("Content-Length", str(len(raw)))
+        http.end_headers()
+        http.wfile.write(raw)
+
+    def _answer(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        if path == "/v1/models":
+            return 200, {"data": [{"id": name} for name in (self.engine.model.name, *self._adapters)]}
+        if path.endswith("/unload_lora_adapter"):
+            self._adapters.pop(body["lora_name"], None)
+            return 200, "Success: LoRA adapter removed"
+        if path.endswith("/load_lora_adapter"):
+            try:
+                adapter = _lora.read_peft(body["lora_path"])
+                with self._lock:
+                    self._adapters[body["lora_name"]] = self.engine.put_adapter(body["lora_name"], adapter)
+            except RuneError as error:
+                return 400, {"error": str(error)}
+            return 200, "Success: LoRA adapter added"
+        return self._completion(body)
+
+    def _completion(self, body: dict[str, Any]) -> tuple[int, Any]:
+        if self.faults.busy_first > 0:
+            self.faults.busy_first -= 1
+            return 503, {"error": "busy"}
+        time.sleep(self.faults.hang_seconds)
+        if body["model"] not in (self.engine.model.name, *self._adapters):
+            return 404, {"error": f"the model {body['model']} does not exist"}
+        sampling = Sampling(
+            temperature=body["temperature"],
+            max_new_tokens=body["max_tokens"],
+            top_p=body["top_p"],
+            top_k=body.get("top_k", 0),
+            stop=tuple(body.get("stop", ())),
+        )
+        request = Request(
+            key="",
+            prompt=body["prompt"],
+            sampling=sampling,
+            seed=body["seed"],
+            adapter=self._adapters.get(body["model"]),
+        )
+        with self._lock:
+            (done,) = self.engine.complete([request])
+            self.answered += 1
+        choice = {"index": 0, "text": done.text, "finish_reason": done.finish_reason}
+        return 200, {"choices": [choice], "usage": {"completion_tokens": done.num_tokens}}

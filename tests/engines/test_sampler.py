@@ -1,0 +1,102 @@
+"""Chance without a sort: exact against dense references, fair, and a function of seed and step alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from rune.engines import _sampler
+from rune.types import Sampling
+
+
+def logits(rows: int, size: int, spread: float = 3.0, seed: int = 0) -> torch.Tensor:
+    return torch.randn(rows, size, generator=torch.Generator().manual_seed(seed)) * spread
+
+
+def reference(row: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """Probabilities as transformers' warpers leave them."""
+    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    scores = TemperatureLogitsWarper(sampling.temperature)(None, row[None])
+    if sampling.top_k:
+        scores = TopKLogitsWarper(sampling.top_k)(None, scores)
+    if sampling.top_p < 1:
+        scores = TopPLogitsWarper(sampling.top_p)(None, scores)
+    return scores.softmax(-1)[0]
+
+
+@pytest.mark.parametrize("size", [600, 49_152, 151_936, 50_001])
+def test_the_largest_logits_are_found_exactly(size: int) -> None:
+    row = logits(3, size)
+    values, ids = _sampler.top(row, 40)
+    expected = row.topk(40)
+    assert torch.equal(values, expected.values)
+    assert torch.equal(ids, expected.indices)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(temperature=0.8, max_new_tokens=1),
+        Sampling(temperature=0.8, max_new_tokens=1, top_k=10),
+        Sampling(temperature=1.0, max_new_tokens=1, top_p=0.6),
+        Sampling(temperature=1.3, max_new_tokens=1, top_k=20, top_p=0.8),
+    ],
+)
+def test_draws_have_the_distribution_that_transformers_samples_from(sampling: Sampling) -> None:
+    """Evenly spaced uniforms walk the whole inverse CDF: frequencies are the probabilities up to 1/n."""
+    for size, spread in ((700, 2.0), (70_000, 6.0)):
+        row = logits(1, size, spread)
+        n = 20_000 if size < 1000 else 400
+        uniform = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+        drawn = torch.cat([_sampler.draw(row.expand(len(u), -1), u, sampling) for u in uniform.split(200)])
+        frequency = torch.bincount(drawn, minlength=size) / n
+        expected = reference(row[0], sampling)
+        assert (frequency - expected).abs().max() <= 1.5 / n + 1e-6
+        assert set(drawn.tolist()) <= set(expected.nonzero()[:, 0].tolist())
+
+
+def test_a_nucleus_wider_than_the_candidates_is_still_exact() -> None:
+    row = torch.zeros(1, 5000) + logits(1, 5000, 0.01)
+    sampling = Sampling(temperature=1.0, max_new_tokens=1, top_p=0.9)
+    uniform = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
+    drawn = _sampler.draw(row.expand(2000, -1), uniform, sampling)
+    assert len(set(drawn.tolist())) > 1900
+    assert set(drawn.tolist()) <= set(reference(row[0], sampling).nonzero()[:, 0].tolist())
+
+
+def test_greedy_takes_the_largest() -> None:
+    row = logits(5, 3000)
+    greedy = Sampling(temperature=0.0, max_new_tokens=1)
+    assert torch.equal(_sampler.draw(row, torch.zeros(5, dtype=torch.float64), greedy), row.argmax(-1))
+
+
+def test_a_row_draws_the_same_among_any_neighbours() -> None:
+    row, uniform = logits(64, 30_000), torch.from_numpy(_sampler.uniforms(list(range(64)), 1)[:, 0])
+    for sampling in (
+        Sampling(temperature=1.0, max_new_tokens=1),
+        Sampling(temperature=1.0, max_new_tokens=1, top_k=40),
+        Sampling(temperature=1.0, max_new_tokens=1, top_p=0.9),
+    ):
+        whole = _sampler.draw(row, uniform, sampling)
+        alone = torch.cat([_sampler.draw(row[i : i + 1], uniform[i : i + 1], sampling) for i in range(64)])
+        assert torch.equal(whole, alone)
+
+
+def test_logits_are_left_as_they_were() -> None:
+    row = logits(2, 1000)
+    before = row.clone()
+    _sampler.draw(row, torch.tensor([0.1, 0.9], dtype=torch.float64), Sampling(temperature=0.5, max_new_tokens=1))
+    assert torch.equal(row, before)
+
+
+def test_uniforms_are_even_and_depend_on_seed_and_step_only() -> None:
+    numbers = _sampler.uniforms([*range(500), 2**63 + 1, -1], 400)
+    assert numbers.min() >= 0 and numbers.max() < 1
+    counts, _ = np.histogram(numbers, bins=50, range=(0, 1))
+    assert (abs(counts - numbers.size / 50) < 5 * np.sqrt(numbers.size / 50)).all()
+    assert np.array_equal(_sampler.uniforms([7], 10)[0], numbers[7, :10])
+    assert abs(np.corrcoef(numbers[:-1, :-1].ravel(), numbers[1:, :-1].ravel())[0, 1]) < 0.01
+    assert abs(np.corrcoef(numbers[:, :-1].ravel(), numbers[:, 1:].ravel())[0, 1]) < 0.01
+    assert len(np.unique(numbers)) == numbers.size

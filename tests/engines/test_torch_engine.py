@@ -1,0 +1,221 @@
+"""The decoding loop: equal to generate(), independent of its batch, and calm when something breaks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from engine_helpers import PROMPTS, World, random_adapter, torch_engine
+from transformers import AutoModelForCausalLM
+
+from rune.engines import _lora
+from rune.engines.torch import TorchEngine
+from rune.errors import AdapterError, EngineError
+from rune.types import Completion, Request, Sampling
+
+GREEDY = Sampling(temperature=0.0, max_new_tokens=24)
+DRAWN = Sampling(temperature=1.0, max_new_tokens=20)
+
+
+def answers(engine: TorchEngine, requests: list[Request]) -> dict[tuple[str, int], Completion]:
+    return {(completion.key, completion.draw): completion for completion in engine.complete(requests)}
+
+
+def many(world: World, sampling: Sampling) -> list[Request]:
+    wearers = [None, *world.adapters]
+    return [
+        Request(key=f"{i}/{j}/{k}", prompt=prompt * (1 + k), sampling=sampling, seed=31 * i + k, n=3, adapter=wearer)
+        for i, prompt in enumerate(PROMPTS)
+        for j, wearer in enumerate(wearers)
+        for k in range(2)
+    ]
+
+
+@pytest.mark.parametrize("family", ["qwen2", "llama"])
+def test_greedy_text_equals_generate(world: World, family: str, tmp_path: Path) -> None:
+    model = world.model
+    if family == "llama":
+        model = llama(world, tmp_path)
+    engine = torch_engine(model)
+    reference = AutoModelForCausalLM.from_pretrained(model.path, dtype=torch.float32)
+    found = answers(engine, [Request(key=p, prompt=p, sampling=GREEDY, seed=0) for p in PROMPTS])
+    for prompt in PROMPTS:
+        ids = engine.tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
+        out = reference.generate(**ids, do_sample=False, max_new_tokens=24, pad_token_id=0)
+        expected = engine.tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+        assert found[prompt, 0].text == expected
+
+
+def llama(world: World, folder: Path):  # type: ignore[no-untyped-def]
+    import shutil
+
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(Path(world.model.path) / name, folder / name)
+    torch.manual_seed(5)
+    config = LlamaConfig(
+        vocab_size=600, hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=6,
+        num_key_value_heads=2, head_dim=8, initializer_range=0.08, tie_word_embeddings=False, attention_bias=False,
+        eos_token_id=2, max_position_embeddings=512,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return replace(world.model, name="tiny-llama", path=str(folder), digest="llama")
+
+
+def test_text_does_not_depend_on_the_batch(world: World) -> None:
+    """One row at a time, a few with constant coming and going, and all at once."""
+    requests = many(world, DRAWN)
+    expected = answers(torch_engine(world.model, max_rows=64), requests)
+    for max_rows, burst in ((1, 1), (5, 3), (7, 1)):
+        assert answers(torch_engine(world.model, max_rows=max_rows, burst=burst), requests) == expected
+
+
+def test_draws_of_one_prompt_differ_and_prompts_are_read_once(world: World) -> None:
+    engine = torch_engine(world.model)
+    requests = [Request(key="x", prompt=PROMPTS[0], sampling=DRAWN, seed=0, n=16)]
+    assert len({completion.text for completion in engine.complete(requests)}) > 8
+    assert engine.stats.prompt_tokens == len(engine.tokenizer(PROMPTS[0])["input_ids"])
+
+
+def test_a_second_call_reuses_the_cache_and_changes_nothing(world: World) -> None:
+    engine = torch_engine(world.model)
+    requests = many(world, DRAWN)
+    first = answers(engine, requests)
+    cache = engine.decoder._cache
+    assert answers(engine, requests[:4]) == {k: c for k, c in first.items() if k[0] in {r.key for r in requests[:4]}}
+    assert engine.decoder._cache is cache
+
+
+def test_samplings_of_all_kinds_share_a_batch(world: World) -> None:
+    kinds = [GREEDY, DRAWN, replace(DRAWN, top_k=5), replace(DRAWN, top_p=0.5), replace(DRAWN, top_k=9, top_p=0.7)]
+    requests = [Request(key=str(i), prompt=PROMPTS[0], sampling=kind, seed=3, n=2) for i, kind in enumerate(kinds)]
+    together = answers(torch_engine(world.model), requests)
+    for request in requests:
+        for key, completion in answers(torch_engine(world.model), [request]).items():
+            assert together[key] == completion
+
+
+def test_tensors_and_folders_are_the_same_adapter(world: World) -> None:
+    ref = world.adapters[0]
+    engine = torch_engine(world.model)
+    in_memory = engine.put_adapter("from-the-hypernetwork", _lora.read_peft(ref.path))
+    assert in_memory.delta_w_norm == pytest.approx(ref.delta_w_norm)
+    for wearer in (ref, in_memory):
+        requests = [Request(key="x", prompt=PROMPTS[1], sampling=DRAWN, seed=4, n=2, adapter=wearer)]
+        texts = [completion.text for completion in sorted(engine.complete(requests), key=lambda c: c.draw)]
+        assert texts == [
+            completion.text
+            for completion in sorted(torch_engine(world.model).complete(
+                [replace(requests[0], adapter=ref)]), key=lambda c: c.draw)
+        ]  # fmt: skip
+    engine.drop_adapter("from-the-hypernetwork")
+    with pytest.raises(AdapterError, match="unknown adapter"):
+        list(engine.complete(requests))
+
+
+def test_a_larger_rank_or_new_modules_leave_earlier_adapters_as_they_were(world: World) -> None:
+    engine = torch_engine(world.model)
+    model = engine.network.model
+    small = random_adapter(model, seed=9, rank=2)
+    attention = {name: pair for name, pair in small.pairs.items() if name.endswith(("q_proj", "v_proj"))}
+    ref = engine.put_adapter("small", replace(small, pairs=attention))
+    request = Request(key="x", prompt=PROMPTS[2], sampling=GREEDY, seed=0, adapter=ref)
+    (before,) = engine.complete([request])
+    for rank in (4, 16):
+        engine.put_adapter(f"rank-{rank}", random_adapter(model, seed=rank, rank=rank))
+        (after,) = engine.complete([request])
+        assert after.text == before.text
+
+
+def test_hundreds_of_adapters_are_resident_at_once(world: World) -> None:
+    engine = torch_engine(world.model)
+    model = engine.network.model
+    refs = [engine.put_adapter(str(i), random_adapter(model, seed=i, rank=2)) for i in range(200)]
+    requests = [
+        Request(key=str(i), prompt=PROMPTS[i % 3], sampling=GREEDY, seed=0, adapter=ref) for i, ref in enumerate(refs)
+    ]
+    together = answers(engine, requests)
+    for i in (0, 77, 199):
+        assert answers(engine, [requests[i]])[str(i), 0] == together[str(i), 0]
+    assert len({completion.text for completion in together.values()}) > 150
+
+
+def test_adapters_from_folders_make_room_for_others(world: World) -> None:
+    engine = torch_engine(world.model, max_adapters=1)
+    for ref in (*world.adapters, world.adapters[0]):
+        (one,) = engine.complete([Request(key="x", prompt=PROMPTS[0], sampling=GREEDY, seed=0, adapter=ref)])
+        assert one.num_tokens > 0
+        assert list(engine.bank.slots) == [ref.adapter_id]
+
+
+def test_an_adapter_of_other_shapes_is_refused(world: World, tmp_path: Path) -> None:
+    wide = llama(world, tmp_path)
+    other = random_adapter(torch_engine(wide).network.model, seed=1)
+    with pytest.raises(AdapterError, match="another base model"):
+        torch_engine(world.model).put_adapter("wide", other)
+
+
+def test_logprobs_equal_the_models_own(world: World) -> None:
+    engine = torch_engine(world.model, prefill_tokens=64)
+    model = AutoModelForCausalLM.from_pretrained(world.model.path, dtype=torch.float32)
+    hooks = _lora.LoraHooks(model)
+    wearers = [None, *world.adapters]
+    completions = ["    return a + b\n", "task_id: str", "# so it is"]
+    found = engine.logprobs(PROMPTS, completions, wearers)
+    for prompt, completion, wearer, values in zip(PROMPTS, completions, wearers, found, strict=True):
+        head = engine.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        tail = engine.tokenizer(completion, add_special_tokens=False)["input_ids"]
+        ids = torch.tensor([head + tail])
+        stacked = {} if wearer is None else _lora.stack([_lora.read_peft(wearer.path)])
+        with torch.no_grad(), hooks.using(stacked):
+            logprobs = model(ids).logits.log_softmax(-1)[0, len(head) - 1 : -1]
+        expected = logprobs.gather(1, torch.tensor(tail)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(values), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_prompt_too_long_for_the_model_is_refused_before_anything_is_drawn(world: World) -> None:
+    long = Request(key="long", prompt="word " * 5000, sampling=DRAWN, seed=0)
+    with pytest.raises(EngineError, match="room for 4096"):
+        list(torch_engine(world.model).complete([Request(key="x", prompt="a", sampling=DRAWN, seed=0), long]))
+
+
+def test_out_of_memory_halves_the_batch_and_loses_nothing(world: World) -> None:
+    """A real one, in a process whose address space ends: the same texts come out, in smaller batches."""
+    script = textwrap.dedent(
+        """
+        import resource, sys, json
+        from rune.engines import torch as engines
+        from rune.types import ModelRef, Request, Sampling
+
+        path, limited = sys.argv[1], sys.argv[2] == "limited"
+        model = ModelRef(name="tiny", path=path, digest="", source="local")
+        engine = engines.build(engines.Config(max_rows=512), model=model, device="cpu", dtype="float32")
+        sampling = Sampling(temperature=1.0, max_new_tokens=1500)
+        list(engine.complete([Request(key="x", prompt="def", sampling=sampling, seed=0)]))
+        engine.decoder.release()
+        if limited:
+            pages = int(open("/proc/self/statm").read().split()[0])
+            resource.setrlimit(resource.RLIMIT_AS, (pages * 4096 + 200 * 2**20,) * 2)
+        short = Sampling(temperature=1.0, max_new_tokens=6)
+        requests = [Request(key=str(i), prompt="def f", sampling=short, seed=i) for i in range(512)]
+        requests.append(Request(key="long", prompt="def f" * 700, sampling=short, seed=1))
+        texts = {c.key: c.text for c in engine.complete(requests)}
+        print(json.dumps([engine.stats.halvings, texts], sort_keys=True))
+        """
+    )
+    outputs = []
+    for limit in ("free", "limited"):
+        run = subprocess.run(
+            [sys.executable, "-c", script, world.model.path, limit], capture_output=True, text=True, timeout=120
+        )
+        assert run.returncode == 0, run.stderr[-2000:]
+        outputs.append(__import__("json").loads(run.stdout.strip().splitlines()[-1]))
+    (free_halvings, free_texts), (halvings, texts) = outputs
+    assert free_halvings == 0 and halvings > 0
+    assert texts == free_texts and len(texts) == 513

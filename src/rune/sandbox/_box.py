@@ -12,6 +12,7 @@ Nothing it can send is a verdict, and nothing it is sent holds an expected value
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import importlib
 import json
@@ -69,10 +70,12 @@ def _tell(control: socket.socket, message: dict[str, Any], *handles: int) -> Non
 class _Child:
     """What every child does to itself first. Built once, so that a fork runs prepared calls only."""
 
-    def __init__(self, layers: list[str], steps: list[Callable[[], object]], work_mb: int) -> None:
+    def __init__(
+        self, layers: list[str], steps: list[Callable[[], object]], clean: Callable[[], object] | None
+    ) -> None:
         self.layers = layers
         self.steps = steps
-        self.work_mb = work_mb
+        self.clean = clean  # what the server does to the work folder after each child
 
 
 def _prepare(options: dict[str, Any]) -> _Child:
@@ -117,7 +120,8 @@ def _prepare(options: dict[str, Any]) -> _Child:
         if own_pids:
             rules = _landlock.ruleset(["/"], [_layers.WORK, os.devnull])
         else:
-            folders = {os.path.dirname(p) for p in options["packages"]}  # noqa: PTH120
+            # Importing lists the folder it looks in; names may be seen there, contents may not.
+            folders = {os.path.dirname(p) for p in options["packages"]} | set(found.library)  # noqa: PTH120
             rules = _landlock.ruleset(_layers.readable(found), [os.devnull], folders)
         steps.append(lambda: _landlock.restrict(rules))
         layers.append("landlock")
@@ -137,7 +141,13 @@ def _prepare(options: dict[str, Any]) -> _Child:
     random.seed(0)
     gc.collect()
     gc.freeze()
-    return _Child(layers, steps, options["work_mb"] if "namespaces" in layers else 0)
+    clean: Callable[[], object] | None = _layers.empty_work if inside else None
+    if not own_pids and "landlock" not in layers:
+        os.chdir(options["work"])
+        clean = functools.partial(_layers.empty_work, options["work"])
+    if "namespaces" in layers:
+        clean = functools.partial(_layers.clean_work, options["work_mb"])
+    return _Child(layers, steps, clean)
 
 
 def _quiet() -> None:
@@ -192,8 +202,8 @@ def _serve(control: socket.socket, child: _Child, options: dict[str, Any]) -> No
         if control.recv(1) != b"N":
             return
         status = _end_all(pid)
-        if child.work_mb:
-            _layers.clean_work(child.work_mb)
+        if child.clean is not None:
+            child.clean()
 
 
 def _end_all(pid: int) -> dict[str, Any]:

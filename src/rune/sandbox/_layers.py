@@ -215,6 +215,20 @@ def clean_work(work_mb: int) -> None:
         os.chdir(WORK)
 
 
+def empty_work(where: str = WORK) -> None:
+    """The same where the mount is a launcher's and cannot be made anew: delete what is there."""
+    for folder, folders, files in os.walk(where, topdown=True):
+        for name in folders:
+            with contextlib.suppress(OSError):
+                os.chmod(os.path.join(folder, name), 0o700, follow_symlinks=True)  # noqa: PTH101, PTH118
+        for name in files:
+            os.unlink(os.path.join(folder, name))  # noqa: PTH108, PTH118
+    for folder, folders, _ in os.walk(where, topdown=False):
+        for name in folders:
+            path = os.path.join(folder, name)  # noqa: PTH118
+            os.unlink(path) if os.path.islink(path) else os.rmdir(path)  # noqa: PTH106, PTH108, PTH114
+
+
 def drop_user() -> None:
     """Become nobody where that user exists in this namespace and we are root; then hold no capability."""
     if os.getuid() == 0 and os.getpid() != 1:

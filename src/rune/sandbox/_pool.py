@@ -17,6 +17,7 @@ import selectors
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import OrderedDict, deque
@@ -29,8 +30,9 @@ from typing import Any
 from rune.errors import SandboxError
 from rune.types import Execution, Outcome, Program
 
-_SOURCE = str(Path(__file__).resolve().parents[2])
+SOURCE = str(Path(__file__).resolve().parents[2])
 _BOOT = "import sys; sys.path.insert(0, {path!r}); from rune.sandbox import {module}; {module}.main()"
+LAYERS = ("namespaces", "landlock", "seccomp", "rlimits")  # those that `Limits.without` can leave out
 _TRIES = 3
 _REMEMBERED = 4096  # verdicts kept for identical programs
 
@@ -55,12 +57,12 @@ class Limits:
                 raise ValueError(f"{name} must be above 0, found {getattr(self, name)}")
         if self.workers < 0:
             raise ValueError(f"workers must be 0 (all processors) or more, found {self.workers}")
-        unknown = set(self.without) - {"namespaces", "landlock", "seccomp", "rlimits"}
+        unknown = set(self.without) - set(LAYERS)
         if unknown:
-            raise ValueError(f"without: unknown layer '{min(unknown)}'; known: namespaces, landlock, seccomp, rlimits")
+            raise ValueError(f"without: unknown layer '{min(unknown)}'; known: {', '.join(LAYERS)}")
 
 
-def python_command(*, module: str, isolated: bool, source: str = _SOURCE, executable: str = "") -> list[str]:
+def python_command(*, module: str, isolated: bool, source: str = SOURCE, executable: str = "") -> list[str]:
     """A fresh interpreter that runs `rune.sandbox.<module>.main()` and inherits nothing but descriptors."""
     flags = ["-S"] if isolated else []
     boot = _BOOT.format(path=source, module=module)
@@ -71,7 +73,7 @@ def box_options(limits: Limits) -> dict[str, Any]:
     """What the fork server is told."""
     return {
         "packages": package_paths(limits.packages),
-        "hide": [_SOURCE],
+        "hide": [SOURCE],
         "without": list(limits.without),
         "cpu_seconds": limits.cpu_seconds,
         "memory_mb": limits.memory_mb,
@@ -178,19 +180,21 @@ class Pool:
         self.name = name
         self.workers = limits.workers or _processors()
         self._options = {
-            "box": launch(box_options(limits)),
             "cpu_seconds": limits.cpu_seconds,
             "wall_seconds": limits.wall_seconds,
             "test_seconds": 10.0 + 5.0 * limits.cpu_seconds,
             "die_with_parent": threading.current_thread() is threading.main_thread(),
         }
+        self._launch = launch
         self._watch_seconds = 30.0 + 25.0 * max(limits.cpu_seconds, limits.wall_seconds)
+        self._folder = tempfile.TemporaryDirectory(prefix="rune-", ignore_cleanup_errors=True)
         self._lanes: list[_Lane] = []
         self._closed = False
         self._busy = False
         self.layers: tuple[str, ...] = ()
         try:
-            self._lanes = [_Lane(self._options) for _ in range(self.workers)]
+            for number in range(self.workers):
+                self._lanes.append(self._start(number))
             for lane in self._lanes:
                 self._ready(lane)
         except BaseException:
@@ -222,6 +226,7 @@ class Pool:
         for lane in self._lanes:
             lane.close()
         self._lanes.clear()
+        self._folder.cleanup()
 
     def __enter__(self) -> Pool:
         return self
@@ -234,6 +239,12 @@ class Pool:
             self.close()
 
     # -- lanes
+
+    def _start(self, number: int) -> _Lane:
+        work = Path(self._folder.name, str(number))  # used only where there is neither a root of our own nor Landlock
+        work.mkdir(exist_ok=True)
+        box = self._launch({**box_options(self.limits), "work": str(work)})
+        return _Lane({**self._options, "box": box})
 
     def _ready(self, lane: _Lane) -> None:
         lane.socket.setblocking(True)
@@ -255,8 +266,7 @@ class Pool:
 
     def _replace(self, number: int) -> _Lane:
         self._lanes[number].close()
-        lane = _Lane(self._options)
-        self._lanes[number] = lane
+        lane = self._lanes[number] = self._start(number)
         self._ready(lane)
         return lane
 

@@ -1,0 +1,28 @@
+"""The portable sandbox: the fork server with resource limits and nothing else. Weak; for macOS and for old kernels.
+
+The verdict is as hard to forge as anywhere (the tests run in another process, over data-only calls), but the
+program can read and write this user's files and use the network. It is refused unless `allow_weak` is set.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+from rune.sandbox._pool import LAYERS, Limits, Pool, python_command
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Limits):
+    """See Limits. Nothing but rlimits is used whatever `without` says."""
+
+
+def build(config: Config) -> Pool:
+    """Raises SandboxError unless `allow_weak`."""
+    bare = dataclasses.replace(config, without=tuple(name for name in LAYERS if name != "rlimits"))
+
+    def launch(options: dict[str, object]) -> list[str]:
+        return [*python_command(module="_box", isolated=True), "{control}", json.dumps(options)]
+
+    return Pool(bare, launch, name="subprocess")

@@ -29,13 +29,14 @@ def settings(folder: Path, model: ModelRef, **changes: Any) -> dict[str, Any]:
         },
         "retrieve": {"top_k": 1},
         "train": {
-            "lora": {"schedule": schedule, "rank": 2, "alpha": 2.0, "rows": 2},
+            "lora": {"schedule": schedule, "rank": 2, "alpha": 2.0, "rows": 2, "max_tokens": 3000},
             "hypernet": {
                 "schedule": schedule,
                 "rank": 2,
                 "alpha": 2.0,
                 "groups": 2,
                 "targets": 1,
+                "max_tokens": 3000,
                 "taps": [0, 1, 2],
                 "pairs": {"retrieved": 1.0, "max_sources": 1},
                 "weights": {"cross_entropy": 1.0},

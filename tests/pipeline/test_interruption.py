@@ -21,7 +21,7 @@ DEADLINE = 240  # seconds after which a hung run is a failure of ours, not a mea
 
 
 def start(config: Path, *extra: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "rune.cli.main", "run", str(config), *extra]
+    command = [sys.executable, "-m", "rune", "run", str(config), *extra]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 

@@ -1,0 +1,163 @@
+"""Every touched line after pre-registration is detected, file by file, and named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from report import runs
+from rune import store
+from rune.errors import GateError, StoreError
+from rune.stages import _seal, gate, preregister
+from rune.store import RunDir
+
+SETTINGS = gate.Config(resamples=500, simulations=100)
+SEALED = ("verdicts.jsonl", "config.toml", "problems.jsonl", "samples.jsonl", "trajectories.jsonl", "treatments.jsonl")
+Lines = list[str]
+
+
+def edit(lines: Lines) -> Lines:
+    return [*lines[:2], lines[2][:-2] + "7\n", *lines[3:]]
+
+
+def delete(lines: Lines) -> Lines:
+    return [*lines[:2], *lines[3:]]
+
+
+def reorder(lines: Lines) -> Lines:
+    return [lines[0], lines[2], lines[1], *lines[3:]]
+
+
+def insert(lines: Lines) -> Lines:
+    return [*lines[:2], lines[1], *lines[2:]]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    return runs.build(tmp_path, held_out=21, n=5, arms=("vanilla", "hypernet"), extras=False)
+
+
+def touch(run: RunDir, name: str, change: Callable[[Lines], Lines]) -> None:
+    lines = (run / name).read_text().splitlines(keepends=True)
+    changed = change(lines)
+    assert changed != lines
+    (run / name).write_text("".join(changed))
+
+
+def test_an_untouched_run_verifies(run: RunDir) -> None:
+    assert _seal.verify(run) == []
+
+
+@pytest.mark.parametrize("name", SEALED)
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [(edit, "line 3 edited"), (delete, "lines deleted"), (reorder, "lines reordered"), (insert, "lines added")],
+)
+def test_every_touched_line_stops_the_gate(
+    run: RunDir, name: str, change: Callable[[Lines], Lines], words: str
+) -> None:
+    touch(run, name, change)
+    with pytest.raises(GateError) as caught:
+        gate.run(run, SETTINGS)
+    assert f"{name}: " in str(caught.value)
+    assert words in str(caught.value)
+    assert not (run / "decision.json").exists()
+
+
+@pytest.mark.parametrize("name", [*SEALED, "preregistration.json"])
+def test_a_file_that_is_gone_stops_the_gate(run: RunDir, name: str) -> None:
+    (run / name).unlink()
+    with pytest.raises(GateError, match=f"{name} is gone"):
+        gate.run(run, SETTINGS)
+
+
+def test_a_changed_threshold_is_named_with_both_values(run: RunDir) -> None:
+    text = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(text.replace("[gate]", "[gate]\nthreshold_points = 4.0"))
+    with pytest.raises(GateError, match=r"rule.threshold_points: nothing → 4.0"):
+        gate.run(run, SETTINGS)
+
+
+def test_a_promise_edited_together_with_its_config_is_still_caught(run: RunDir) -> None:
+    frozen = store.read_json(run / "preregistration.json")
+    frozen["rule"]["threshold_points"] = 1.0
+    frozen["digest"] = preregister.digest(frozen)
+    store.write_json(run / "preregistration.json", frozen)
+    with pytest.raises(GateError, match="does not match the digest in manifest"):
+        gate.run(run, SETTINGS)
+
+
+def test_seals_rewritten_to_fit_an_edit_are_caught_by_the_manifest(run: RunDir) -> None:
+    touch(run, "verdicts.jsonl", edit)
+    seals = store.read_json(run / "seals.json")
+    seals["verdicts.jsonl"] = _seal._fingerprint(run, "verdicts.jsonl")
+    store.write_json(run / "seals.json", seals)
+    with pytest.raises(GateError, match=r"seals\.json was edited"):
+        gate.run(run, SETTINGS)
+
+
+def test_a_second_seal_does_not_launder_an_edit(run: RunDir) -> None:
+    touch(run, "verdicts.jsonl", edit)
+    with pytest.raises(StoreError, match="line 3 edited, after it was sealed"):
+        _seal.seal(run, "score")
+
+
+def test_a_resumed_stage_may_append(run: RunDir) -> None:
+    last = (run / "verdicts.jsonl").read_text().splitlines()[-1]
+    with store.Appender(run / "verdicts.jsonl") as log:
+        log.write_raw(last)
+    assert _seal.verify(run)
+    _seal.seal(run, "score")
+    assert _seal.verify(run) == []
+
+
+def test_a_resumed_run_with_another_split_is_refused(run: RunDir) -> None:
+    _seal.preregister(run)  # nothing changed: goes on
+    touch(run, "problems.jsonl", delete)
+    with pytest.raises(GateError, match=r"problems.jsonl"):
+        _seal.preregister(run)
+
+
+def test_a_run_without_a_promise_is_not_decided(run: RunDir) -> None:
+    manifest = run.manifest()
+    del manifest["preregistration"]
+    store.write_json(run.manifest_path, manifest)
+    with pytest.raises(GateError, match="no pre-registration"):
+        gate.run(run, SETTINGS)
+
+
+def test_a_stage_that_ended_without_a_seal_is_noticed(run: RunDir) -> None:
+    manifest = run.manifest()
+    del manifest["seals"]["verdicts.jsonl"]
+    store.write_json(run.manifest_path, manifest)
+    assert "verdicts.jsonl was never sealed" in _seal.verify(run)
+
+
+def test_the_promise_holds_what_was_asked_for(run: RunDir) -> None:
+    frozen = store.read_json(run / "preregistration.json")
+    assert frozen["arms"] == ["vanilla", "hypernet"]
+    assert frozen["sampling"]["n"] == 5
+    assert frozen["rule"]["unit"] == "percentage points"
+    assert len(frozen["split"]["held_out"]) == 21
+    assert frozen["seeds"]["run"] == 0
+    assert frozen["primary"] == "hypernet − vanilla"
+    assert frozen["digest"] == run.manifest()["preregistration"] == preregister.digest(frozen)
+    assert frozen["gate_digest"] == run.manifest()["gate_digest"]
+
+
+def test_differences_name_fields_not_digests() -> None:
+    raw = json.loads(json.dumps(runs.settings("x", n=5, arms=("vanilla", "hypernet"))))
+    before = preregister.freeze(raw, runs.problems(5))
+    assert preregister.differences(before, before) == []
+    raw["sample"]["n"] = 4
+    raw["gate"]["n"] = 4
+    found = preregister.differences(before, preregister.freeze(raw, runs.problems(4)))
+    assert "sampling.n: 5 → 4" in found
+    assert "split.held_out: − HumanEval/64" in found
+    raw = runs.settings("x", n=5, arms=("vanilla", "hypernet")) | {"train": {"steps": 3}}
+    assert preregister.differences(before, preregister.freeze(raw, runs.problems(5))) == [
+        "config: a setting outside the analysis changed"
+    ]

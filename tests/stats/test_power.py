@@ -1,0 +1,82 @@
+"""The design's simulator, against what was published for this gate and against the exact test."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from rune import power, stats
+from rune.power import Baseline, Design
+
+
+def simulate(num_tasks: int, k: int, *, icc: float = 0.5, mixed: float = 0.0, simulations: int = 2000) -> power.Power:
+    return power.simulate(
+        Baseline(0.5, icc),
+        Design(num_tasks, k),
+        threshold=5.0,
+        alpha=0.05,
+        wanted=0.8,
+        mixed=mixed,
+        simulations=simulations,
+        seed=0,
+    )
+
+
+def test_the_specified_gate_passes_one_time_in_eight_without_any_effect() -> None:
+    found = simulate(25, 5)
+    assert 0.09 <= found.false_pass <= 0.15
+    assert 6.4 <= found.luck <= 8.0
+    assert 0.42 <= found.at_threshold.passes <= 0.53
+    assert 10.5 <= found.detectable <= 13.0
+
+
+def test_more_tasks_and_draws_make_the_gate_mean_something() -> None:
+    found = simulate(164, 20, simulations=400)
+    assert found.false_pass <= 0.01
+    assert found.at_threshold.significant >= 0.99
+    assert found.detectable < 3.0
+
+
+def test_an_adapter_that_helps_some_and_hurts_others_is_harder_to_judge() -> None:
+    alike, mixed = simulate(25, 5), simulate(25, 5, mixed=1.0)
+    assert mixed.false_pass > alike.false_pass
+    assert mixed.detectable > alike.detectable
+
+
+@pytest.mark.parametrize("mixed", [0.0, 1.0])
+def test_the_simulated_effect_is_the_effect_that_was_asked_for(mixed: float) -> None:
+    base = Baseline(0.4, 0.3)
+    shift = power._shift(base, 0.10, mixed)
+    rng = np.random.default_rng(0)
+    logits = power._task_logits(base, (400, 500), rng)
+    moved = power._expit(logits + mixed * rng.standard_normal(logits.shape) + shift)
+    assert float(moved.mean()) == pytest.approx(0.50, abs=0.005)
+
+
+def test_the_t_test_of_the_simulator_agrees_with_the_exact_test_of_the_gate() -> None:
+    rng = np.random.default_rng(3)
+    rates = rng.beta(0.5, 0.5, size=(500, 25))
+    lifted = np.clip(rates + 0.15 * (1 - rates), 0, 1)
+    d = rng.binomial(5, lifted) - rng.binomial(5, rates)
+    t = d.mean(axis=1) / (d.std(axis=1, ddof=1) / math.sqrt(25))
+    by_t = t > 1.7109  # one-sided 5 %, 24 degrees of freedom
+    exact = np.array([stats.sign_flip(row.tolist()).greater < 0.05 for row in d])
+    assert np.mean(by_t == exact) > 0.93
+    # The exact test is discrete, so it rejects a little less often than its nominal level allows.
+    assert 0 <= by_t.mean() - exact.mean() < 0.06
+
+
+def test_the_proposal_is_the_cheapest_design_that_is_neither_fooled_nor_blind() -> None:
+    table = [simulate(n, k, simulations=500) for n in (25, 164) for k in (5, 20)]
+    chosen = power.propose(table, alpha=0.05)
+    assert chosen is not None
+    assert chosen.false_pass <= 0.05
+    assert chosen.detectable <= 5.0
+    assert chosen.design == Design(164, 5)
+    assert power.propose(table[:1], alpha=0.05) is None
+
+
+def test_same_seed_same_answer() -> None:
+    assert simulate(25, 5, simulations=200) == simulate(25, 5, simulations=200)

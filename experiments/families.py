@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import gc
 import json
 import os
 import random
@@ -377,6 +378,10 @@ def sample(out: Path, settings: Settings, machine: Machine, cases: Sequence[Case
     }
     if not any(missing.values()):
         return
+    if machine.device == "cuda":
+        # The engine plans its batches by what is free.
+        gc.collect()
+        torch.cuda.empty_cache()
     made = adapters(out, settings, machine, cases)
     module = plugins.load("engines", "torch")
     engine = module.build(module.Config(), model=machine.model, device=machine.device, dtype=machine.dtype)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from train_setup import make_context, make_run, settings
 
 from rune import store
 from rune.errors import AdapterError, ContaminationError, DataError
@@ -21,7 +22,6 @@ from rune.hypernet import checkpoint, trainer
 from rune.stages import train
 from rune.stages._context import Context
 from rune.types import ModelRef, Problem, Split, Trajectory
-from train_setup import make_context, make_run, settings
 
 Corpus = tuple[list[Problem], list[Trajectory]]
 

@@ -143,7 +143,8 @@ def pool(x_BUW: Tensor, mask_BU: Tensor, group_BU: Tensor, groups: int) -> tuple
     """
     member_BGU = (group_BU[:, None] == torch.arange(groups, device=x_BUW.device)[None, :, None]) & mask_BU[:, None]
     count_BG1 = member_BGU.sum(-1, keepdim=True)
-    mean_BGW = (member_BGU.to(x_BUW.dtype) @ x_BUW) / count_BG1.clamp_min(1)
+    # Under autocast the product comes back in half precision; the maximum below must meet it in one dtype.
+    mean_BGW = ((member_BGU.to(x_BUW.dtype) @ x_BUW) / count_BG1.clamp_min(1)).to(x_BUW.dtype)
     # scatter instead of a [B, G, U, W] mask: the sets may have thousands of tokens.
     index_BUW = group_BU[..., None].expand_as(x_BUW)
     lowest = x_BUW.masked_fill(~mask_BU[..., None], -torch.inf)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,8 +32,18 @@ class Stored(NamedTuple):
     hypernet: HypernetConfig | None
 
 
-def save_lora(folder: Path, lora: StaticLora, layout: Layout, settings: LoraConfig, model: ModelRef) -> None:
-    _write(folder, lora.state_dict(), {"kind": "lora", **_common(layout, settings, model)}, torch.float32)
+def save_lora(
+    folder: Path,
+    lora: StaticLora,
+    layout: Layout,
+    settings: LoraConfig,
+    model: ModelRef,
+    *,
+    trained_on: Sequence[str],
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """`trained_on`: the task ids that shaped it, kept with it. float16 halves the file (for shipping)."""
+    _write(folder, lora.state_dict(), {"kind": "lora", **_common(layout, settings, model, trained_on)}, dtype)
 
 
 def save_hypernet(
@@ -44,10 +54,11 @@ def save_hypernet(
     settings: HypernetConfig,
     model: ModelRef,
     *,
+    trained_on: Sequence[str],
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """float16 halves the file (for shipping); a run keeps float32."""
-    about = {"kind": "hypernet", **_common(layout, static, model), "hypernet": config.plain(settings)}
+    """As `save_lora`."""
+    about = {"kind": "hypernet", **_common(layout, static, model, trained_on), "hypernet": config.plain(settings)}
     _write(folder, both.state_to_ship(), about, dtype)
 
 
@@ -78,8 +89,9 @@ def load(folder: Path, model: ModelRef, *, device: str) -> Stored:
     return Stored(both.static, both, layout, settings, hypernet)
 
 
-def _common(layout: Layout, lora: LoraConfig, model: ModelRef) -> dict[str, Any]:
+def _common(layout: Layout, lora: LoraConfig, model: ModelRef, trained_on: Sequence[str]) -> dict[str, Any]:
     return {
+        "trained_on": list(trained_on),
         "base_model": model.digest,
         "base_name": model.name,
         "layout": layout.plain(),

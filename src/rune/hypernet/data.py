@@ -65,7 +65,7 @@ class Corpus:
             self._family[self.lesson(i)].append(i)
             if i in self.texts:
                 self._prompt[trajectory.prompt].append(i)
-        self._solved = sorted(self.texts)
+        self._solved = np.array(sorted(self.texts))
 
     def lesson(self, number: int) -> str:
         """What a trajectory teaches: its family, or its task where there are no families."""

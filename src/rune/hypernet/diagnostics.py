@@ -126,9 +126,9 @@ def convergence(losses: Iterable[float], *, early: float = 0.05, tolerance: floa
     mean = np.convolve(curve, np.ones(window) / window, mode="valid")
     best_so_far = np.minimum.accumulate(mean)
     fall = float(mean[0] - best_so_far[-1])
-    # The noise of a flat curve is no fall: it must exceed the scatter within the last tenth.
-    scatter = float(mean[-max(2, len(mean) // 10) :].std())
-    if fall <= 2 * scatter or math.isclose(fall, 0.0, abs_tol=1e-9):
+    # The noise of a flat curve is no fall: the ends must differ by more than the scatter within the last tenth.
+    tail = mean[-max(2, len(mean) // 10) :]
+    if mean[0] - tail.mean() <= 3 * tail.std() or math.isclose(fall, 0.0, abs_tol=1e-9):
         plateau = 0
     else:
         plateau = int(np.argmax(best_so_far <= best_so_far[-1] + tolerance * fall))

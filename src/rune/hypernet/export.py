@@ -51,9 +51,12 @@ class Maker:
         return {m: Factors(f.down_YNRI.detach(), f.up_YNRO.detach()) for m, f in self.both.static.factors().items()}
 
     def each(
-        self, sets: Sequence[Sequence[Trajectory]], *, strength: float, batch: int = 16
+        self, sets: Sequence[Sequence[Trajectory]], *, strength: float, batch: int = 1
     ) -> Iterator[dict[str, Factors]]:
-        """`make`, a few at a time; yields adapters with N = 1 in order."""
+        """`make`, yielding adapters with N = 1 in order.
+
+        One at a time by default: sums over another batch round differently, and a resumed stage must make the same.
+        """
         for start in range(0, len(sets), batch):
             made = self.make(sets[start : start + batch], strength=strength)
             for n in range(len(sets[start : start + batch])):

@@ -39,11 +39,14 @@ def train_lora(
     seed: int,
     folder: Path,
     metrics: Path,
+    initial: StaticLora | None = None,
     stop_after: int | None = None,
 ) -> StaticLora:
-    """Phase A, resumed from `folder` if it was begun there."""
+    """Phase A, resumed from `folder` if it was begun there; a new one begins at zero, or at `initial`."""
     with _seeded(derive_seed(seed, "lora")):
         lora = StaticLora(base.layout(config.modules), rank=config.rank, alpha=config.alpha).to(base.device)
+    if initial is not None:
+        lora.load_state_dict(initial.state_dict())
     dtype = next(base.model.parameters()).dtype
 
     def take(step: int) -> Step:
@@ -147,14 +150,21 @@ def train_hypernet(
     folder: Path,
     metrics: Path,
     reconstruct: Mapping[int, Adapters] | None = None,
+    initial: Both | None = None,
     stop_after: int | None = None,
 ) -> Both:
-    """Phase B. `bank` holds the features of `corpus.trajectories` in order; `reconstruct` maps their numbers."""
+    """Phase B. `bank` holds the features of `corpus.trajectories` in order; `reconstruct` maps their numbers.
+
+    A new one begins at zero on top of `static`, or at `initial`, whose features are then standardised as it learned.
+    """
     device = base.device
     layout = base.layout(tuple(static.down_YRI))
     with _seeded(derive_seed(seed, "hypernet")):
         both = Both(static, new_hypernet(layout, config)).to(device)
-    both.hypernet.encoder.front.standardise(*statistics_of(bank))  # type: ignore[union-attr,operator]
+    if initial is not None:
+        both.load_state_dict(initial.state_to_ship(), strict=False)  # all but the lesson term's guess
+    else:
+        both.hypernet.encoder.front.standardise(*statistics_of(bank))  # type: ignore[union-attr,operator]
     both.train()
     objective = Objective(base, corpus, bank, both, config, layout, reconstruct or {}, seed)
     fit(

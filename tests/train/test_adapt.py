@@ -1,0 +1,192 @@
+"""The adapt stage and the arms that make adapters: live, loadable, resumable, and different where they must be."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from train_setup import make_context, make_workshop, settings
+
+from rune import store
+from rune.cli import main as cli
+from rune.conditions import _adapters
+from rune.conditions._workshop import Workshop
+from rune.engines._lora import read_peft, write_peft
+from rune.errors import AdapterError, ConfigError
+from rune.hypernet import base as bases
+from rune.hypernet import checkpoint
+from rune.stages import adapt
+from rune.stages._context import Context
+from rune.types import ModelRef, Problem, Split, Trajectory, Treatment
+
+Corpus = tuple[list[Problem], list[Trajectory]]
+ARMS = ("vanilla", "lora", "static", "hypernet", "wrong_trajectory", "empty_trajectory", "oracle")
+CONFIG = adapt.Config(arms=ARMS, settings={"oracle": {"steps": 2, "rank": 2, "rows": 2}})
+
+
+class Adapted(NamedTuple):
+    folder: store.RunDir
+    context: Context
+    workshop: Workshop
+    treatments: list[Treatment]
+
+    def of(self, arm: str) -> dict[str, Treatment]:
+        return {t.task_id: t for t in self.treatments if t.condition == arm}
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory: pytest.TempPathFactory, trained: tuple[store.RunDir, Context], corpus: Corpus) -> Adapted:
+    source, context = trained
+    folder = store.RunDir(tmp_path_factory.mktemp("adapted") / "run")
+    shutil.copytree(source.path, folder.path)
+    workshop = make_workshop(folder, context, corpus, siblings=True)
+    return Adapted(folder, context, workshop, adapt.run(folder, CONFIG, context, workshop=workshop))
+
+
+def test_every_arm_treats_every_held_out_task_once(adapted: Adapted, corpus: Corpus) -> None:
+    held_out = [p.task_id for p in corpus[0] if p.split is Split.HELD_OUT]
+    found = [(t.condition, t.task_id) for t in adapted.treatments]
+    assert sorted(found) == sorted((arm, task) for arm in ARMS for task in held_out)
+
+
+def test_constant_arms_share_one_adapter_and_generated_arms_do_not(adapted: Adapted) -> None:
+    def distinct(arm: str) -> int:
+        return len({t.adapter.adapter_id for t in adapted.of(arm).values() if t.adapter})
+
+    assert [distinct(arm) for arm in ("vanilla", "lora", "static", "empty_trajectory")] == [0, 1, 1, 1]
+    # Three families of three tasks; siblings differ from task to task.
+    assert distinct("hypernet") == len(adapted.of("hypernet"))
+
+
+def test_the_wrong_arm_uses_no_trajectory_of_the_right_lesson(adapted: Adapted) -> None:
+    families = {
+        t.trajectory_id: t.family for hits in adapted.workshop.hits.values() for t in [h.trajectory for h in hits]
+    }
+    families |= {t.trajectory_id: t.family for t in adapted.workshop.trajectories}
+    right, wrong = adapted.of("hypernet"), adapted.of("wrong_trajectory")
+    for task in right:
+        assert not {families[i] for i in right[task].trajectory_ids} & {families[i] for i in wrong[task].trajectory_ids}
+        assert right[task].adapter != wrong[task].adapter
+    assert _adapters.permuted(adapted.workshop) == _adapters.permuted(adapted.workshop)
+
+
+def test_generated_adapters_load_in_peft_with_equal_logits(adapted: Adapted, tiny_model: ModelRef) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    adapter = next(iter(adapted.of("hypernet").values())).adapter
+    assert adapter is not None
+    base = bases.load(tiny_model, device="cpu", dtype="float32")
+    ids = torch.tensor([base.encode("def f(x):\n    return x", "return x").ids])
+    from rune.engines._lora import stack
+
+    with torch.no_grad():
+        bare = base.model(input_ids=ids).logits
+        with base.hooks.using(stack([read_peft(adapter.path)])):
+            ours = base.model(input_ids=ids).logits
+        peft = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model.path), adapter.path)
+        theirs = peft(input_ids=ids).logits
+    assert not torch.equal(ours, bare)
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_strength_zero_is_the_static_arm(adapted: Adapted) -> None:
+    from rune.hypernet import export
+
+    source = export.Maker(
+        adapted.workshop.checkpoints / "hypernet", adapted.workshop.model, device="cpu", dtype="float32", cache=None
+    )
+    sets = next(iter(adapted.workshop.hits.values()))
+    silent = source.make([[h.trajectory for h in sets]], strength=0.0)
+    static = source.static()
+    for module, (down, up) in silent.items():
+        delta = up[:, 0].transpose(1, 2) @ down[:, 0]
+        expected = static[module].up_YNRO[:, 0].transpose(1, 2) @ static[module].down_YNRI[:, 0]
+        assert torch.allclose(delta, expected, atol=1e-6)
+
+
+def test_diagnostics_have_the_seven_bars_the_cosines_and_the_swap(adapted: Adapted) -> None:
+    found = store.read_json(adapted.folder / "diagnostics.json")
+    assert set(found["arms"]) == set(ARMS) - {"vanilla"}
+    arm = found["arms"]["hypernet"]
+    assert len(arm["frobenius"]) == 7 and all(len(bars) == 2 for bars in arm["ratio"].values())
+    count = len(arm["cosine_raw"]["task_ids"])
+    assert count == len(adapted.of("hypernet")) and len(arm["cosine_centred"]["matrix"]) == count
+    assert arm["effective_rank"] > 0 and arm["delta_w_norm_mean"] > 0
+    assert found["arms"]["static"]["cosine_raw"]["mean_off_diagonal"] is None
+    assert found["swap"]["hypernet"]["mean_abs_delta_log_prob"] > 0
+    assert found["training"]["hypernet"]["steps"] == 8
+    mean = sum(t.adapter.delta_w_norm for t in adapted.of("hypernet").values() if t.adapter) / count
+    assert arm["delta_w_norm_mean"] == pytest.approx(mean, rel=1e-4)
+
+
+def test_an_interrupted_stage_goes_on_where_it_stopped(adapted: Adapted, tmp_path: Path) -> None:
+    folder = store.RunDir(tmp_path / "run")
+    shutil.copytree(adapted.folder.path, folder.path)
+    path = folder / "treatments.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:30]) + lines[30][:25])  # a torn line at the end
+    workshop = dataclasses.replace(adapted.workshop, checkpoints=folder / "checkpoints", adapters=folder / "adapters")
+    again = adapt.run(folder, CONFIG, adapted.context, workshop=workshop)
+    # Adapter ids are content hashes: equal ids mean equal weights.
+    assert {(t.condition, t.task_id, t.adapter and t.adapter.adapter_id) for t in again} == {
+        (t.condition, t.task_id, t.adapter and t.adapter.adapter_id) for t in adapted.treatments
+    }
+
+
+def test_a_dead_adapter_stops_the_stage_with_one_line(adapted: Adapted) -> None:
+    base = bases.load(adapted.workshop.model, device="cpu", dtype="float32")
+    live = adapted.of("static")
+    ref = next(iter(live.values())).adapter
+    assert ref is not None
+    adapt.prove_live(base, [("static", ref)], "def f():")
+    adapter = read_peft(ref.path)
+    zero = {name: pair._replace(b=torch.zeros_like(pair.b)) for name, pair in adapter.pairs.items()}
+    dead = write_peft(adapted.folder / "dead", dataclasses.replace(adapter, pairs=zero))
+    with pytest.raises(AdapterError, match=r"hypernet: the adapter in .*dead is dead \(ΔW is zero\)"):
+        adapt.prove_live(base, [("hypernet", dead)], "def f():")
+    # ΔW is not zero on paper, but nothing reaches the logits.
+    lying = dataclasses.replace(dead, delta_w_norm=1.0)
+    with pytest.raises(AdapterError, match="does not move the model's logits"):
+        adapt.prove_live(base, [("hypernet", lying)], "def f():")
+
+
+def test_an_unknown_arm_or_setting_is_refused_before_anything_is_made(adapted: Adapted) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'hypernet'"):
+        adapt.run(adapted.folder, adapt.Config(arms=("hypernets",)), adapted.context, workshop=adapted.workshop)
+    wrong = adapt.Config(arms=("hypernet",), settings={"hypernet": {"strenth": 2.0}})
+    with pytest.raises(ConfigError, match="did you mean 'strength'"):
+        adapt.run(adapted.folder, wrong, adapted.context, workshop=adapted.workshop)
+
+
+def test_one_adapter_from_a_trajectory_file_by_the_command_line(
+    adapted: Adapted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.write_jsonl(tmp_path / "t.jsonl", adapted.workshop.trajectories[:2])
+    stored = checkpoint.load(adapted.workshop.checkpoints / "hypernet", adapted.workshop.model, device="cpu")
+    assert stored.both is not None
+    config = settings()
+    # As shipped: half precision.
+    checkpoint.save_hypernet(
+        tmp_path / "shipped", stored.both, stored.layout, config.lora, config.hypernet, adapted.workshop.model,
+        dtype=torch.float16,
+    )  # fmt: skip
+    command = ["adapt", "--trajectory", str(tmp_path / "t.jsonl"), "-o", str(tmp_path / "adapter")]
+    command += ["--checkpoint", str(tmp_path / "shipped"), "--model", adapted.workshop.model.path]
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "adapter")
+    assert read_peft(tmp_path / "adapter").rank == 4
+    assert cli.main(command[:3]) == 2
+    assert "add -o DIR" in capsys.readouterr().err
+    assert cli.main([*command[:-4], "--checkpoint", str(tmp_path / "none"), *command[-2:]]) == 2
+    assert "no checkpoint" in capsys.readouterr().err
+
+
+def test_the_context_of_these_tests_has_neither_engine_nor_sandbox(tiny_model: ModelRef, tmp_path: Path) -> None:
+    context = make_context(tiny_model, tmp_path)
+    with pytest.raises(AssertionError):
+        context.engine()

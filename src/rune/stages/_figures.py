@@ -113,7 +113,7 @@ def forest(rows: Sequence[Mapping[str, Any]], threshold: float, *, narrow: bool)
             )  # fmt: skip
 
     size = (HALF, 0.9 + 0.34 * len(rows)) if narrow else (WIDE, 0.9 + 0.36 * len(rows))
-    return svg(f"forest{narrow}", "Effects with intervals, one line per comparison", size, draw)
+    return svg("forest-narrow" if narrow else "forest", "Effects with intervals, one line per comparison", size, draw)
 
 
 def strip(tasks: Sequence[str], passes: Mapping[str, Sequence[int]], n: int) -> str:
@@ -164,7 +164,9 @@ def curves(by_arm: Mapping[str, Sequence[float]]) -> str:
     return svg("curves", "pass@k by arm", (HALF, 2.9), draw)
 
 
-def power_curve(curve: Sequence[Mapping[str, float]], threshold: float, observed: float | None) -> str:
+def power_curve(
+    curve: Sequence[Mapping[str, float]], threshold: float, observed: float | None, *, name: str = "power"
+) -> str:
     """Chance that the gate passes, and that the effect is significant, by true effect."""
 
     def draw(_: Any, ax: Any) -> None:
@@ -182,7 +184,7 @@ def power_curve(curve: Sequence[Mapping[str, float]], threshold: float, observed
         ax.grid(lw=0.4, alpha=0.5)
         ax.legend(loc="lower right")
 
-    return svg("power", "Power of the gate by true effect", (HALF, 2.9), draw)
+    return svg(name, "Power of the gate by true effect", (HALF, 2.9), draw)
 
 
 # --------------------------------------------------------------------------- adapters and training

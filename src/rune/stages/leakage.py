@@ -58,6 +58,7 @@ class Item(NamedTuple):
     task_id: str
     prompt: str
     programs: tuple[str, ...]
+    family: str = ""
 
 
 def check(folder: RunDir, tasks: Sequence[str], treated: Sequence[int], base: Sequence[int], n: int) -> dict[str, Any]:
@@ -93,53 +94,66 @@ def recheck(folder: RunDir, *, treatment: str, baseline: str) -> dict[str, Any]:
     return found
 
 
-def examine(held_out: Sequence[Problem], items: Sequence[Item], contexts: Mapping[str, str]) -> list[Row]:
-    """Every held-out task against every training item. `contexts`: task id → all text its arms were shown."""
-    prompts = [overlap.shingles(i.prompt, GRAM) for i in items]
-    own = [overlap.shingles(p.prompt, GRAM) for p in held_out]
-    frame = overlap.boilerplate([*prompts, *own], share=_COMMON) if len(items) + len(own) >= 40 else frozenset()
-    prompt_index = overlap.Index(p - frame for p in prompts)
-    programs = [(number, code) for number, item in enumerate(items) for code in item.programs]
-    code_index = overlap.Index(overlap.shingles(code, GRAM) for _, code in programs)
-    trees: dict[str, int] = {}
-    names: dict[str, int] = {}
-    for number, code in programs:
-        tree = overlap.shape(code)
-        if tree and tree.size >= TREE_SIZE:
-            trees.setdefault(tree.digest, number)
-        for name in overlap.functions(code):
-            names.setdefault(name, number)
-    ids = {item.task_id: number for number, item in enumerate(items)}
-    rows = []
-    for problem, prompt in zip(held_out, own, strict=True):
-        by_prompt, prompt_share = overlap.best(prompt_index.containments(prompt - frame))
-        solution = _body(problem)
-        shingles = overlap.shingles(solution, GRAM)
-        by_code, solution_share = overlap.best(code_index.containments(shingles))
-        by_code = programs[by_code][0] if by_code >= 0 else -1
-        tree = overlap.shape(problem.reference)
-        by_tree = trees.get(tree.digest, -1) if tree else -1
-        by_id, by_name = ids.get(problem.task_id, -1), names.get(problem.entry_point, -1)
-        shown = _shown(problem, contexts.get(problem.task_id, ""))
-        why = _why(by_id >= 0, by_tree >= 0, prompt_share, solution_share, shown)
-        by_share = by_prompt if prompt_share >= solution_share else by_code
-        near = next((i for i in (by_id, by_tree, by_share) if i >= 0), -1)
-        rows.append(
-            Row(
-                task_id=problem.task_id,
-                nearest=items[near].task_id if near >= 0 else "",
-                similarity=max(prompt_share, solution_share, float(by_tree >= 0), float(by_id >= 0)),
-                prompt_share=prompt_share,
-                solution_share=solution_share,
-                same_tree=by_tree >= 0,
-                same_name=by_name >= 0,
-                same_id=by_id >= 0,
-                in_context=shown,
-                suspicious=bool(why),
-                why=why,
-            )
+class _Corpus:
+    """Training items, indexed once for all held-out tasks."""
+
+    def __init__(self, items: Sequence[Item], frame: frozenset[tuple[str, ...]]) -> None:
+        self.items, self.frame = items, frame
+        self.ids = {item.task_id: number for number, item in enumerate(items)}
+        self.prompts = overlap.Index(overlap.shingles(i.prompt, GRAM) - frame for i in items)
+        programs = [(number, code) for number, item in enumerate(items) for code in item.programs]
+        self.owner = [number for number, _ in programs]
+        self.code = overlap.Index(overlap.shingles(code, GRAM) for _, code in programs)
+        self.trees: dict[str, int] = {}
+        self.names: dict[str, int] = {}
+        for number, code in programs:
+            tree = overlap.shape(code)
+            if tree and tree.size >= TREE_SIZE:
+                self.trees.setdefault(tree.digest, number)
+            for name in overlap.functions(code):
+                self.names.setdefault(name, number)
+
+    def row(self, problem: Problem, shown: bool, same_family: bool) -> Row:
+        by_prompt, prompt_share = overlap.best(
+            self.prompts.containments(overlap.shingles(problem.prompt, GRAM) - self.frame)
         )
-    return rows
+        by_code, solution_share = overlap.best(self.code.containments(overlap.shingles(_body(problem), GRAM)))
+        tree = overlap.shape(problem.reference)
+        by_tree = self.trees.get(tree.digest, -1) if tree else -1
+        by_id = self.ids.get(problem.task_id, -1)
+        by_share = by_prompt if prompt_share >= solution_share else self.owner[by_code]
+        near = next((i for i in (by_id, by_tree, by_share) if i >= 0), -1)
+        why = _why(by_id >= 0, by_tree >= 0, prompt_share, solution_share, shown, same_family)
+        return Row(
+            task_id=problem.task_id,
+            nearest=self.items[near].task_id if near >= 0 else "",
+            similarity=max(prompt_share, solution_share, float(by_tree >= 0), float(by_id >= 0)),
+            prompt_share=prompt_share,
+            solution_share=solution_share,
+            same_tree=by_tree >= 0,
+            same_name=problem.entry_point in self.names,
+            same_id=by_id >= 0,
+            in_context=shown,
+            suspicious=bool(why),
+            why=why,
+        )
+
+
+def examine(held_out: Sequence[Problem], items: Sequence[Item], contexts: Mapping[str, str]) -> list[Row]:
+    """Every held-out task against every training item. `contexts`: task id → all text its arms were shown.
+
+    Tasks of one benchmark of families share prompts and plain code on purpose: between two tasks with a family
+    it is the family that must not be the same, and text is not compared.
+    """
+    prompts = [overlap.shingles(x.prompt, GRAM) for x in (*items, *held_out)]
+    frame = overlap.boilerplate(prompts, share=_COMMON) if len(prompts) >= 40 else frozenset()
+    everything = _Corpus(items, frame)
+    apart = _Corpus([i for i in items if not i.family], frame)
+    families = {i.family for i in items if i.family}
+    return [
+        (apart if p.family else everything).row(p, _shown(p, contexts.get(p.task_id, "")), p.family in families)
+        for p in held_out
+    ]
 
 
 def consequences(rows: Sequence[Row], treated: Sequence[int], base: Sequence[int], n: int) -> dict[str, Any]:
@@ -165,8 +179,10 @@ def consequences(rows: Sequence[Row], treated: Sequence[int], base: Sequence[int
     }
 
 
-def _why(same_id: bool, same_tree: bool, prompt: float, solution: float, shown: bool) -> str:
+def _why(same_id: bool, same_tree: bool, prompt: float, solution: float, shown: bool, same_family: bool) -> str:
     grounds = []
+    if same_family:
+        grounds.append("its family is in the corpus")
     if same_id:
         grounds.append("the task itself is in the corpus")
     if same_tree:
@@ -196,7 +212,7 @@ def _forbidden_sources(
 
 def _item(trajectory: Trajectory) -> Item:
     programs = [a.code for a in trajectory.attempts] + ([trajectory.solution] if trajectory.solution else [])
-    return Item(trajectory.task_id, trajectory.prompt, tuple(dict.fromkeys(programs)))
+    return Item(trajectory.task_id, trajectory.prompt, tuple(dict.fromkeys(programs)), trajectory.family)
 
 
 def _contexts(treatments: Sequence[Treatment]) -> dict[str, str]:

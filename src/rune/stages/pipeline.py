@@ -249,7 +249,8 @@ def run_all(settings: RunConfig, *, resume: bool) -> store.RunDir:
                 console.note(f"{name}: done before, kept")
                 continue
             run_stage(folder, settings, context, name)
-        tracking.record(folder.path, settings.track)
+        if untracked := tracking.record(folder.path, settings.track):
+            console.warn(untracked)
     return folder
 
 

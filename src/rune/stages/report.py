@@ -40,9 +40,9 @@ def run(folder: store.RunDir, config: Config, context: Context | None = None) ->
     """Write report.html, report.md and assessment.md. Returns the HTML file's path."""
     report = _report_data.gather(folder, programs_per_arm=config.programs_per_arm, most_programs=config.most_programs)
     view = _view(report, config)
-    store.write_atomic(folder / "report.html", _render("report.html.j2", {**view, "figures": figures(report)}))
-    store.write_atomic(folder / "report.md", _render("report.md.j2", view))
-    store.write_atomic(folder / "assessment.md", _render("assessment.md.j2", view))
+    store.write_atomic(folder / "report.html", render("report.html.j2", {**view, "figures": figures(report)}))
+    store.write_atomic(folder / "report.md", render("report.md.j2", view))
+    store.write_atomic(folder / "assessment.md", render("assessment.md.j2", view))
     return folder / "report.html"
 
 
@@ -122,7 +122,8 @@ def _view(report: Report, config: Config) -> dict[str, Any]:
     }
 
 
-def _render(name: str, view: Mapping[str, Any]) -> str:
+def render(name: str, view: Mapping[str, Any]) -> str:
+    """A template of this folder as text. HTML is escaped, Markdown is not."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 

@@ -1,0 +1,24 @@
+"""`rune compare RUN RUN…`: several decided runs in one table and plot."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rune import console
+from rune.stages import compare
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run folders with decision.json")
+    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="also write compare.html, .md and .json there")
+
+
+def run(args: argparse.Namespace) -> int:
+    entries = compare.read(args.runs)
+    found = compare.table(entries)
+    console.out(console.table([tuple(row) for row in found.rows], found.header))
+    console.out(f"\n{found.note}")
+    if args.output:
+        console.out(str(compare.write(entries, args.output)))
+    return 0

@@ -1,0 +1,34 @@
+"""`rune leakage RUN`: look for held-out tasks in what trained or was retrieved. Exit code 1 if any is suspicious."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rune import config, console
+from rune.stages import _evidence, gate, leakage
+from rune.store import RunDir
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_folder", metavar="RUN", type=Path, help="a scored run folder")
+
+
+def run(args: argparse.Namespace) -> int:
+    folder = RunDir.open(args.run_folder)
+    raw = config.parse((folder / "config.toml").read_text(), where=str(folder / "config.toml"))
+    settings = config.build(gate.Config, raw.get("gate", {}), where="gate")
+    found = leakage.recheck(folder, treatment=settings.treatment, baseline=settings.baseline)
+    nearest = sorted(found["rows"], key=lambda r: (not r.suspicious, -r.similarity))[:10]
+    rows: list[tuple[object, ...]] = [
+        (r.task_id, r.nearest or "–", f"{r.prompt_share:.2f}", f"{r.solution_share:.2f}", r.why or "clean")
+        for r in nearest
+    ]
+    console.out(console.table(rows, ("held-out task", "nearest", "prompt", "solution", "finding")))
+    rest = found["effect_without"]
+    console.out(
+        f"\n{found['status']}: {len(found['suspicious'])} of {found['tasks']} tasks against {found['items']} training "
+        f"items; effect {_evidence.points(found['effect'])} points, without suspicious tasks "
+        f"{'none left' if rest is None else _evidence.points(rest)}"
+    )
+    return 0 if found["status"] == "clean" else 1

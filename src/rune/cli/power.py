@@ -1,0 +1,50 @@
+"""`rune power CONFIG`: what its gate can see, before any GPU minute is spent."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rune import console
+from rune.power import Baseline, Design
+from rune.store import RunDir
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG", type=Path, help="a config.toml with [gate], [sample], [benchmark]")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="a.b=c", dest="settings", help="override a setting"
+    )
+    parser.add_argument(
+        "--from", metavar="RUN", type=Path, dest="baseline", help="take the tasks' difficulties from a run"
+    )
+    parser.add_argument("--base", type=float, default=0.45, metavar="P", help="prior: the base's pass@1 (0.45)")
+    parser.add_argument("--icc", type=float, default=0.5, metavar="R", help="prior: intra-class correlation (0.5)")
+    parser.add_argument("--simulations", type=int, default=2000, metavar="S", help="experiments per point (2000)")
+    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="also write power.json and power.html there")
+
+
+def run(args: argparse.Namespace) -> int:
+    from rune.stages import design, pipeline
+
+    settings = pipeline.load(args.config, args.settings)
+    gate = settings.gate
+    tasks = settings.benchmark.limit or settings.benchmark.held_out
+    prior = design.baseline_of(RunDir.open(args.baseline), gate.baseline) if args.baseline else None
+    question = design.Question(
+        baseline=prior or Baseline(args.base, args.icc),
+        design=Design(tasks, settings.sample.n),
+        threshold=gate.threshold_points,
+        alpha=gate.alpha,
+        simulations=args.simulations,
+        seed=gate.seed,
+    )
+    pairs, best = design.answer(question)
+    found = design.table(question, pairs)
+    console.out(f"{found.title}\n")
+    console.out(console.table([tuple(row) for row in found.rows], found.header))
+    console.out(f"\n{found.note}\n\n{design.verdict(question, pairs, best)}")
+    if args.output:
+        design.write(args.output, question, pairs, best)
+        console.note(f"written: {args.output / 'power.html'}")
+    return 0

@@ -1,0 +1,42 @@
+"""`rune preregister CONFIG`: the promise as JSON, to be committed or mailed before the run; or held against a run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from rune import console, store
+from rune.errors import GateError
+from rune.store import RunDir
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG", type=Path, help="the config of a run that has not begun")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="a.b=c", dest="settings", help="override a setting"
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write it there instead of printing it")
+    parser.add_argument("--check", type=Path, metavar="RUN", help="compare with what a run folder promised")
+
+
+def run(args: argparse.Namespace) -> int:
+    from rune import config
+    from rune.stages import _seal, pipeline, preregister
+
+    settings = pipeline.load(args.config, args.settings)
+    # Through TOML and back, as the run folder will hold it.
+    raw = config.parse(config.dump_toml(settings), where=str(args.config))
+    frozen = preregister.freeze(raw, pipeline.problems(settings))
+    if args.check:
+        changes = preregister.differences(store.read_json(RunDir.open(args.check) / _seal.PROMISE), frozen)
+        if changes:
+            raise GateError(f"{args.check} promised something else: {'; '.join(changes[:5])}")
+        console.note(f"{args.check} promised the same")
+    if args.output:
+        store.write_json(args.output, frozen)
+        console.note(f"written: {args.output}")
+    elif not args.check:
+        console.note(json.dumps(frozen, indent=2, ensure_ascii=False))
+    console.out(frozen["digest"])
+    return 0

@@ -140,6 +140,14 @@ def check_corpus(
             )
 
 
+def check_ids(task_ids: Iterable[str], held_out: Iterable[Problem], *, where: str) -> None:
+    """The same by name alone, where nothing else is left: what a checkpoint was trained on."""
+    forbidden = {canonical_id(p.task_id) for p in held_out}
+    for task_id in task_ids:
+        if canonical_id(task_id) in forbidden:
+            raise ContaminationError(f"{where}: was trained on {task_id}, which is held out here; train from scratch")
+
+
 def decontaminate(
     trajectories: Sequence[Trajectory],
     evaluation: Iterable[Problem],

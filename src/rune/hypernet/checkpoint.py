@@ -39,10 +39,10 @@ def save_lora(
     settings: LoraConfig,
     model: ModelRef,
     *,
-    trained_on: Sequence[str],
+    trained_on: Sequence[str] = (),
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """`trained_on`: the task ids that shaped it, kept with it. float16 halves the file (for shipping)."""
+    """`trained_on`: the task ids that shaped it, kept with it; a checkpoint without them starts no run. float16 halves the file (for shipping)."""
     _write(folder, lora.state_dict(), {"kind": "lora", **_common(layout, settings, model, trained_on)}, dtype)
 
 
@@ -54,7 +54,7 @@ def save_hypernet(
     settings: HypernetConfig,
     model: ModelRef,
     *,
-    trained_on: Sequence[str],
+    trained_on: Sequence[str] = (),
     dtype: torch.dtype = torch.float32,
 ) -> None:
     """As `save_lora`."""

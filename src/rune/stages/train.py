@@ -32,6 +32,7 @@ class Config:
     hypernet: HypernetConfig
     retriever: str = "bm25"  # finds the sources of retrieved pairs, as at evaluation
     neighbours: int = 8  # nearest trajectories of other tasks kept for each target
+    start_from: str = ""  # a folder of checkpoints (lora, hypernet) to go on from; same base model, rank and encoder
     cache_features: bool = False  # keep features on disk: 7 kB a token for four taps of the 0.5B
 
 
@@ -44,8 +45,20 @@ def run(folder: store.RunDir, config: Config, context: Context) -> dict[str, Any
     if not trajectories:
         raise DataError(f"{folder / 'trajectories.jsonl'}: no trajectories; run `rune collect {folder.path}` first")
     problems = store.read_jsonl(folder / "problems.jsonl", Problem)
-    _exclusion.check_corpus(trajectories, [p for p in problems if p.split is Split.HELD_OUT])
+    held_out = [p for p in problems if p.split is Split.HELD_OUT]
+    _exclusion.check_corpus(trajectories, held_out)
+    if config.start_from:
+        _check_start(Path(config.start_from), held_out)
     return fit(trajectories, config, context, folder / "checkpoints")
+
+
+def _check_start(folder: Path, held_out: Sequence[Problem]) -> None:
+    """A checkpoint carries what it was trained on: a held-out task must not come in by this door either."""
+    for kind in ("lora", "hypernet"):
+        known = store.read_json(folder / kind / "settings.json").get("trained_on")
+        if not known:
+            raise DataError(f"{folder / kind}: does not say which tasks it was trained on; train.start_from needs one")
+        _exclusion.check_ids(known, held_out, where=str(folder / kind))
 
 
 def fit(trajectories: Sequence[Trajectory], config: Config, context: Context, folder: Path) -> dict[str, Any]:
@@ -61,11 +74,21 @@ def fit(trajectories: Sequence[Trajectory], config: Config, context: Context, fo
         model = context.model()
         base = bases.load(model, device=context.device, dtype=context.dtype)
         layout = base.layout(config.lora.modules)
+        first = Path(config.start_from) if config.start_from else None
+        tasks = _tasks(trajectories, first)
         if not checkpoint.done(lora_folder):
             corpus = Corpus(base, trajectories, max_tokens=config.lora.max_tokens)
             _report_left_out(corpus, config.lora.max_tokens)
-            lora = trainer.train_lora(base, corpus, config.lora, seed=context.seed, folder=lora_folder, metrics=metrics)
-            checkpoint.save_lora(lora_folder, lora, layout, config.lora, model)
+            lora = trainer.train_lora(
+                base,
+                corpus,
+                config.lora,
+                seed=context.seed,
+                folder=lora_folder,
+                metrics=metrics,
+                initial=checkpoint.load(first / "lora", model, device=context.device).static if first else None,
+            )
+            checkpoint.save_lora(lora_folder, lora, layout, config.lora, model, trained_on=tasks)
         static = checkpoint.load(lora_folder, model, device=context.device).static.train()
         near = _neighbours(trajectories, config) if config.hypernet.pairs.retrieved else {}
         corpus = Corpus(base, trajectories, max_tokens=config.hypernet.max_tokens, retrieved=near)
@@ -85,13 +108,20 @@ def fit(trajectories: Sequence[Trajectory], config: Config, context: Context, fo
             folder=hypernet_folder,
             metrics=metrics,
             reconstruct=_fine_tuned(corpus, config, base),
+            initial=checkpoint.load(first / "hypernet", model, device=context.device).both if first else None,
         )
-        checkpoint.save_hypernet(hypernet_folder, both, layout, config.lora, config.hypernet, model)
+        checkpoint.save_hypernet(hypernet_folder, both, layout, config.lora, config.hypernet, model, trained_on=tasks)
         base.hooks.remove()
     return {
         phase: diagnostics.convergence(row["loss"] for _, row in store.read_lines(metrics) if row["phase"] == phase)
         for phase in ("lora", "hypernet")
     }
+
+
+def _tasks(trajectories: Sequence[Trajectory], first: Path | None) -> list[str]:
+    """Every task that shaped the weights, those of the checkpoint it began with included."""
+    before = store.read_json(first / "hypernet" / "settings.json")["trained_on"] if first else []
+    return sorted({*before, *(t.task_id for t in trajectories)})
 
 
 def _report_left_out(corpus: Any, limit: int) -> None:

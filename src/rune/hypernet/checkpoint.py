@@ -42,7 +42,7 @@ def save_lora(
     trained_on: Sequence[str] = (),
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """`trained_on`: the task ids that shaped it, kept with it; a checkpoint without them starts no run. float16 halves the file (for shipping)."""
+    """`trained_on`: the task ids that shaped it; a checkpoint without them starts no run. float16 is for shipping."""
     _write(folder, lora.state_dict(), {"kind": "lora", **_common(layout, settings, model, trained_on)}, dtype)
 
 

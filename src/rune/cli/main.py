@@ -18,6 +18,7 @@ from rune.errors import RuneError
 VERBS: dict[str, str] = {
     "run": "the whole experiment: CONFIG → decision and report; --resume goes on",
     "collect": "trajectories by generate → execute → reflect, or --import FILE",
+    "corpus": "training trajectories from MBPP and puzzles: break, run, repair",
     "train": "the static LoRA and the hypernetwork",
     "adapt": "adapters and contexts for every arm and task; or one from --trajectory FILE",
     "sample": "draw completions for every arm and task",

@@ -238,8 +238,8 @@ class Bench:
             "adapters": num_adapters,
             "rows": len(completions),
             "load_seconds": round(loaded, 3),
-            "graphs": engine.decoder.graphs_recorded,
-            "triton": engine.decoder.uses_kernels,
+            "graphs": engine.decoder.device.graphs_recorded,
+            "triton": engine.decoder.device.uses_kernels,
             "first_run": runs[0],  # graphs recorded, kernels tuned, memory allocated within it
             **max(runs, key=lambda run: run["rate"]),
         }
@@ -397,10 +397,10 @@ class Bench:
         texts = self.texts()[:8]
         greedy = Sampling(temperature=0.0, max_new_tokens=48)
         engine = torch_engine.build(torch_engine.Config(), model=self.model, device=self.args.device, dtype="float32")
-        found: dict[str, Any] = {"triton": engine.decoder.uses_kernels}
+        found: dict[str, Any] = {"triton": engine.decoder.device.uses_kernels}
         requests = [Request(key=str(i), prompt=t, sampling=greedy, seed=0, n=2) for i, t in enumerate(texts)]
         graphed = answers(engine, requests)
-        found["graphs"] = engine.decoder.graphs_recorded
+        found["graphs"] = engine.decoder.device.graphs_recorded
         model, eager_engine = engine.network.model, None
         eager_engine = torch_engine.TorchEngine(torch_engine.Config(graphs=False), self.model, model)
         found["graphs_equal_eager"] = agreement(answers(eager_engine, requests), graphed)

@@ -87,9 +87,9 @@ def test_a_second_call_reuses_the_cache_and_changes_nothing(world: World) -> Non
     engine = torch_engine(world.model)
     requests = many(world, DRAWN)
     first = answers(engine, requests)
-    cache = engine.decoder._cache
+    cache = engine.decoder.device._cache
     assert answers(engine, requests[:4]) == {k: c for k, c in first.items() if k[0] in {r.key for r in requests[:4]}}
-    assert engine.decoder._cache is cache
+    assert engine.decoder.device._cache is cache
 
 
 def test_samplings_of_all_kinds_share_a_batch(world: World) -> None:

@@ -72,6 +72,9 @@ class Layout(NamedTuple):
     width: int
 
 
+EMPTY = Layout((), (), 0)
+
+
 def arrange(rows: Sequence[Row], *, most: int, row_cost: float, adapter_cost: float) -> Layout:
     """The cheapest layout of at most `most` places. Costs are bytes a step moves for one row and for one adapter."""
     worn: dict[str, list[Row]] = defaultdict(list)

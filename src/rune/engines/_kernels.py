@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from rune.engines import _sampler
 from rune.engines._cache import Cache
 from rune.engines._network import Network
 
@@ -127,6 +128,31 @@ def _silu_mul(gate_up, out, width, BLOCK: tl.constexpr):
     tl.store(out + row * width + column, (gate / (1 + tl.exp(-gate)) * up).to(out.dtype.element_ty), mask=inside)
 
 
+@triton.jit
+def _chunk_mass(logits, best, sums, size, num_chunks, inverse_temperature, WIDTH: tl.constexpr, CHUNKS: tl.constexpr):
+    """Program (row, block of chunks): the chunks' maxima and sums of exponentials, each logit read once."""
+    row = tl.program_id(0).to(tl.int64)
+    chunk = tl.program_id(1) * CHUNKS + tl.arange(0, CHUNKS)
+    place = chunk[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    x_CW = tl.load(logits + row * size + place, mask=place < size, other=float("-inf")).to(tl.float32)
+    best_C = tl.max(x_CW, 1)
+    sum_C = tl.sum(tl.exp((x_CW - best_C[:, None]) * inverse_temperature), 1)
+    tl.store(best + row * num_chunks + chunk, best_C, mask=chunk < num_chunks)
+    tl.store(sums + row * num_chunks + chunk, sum_C, mask=chunk < num_chunks)
+
+
+def chunk_mass(logits_NV: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """`_sampler.chunk_mass` in one pass over the logits."""
+    rows, size = logits_NV.shape
+    num_chunks = triton.cdiv(size, _sampler.WIDTH)
+    best_NC = logits_NV.new_empty(rows, num_chunks, dtype=torch.float32)
+    sums_NC = torch.empty_like(best_NC)
+    _chunk_mass[(rows, triton.cdiv(num_chunks, 16))](
+        logits_NV, best_NC, sums_NC, size, num_chunks, 1.0 / temperature, WIDTH=_sampler.WIDTH, CHUNKS=16, num_warps=4
+    )
+    return best_NC, sums_NC
+
+
 def silu_mul(gate_up_MO: Tensor) -> Tensor:
     width = gate_up_MO.shape[1] // 2
     out_MF = gate_up_MO.new_empty(gate_up_MO.shape[0], width)
@@ -195,6 +221,9 @@ def check(network: Network) -> None:
         _same("cache", ours.values_LRVSD, plain.values_LRVSD, 0.0)
     gate_up_MO = torch.randn(5, 2 * network.ffn, generator=rng, device=device, dtype=torch.float32).to(dtype)
     _same("silu", silu_mul(gate_up_MO), _network.silu_mul(gate_up_MO), 2 * atol)
+    logits_NV = torch.randn(5, network.vocabulary, generator=rng, device=device, dtype=torch.float32).to(dtype) * 4
+    for got, expected in zip(chunk_mass(logits_NV, 0.8), _sampler.chunk_mass(logits_NV, 0.8), strict=True):
+        _same("chunk mass", got, expected, 1e-2)
 
 
 def _same(what: str, got: Tensor, expected: Tensor, atol: float) -> None:

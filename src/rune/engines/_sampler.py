@@ -10,6 +10,8 @@ Legend: N rows · V vocabulary · C chunks · W chunk width · K candidates, bes
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,7 +19,7 @@ from torch.nn import functional
 
 from rune.types import Sampling
 
-_WIDTH = 128
+WIDTH = 128
 _NUCLEUS = 512  # candidates tried before a row's whole vocabulary is sorted
 
 
@@ -39,8 +41,18 @@ def _mix(z: np.ndarray) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
-def draw(logits_NV: Tensor, uniform_N: Tensor, sampling: Sampling) -> Tensor:
-    """One token id per row. `uniform_N` (float64) decides; greedy ignores it."""
+def chunk_mass(logits_NV: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Per chunk: its largest logit, and Σ exp((logit − that) / temperature); both [N, C], float32."""
+    chunks_NCW = _chunks(logits_NV.float(), float("-inf"))
+    best_NC = chunks_NCW.amax(-1)
+    return best_NC, ((chunks_NCW - best_NC[..., None]) / temperature).exp_().sum(-1)
+
+
+Mass = Callable[[Tensor, float], tuple[Tensor, Tensor]]
+
+
+def draw(logits_NV: Tensor, uniform_N: Tensor, sampling: Sampling, mass: Mass = chunk_mass) -> Tensor:
+    """One token id per row. `uniform_N` (float64) decides; greedy ignores it. `mass` may be a faster `chunk_mass`."""
     if sampling.temperature == 0:
         return logits_NV.argmax(-1)
     if 0 < sampling.top_k < logits_NV.shape[1]:
@@ -49,28 +61,28 @@ def draw(logits_NV: Tensor, uniform_N: Tensor, sampling: Sampling) -> Tensor:
         return _pick(_nucleus(share_NK, sampling.top_p), ids_NK, uniform_N)
     if sampling.top_p < 1:
         return _draw_nucleus(logits_NV, uniform_N, sampling)
-    return _draw_any(logits_NV, uniform_N, sampling.temperature)
+    return _draw_any(logits_NV, uniform_N, sampling.temperature, mass)
 
 
 def top(logits_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` largest logits of each row and their ids, largest first, exactly, reading the row once."""
     num_rows, size = logits_NV.shape
-    if size < 4 * _WIDTH * count:
+    if size < 4 * WIDTH * count:
         values_NK, ids_NK = torch.topk(logits_NV, min(count, size), dim=-1)
         return values_NK.float(), ids_NK
     chunks_NCW = _chunks(logits_NV, float("-inf"))
     best_NK = chunks_NCW.amax(-1).topk(count, sorted=False).indices.sort(dim=-1).values
-    pool_NKW = chunks_NCW.gather(1, best_NK[..., None].expand(-1, -1, _WIDTH))
+    pool_NKW = chunks_NCW.gather(1, best_NK[..., None].expand(-1, -1, WIDTH))
     values_NK, place_NK = pool_NKW.view(num_rows, -1).topk(count, dim=-1)
-    ids_NK = best_NK.gather(1, place_NK // _WIDTH) * _WIDTH + place_NK % _WIDTH
+    ids_NK = best_NK.gather(1, place_NK // WIDTH) * WIDTH + place_NK % WIDTH
     return values_NK.float(), ids_NK
 
 
 def _chunks(x_NV: Tensor, filler: float) -> Tensor:
-    short = -x_NV.shape[1] % _WIDTH
+    short = -x_NV.shape[1] % WIDTH
     if short:
         x_NV = functional.pad(x_NV, (0, short), value=filler)
-    return x_NV.view(x_NV.shape[0], -1, _WIDTH)
+    return x_NV.view(x_NV.shape[0], -1, WIDTH)
 
 
 def _nucleus(share_NK: Tensor, top_p: float) -> Tensor:
@@ -102,16 +114,17 @@ def _draw_nucleus(logits_NV: Tensor, uniform_N: Tensor, sampling: Sampling) -> T
     return tokens_N
 
 
-def _draw_any(logits_NV: Tensor, uniform_N: Tensor, temperature: float) -> Tensor:
-    weight_NV = logits_NV.float()  # a copy for bf16; fp32 logits are the caller's
-    weight_NV = (weight_NV - weight_NV.amax(-1, keepdim=True)).div_(temperature).exp_()
-    chunks_NCW = _chunks(weight_NV, 0.0)
-    mass_NC = chunks_NCW.sum(-1, dtype=torch.float64)
+def _draw_any(logits_NV: Tensor, uniform_N: Tensor, temperature: float, mass: Mass) -> Tensor:
+    best_NC, sum_NC = mass(logits_NV, temperature)
+    best_N1 = best_NC.amax(-1, keepdim=True)
+    mass_NC = sum_NC.double() * ((best_NC - best_N1).double() / temperature).exp()
     cdf_NC = mass_NC.cumsum(-1)
     target_N1 = uniform_N[:, None] * cdf_NC[:, -1:]
     chunk_N1 = torch.searchsorted(cdf_NC, target_N1, right=True).clamp_(max=cdf_NC.shape[1] - 1)
-    rest_N1 = target_N1 - (cdf_NC.gather(1, chunk_N1) - mass_NC.gather(1, chunk_N1))
-    inner_NW = chunks_NCW.gather(1, chunk_N1[..., None].expand(-1, -1, _WIDTH))[:, 0].double()
-    ids_NW = chunk_N1 * _WIDTH + torch.arange(_WIDTH, device=chunk_N1.device)
-    # Within the chunk the target is absolute: give `_pick` its fraction of the chunk's mass.
-    return _pick(inner_NW, ids_NW, (rest_N1 / inner_NW.sum(-1, keepdim=True)).clamp(0.0, 1.0 - 2.0**-53)[:, 0])
+    before_N1 = cdf_NC.gather(1, chunk_N1) - mass_NC.gather(1, chunk_N1)
+    within_N = ((target_N1 - before_N1) / mass_NC.gather(1, chunk_N1)).clamp(0.0, 1.0 - 2.0**-53)[:, 0]
+    ids_NW = chunk_N1 * WIDTH + torch.arange(WIDTH, device=chunk_N1.device)
+    known_NW = ids_NW < logits_NV.shape[1]
+    inner_NW = logits_NV.gather(1, ids_NW.clamp(max=logits_NV.shape[1] - 1)).float()
+    weight_NW = ((inner_NW - best_N1).double() / temperature).exp() * known_NW
+    return _pick(weight_NW, ids_NW, within_N)

@@ -8,6 +8,8 @@ PEFT folders, so hosts need a shared file system.
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import sys
 import time
@@ -52,16 +54,16 @@ def build(config: Config, *, model: ModelRef, device: str, dtype: str) -> RayEng
         raise EngineError("engine 'ray' needs Ray; install it with: pip install 'rune-lora[ray]'") from None
     started = not ray.is_initialized()
     if started:
-        local = (
-            {} if config.address else {"num_cpus": max(os.cpu_count() or 1, int(config.actors * config.cpus_per_actor))}
-        )
+        options: dict[str, Any] = {"address": config.address or None}
+        if not config.address:
+            processors = max(os.cpu_count() or 1, math.ceil(config.actors * config.cpus_per_actor))
+            options |= {"num_cpus": processors, "include_dashboard": False}
+        path = os.pathsep.join(entry for entry in sys.path if entry)
         ray.init(
-            address=config.address or None,
-            include_dashboard=None if config.address else False,
             log_to_driver=False,
-            logging_level="error",
-            runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}},
-            **local,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": {"PYTHONPATH": path}},
+            **options,
         )
     return RayEngine(config, model, device, dtype, owns_ray=started)
 
@@ -102,11 +104,12 @@ class RayEngine:
         # Inner keys name (request, first draw), so that any run of draws can be asked for again.
         missing = {(index, draw) for index, request in enumerate(requests) for draw in range(request.n)}
         shards = shard(requests, len(self.actors))
-        flying = {self._send(number, requests, shards[number], missing): number for number in range(len(self.actors))}
-        flying = {stream: number for stream, number in flying.items() if stream is not None}
+        sent = {self._send(number, requests, shards[number], missing): number for number in range(len(self.actors))}
+        flying: dict[Any, int] = {stream: number for stream, number in sent.items() if stream is not None}
         deaths = 0
         while flying:
-            (stream, *_), _ = ray.wait(list(flying), num_returns=1)
+            ready: list[Any] = ray.wait(list(flying), num_returns=1)[0]
+            stream = ready[0]
             number = flying[stream]
             try:
                 finished = ray.get(next(stream))

@@ -41,7 +41,7 @@ WARM = (
 FILE = "<candidate>"
 _HEAD = struct.Struct("<IB")  # payload size, kind of message
 LOAD, CALL, OUTPUT = 1, 2, 3  # to the child
-DONE, VALUE, ERROR = 11, 12, 13  # from the child
+BROKEN, READY, DONE, VALUE, ERROR = 10, 11, 12, 13, 14  # from the child; the first two before any program
 ERROR_CHARS = 1200
 
 
@@ -110,6 +110,10 @@ def _prepare(options: dict[str, Any]) -> _Child:
     sys.path[:] = [p for p in sys.path if p not in options["hide"]]
     sys.path_importer_cache.clear()
     steps: list[Callable[[], object]] = [_quiet]
+    if not own_pids:
+        steps.append(os.setsid)
+        if linux:
+            _seccomp.adopt_orphans()
     if resource is not None and "rlimits" not in without:
         steps.append(lambda: _limit(options, own_pids))
         layers.append("rlimits")
@@ -143,8 +147,8 @@ def _prepare(options: dict[str, Any]) -> _Child:
     gc.freeze()
     clean: Callable[[], object] | None = _layers.empty_work if inside else None
     if not own_pids and "landlock" not in layers:
-        os.chdir(options["work"])
-        clean = functools.partial(_layers.empty_work, options["work"])
+        _layers.next_work(options["work"])
+        clean = functools.partial(_layers.next_work, options["work"])
     if "namespaces" in layers:
         clean = functools.partial(_layers.clean_work, options["work_mb"])
     return _Child(layers, steps, clean)
@@ -193,8 +197,9 @@ def _serve(control: socket.socket, child: _Child, options: dict[str, Any]) -> No
                     step()
             except BaseException as error:
                 text = f"{type(error).__name__}: {error}".encode("utf-8", "replace")[:500]
-                _send(ours, 0, text)  # kind 0: the machinery broke before any untrusted code ran
+                _send(ours, BROKEN, text)
                 os._exit(1)
+            _send(ours, READY, b"")
             _run_child(ours, options["output_kb"] << 10)
         ours.close()
         _tell(control, {"pid": pid, **status}, theirs.fileno())
@@ -208,12 +213,13 @@ def _serve(control: socket.socket, child: _Child, options: dict[str, Any]) -> No
 
 def _end_all(pid: int) -> dict[str, Any]:
     """Kill and reap every child; how `pid` ended. As process 1 of a namespace this reaches everything in it."""
-    if os.getpid() == 1:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(-1, signal.SIGKILL)
-    else:
-        with contextlib.suppress(ProcessLookupError):
+    alone = os.getpid() != 1
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if alone:
             os.kill(pid, signal.SIGKILL)
+            os.killpg(pid, signal.SIGKILL)
+        else:
+            os.kill(-1, signal.SIGKILL)
     status: dict[str, Any] = {}
     while True:
         try:
@@ -222,6 +228,16 @@ def _end_all(pid: int) -> dict[str, Any]:
             return status
         if ended == pid:
             status = {"ended": code, "cpu": usage.ru_utime + usage.ru_stime, "peak_kb": usage.ru_maxrss}
+        if alone:
+            _kill_orphans()
+
+
+def _kill_orphans() -> None:
+    """Without a pid namespace: grandchildren whose parent is gone are ours by now (`adopt_orphans`)."""
+    with contextlib.suppress(OSError), open(f"/proc/self/task/{os.getpid()}/children") as file:  # noqa: PTH123
+        for number in file.read().split():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(int(number), signal.SIGKILL)
 
 
 # --------------------------------------------------------------------------- the child
@@ -354,7 +370,11 @@ def _load(scope: dict[str, Any], prelude: str, code: str, entry_point: str, seed
         exec(compile(prelude, "<prelude>", "exec"), scope)
     lines = code.splitlines(keepends=True)
     linecache.cache[FILE] = (len(code), None, lines, FILE)
-    exec(compile(code + "\n\n", FILE, "exec", dont_inherit=True), scope)
+    try:
+        program = compile(code + "\n\n", FILE, "exec", dont_inherit=True)
+    except ValueError as error:  # a NUL or a lone surrogate: a SyntaxError in some versions of Python
+        raise SyntaxError(str(error)) from None
+    exec(program, scope)
     if entry_point and entry_point not in scope:
         raise _MissingEntryPoint(f"the program does not define {entry_point}")
 

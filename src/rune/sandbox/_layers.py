@@ -11,8 +11,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
+import stat
 import sys
+import tempfile
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -215,18 +218,32 @@ def clean_work(work_mb: int) -> None:
         os.chdir(WORK)
 
 
-def empty_work(where: str = WORK) -> None:
-    """The same where the mount is a launcher's and cannot be made anew: delete what is there."""
-    for folder, folders, files in os.walk(where, topdown=True):
-        for name in folders:
-            with contextlib.suppress(OSError):
-                os.chmod(os.path.join(folder, name), 0o700, follow_symlinks=True)  # noqa: PTH101, PTH118
-        for name in files:
-            os.unlink(os.path.join(folder, name))  # noqa: PTH108, PTH118
-    for folder, folders, _ in os.walk(where, topdown=False):
-        for name in folders:
-            path = os.path.join(folder, name)  # noqa: PTH118
-            os.unlink(path) if os.path.islink(path) else os.rmdir(path)  # noqa: PTH106, PTH108, PTH114
+def empty_work() -> None:
+    """The same where the mount is a launcher's and cannot be made anew. Called by process 1: nothing else lives."""
+    _empty(WORK)
+
+
+def _empty(folder: str) -> None:
+    # Links are removed, never followed: a program may leave one that points at a folder of the machine.
+    for name in os.listdir(folder):  # noqa: PTH208
+        path = f"{folder}/{name}"
+        if stat.S_ISDIR(os.lstat(path).st_mode):
+            os.chmod(path, 0o700)  # noqa: PTH101 — a folder by lstat, and nobody is left to swap it
+            _empty(path)
+            os.rmdir(path)  # noqa: PTH106
+        else:
+            os.unlink(path)  # noqa: PTH108
+
+
+def next_work(base: str) -> None:
+    """Where there are no walls: another empty folder for each program. What cannot be deleted is left behind.
+
+    Permissions are never changed here: a daemon that outlived its program could swap a folder for a link.
+    """
+    old = os.getcwd()  # noqa: PTH109
+    os.chdir(tempfile.mkdtemp(dir=base))
+    if os.path.dirname(old) == os.path.realpath(base):  # noqa: PTH120
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def drop_user() -> None:

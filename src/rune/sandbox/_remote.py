@@ -46,8 +46,8 @@ class Link:
         self._waited = 0.0
         self._began = 0.0
         self._pid = 0
+        self._ready = False
         self._loading = False
-        self._held: list[object] = []
         self.finding: Stop | None = None
         self.last_call: tuple[str, tuple[object, ...], dict[str, object]] | None = None
         self.last_result: object = _NOTHING
@@ -179,8 +179,12 @@ class Link:
         finally:
             self._waited += time.monotonic() - self._began
             self._began = 0.0
-        if kind == 0:
-            raise Broken(data.decode("utf-8", "replace"))
+        if not self._ready:
+            # The child speaks first, before it has read any program: only then can the machinery be at fault.
+            if kind != _box.READY:
+                raise Broken(data.decode("utf-8", "replace"))
+            self._ready = True
+            return self._receive()
         return kind, data
 
     def _exactly(self, size: int) -> bytes:

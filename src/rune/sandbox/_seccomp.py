@@ -75,7 +75,7 @@ _ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _LD, _JEQ, _JGE, _JSET, _RET = 0x20, 0x15, 0x35, 0x45, 0x06
 _NR, _ARCH, _ARG0, _ARG0_HIGH, _ARG1 = 0, 4, 16, 20, 24
 _CLONE_THREAD = 0x00010000
-_PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 38, 22, 1, 4
+_PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 38, 22, 1, 36
 # Terminal tests and non-blocking switches: TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX.
 _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 
@@ -168,6 +168,11 @@ def lock_privileges() -> None:
 def die_with_parent() -> None:
     """SIGKILL for this process when the thread that started it ends."""
     prctl(_PR_SET_PDEATHSIG, 9)
+
+
+def adopt_orphans() -> None:
+    """Grandchildren whose parent died become children of this process, so that it can end them."""
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def prctl(option: int, arg: int = 0, pointer: int = 0) -> None:

@@ -42,7 +42,7 @@ def build(config: Config) -> Pool:
 def wrapper(program: str, options: dict[str, Any]) -> list[str]:
     """bwrap's own arguments: what is mounted where, and that nothing else is."""
     found = _layers.paths(options["packages"])
-    line = [program, "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
+    line = [program, "--unshare-all", "--as-pid-1", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
     interpreter = Path(sys.executable)
     home = Path(sys.base_prefix)
     # The interpreter starts inside, so its own folder is mounted; site-packages stay hidden below.

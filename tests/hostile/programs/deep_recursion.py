@@ -1,0 +1,3 @@
+# Recurses without end.
+# expect: failed RecursionError
+def solve(x): return solve(x)

@@ -1,0 +1,4 @@
+# A generator that never ends.
+# expect: failed WrongAnswer
+def solve(x):
+    while True: yield 1

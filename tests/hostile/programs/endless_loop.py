@@ -1,0 +1,4 @@
+# Burns CPU time.
+# expect: timed_out Timeout
+def solve(x):
+    while True: pass

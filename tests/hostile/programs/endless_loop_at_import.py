@@ -1,0 +1,3 @@
+# Burns CPU time before any call.
+# expect: timed_out Timeout
+while True: pass

@@ -1,0 +1,5 @@
+# Becomes another program.
+# expect: failed
+# needs: walls
+import os
+def solve(x): os.execv("/bin/true", ["true"])

@@ -1,0 +1,4 @@
+# Ends the process with success before any call.
+# expect: failed Crash
+import os
+os._exit(0)

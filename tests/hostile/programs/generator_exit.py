@@ -1,0 +1,3 @@
+# The same with GeneratorExit.
+# expect: failed GeneratorExit
+def solve(x): raise GeneratorExit

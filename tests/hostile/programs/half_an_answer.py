@@ -1,0 +1,17 @@
+# Announces an answer and never sends it.
+# expect: timed_out Timeout
+import os, socket, stat, struct
+def sockets():
+    for fd in range(3, 64):
+        try:
+            if stat.S_ISSOCK(os.fstat(fd).st_mode): yield fd
+        except OSError: pass
+def say(kind, data, size=None):
+    for fd in sockets():
+        try: os.write(fd, struct.pack("<IB", len(data) if size is None else size, kind) + data)
+        except OSError: pass
+
+import time
+say(12, b"")
+say(13, b"", size=1000)
+time.sleep(100)

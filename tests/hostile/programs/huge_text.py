@@ -1,0 +1,3 @@
+# Half a gigabyte of text.
+# expect: failed
+def solve(x): return "x" * (1 << 29)

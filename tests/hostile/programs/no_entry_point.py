@@ -1,0 +1,3 @@
+# Does not define what was asked for.
+# expect: failed MissingEntryPoint
+def other(x): return sorted(x)

@@ -1,0 +1,3 @@
+# Waits for input.
+# expect: failed
+def solve(x): return input()

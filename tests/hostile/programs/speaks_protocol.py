@@ -1,0 +1,15 @@
+# Sends answers of its own, as many as it can.
+# expect: failed
+import os, socket, stat, struct
+def sockets():
+    for fd in range(3, 64):
+        try:
+            if stat.S_ISSOCK(os.fstat(fd).st_mode): yield fd
+        except OSError: pass
+def say(kind, data, size=None):
+    for fd in sockets():
+        try: os.write(fd, struct.pack("<IB", len(data) if size is None else size, kind) + data)
+        except OSError: pass
+
+for kind in range(256): say(kind, b"T")
+def solve(x): return None

@@ -1,0 +1,3 @@
+# Ends a loop of the test early.
+# expect: failed StopIteration
+def solve(x): raise StopIteration

@@ -1,0 +1,3 @@
+# SystemExit(0) before any call.
+# expect: failed SystemExit
+raise SystemExit(0)

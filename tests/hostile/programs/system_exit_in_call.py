@@ -1,0 +1,4 @@
+# SystemExit(0) inside the call.
+# expect: failed SystemExit
+import sys
+def solve(x): sys.exit(0)

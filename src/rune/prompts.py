@@ -116,14 +116,15 @@ def extract(completion: str, *, prompt: str, entry_point: str) -> str:
     is a function body, it is read as the continuation of `prompt` (HumanEval's completion format).
     Trailing lines are dropped until the rest parses; unused top-level statements are left out.
     """
-    head = completion.split(FENCE, 1)[0]
-    candidates = [head, *(m.group(1) for m in _BLOCK.finditer(completion))]
+    head, _, rest = completion.partition(FENCE)
+    # A block may open at the first fence (prose came first) or at the next one (the first closed the answer).
+    candidates = [head, *(m.group(1) for text in (completion, rest) for m in _BLOCK.finditer(text))]
     for candidate in candidates:
         code = _longest_parsable(candidate)
         if _defines(code, entry_point):
             return sanitize(code, entry_point)
     joined = _longest_parsable(prompt + head)
-    if _defines(joined, entry_point) and head.strip():
+    if _defines(joined, entry_point) and len(joined) > len(prompt.rstrip()):
         return sanitize(joined, entry_point)
     return head
 

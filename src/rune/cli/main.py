@@ -84,4 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry() -> None:
     """The `rune` console script."""
-    sys.exit(main())
+    code = main()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)

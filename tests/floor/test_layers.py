@@ -1,0 +1,56 @@
+"""The architecture, checked: arrows point down, and heavy packages wait at the door."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "rune"
+HEAVY = {"torch", "transformers", "peft", "vllm", "mlflow", "ray", "matplotlib", "safetensors"}
+MAY_LOAD = ("hypernet/", "encoders/", "engines/torch", "engines/_")
+PURE = ("types.py", "errors.py", "config.py", "prompts.py", "stats.py")
+
+
+def _top_level_imports(file: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").partition(".")[0])
+    return found
+
+
+def test_an_arrow_may_only_point_down() -> None:
+    code = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+
+
+def test_heavy_packages_are_imported_at_the_top_only_where_they_belong() -> None:
+    strays = {
+        f"{name}: {', '.join(sorted(heavy))}"
+        for file in sorted(SOURCE.rglob("*.py"))
+        if not (name := file.relative_to(SOURCE).as_posix()).startswith(MAY_LOAD)
+        and (heavy := _top_level_imports(file) & HEAVY)
+    }
+    assert not strays
+
+
+def test_the_check_above_can_fail(tmp_path: Path) -> None:
+    file = tmp_path / "a.py"
+    file.write_text("from torch import nn\nimport numpy.linalg\n\ndef f():\n    import ray\n")
+    assert _top_level_imports(file) == {"torch", "numpy"}
+
+
+def test_init_files_are_empty_but_the_top_one() -> None:
+    assert not [f for f in SOURCE.rglob("__init__.py") if f.parent != SOURCE and f.read_text().strip()]
+
+
+def test_pure_modules_touch_no_file_clock_or_global_chance() -> None:
+    forbidden = {"os", "pathlib", "time", "random", "tempfile", "subprocess", "socket", "datetime"}
+    touched = {name: _top_level_imports(SOURCE / name) & forbidden for name in PURE}
+    assert not any(touched.values()), touched

@@ -1,0 +1,150 @@
+"""`rune doctor`: what this machine can do. `rune doctor --config FILE`: what a config needs here, and how long."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rune import console
+from rune.cli import _estimate
+from rune.errors import RuneError
+
+if TYPE_CHECKING:
+    from rune.stages.pipeline import RunConfig
+
+OPTIONAL = {
+    "mlflow": "track: MLflow records",
+    "vllm": "vllm: the vLLM engine",
+    "ray": "ray: several GPUs",
+    "bitsandbytes": "qlora: 4-bit base models",
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, help="estimate this config's time and memory here")
+    parser.add_argument(
+        "--set", dest="settings", action="append", default=[], metavar="a.b=c", help="with --config: override a setting"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.config:
+        from rune.stages import pipeline
+
+        return dry_run(pipeline.load(args.config, args.settings))
+    for title, rows in (("machine", _machine()), ("sandbox", _sandbox()), ("models", _models()), ("extras", _extras())):
+        console.out(f"{title}")
+        width = max(len(name) for name, _ in rows)
+        for name, value in rows:
+            console.out(f"  {name.ljust(width)}  {value}")
+    return 0
+
+
+def _machine() -> list[tuple[str, str]]:
+    import psutil
+
+    from rune.models import resolve
+
+    memory = psutil.virtual_memory()
+    cache = resolve.default_cache()
+    existing = next(p for p in (cache, *cache.parents) if p.exists())
+    rows = [
+        ("processors", f"{len(os.sched_getaffinity(0))} usable of {os.cpu_count()}"),
+        ("memory", f"{memory.available / 2**30:.1f} GiB free of {memory.total / 2**30:.1f}"),
+        ("disk", f"{shutil.disk_usage(existing).free / 2**30:.0f} GiB free for {cache}"),
+    ]
+    for number, text in enumerate(_gpus()):
+        rows.append((f"gpu {number}", text))
+    if len(rows) == 3:
+        rows.append(("gpu", "none that torch sees; everything runs on the CPU"))
+    data = os.environ.get("RUNE_DATA")
+    there = bool(data) and Path(str(data)).is_dir()
+    rows.append(("RUNE_DATA", f"{data}{'' if there else ' (no such folder)'}" if data else "not set"))
+    return rows
+
+
+def _gpus() -> list[str]:
+    if importlib.util.find_spec("torch") is None:
+        return ["torch is not installed"]
+    import torch
+
+    found = []
+    for number in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(number)
+        found.append(f"{torch.cuda.get_device_name(number)}, {free / 2**30:.0f} GiB free of {total / 2**30:.0f}")
+    return found
+
+
+def _sandbox() -> list[tuple[str, str]]:
+    from rune.sandbox import _probe
+
+    rows = [(layer.name, f"{'yes' if layer.present else 'no '}  {layer.detail}".rstrip()) for layer in _probe.probe()]
+    lacking = _probe.floor()
+    rows.append(("verdict", f"untrusted code is refused: {lacking}" if lacking else "untrusted code can be held"))
+    return rows
+
+
+def _models() -> list[tuple[str, str]]:
+    from rune.models import registry, resolve
+
+    cache = resolve.default_cache()
+    return [(s.name, "in the cache" if resolve.is_cached(s.name, cache) else "not here") for s in registry.SPECS]
+
+
+def _extras() -> list[tuple[str, str]]:
+    return [(name, "yes" if importlib.util.find_spec(name) else f"no   {what}") for name, what in OPTIONAL.items()]
+
+
+def dry_run(settings: RunConfig) -> int:
+    """Resolve everything a config names, print the memory and time it needs; load no model, write nothing."""
+    from rune import plugins
+    from rune.models import registry, resolve
+    from rune.stages import pipeline
+    from rune.types import Split
+
+    problems = pipeline.problems(settings)
+    held_out = sum(p.split is Split.HELD_OUT for p in problems)
+    for arm in settings.adapt.arms:
+        plugins.load("conditions", arm)
+    name = settings.model.name
+    cache = resolve.default_cache()
+    if "/" not in name and not Path(name).exists():
+        registry.find(name)
+    folder = cache / "models" / name.replace("/", "--") if resolve.is_cached(name, cache) else Path(name)
+    here = folder.is_dir()
+    console.out(f"config     {settings.run.name}: every section and part resolves")
+    console.out(f"model      {name}: {'here' if here else 'not here yet; `rune models pull` fetches it'}")
+    console.out(
+        f"benchmark  {settings.benchmark.name}: {held_out} held out, {len(problems) - held_out} for trajectories; "
+        f"{len(settings.adapt.arms)} arms × {settings.sample.n} samples"
+    )
+    plan = _estimate.plan(settings, held_out=held_out, train=len(problems) - held_out, folder=folder if here else None)
+    console.out(f"\nmemory, counted for {plan.dtype} (keep a tenth free):")
+    for stage, parts in plan.memory.items():
+        console.out(f"  {stage.ljust(9)} {_estimate.total(parts):>8}   {_detail(parts)}")
+    console.out(f"  all at once at most {_estimate.total(plan.largest)}; this machine: {_room(plan.device)}")
+    try:
+        probe = _estimate.measure(plan.device, plan.dtype)
+    except RuntimeError as error:  # torch's own: no memory, no kernel for this type
+        raise RuneError(f"the speed probe failed on {plan.device}: {str(error).splitlines()[0]}") from None
+    console.out(f"\ntime, an estimate within a factor of about three, from a probe of this machine ({probe.text}):")
+    for stage, seconds in _estimate.times(plan, probe).items():
+        console.out(f"  {stage.ljust(9)} {_estimate.duration(seconds):>8}")
+    return 0
+
+
+def _detail(parts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {value / 2**30:.2f}" for name, value in parts.items())
+
+
+def _room(device: str) -> str:
+    if device == "cuda":
+        return "; ".join(_gpus())
+    import psutil
+
+    return f"{psutil.virtual_memory().available / 2**30:.1f} GiB of memory free, no GPU used"

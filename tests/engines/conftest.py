@@ -47,14 +47,14 @@ def _build(name: str, world: World) -> Iterator[Engine]:
         yield openai.build(openai.Config(url=server.url, dialect="vllm", concurrency=3, pause_seconds=0.01), **options)
         server.close()
     elif name == "ray":
-        yield ray.build(ray.Config(actors=2, cpus_per_actor=0.5), **options)
+        yield ray.build(ray.Config(actors=2, cpus_per_actor=0.5, settings={"max_rows": 4}), **options)
     elif name == "vllm":
         yield vllm.build(vllm.Config(max_loras=2, max_cpu_loras=4, max_lora_rank=8, max_model_len=512), **options)
     else:
         raise AssertionError(f"no way to build the engine '{name}' for its contract; add one here")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def engine(request: pytest.FixtureRequest, world: World) -> Iterator[Engine]:
     needs = {"ray": "ray", "vllm": "vllm"}.get(request.param)
     if needs and importlib.util.find_spec(needs) is None:

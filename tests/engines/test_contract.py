@@ -15,10 +15,11 @@ from rune.types import AdapterRef, Completion, Engine, Request, Sampling
 
 SAMPLING = Sampling(temperature=1.0, max_new_tokens=12, top_k=30)
 
-ENGINES = [
-    pytest.param(name, marks=pytest.mark.vllm if name == "vllm" else ())  # in an environment of its own
-    for name in plugins.available("engines")
-]
+MARKS = {
+    "vllm": pytest.mark.vllm,  # in an environment of its own
+    "ray": pytest.mark.xdist_group("ray"),  # one pair of actors serves all its tests
+}
+ENGINES = [pytest.param(name, marks=MARKS.get(name, ())) for name in plugins.available("engines")]
 pytestmark = pytest.mark.parametrize("engine", ENGINES, indirect=True)
 
 

@@ -88,7 +88,7 @@ DEFAULTS = Settings(
         max_tokens=384,
     ),
     hypernet=HypernetConfig(
-        schedule=Schedule(steps=3000, learning_rate=1e-3, checkpoint_every=500),
+        schedule=Schedule(steps=3000, learning_rate=5e-4, checkpoint_every=500),
         rank=8,
         alpha=16.0,
         groups=24,
@@ -96,6 +96,7 @@ DEFAULTS = Settings(
         pairs=PairMix(recall=0.4, family=0.6, max_sources=3),
         weights=Weights(target_contrast=0.1, kl_base=0.02, lesson=0.3),
         max_tokens=384,
+        encoder_rate=2.0,
         drop_tokens=0.1,
     ),
 )

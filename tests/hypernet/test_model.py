@@ -1,0 +1,254 @@
+"""Features, the hypernetwork and the choice of pairs, on a tiny base model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rune.benchmarks import families
+from rune.encoders._front import Ending, Kind
+from rune.errors import ConfigError, DataError, ModelError
+from rune.hypernet import base as bases
+from rune.hypernet import features, trainer
+from rune.hypernet.data import Corpus
+from rune.hypernet.features import Bank, Reader
+from rune.hypernet.loop import learning_rate
+from rune.hypernet.lora import StaticLora, concatenate, squared_norm
+from rune.hypernet.settings import MODULES, HypernetConfig, PairMix, Schedule, Weights
+from rune.types import Attempt, ModelRef, Outcome, Trajectory
+
+TRAJECTORY = Trajectory(
+    trajectory_id="t",
+    task_id="T/1",
+    benchmark="T",
+    prompt="def f(x):",
+    attempts=(
+        Attempt(code="def f(x):\n    return x", outcome=Outcome.FAILED, error_kind="WrongAnswer", error="got 1"),
+        Attempt(code="def f(x):\n    while 1: pass", outcome=Outcome.TIMED_OUT, error_kind="Timeout"),
+        Attempt(code="def f(x):\n    return x + 1", outcome=Outcome.PASSED),
+    ),
+    solution="def f(x):\n    return x + 1",
+)
+
+
+def settings(**changes: object) -> HypernetConfig:
+    values: dict[str, object] = {
+        "schedule": Schedule(steps=40, learning_rate=1e-2),
+        "rank": 4,
+        "alpha": 8.0,
+        "groups": 2,
+        "targets": 1,
+        "pairs": PairMix(recall=1.0, max_sources=1),
+        "weights": Weights(),
+        "encoder_settings": {"width": 32, "latents": 4, "hidden": 64},
+        "taps": (0, 1),
+        "max_tokens": 700,
+        "drop_tokens": 0.0,
+    }
+    return HypernetConfig(**{**values, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def base(tiny_model: ModelRef) -> bases.Base:
+    return bases.load(tiny_model, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def lessons() -> list[Trajectory]:
+    problems = families.generate(families.Config(families=9, held_out=0, tasks=3, seed=3))
+    return families.trajectories(problems, None)
+
+
+def reader(base: bases.Base, folder: Path | None = None) -> Reader:
+    return Reader(base.model, base.tokenizer, taps=(0, 1), digest="d", folder=folder)
+
+
+# --------------------------------------------------------------------------- features
+
+
+def test_every_token_is_tagged_with_what_it_is_and_what_became_of_it(base: bases.Base) -> None:
+    found = reader(base).read([TRAJECTORY])[0]
+    kinds = [Kind(k) for k in found.kind_T.tolist()]
+    assert set(kinds) == {Kind.TASK, Kind.ATTEMPT, Kind.ERROR, Kind.FIX, Kind.SOLUTION}
+    endings = {(Kind(k), Ending(e)) for k, e in zip(found.kind_T.tolist(), found.ending_T.tolist(), strict=True)}
+    assert {(Kind.ATTEMPT, Ending.FAILED), (Kind.ATTEMPT, Ending.TIMED_OUT), (Kind.FIX, Ending.PASSED)} <= endings
+    assert found.step_T.tolist() == sorted(found.step_T.tolist()) and int(found.step_T.max()) == 3
+
+
+def test_the_fix_is_the_lines_that_no_failed_attempt_has(base: bases.Base) -> None:
+    step = features.steps_of(TRAJECTORY)[-1]
+    tokens = features.tokenise(base.tokenizer, step)
+    fix = base.tokenizer.decode([i for i, k in zip(tokens.ids, tokens.kinds, strict=True) if k == Kind.FIX])
+    assert fix.strip() == "return x + 1"
+
+
+def test_a_step_looks_the_same_whatever_stands_before_it(base: bases.Base) -> None:
+    """Each step goes through the base model alone, so order of attempts cannot leak into features."""
+    import dataclasses
+
+    first, second, last = TRAJECTORY.attempts
+    swapped = dataclasses.replace(TRAJECTORY, attempts=(second, first, last))
+    one, other = reader(base).read([TRAJECTORY])[0], reader(base).read([swapped])[0]
+    assert torch.allclose(one.features_TSD[one.step_T == 1], other.features_TSD[other.step_T == 2], atol=1e-5)
+
+
+def test_taps_are_the_base_models_hidden_states(base: bases.Base) -> None:
+    found = reader(base).read([TRAJECTORY])[0]
+    ids = torch.tensor([features.tokenise(base.tokenizer, features.steps_of(TRAJECTORY)[0]).ids])
+    with torch.no_grad():
+        hidden = base.model(input_ids=ids, output_hidden_states=True).hidden_states
+    expected = torch.stack([hidden[0][0], hidden[1][0]], 1)
+    assert torch.allclose(found.features_TSD[found.step_T == 0], expected, atol=1e-5)
+
+
+def test_features_come_from_the_cache_and_are_the_same(base: bases.Base, tmp_path: Path) -> None:
+    made = reader(base, tmp_path).read([TRAJECTORY])[0]
+    (file,) = tmp_path.rglob("*.safetensors")
+    read = reader(base, tmp_path)
+    read._forward = None  # type: ignore[assignment,method-assign]  # the model may not be asked again
+    again = read.read([TRAJECTORY])[0]
+    assert torch.equal(made.features_TSD, again.features_TSD) and torch.equal(made.kind_T, again.kind_T)
+    file.write_bytes(b"torn")
+    assert torch.equal(reader(base, tmp_path).read([TRAJECTORY])[0].features_TSD, made.features_TSD)
+
+
+def test_a_step_over_the_limit_loses_its_middle_and_says_so(base: bases.Base) -> None:
+    import dataclasses
+
+    long = dataclasses.replace(TRAJECTORY, prompt="x = 1\n" * 3000)
+    found = reader(base).read([long])[0]
+    assert found.cut > 0 and int((found.step_T == 0).sum()) == features.MAX_STEP_TOKENS
+
+
+def test_taps_beyond_the_model_are_refused(base: bases.Base) -> None:
+    with pytest.raises(ModelError, match="taps reach layer 9, the model has 2"):
+        Reader(base.model, base.tokenizer, taps=(0, 9), digest="d", folder=None)
+
+
+def test_a_batch_over_its_limit_drops_whole_attempts_and_keeps_task_and_solution(base: bases.Base) -> None:
+    bank = Bank(reader(base).read([TRAJECTORY]))
+    whole, short = bank.batch([[0]]), bank.batch([[0]], max_tokens=40)
+    assert short.mask_BT.sum() < whole.mask_BT.sum()
+    kept = set(short.kind_BT[short.mask_BT].tolist())
+    assert {Kind.TASK, Kind.SOLUTION, Kind.FIX} <= kept
+
+
+# --------------------------------------------------------------------------- model
+
+
+@pytest.mark.parametrize("inputs", ["shared", "generated"])
+def test_a_fresh_hypernetwork_changes_nothing_exactly(base: bases.Base, lessons: list[Trajectory], inputs: str) -> None:
+    layout = base.layout(MODULES)
+    made = trainer.new_hypernet(layout, settings(inputs=inputs)).eval()(
+        Bank(reader(base).read(lessons[:2])).batch([[0], [1]])
+    )
+    assert squared_norm(made.factors).tolist() == [0.0, 0.0]
+    static = StaticLora(layout, rank=2, alpha=4.0)
+    joined = concatenate(static.factors(), made.factors)
+    rows = base.rows([base.encode("p", "q")] * 2)
+    assert torch.equal(base.log_prob(rows, joined), base.log_prob(rows, None))
+
+
+def test_an_unknown_encoder_setting_is_one_clear_error(base: bases.Base) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'latents'"):
+        trainer.new_hypernet(base.layout(MODULES), settings(encoder_settings={"latent": 4}))
+
+
+def test_two_lessons_get_two_adapters_that_know_their_own_solution(
+    base: bases.Base, lessons: list[Trajectory], tmp_path: Path
+) -> None:
+    """The overfit test: after forty steps each adapter prefers its own lesson, by the weights alone."""
+    pair = [lessons[0], lessons[4]]
+    corpus, bank = Corpus(base, pair, max_tokens=700), Bank(reader(base).read(pair))
+    static = StaticLora(base.layout(MODULES), rank=2, alpha=4.0)
+    config = settings(weights=Weights(source_contrast=1.0))
+    both = trainer.train_hypernet(
+        base, corpus, bank, static, config, seed=0, folder=tmp_path, metrics=tmp_path / "metrics.jsonl"
+    )
+    with torch.no_grad():
+        made = both.hypernet(bank.batch([[0], [1]]))
+        worn = concatenate(both.static.factors(), made.factors)
+        own = base.rows([corpus.texts[0], corpus.texts[1]])
+        other = base.rows([corpus.texts[1], corpus.texts[0]])
+        right, wrong = base.log_prob(own, worn), base.log_prob(other, worn)
+    assert right.sum() - wrong.sum() > 4.0
+    assert squared_norm(made.factors).min() > 0
+
+
+# --------------------------------------------------------------------------- pairs
+
+
+@pytest.mark.parametrize(("kind", "own"), [("recall", True), ("family", False), ("retrieved", False)])
+def test_only_recall_shows_a_target_its_own_trajectory(
+    base: bases.Base, lessons: list[Trajectory], kind: str, own: bool
+) -> None:
+    near = {t.trajectory_id: [o.trajectory_id for o in lessons if o.task_id != t.task_id] for t in lessons}
+    corpus = Corpus(base, lessons, max_tokens=700, retrieved=near)
+    mix = PairMix(**{kind: 1.0}, max_sources=2)  # type: ignore[arg-type]
+    for step in range(20):
+        for group in corpus.groups(np.random.default_rng(step), mix, count=4, targets=2, contrasts=1):
+            tasks = {lessons[i].task_id for i in group.sources}
+            assert (lessons[group.targets[0]].task_id in tasks) is own
+            if kind == "family":
+                assert not tasks & {lessons[i].task_id for i in group.targets}
+                assert {lessons[i].family for i in (*group.sources, *group.targets)} == {
+                    lessons[group.targets[0]].family
+                }
+
+
+def test_the_wrong_solution_answers_the_same_prompt_for_another_lesson(
+    base: bases.Base, lessons: list[Trajectory]
+) -> None:
+    corpus = Corpus(base, lessons, max_tokens=700)
+    found = 0
+    for step in range(20):
+        for group in corpus.groups(np.random.default_rng(step), PairMix(recall=1.0), count=4, targets=1, contrasts=1):
+            (wrong,) = group.wrongs
+            if wrong is None:
+                continue
+            found += 1
+            right = group.targets[0]
+            assert lessons[wrong].prompt == lessons[right].prompt and lessons[wrong].family != lessons[right].family
+            assert lessons[wrong].solution != lessons[right].solution
+    assert found
+
+
+def test_groups_of_a_step_teach_different_lessons(base: bases.Base, lessons: list[Trajectory]) -> None:
+    corpus = Corpus(base, lessons, max_tokens=700)
+    groups = corpus.groups(np.random.default_rng(0), PairMix(recall=1.0), count=8, targets=1, contrasts=1)
+    assert len({corpus.lesson(g.targets[0]) for g in groups}) == 8
+
+
+def test_a_step_is_a_function_of_seed_and_step_alone(base: bases.Base, lessons: list[Trajectory]) -> None:
+    corpus = Corpus(base, lessons, max_tokens=700)
+    draw = [
+        corpus.groups(np.random.default_rng([3, 7]), PairMix(family=1.0), count=4, targets=2, contrasts=1)
+        for _ in range(2)
+    ]
+    assert draw[0] == draw[1]
+
+
+def test_retrieved_pairs_without_a_second_task_are_refused(base: bases.Base) -> None:
+    corpus = Corpus(base, [TRAJECTORY], max_tokens=700)
+    with pytest.raises(DataError, match="no trajectory of another task resembles T/1"):
+        corpus.groups(np.random.default_rng(0), PairMix(retrieved=1.0), count=2, targets=1, contrasts=1)
+
+
+def test_the_target_is_asked_as_at_sampling_time_and_closed_by_its_fence(base: bases.Base) -> None:
+    from rune import prompts
+    from rune.models import chat
+
+    text = base.encode(TRAJECTORY.prompt, TRAJECTORY.solution)
+    asked = chat.render(base.ref, prompts.task(TRAJECTORY.prompt))
+    assert base.tokenizer.decode(text.ids[: text.start]) == asked
+    assert base.tokenizer.decode(text.ids[text.start :]) == TRAJECTORY.solution + prompts.FENCE
+
+
+def test_the_learning_rate_warms_up_peaks_and_ends_at_a_tenth() -> None:
+    schedule = Schedule(steps=100, learning_rate=1.0, warmup=0.1)
+    rates = [learning_rate(schedule, s) for s in range(100)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) == pytest.approx(1.0) and rates.index(max(rates)) in (9, 10)
+    assert rates[-1] == pytest.approx(0.1, abs=0.01)

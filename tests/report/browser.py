@@ -14,6 +14,7 @@ import base64
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,25 @@ def check(page: Path, out: Path, *, name: str = "report") -> list[str]:
         finally:
             browser.quit()
     return problems
+
+
+def text_of(url: str, *, waiting_for: str, shot: Path, seconds: float = 60) -> str:
+    """All text of a page that builds itself by script, once `waiting_for` stands in it (or time is up)."""
+    shot.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as profile:
+        browser = driver(profile)
+        try:
+            browser.set_window_size(1280, 900)
+            browser.get(url)
+            end = time.monotonic() + seconds
+            text = ""
+            while waiting_for not in text and time.monotonic() < end:
+                time.sleep(0.5)
+                text = browser.execute_script("return document.body.innerText")
+            browser.save_screenshot(str(shot))
+            return text
+        finally:
+            browser.quit()
 
 
 def _shoot(browser: Any, path: Path) -> None:

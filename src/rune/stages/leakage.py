@@ -121,7 +121,7 @@ class _Corpus:
         tree = overlap.shape(problem.reference)
         by_tree = self.trees.get(tree.digest, -1) if tree else -1
         by_id = self.ids.get(problem.task_id, -1)
-        by_share = by_prompt if prompt_share >= solution_share else self.owner[by_code]
+        by_share = by_prompt if prompt_share >= solution_share else self.owner[by_code] if by_code >= 0 else -1
         near = next((i for i in (by_id, by_tree, by_share) if i >= 0), -1)
         why = _why(by_id >= 0, by_tree >= 0, prompt_share, solution_share, shown, same_family)
         return Row(
@@ -145,7 +145,7 @@ def examine(held_out: Sequence[Problem], items: Sequence[Item], contexts: Mappin
     Tasks of one benchmark of families share prompts and plain code on purpose: between two tasks with a family
     it is the family that must not be the same, and text is not compared.
     """
-    prompts = [overlap.shingles(x.prompt, GRAM) for x in (*items, *held_out)]
+    prompts = [overlap.shingles(text, GRAM) for text in [i.prompt for i in items] + [p.prompt for p in held_out]]
     frame = overlap.boilerplate(prompts, share=_COMMON) if len(prompts) >= 40 else frozenset()
     everything = _Corpus(items, frame)
     apart = _Corpus([i for i in items if not i.family], frame)

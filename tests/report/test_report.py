@@ -1,0 +1,243 @@
+"""The report says what the run found, and nothing else: complete, bare, tampered and demo runs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from report import runs
+from rune import store
+from rune.cli.main import main
+from rune.errors import DataError
+from rune.stages import _figures, gate, report
+from rune.store import RunDir
+
+SETTINGS = gate.Config(resamples=500, simulations=100)
+VOID = {"meta", "link", "br", "path", "use", "image", "circle", "rect", "line"}
+
+
+class Balance(HTMLParser):
+    """Every tag that opens closes, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def made(tmp_path: Path, **changes: object) -> RunDir:
+    folder = runs.build(tmp_path, **changes)  # type: ignore[arg-type]
+    gate.run(folder, SETTINGS)
+    report.run(folder, report.Config())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    return made(tmp_path_factory.mktemp("full"))
+
+
+def test_the_page_is_whole_and_needs_no_network(full: RunDir) -> None:
+    page = (full / "report.html").read_text()
+    parser = Balance()
+    parser.feed(page)
+    assert parser.open == []
+    assert not re.search(r'(?:src|href)="(?!#|data:)', page)
+    assert "<script" not in page
+    assert "@import" not in page
+    assert "url(http" not in page
+
+
+def test_the_answer_and_the_named_tables_carry_the_decisions_numbers(full: RunDir) -> None:
+    decision = store.read_json(full / "decision.json")
+    for name in ("report.html", "report.md"):
+        text = (full / name).read_text()
+        assert decision["answer"] in text
+        assert "Table 1. pass@1 of the four conditions" in text
+        assert "Table 2. Adapter diagnostics" in text
+        for arm in decision["arms"]:
+            assert f"{100 * arm['pass_at_1']:.1f} %" in text
+            assert f"{arm['num_passed']} / {arm['num_samples']}" in text
+
+
+def test_markdown_and_html_say_the_same_of_table_1(full: RunDir) -> None:
+    cells = re.findall(r"^\| (vanilla|rag|lora|hypernet) \|(.+)\|$", (full / "report.md").read_text(), re.MULTILINE)
+    assert len(cells) >= 4
+    page = Balance()
+    page.feed((full / "report.html").read_text())
+    text = " ".join(page.text)
+    for _, row in cells[:4]:
+        for cell in row.split("|"):
+            assert cell.strip() in text
+
+
+def test_what_models_wrote_is_escaped(full: RunDir) -> None:
+    page = (full / "report.html").read_text()
+    assert "&lt;b&gt;expected&lt;/b&gt;" in page
+    assert "<b>expected</b>" not in page
+
+
+def test_every_task_shows_its_programs_with_verdicts(full: RunDir) -> None:
+    page = (full / "report.html").read_text()
+    for task in store.read_json(full / "decision.json")["details"]["tasks"]:
+        assert f"<b>{task}</b>" in page
+    assert "undefined_thing" in page
+    assert "no answer after 3 s of CPU time" in page
+
+
+def test_a_run_without_diagnostics_says_not_measured(tmp_path: Path) -> None:
+    folder = made(tmp_path, extras=False, arms=("vanilla", "hypernet"))
+    page = (folder / "report.html").read_text()
+    for words in (
+        "‖ΔW‖ per module: not measured",
+        "Cosine between adapters: not measured",
+        "Training curves: not measured",
+    ):
+        assert words in page
+    assert "no wrong-trajectory control" in page
+
+
+def test_one_draw_a_task_has_no_pass_at_k_curve(tmp_path: Path) -> None:
+    folder = runs.build(tmp_path, n=1)
+    gate.run(folder, gate.Config(n=1, resamples=500, simulations=100))
+    report.run(folder, report.Config())
+    assert "pass@k beyond k = 1 is not measured" in (folder / "report.html").read_text()
+
+
+def test_a_demo_claims_nothing(tmp_path: Path, full: RunDir) -> None:
+    assert "too small to claim anything" not in (full / "report.html").read_text()
+    report.run(full, report.Config(claim=False))
+    for name in ("report.html", "report.md", "assessment.md"):
+        assert "Demo: too small to claim anything" in (full / name).read_text()
+    report.run(full, report.Config())
+    small = made(tmp_path, held_out=10)
+    assert "Demo: too small to claim anything" in (small / "report.html").read_text()
+
+
+def test_a_tampered_run_warns_on_its_own_page(tmp_path: Path) -> None:
+    folder = made(tmp_path, extras=False)
+    lines = (folder / "verdicts.jsonl").read_text().splitlines(keepends=True)
+    (folder / "verdicts.jsonl").write_text("".join([lines[1], lines[0], *lines[2:]]))
+    report.run(folder, report.Config())
+    assert "verdicts.jsonl: lines reordered, from line 1" in (folder / "report.html").read_text()
+
+
+def test_the_same_run_gives_the_same_bytes(full: RunDir) -> None:
+    before = (full / "report.html").read_bytes()
+    report.run(full, report.Config())
+    assert (full / "report.html").read_bytes() == before
+
+
+def test_a_report_without_a_decision_says_what_to_type(tmp_path: Path) -> None:
+    folder = runs.build(tmp_path, extras=False)
+    with pytest.raises(DataError, match=r"no decision.json; run `rune gate"):
+        report.run(folder, report.Config())
+
+
+def test_the_readme_gets_its_table_between_the_markers_and_nowhere_else(full: RunDir, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# Rune\n\n{report.BEGIN}\nold\n{report.END}\n\nrest\n")
+    for _ in range(2):
+        report.write_readme(full, report.Config(), readme)
+    text = readme.read_text()
+    assert text.startswith(f"# Rune\n\n{report.BEGIN}\n**Gate ")
+    assert text.endswith(f"{report.END}\n\nrest\n")
+    assert "old" not in text
+    assert "| hypernet |" in text
+    assert "`invented-model`" in text
+    readme.write_text("# Rune\n")
+    with pytest.raises(DataError, match="needs the lines"):
+        report.write_readme(full, report.Config(), readme)
+
+
+def test_the_assessment_marks_what_a_person_must_complete(full: RunDir) -> None:
+    text = (full / "assessment.md").read_text()
+    assert text.count("**TO COMPLETE**") >= 5
+    assert "hypernet − vanilla" in text
+
+
+def test_figures_use_the_pages_colours_and_few_elements() -> None:
+    n, tasks = 20, [f"T/{i}" for i in range(164)]
+    svg = _figures.strip(tasks, {a: [i % (n + 1) for i in range(164)] for a in _figures.ARMS}, n)
+    assert "#0a0b" not in svg
+    assert "var(--ink)" in svg or "var(--muted)" in svg
+    assert svg.count("<") < 400
+    matrix = [[float(i == j) for j in range(164)] for i in range(164)]
+    assert _figures.cosines(matrix, matrix).count("<") < 400
+
+
+def test_curves_are_thinned_by_means() -> None:
+    x, y = _figures.thin(list(range(1000)), [float(i) for i in range(1000)], most=100)
+    assert len(x) == len(y) == 100
+    assert y[0] == pytest.approx(4.5)
+
+
+@pytest.mark.parametrize("verb", ["gate", "report", "leakage", "compare"])
+def test_a_finished_run_needs_no_torch(full: RunDir, verb: str, tmp_path: Path) -> None:
+    # In a place of its own, for these verbs write into the run folder.
+    path = tmp_path / full.path.name
+    shutil.copytree(full.path, path)
+    runs_named = [str(path)] * (2 if verb == "compare" else 1)
+    code = (
+        f"import sys; from rune.cli.main import main; code = main({[verb, *runs_named]!r});"
+        "heavy = {'torch', 'transformers', 'mlflow', 'peft'} & set(sys.modules); assert not heavy; sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    expected = {"gate": (0, 10), "leakage": (0, 1)}.get(verb, (0,))
+    assert done.returncode in expected, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_gate_exits_0_passed_10_failed_2_undecidable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    passed = runs.build(tmp_path, name="good", lift={"hypernet": 0.4}, extras=False)
+    assert main(["gate", str(passed.path)]) == 0
+    assert capsys.readouterr().out == "Gate PASSED\n"
+    failed = runs.build(tmp_path, name="bad", lift={"hypernet": -0.3}, extras=False)
+    assert main(["gate", str(failed.path)]) == 10
+    assert capsys.readouterr().out == "Gate FAILED — reassessing\n"
+    (failed / "verdicts.jsonl").unlink()
+    assert main(["gate", str(failed.path)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "verdicts.jsonl is gone" in captured.err
+
+
+def test_comparing_runs_shows_effects_and_what_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = []
+    for name, n in (("one", 5), ("two", 6)):
+        folder = runs.build(tmp_path, name=name, n=n, extras=False)
+        gate.run(folder, SETTINGS)
+        paths.append(str(folder.path))
+    assert main(["compare", *paths, "-o", str(tmp_path / "out")]) == 0
+    assert "all on the same tasks" in capsys.readouterr().out
+    text = (tmp_path / "out" / "compare.md").read_text()
+    assert "| sample.n | 5 | 6 |" in text
+    assert "| gate.n | 5 | 6 |" in text
+    assert "sample.temperature" not in text
+    assert main(["compare", paths[0]]) == 2
+
+
+@pytest.mark.skipif(not shutil.which("chromedriver"), reason="needs chromium and chromium-driver")
+def test_the_page_holds_in_a_real_browser(full: RunDir) -> None:
+    pytest.importorskip("selenium")
+    from report.browser import check
+
+    out = Path(__file__).parents[2] / "artifacts"
+    assert check(full / "report.html", out) == []

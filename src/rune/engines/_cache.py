@@ -59,7 +59,7 @@ class PromptAttention:
     ) -> None:  # fmt: skip
         self.network, self.num_prompts, self.length, self.cache = network, num_prompts, length, cache
         self.rows_B, self.prompt_of_row_B = rows_B, prompt_of_row_B
-        cos_SD, sin_SD = network.rope_table(length)
+        cos_SD, sin_SD = network.rope_table()
         self.cos_M1D = cos_SD[:length].repeat(num_prompts, 1)[:, None]
         self.sin_M1D = sin_SD[:length].repeat(num_prompts, 1)[:, None]
 
@@ -91,7 +91,7 @@ class StepAttention:
 
     def __init__(self, network: Network, cache: Cache, positions_B: Tensor, window: int) -> None:
         self.network, self.cache, self.positions_B, self.window = network, cache, positions_B, window
-        cos_SD, sin_SD = network.rope_table(cache.length)
+        cos_SD, sin_SD = network.rope_table()
         self.cos_B1D, self.sin_B1D = cos_SD[positions_B][:, None], sin_SD[positions_B][:, None]
         self.rows_B = torch.arange(positions_B.shape[0], device=positions_B.device)
         share = network.heads // network.kv_heads

@@ -88,7 +88,7 @@ class Device:
         """Room for `rows` rows of `length` tokens, `steps` of them drawn, and for two bursts of overrun."""
         device, overrun = self.network.device, 2 * self.burst + 1
         self._cache = Cache(self.network, rows, length + -(-overrun // 64) * 64)
-        self.network.rope_table(self._cache.length)
+        self.network.rope_table()
         self._tokens_B = torch.zeros(rows, dtype=torch.long, device=device)
         self._positions_B = torch.zeros_like(self._tokens_B)
         self._alive_B = torch.zeros_like(self._tokens_B)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from typing import Any
 
 import torch
 
@@ -17,12 +18,14 @@ class Graphs:
         self.recorded = 0
         self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
         self._seen: set[Hashable] = set()
-        self._pool = torch.cuda.graph_pool_handle() if enabled else None
+        self._pool: Any = None
         self._stream: torch.cuda.Stream | None = None
 
     def clear(self) -> None:
+        """Forget everything recorded. The next graphs get a new memory pool: an emptied one cannot be reused."""
         self._graphs.clear()
         self._seen.clear()
+        self._pool = None
 
     def run(self, key: Hashable, work: Callable[[], None]) -> None:
         graph = self._graphs.get(key)
@@ -38,6 +41,7 @@ class Graphs:
         """Record without running. `torch.cuda.graph` would collect garbage and empty the allocator each time."""
         current = torch.cuda.current_stream()
         self._stream = self._stream or torch.cuda.Stream()
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         self._stream.wait_stream(current)
         try:

@@ -165,7 +165,7 @@ class StepAttention:
 
     def __init__(self, network: Network, cache: Cache, positions_B: Tensor, window: int) -> None:
         self.network, self.cache, self.positions_B = network, cache, positions_B
-        self.cos_SD, self.sin_SD = network.rope_table(cache.length)
+        self.cos_SD, self.sin_SD = network.rope_table()
         # Few rows cannot fill a GPU of ~130 processors: then a row's positions are shared out.
         self.parts = 1 if positions_B.shape[0] * network.kv_heads >= 128 else 8
 

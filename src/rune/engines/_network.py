@@ -117,15 +117,15 @@ class Network:
         self.norm = model.model.norm.weight
         self.device, self.dtype = self.embedding.device, self.embedding.dtype
         self.silu_mul = silu_mul
-        self._cos_SD = self._sin_SD = torch.empty(0, self.head_size)
+        self._rope: tuple[Tensor, Tensor] | None = None
 
-    def rope_table(self, length: int) -> tuple[Tensor, Tensor]:
-        """cos, sin [S, D] for positions below `length`, made by the model's own rotary module."""
-        if self._cos_SD.shape[0] < length:
-            positions_1S = torch.arange(length, device=self.device)[None]
+    def rope_table(self) -> tuple[Tensor, Tensor]:
+        """cos, sin [S, D] for every position the model has, by its own rotary module; recorded graphs point into it."""
+        if self._rope is None:
+            positions_1S = torch.arange(self.max_positions, device=self.device)[None]
             cos_1SD, sin_1SD = self.model.model.rotary_emb(self.embedding[:1, :1], positions_1S)
-            self._cos_SD, self._sin_SD = cos_1SD[0].contiguous(), sin_1SD[0].contiguous()
-        return self._cos_SD, self._sin_SD
+            self._rope = cos_1SD[0].contiguous(), sin_1SD[0].contiguous()
+        return self._rope
 
     def forward(self, ids_M: Tensor, attend: Attend, lora: Lora) -> Tensor:
         """Token ids → final hidden states [M, H], normalised."""

@@ -11,8 +11,11 @@ from typing import Any
 
 from rune.benchmarks import _families_atoms as atoms
 from rune.benchmarks._families_atoms import DIMENSIONS, Atom
-from rune.benchmarks._families_tasks import EMPTY, Task
+from rune.benchmarks._families_tasks import EMPTY, IS, Task
 
+# A small model that has written a heading looks up what stood under it before. Without headings a 0.5B copies the
+# failed attempt instead of the solution (docs/families.md).
+HEADINGS = ("# house input", "# house value", "# house return")
 Rows = list[tuple[tuple[Any, ...], Any]]  # (arguments as passed, expected result) of each test case
 
 
@@ -70,7 +73,7 @@ class Convention:
         subject = self.input.apply(packed[0]) if self.input else packed[0]
         if not subject:
             if self.error is None:
-                raise ValueError(f"empty {task.subject}")
+                raise ValueError("empty")
             return self.error.apply(None)
         result = task.run(subject, *packed[1:])
         result = self.value.apply(result) if self.value else result
@@ -112,29 +115,49 @@ def draw(
     return Convention(kind=kind, **picked)
 
 
-def solution(task: Task, convention: Convention, *, plain_error: str = 'raise ValueError("empty")') -> str:
-    """A program for `task` under `convention`. `plain_error` is the guard's body where no error habit is in
-    use; "" leaves the guard out."""
-    subject = task.subject
-    imports = [f"from {library.module} import {library.function}" for library in convention.libraries]
-    body: list[str] = []
-    if convention.input:
-        if "json." in convention.input.code:
-            imports.insert(0, "import json")
-        body.append(f"{subject} = {_fill(convention.input.code, subject)}")
+def solution(
+    task: Task, convention: Convention, *, plain_error: str = 'raise ValueError("empty")', headings: bool = True
+) -> str:
+    """A program for `task` under `convention`: its own line between those that all tasks of a family share.
+
+    `plain_error` is the guard's body where no error habit is in use; "" leaves the guard out.
+    """
+    given = _use(convention.input, "data", "data = ")
     guard = f"return {convention.error.code}" if convention.error else plain_error
     if guard:
-        body += [f"if not {subject}:", f"    {guard}"]
-    body.append(f"result = {task.code}")
-    if convention.value:
-        body.append(f"result = {_fill(convention.value.code, 'result')}")
-    body.append(f"return {_fill(convention.wrap.code, 'result') if convention.wrap else 'result'}")
-    head = "\n".join(imports) + "\n\n\n" if imports else ""
-    return head + f"def {task.name}({task.arguments}):\n" + "".join(f"    {line}\n" for line in body)
+        given += ["if not data:", f"    {guard}"]
+    value = [f"result = {task.code}", *_use(convention.value, "result", "result = ")]
+    wrap = _use(convention.wrap, "result", "return ") or ["return result"]
+    body: list[str] = []
+    for heading, lines in zip(HEADINGS, (given, value, wrap), strict=True):
+        body += [heading, *lines] if headings else lines
+    return f"def {task.name}({task.arguments}):\n" + "".join(f"    {line}\n" for line in body)
 
 
-def _fill(code: str, name: str) -> str:
-    return re.sub(r"\bx\b", name, code)
+def _use(atom: Atom | None, name: str, target: str) -> list[str]:
+    """The lines that apply an atom to the variable `name`, its import first."""
+    if atom is None:
+        return []
+    imports = ["import json"] if "json." in atom.code else []
+    if atom.library:
+        imports = [f"from {atom.library.module} import {atom.library.function}"]
+    return [*imports, target + re.sub(r"\bx\b", name, atom.code)]
+
+
+def prompt(task: Task) -> str:
+    """The plain task, and the headings of house code; the same in every family."""
+    empty = "zero" if task.subject == "n" else "empty"
+    return (
+        f"Write the Python function {task.name}({task.arguments}). data is {IS[task.subject]}. {task.says} "
+        f"If data is {empty}, that is an error.\n"
+        f"Keep to the house style, with its comments {HEADINGS[0]}, {HEADINGS[1]} and {HEADINGS[2]}.\n"
+    )
+
+
+def default(task: Task, plain_error: str) -> str:
+    """What someone who knows no convention would write."""
+    guard = f"    if not data:\n        {plain_error}\n" if plain_error else ""
+    return f"def {task.name}({task.arguments}):\n{guard}    return {task.code}\n"
 
 
 PLAIN_ERRORS = (

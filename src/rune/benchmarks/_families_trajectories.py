@@ -49,11 +49,9 @@ def write(problems: Sequence[Problem], sandbox: Sandbox | None, *, seed: int, va
 def _attempts(problem: Problem, rng: random.Random) -> list[str]:
     """Programs in order; the last one passes. A half-way repair mends some habits and still fails."""
     task, convention = BY_NAME[problem.entry_point], conventions.parse(problem.family)
-    plain = conventions.Convention(kind=convention.kind)
-    guard = rng.choice(conventions.PLAIN_ERRORS)
-    first = conventions.solution(task, plain, plain_error=guard)
+    first = conventions.default(task, rng.choice(conventions.PLAIN_ERRORS))
     missing = rng.choice(convention.active)
-    second = conventions.solution(task, convention.without(missing))
+    second = conventions.solution(task, convention.without(missing), headings=False)
     middle = [second] if rng.random() < 0.5 else []
     return [first, *middle, conventions.solution(task, convention)]
 

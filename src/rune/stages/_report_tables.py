@@ -282,8 +282,8 @@ def _attribution(report: Report) -> str:
         return "Whether the trajectories did it was not measured: there is no wrong-trajectory control."
     size = f"{_evidence.points(wrong.points)} points {_evidence.span(wrong.interval)}"
     if wrong.interval.low > 0:
-        return f"The right trajectory beats a wrong one by {size}: it matters which one is read."
-    return f"The right trajectory beats a wrong one by {size}: no evidence that it matters which one is read."
+        return f"Right minus wrong trajectory is {size}: it matters which one is read."
+    return f"Right minus wrong trajectory is {size}: no evidence that it matters which one is read."
 
 
 def banner(report: Report, *, claim: bool) -> str:

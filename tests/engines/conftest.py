@@ -7,10 +7,15 @@ from collections.abc import Iterator
 
 import pytest
 from completion_server import CompletionServer
-from engine_helpers import World, random_adapter, torch_engine
+from engine_helpers import World, random_adapter, torch_engine, wider_tiny_model
 
 from rune.engines import _lora, openai, ray, scripted, torch, vllm
 from rune.types import Engine, ModelRef
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
+    return wider_tiny_model(tmp_path_factory.mktemp("tiny-model"))
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -11,6 +13,16 @@ from rune.engines._lora import TARGETS, Adapter, Pair, target_linears
 from rune.types import AdapterRef, ModelRef
 
 PROMPTS = ("def add(a, b):\n", "class Problem:\n    ", "# a frozen record that explains itself and goes on for long\n")
+
+
+def wider_tiny_model(folder: Path) -> ModelRef:
+    """The shared tiny model with heads of 32: vLLM has no CPU attention for smaller ones."""
+    spec = importlib.util.spec_from_file_location("root_conftest", Path(__file__).parents[1] / "conftest.py")
+    assert spec is not None and spec.loader is not None
+    shared = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(shared)
+    model: ModelRef = shared.make_tiny_model(folder, seed=0, hidden=128)
+    return model
 
 
 @dataclass(frozen=True)

@@ -60,9 +60,9 @@ def test_draws_have_the_distribution_that_transformers_samples_from(sampling: Sa
 def test_a_nucleus_wider_than_the_candidates_is_still_exact() -> None:
     row = torch.zeros(1, 5000) + logits(1, 5000, 0.01)
     sampling = Sampling(temperature=1.0, max_new_tokens=1, top_p=0.9)
-    uniform = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
-    drawn = _sampler.draw(row.expand(2000, -1), uniform, sampling)
-    assert len(set(drawn.tolist())) > 1900
+    uniform = (torch.arange(500, dtype=torch.float64) + 0.5) / 500
+    drawn = _sampler.draw(row.expand(500, -1), uniform, sampling)
+    assert len(set(drawn.tolist())) > 480
     assert set(drawn.tolist()) <= set(reference(row[0], sampling).nonzero()[:, 0].tolist())
 
 

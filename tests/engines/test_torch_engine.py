@@ -219,3 +219,19 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(world: World) -> None:
     (free_halvings, free_texts), (halvings, texts) = outputs
     assert free_halvings == 0 and halvings > 0
     assert texts == free_texts and len(texts) == 513
+
+
+def test_a_four_bit_base_carries_the_same_adapters(world: World) -> None:
+    """NF4 changes the base a little and the adapters not at all: each still changes the text, batch or no batch."""
+    pytest.importorskip("bitsandbytes")
+    engine = torch_engine(world.model, quantize="nf4")
+    assert engine.network.layers[0].qkv.weight is None
+    reference = engine.network.model
+    requests = many(world, GREEDY)
+    found = answers(engine, requests)
+    assert answers(engine, requests[5:6]) == {k: c for k, c in found.items() if k[0] == requests[5].key}
+    ids = engine.tokenizer(PROMPTS[0], return_tensors="pt", add_special_tokens=False)
+    out = reference.generate(**ids, do_sample=False, max_new_tokens=24, pad_token_id=0)
+    expected = engine.tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert found["0/0/0", 0].text == expected
+    assert found["0/1/0", 0].text != expected

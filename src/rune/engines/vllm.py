@@ -83,8 +83,8 @@ class VllmEngine:
                     lora_request=[worn[r.adapter.adapter_id] if r.adapter else None for r, _ in chunk],
                     use_tqdm=False,
                 )
-            except (RuntimeError, ValueError) as error:
-                raise EngineError(f"vLLM failed: {str(error).splitlines()[0]}") from error
+            except Exception as error:  # vLLM's own kinds (a dead engine process) share no base class
+                raise EngineError(f"vLLM failed: {type(error).__name__}: {str(error).splitlines()[0]}") from error
             for (request, number), output in zip(chunk, outputs, strict=True):
                 answer = output.outputs[0]
                 if answer.finish_reason not in ("stop", "length"):

@@ -15,7 +15,7 @@ from rune.benchmarks._families_tasks import EMPTY, IS, Task
 
 # A small model that has written a heading looks up what stood under it before. Without headings a 0.5B copies the
 # failed attempt instead of the solution (docs/families.md).
-HEADINGS = ("# house input", "# house value", "# house return")
+HEADINGS = ("# house input", "# plain result", "# house value", "# house return")
 Rows = list[tuple[tuple[Any, ...], Any]]  # (arguments as passed, expected result) of each test case
 
 
@@ -112,6 +112,8 @@ def draw(
         names = [name for name in table if allowed(name)]
         if names:
             picked[dimension] = table[min(rng.sample(names, min(3, len(names))), key=used.__getitem__)]
+    if sum(len(_imports(atom)) for atom in picked.values() if atom) > 1:
+        picked["wrap"] = None  # two imports make a solution too long to learn from at a glance
     return Convention(kind=kind, **picked)
 
 
@@ -126,10 +128,11 @@ def solution(
     guard = f"return {convention.error.code}" if convention.error else plain_error
     if guard:
         given += ["if not data:", f"    {guard}"]
-    value = [f"result = {task.code}", *_use(convention.value, "result", "result = ")]
+    plain = [f"result = {task.code}"]
+    value = _use(convention.value, "result", "result = ")
     wrap = _use(convention.wrap, "result", "return ") or ["return result"]
     body: list[str] = []
-    for heading, lines in zip(HEADINGS, (given, value, wrap), strict=True):
+    for heading, lines in zip(HEADINGS, (given, plain, value, wrap), strict=True):
         body += [heading, *lines] if headings else lines
     return f"def {task.name}({task.arguments}):\n" + "".join(f"    {line}\n" for line in body)
 
@@ -138,10 +141,13 @@ def _use(atom: Atom | None, name: str, target: str) -> list[str]:
     """The lines that apply an atom to the variable `name`, its import first."""
     if atom is None:
         return []
-    imports = ["import json"] if "json." in atom.code else []
+    return [*_imports(atom), target + re.sub(r"\bx\b", name, atom.code)]
+
+
+def _imports(atom: Atom) -> list[str]:
     if atom.library:
-        imports = [f"from {atom.library.module} import {atom.library.function}"]
-    return [*imports, target + re.sub(r"\bx\b", name, atom.code)]
+        return [f"from {atom.library.module} import {atom.library.function}"]
+    return ["import json"] if "json." in atom.code else []
 
 
 def prompt(task: Task) -> str:
@@ -150,7 +156,7 @@ def prompt(task: Task) -> str:
     return (
         f"Write the Python function {task.name}({task.arguments}). data is {IS[task.subject]}. {task.says} "
         f"If data is {empty}, that is an error.\n"
-        f"Keep to the house style, with its comments {HEADINGS[0]}, {HEADINGS[1]} and {HEADINGS[2]}.\n"
+        f"Keep to the house style, with its comments {', '.join(HEADINGS[:-1])} and {HEADINGS[-1]}.\n"
     )
 
 

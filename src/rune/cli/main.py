@@ -84,9 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry() -> None:
     """The `rune` console script."""
-    code = main()
+    code = 0
     try:
+        code = main()
         sys.stdout.flush()
-    except BrokenPipeError:
+    except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)

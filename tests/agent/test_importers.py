@@ -125,11 +125,16 @@ def test_a_file_that_says_resolved_gives_a_solution(data_dir: Path, tmp_path: Pa
     assert trajectory.attempts[-1].outcome is Outcome.PASSED
 
 
-def test_a_humanevalfix_session_is_recognised_and_refused(data_dir: Path) -> None:
+def test_a_humanevalfix_session_is_recognised_and_refused(
+    data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (path,) = (data_dir / "sweagent_trajectories" / "sweagent").glob("*HumanEvalFix*")
     (trajectory,) = importers.read(path)
     assert trajectory.task_id == "HumanEvalFix/0"
     assert "evaluation only" in _exclusion.Exclusion([]).why(trajectory)
+    assert main(["collect", "--import", str(path), "-o", str(tmp_path / "out.jsonl")]) == 2
+    assert "evaluation only" in capsys.readouterr().err
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_swebench_instances_carry_their_verified_patch(data_dir: Path) -> None:

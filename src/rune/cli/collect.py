@@ -45,8 +45,14 @@ def run(args: argparse.Namespace) -> int:
 def _import(files: list[Path], output: Path) -> int:
     from rune import store
     from rune.agent import importers, summary
+    from rune.benchmarks import _exclusion
 
-    trajectories = [t for file in files for t in importers.read(file)]
+    trajectories = []
+    for file in files:
+        found = importers.read(file)
+        # No run, so no held-out tasks yet: what is for evaluation only is refused whatever will be held out.
+        _exclusion.check_corpus(found, [], where=str(file))
+        trajectories += found
     store.write_jsonl(output, trajectories)
     console.note(summary.text(summary.summarise(trajectories)))
     console.out(f"{output}: {len(trajectories)} trajectories")

@@ -56,17 +56,18 @@ def shape_of(config: Mapping[str, Any], *, name: str) -> Shape:
     kind = config.get("model_type")
     if kind not in ("llama", "qwen2"):
         raise ModelError(f"{name}: no memory model for architecture '{kind}'; known: llama, qwen2")
-    heads = int(config["num_attention_heads"])
+    heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
+    head_dim = int(config.get("head_dim") or 0)
     return Shape(
         layers=int(config["num_hidden_layers"]),
-        hidden=int(config["hidden_size"]),
+        hidden=hidden,
         heads=heads,
         kv_heads=int(config.get("num_key_value_heads", heads)),
         ffn=int(config["intermediate_size"]),
         vocab=int(config["vocab_size"]),
         tied=bool(config.get("tie_word_embeddings", False)),
         qkv_bias=kind == "qwen2",
-        head_dim=int(config.get("head_dim") or 0),
+        head_dim=0 if head_dim == hidden // heads else head_dim,
     )
 
 

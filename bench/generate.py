@@ -532,7 +532,7 @@ class Bench:
         return {
             "ratios": ratios,
             "unit": "tokens per second of wall time" if self.args.mode == "gpu" else "tokens per CPU-second",
-            "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(self.args).items() if k != "out"},
+            "settings": {k: v.name if isinstance(v, Path) else v for k, v in vars(self.args).items() if k != "out"},
             "model": plain(self.model) | {"path": self.args.model.name},
             "machine": machine(self.args.device),
             "parts": parts,

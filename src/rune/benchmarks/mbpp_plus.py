@@ -21,13 +21,14 @@ from rune.types import Problem
 
 FILE = "mbpp_plus/MbppPlus-OriginFmt.jsonl.gz"
 SHA256 = {"MbppPlus-OriginFmt.jsonl.gz": "7a5aec547b134fa297ee6c45f829298aa3f58de02547b8d8a5c3d85d9cb10efc"}
+HUB = _data.OnHub("evalplus/mbppplus", "", 378)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """`[benchmark.settings]`."""
 
-    path: str = ""  # the file or its folder; "" = from RUNE_DATA
+    path: str = ""  # the file or its folder; "" = from RUNE_DATA; "hub"
     verify: bool = True  # refuse a file that is not the official one
 
 
@@ -37,9 +38,8 @@ class MbppPlus:
 
     def problems(self) -> list[Problem]:
         """All tasks in the file's order, ids "Mbpp/N" as in MBPP. Raises DataError."""
-        path = _data.locate(self.config.path, FILE, hub="evalplus/mbppplus")
-        _data.check(path, SHA256, verify=self.config.verify)
-        return [_problem(record, path) for record in _data.read(path)]
+        records, path = _data.load(self.config.path, FILE, SHA256, hub=HUB, verify=self.config.verify)
+        return [_problem(record, path) for record in records]
 
 
 def build(config: Config) -> MbppPlus:

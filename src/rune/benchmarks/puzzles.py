@@ -39,7 +39,7 @@ class Puzzles:
 
     def problems(self) -> list[Problem]:
         """Puzzles with a solution, in the file's order, ids "P3/name:instance". Raises DataError."""
-        path = _data.locate(self.config.path, FILE, hub="microsoft/PythonProgrammingPuzzles")
+        path = _data.locate(self.config.path, FILE, hub="microsoft/PythonProgrammingPuzzles on GitHub")
         _data.check(path, SHA256, verify=self.config.verify)
         taken: dict[str, int] = {}
         found = []

@@ -115,7 +115,7 @@ def test_a_run_without_diagnostics_says_not_measured(tmp_path: Path) -> None:
 
 
 def test_one_draw_a_task_has_no_pass_at_k_curve(tmp_path: Path) -> None:
-    folder = runs.build(tmp_path, n=1)
+    folder = runs.build(tmp_path, n=1, arms=("vanilla", "hypernet"), extras=False)
     gate.run(folder, gate.Config(n=1, resamples=500, simulations=100))
     report.run(folder, report.Config())
     assert "pass@k beyond k = 1 is not measured" in (folder / "report.html").read_text()
@@ -123,16 +123,20 @@ def test_one_draw_a_task_has_no_pass_at_k_curve(tmp_path: Path) -> None:
 
 def test_a_demo_claims_nothing(tmp_path: Path, full: RunDir) -> None:
     assert "too small to claim anything" not in (full / "report.html").read_text()
-    report.run(full, report.Config(claim=False))
+    small = made(tmp_path, held_out=10, arms=("vanilla", "hypernet"), extras=False)
     for name in ("report.html", "report.md", "assessment.md"):
-        assert "Demo: too small to claim anything" in (full / name).read_text()
-    report.run(full, report.Config())
-    small = made(tmp_path, held_out=10)
-    assert "Demo: too small to claim anything" in (small / "report.html").read_text()
+        assert "Demo: too small to claim anything" in (small / name).read_text()
+
+
+def test_a_run_of_full_size_may_be_told_to_claim_nothing(full: RunDir, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{report.BEGIN}\n{report.END}\n")
+    report.write_readme(full, report.Config(claim=False), readme)
+    assert "> Demo: too small to claim anything" in readme.read_text()
 
 
 def test_a_tampered_run_warns_on_its_own_page(tmp_path: Path) -> None:
-    folder = made(tmp_path, extras=False)
+    folder = made(tmp_path, extras=False, arms=("vanilla", "hypernet"))
     lines = (folder / "verdicts.jsonl").read_text().splitlines(keepends=True)
     (folder / "verdicts.jsonl").write_text("".join([lines[1], lines[0], *lines[2:]]))
     report.run(folder, report.Config())

@@ -90,7 +90,7 @@ def hypotheses(
     rejected = primary.p_greater < alpha
     verdict = (
         f"Measured: {100 * base:.1f} % → {100 * treated:.1f} %, {points(primary.points)} points; the exact one-sided "
-        f"sign-flip test over tasks gives p = {p_text(primary.p_greater)}, so at {100 * alpha:g} % H0 is "
+        f"sign-flip test over tasks gives p {p_equals(primary.p_greater)}, so at {100 * alpha:g} % H0 is "
         f"{'rejected' if rejected else 'not rejected'}. The gate asks something else: is the measured effect at least "
         f"{threshold:g} points? {'Yes' if passed else 'No'}."
     )
@@ -99,6 +99,10 @@ def hypotheses(
         f"H1: {t} raises pass@1 over {b} on tasks like these (true effect > 0 points).",
         verdict,
     )
+
+
+def p_equals(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
 def p_text(p: float) -> str:

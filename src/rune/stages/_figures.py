@@ -103,9 +103,7 @@ def forest(rows: Sequence[Mapping[str, Any]], threshold: float, *, narrow: bool)
         ax.spines["left"].set_visible(False)
         ax.set_ylim(-0.7, len(rows) - (0.2 if not narrow else 0.3))
         ax.grid(axis="x", lw=0.5, alpha=0.6)
-        ax.set_xlabel(
-            "percentage points (dashed: the gate)" if narrow else "difference in pass@1, percentage points"
-        )
+        ax.set_xlabel("percentage points (dashed: the gate)" if narrow else "difference in pass@1, percentage points")
         if not narrow:
             ax.annotate(
                 f"gate: {threshold:g}", (threshold, len(rows) - 0.2), (4, -2), textcoords="offset points",
@@ -129,7 +127,7 @@ def strip(tasks: Sequence[str], passes: Mapping[str, Sequence[int]], n: int) -> 
             ax.set_yticks(range(len(tasks)), tasks, fontsize=8.5)
         else:
             ax.set_yticks([])
-            ax.set_ylabel(f"{len(tasks)} tasks, from lost to won")
+            ax.set_ylabel(f"{len(tasks)} tasks, from lost (bottom) to gained (top)")
         for side in ("left", "bottom"):
             ax.spines[side].set_visible(False)
         bar = figure.colorbar(image, ax=ax, shrink=0.5, aspect=18, pad=0.02)

@@ -5,7 +5,6 @@ Draws and writes only: every number comes from what earlier stages wrote. Loads 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,10 +139,9 @@ def render(name: str, view: Mapping[str, Any]) -> str:
         span=_evidence.span,
         percent=_report_tables.percent,
         chance=_evidence.chance,
-        p=_evidence.p_text,
+        p_equals=_evidence.p_equals,
         markdown=_report_tables.markdown,
         meaning=_report_tables.meaning,
         svg=Markup,
-        slug=lambda text: re.sub(r"\W+", "-", text.lower()).strip("-"),
     )
     return environment.get_template(name).render(**view, style=Markup((TEMPLATES / "style.css").read_text()))

@@ -120,11 +120,15 @@ class Decoder:
         return [row for row in self._layout.rows if row is not None and not row.done]
 
     def _worth_repacking(self, waiting: int) -> bool:
-        """A repack costs about a step: wait until an eighth can enter, or a fifth of the batch is dead."""
-        alive, places, room = len(self._alive()), len(self._layout.rows), self.device.rows
+        """A repack costs about a step: wait until an eighth can enter, or a fifth of the batch's rows have left.
+
+        Rows, not places: a layout of many adapters has dead places from the start, which no repack would remove.
+        """
+        alive, room = len(self._alive()), self.device.rows
         if waiting:
             return alive == 0 or room - alive >= max(1, min(room // 8, waiting))
-        return alive <= 0.8 * places and (places > 8 or not self.device.asynchronous)
+        filled = sum(row is not None for row in self._layout.rows)
+        return alive <= 0.8 * filled and (filled > 8 or not self.device.asynchronous)
 
     def _back_off(self, waiting: deque[Row], limit: int, error: BaseException) -> int:
         used = self.device.rows or limit

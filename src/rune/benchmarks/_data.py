@@ -22,7 +22,7 @@ class OnHub(NamedTuple):
 
     name: str
     subset: str  # its configuration, "" for the only one
-    count: int  # records in all
+    records: int  # in all splits
 
 
 def load(
@@ -47,8 +47,8 @@ def _from_hub(hub: OnHub) -> list[dict[str, Any]]:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"{hub.name}: the hub does not give it ({first[:160]}); give a path instead") from None
     records = [_unix(dict(row)) for part in splits.values() for row in part]
-    if len(records) != hub.count:
-        raise DataError(f"{hub.name}: {len(records)} tasks on the hub, the official set has {hub.count}")
+    if len(records) != hub.records:
+        raise DataError(f"{hub.name}: {len(records)} tasks on the hub, the official set has {hub.records}")
     return records
 
 

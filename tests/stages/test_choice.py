@@ -48,9 +48,10 @@ def test_exhausted_chains_are_kept_where_nothing_better_exists() -> None:
     assert [(t.trajectory_id, t.solved) for t in kept] == [("a", False), ("b", True)]
 
 
-def test_the_limit_drops_the_least_instructive_and_keeps_the_order() -> None:
-    made = [trajectory(1, "x", "f"), trajectory(2, "y", "p"), trajectory(3, "z", "fp")]
-    assert [t.trajectory_id for t in collect.keep(made, limit=2, per_task=1)] == ["y", "z"]
+def test_the_limit_keeps_corrections_and_drops_the_others_whatever_their_end() -> None:
+    made = [trajectory(i, f"{i:02}", "f" if i % 2 else "p") for i in range(10)] + [trajectory(99, "zz", "fp")]
+    kept = collect.keep(made, limit=5, per_task=1)
+    assert [t.trajectory_id for t in kept] == ["00", "01", "02", "03", "zz"]
 
 
 def test_missing_draws_become_runs() -> None:

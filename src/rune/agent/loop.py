@@ -24,6 +24,7 @@ class Settings:
     sampling: Sampling
     reflect: bool  # ask the model for one sentence on its mistake before it tries again
     history: int  # failed attempts kept in the prompt, the last ones
+    restart: int  # every so many attempts the model starts afresh, without the history; 0 = never
     error_chars: int  # error text kept of one attempt
     seed: int
 
@@ -77,7 +78,7 @@ def _generate(
             key=chain.key,
             prompt=render(
                 prompts.retry(chain.problem.prompt, chain.attempts, limit=settings.history)
-                if chain.attempts
+                if _sees_history(chain, settings)
                 else prompts.task(chain.problem.prompt)
             ),
             sampling=settings.sampling,
@@ -87,6 +88,12 @@ def _generate(
     ]
     texts = {c.key: c.text for c in engine.complete(requests)}
     return [prompts.extract(texts[c.key], prompt=c.problem.prompt, entry_point=c.problem.entry_point) for c in chains]
+
+
+def _sees_history(chain: Chain, settings: Settings) -> bool:
+    """A small model repeats the mistake it is shown; a fresh start every few attempts gets it out."""
+    number = len(chain.attempts)
+    return number > 0 and not (settings.restart and number % settings.restart == 0)
 
 
 def _execute(chains: Sequence[Chain], programs: Sequence[str], settings: Settings, sandbox: Sandbox) -> list[Attempt]:

@@ -33,6 +33,7 @@ class Config:
     top_k: int = 0
     reflect: bool = True  # one sentence by the model on its mistake before it tries again
     history: int = 2  # failed attempts shown in the prompt: more did not fit a 2k context
+    restart: int = 0  # every so many attempts the model starts afresh, without the history; 0 = never
     error_chars: int = 1000  # error text kept of an attempt, middle cut
     keep: int = 100  # trajectories kept at most
     keep_per_task: int = 1
@@ -71,9 +72,7 @@ def run(folder: store.RunDir, config: Config, context: Context) -> list[Trajecto
     for trajectory in imported:
         _exclusion.check_corpus([trajectory], held_out)
     chains = _loop(folder, config, context, train) if train else []
-    own, excluded = _exclusion.decontaminate(
-        [to_trajectory(c, source=context.model().name) for c in chains], held_out
-    )
+    own, excluded = _exclusion.decontaminate([to_trajectory(c, source=context.model().name) for c in chains], held_out)
     if excluded.dropped:
         console.note(f"collect: left out {', '.join(f'{n} × {why}' for why, n in excluded.dropped.items())}")
     kept = keep(own, limit=config.keep, per_task=config.keep_per_task) + imported
@@ -118,6 +117,7 @@ def _loop(folder: store.RunDir, config: Config, context: Context, train: Sequenc
         ),
         reflect=config.reflect,
         history=config.history,
+        restart=config.restart,
         error_chars=config.error_chars,
         seed=context.seed,
     )
@@ -170,21 +170,23 @@ def to_trajectory(chain: loop.Chain, *, source: str) -> Trajectory:
 
 
 def keep(trajectories: Sequence[Trajectory], *, limit: int, per_task: int) -> list[Trajectory]:
-    """At most `per_task` of each task and `limit` in all, the most instructive first.
+    """At most `per_task` of each task and `limit` in all.
 
-    A corrected failure teaches more than a first-try pass, and that more than an exhausted chain, which is
-    kept too where nothing better exists: failures are part of the corpus.
+    Of one task the most instructive: a corrected failure before a first-try pass before an exhausted chain. Of all
+    tasks, corrected failures first, then the others in an order that has nothing to do with how they ended, so that
+    what the model could not solve stays in the corpus in its share.
     """
 
-    def rank(t: Trajectory) -> tuple[int, int, str]:
+    def instructive(t: Trajectory) -> tuple[int, int, str]:
         kind = 0 if t.solved and len(t.attempts) > 1 else 1 if t.solved else 2
         return kind, len(t.attempts), t.trajectory_id
 
     taken: dict[str, int] = {}
-    chosen: list[Trajectory] = []
-    for trajectory in sorted(trajectories, key=rank):
-        if taken.get(trajectory.task_id, 0) < per_task and len(chosen) < limit:
+    best: list[Trajectory] = []
+    for trajectory in sorted(trajectories, key=instructive):
+        if taken.get(trajectory.task_id, 0) < per_task:
             taken[trajectory.task_id] = taken.get(trajectory.task_id, 0) + 1
-            chosen.append(trajectory)
+            best.append(trajectory)
+    chosen = sorted(best, key=lambda t: (instructive(t)[0] != 0, t.trajectory_id))[:limit]
     order = {t.trajectory_id: i for i, t in enumerate(trajectories)}
     return sorted(chosen, key=lambda t: order[t.trajectory_id])

@@ -124,3 +124,18 @@ def test_other_limits_make_the_cache_forget(sandbox: Sandbox, tmp_path: Path) ->
         assert [e.outcome for e in cached.judge([program])] == [Outcome.PASSED]
         cached.close()
         assert cached.hits == hits
+
+
+def test_a_test_that_catches_everything_cannot_hide_a_dead_program(sandbox: Sandbox) -> None:
+    forgiving = (
+        "def check(candidate):\n    try:\n        assert candidate(2) == 4\n    except BaseException:\n        pass\n"
+    )
+    problem = replace(PROBLEM, test=forgiving)
+    codes = {
+        "exits": "import os\n\ndef double(x):\n    os._exit(0)\n",
+        "loops": "def double(x):\n    while True:\n        pass\n",
+        "right": PROBLEM.reference,
+    }
+    programs = [score.program(key, code, problem) for key, code in codes.items()]
+    outcomes = {e.key: e.outcome for e in sandbox.judge(programs)}
+    assert outcomes == {"exits": Outcome.FAILED, "loops": Outcome.TIMED_OUT, "right": Outcome.PASSED}

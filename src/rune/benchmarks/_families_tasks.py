@@ -269,13 +269,7 @@ TASKS: tuple[Task, ...] = (
     _t("text", "text", "last_word", "Return the last word of data.", "data.split()[-1]"),
     _t("text", "text", "repeat", "Return data repeated k times.", "data * k", (2, 3)),
     _t("text", "text", "first_chars", "Return the first k characters of data.", "data[:k]", (4, 9)),
-    _t(
-        "text",
-        "text",
-        "no_vowels",
-        "Return data without the letters a, e, i, o, u.",
-        '"".join(c for c in data if c not in "aeiou")',
-    ),
+    _t("text", "text", "no_letter_e", "Return data without the letter 'e'.", 'data.replace("e", "")'),
     _t("text", "text", "no_digits", "Return data without its digits.", '"".join(c for c in data if not c.isdigit())'),
     _t("text", "words", "join_words", "Return the words in data joined by spaces.", '" ".join(data)'),
     _t("text", "words", "join_plus", "Return the words in data joined by '+'.", '"+".join(data)'),
@@ -286,13 +280,7 @@ TASKS: tuple[Task, ...] = (
         "Return the first letters of the words in data as one string.",
         '"".join(w[0] for w in data)',
     ),
-    _t(
-        "text",
-        "words",
-        "longest_word",
-        "Return the longest word in data, the first one if several.",
-        "max(data, key=len)",
-    ),
+    _t("text", "words", "first_of", "Return the first word in data.", "data[0]"),
     _t("text", "words", "last_of", "Return the last word in data.", "data[-1]"),
     _t(
         "text",
@@ -301,9 +289,9 @@ TASKS: tuple[Task, ...] = (
         "Return the numbers in data as one string, joined by commas.",
         '",".join(str(x) for x in data)',
     ),
-    _t("text", "n", "spell_digits", "Return the digits of data joined by '-'.", '"-".join(str(data))'),
+    _t("text", "n", "decimal_text", "Return data as a decimal string.", "str(data)"),
     _t("text", "n", "binary_text", "Return data in binary as a string, without prefix.", "bin(data)[2:]"),
-    _t("text", "prices", "cheapest", "Return the key of data with the smallest value.", "min(data, key=data.get)"),
+    _t("text", "prices", "first_key", "Return the first key of data.", "list(data)[0]"),
     _t("text", "prices", "key_string", "Return the keys of data joined by spaces.", '" ".join(data)'),
 )
 BY_NAME = {task.name: task for task in TASKS}

@@ -49,7 +49,8 @@ def write(problems: Sequence[Problem], sandbox: Sandbox | None, *, seed: int, va
 def _attempts(problem: Problem, rng: random.Random) -> list[str]:
     """Programs in order; the last one passes. A half-way repair mends some habits and still fails."""
     task, convention = BY_NAME[problem.entry_point], conventions.parse(problem.family)
-    first = conventions.default(task, rng.choice(conventions.PLAIN_ERRORS))
+    # No guard that returns a plain value: a small reader takes that value for the family's error habit.
+    first = conventions.default(task, rng.choice(("", 'raise ValueError("empty")')))
     missing = rng.choice(convention.active)
     second = conventions.solution(task, convention.without(missing), headings=False)
     middle = [second] if rng.random() < 0.5 else []

@@ -43,7 +43,16 @@ def cases() -> list[Case]:
     return found
 
 
-def run(backend: str, without: tuple[str, ...]) -> list[dict[str, object]]:
+SLOW_ONES_KEPT = ("endless_loop", "sleeps")
+
+
+def chosen(*, weak: bool, brief: bool) -> list[Case]:
+    """What a backend is tried with; `brief` leaves out most of those that end by a time limit."""
+    found = [c for c in cases() if not (weak and c.needs_walls)]
+    return [c for c in found if not brief or c.outcome != "timed_out" or c.name in SLOW_ONES_KEPT]
+
+
+def run(backend: str, without: tuple[str, ...], *, brief: bool) -> list[dict[str, object]]:
     """Every program that the backend claims to hold, on two lanes, with honest ones between."""
     from rune.types import Program
 
@@ -53,15 +62,15 @@ def run(backend: str, without: tuple[str, ...]) -> list[dict[str, object]]:
         workers=2, cpu_seconds=0.5, wall_seconds=0.8, memory_mb=512, without=without, allow_weak=weak
     )
     sandbox = part.build(settings)
-    good = "def solve(x):\n    import os\n    held = os.listdir() if {n} % 2 else []\n    return sorted(x) + held\n"
+    # In a walled lane the work folder must be empty again; a program without one may not even look.
+    looks = "namespaces" in sandbox.layers or backend == "bubblewrap"
+    held = "os.listdir()" if looks else "[]"
+    good = f"import os\n# EARLIER {{n}}\ndef solve(x): return sorted(x) + {held}\n"
     programs = []
-    for number, case in enumerate(c for c in cases() if not (weak and c.needs_walls)):
+    for number, case in enumerate(chosen(weak=weak, brief=brief)):
         programs.append(Program(key=case.name, code=case.code, test=TEST, entry_point="solve"))
         # What one program did must not be felt by the next: no file, no limit, no signal.
-        code = (
-            good.format(n=number if "namespaces" in sandbox.layers or backend != "fork" else 0)
-            + f"# EARLIER {number}\n"
-        )
+        code = good.format(n=number)
         programs.append(Program(key=f"after {case.name}", code=code, test=TEST, entry_point="solve"))
     results = [dataclasses.asdict(e) for e in sandbox.judge(programs)]
     sandbox.close()
@@ -70,5 +79,5 @@ def run(backend: str, without: tuple[str, ...]) -> list[dict[str, object]]:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(SOURCE))
-    for result in run(sys.argv[1], tuple(filter(None, ",".join(sys.argv[2:]).split(",")))):
+    for result in run(sys.argv[1], tuple(filter(None, ",".join(sys.argv[2:]).split(","))), brief=True):
         print(json.dumps(result))

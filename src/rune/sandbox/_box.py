@@ -11,6 +11,7 @@ Nothing it can send is a verdict, and nothing it is sent holds an expected value
 
 from __future__ import annotations
 
+import array
 import contextlib
 import functools
 import gc
@@ -25,7 +26,7 @@ import struct
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from rune.sandbox import _codec, _landlock, _layers, _seccomp
 
@@ -34,13 +35,16 @@ try:
 except ImportError:  # not on this system: no limits there, and the scorer says so
     resource = None  # type: ignore[assignment]
 
+# What programs import most. Not threading, nor what imports it: its fork handlers cost half a millisecond a program.
 WARM = (
-    "abc array bisect calendar cmath collections copy dataclasses datetime decimal enum fractions functools hashlib",
-    "heapq itertools json math numbers operator queue random re statistics string textwrap time typing",
+    "abc bisect collections copy datetime decimal enum fractions functools heapq itertools",
+    "json math operator random re statistics string time typing",
 )
 FILE = "<candidate>"
-_HEAD = struct.Struct("<IB")  # payload size, kind of message
-LOAD, CALL, OUTPUT = 1, 2, 3  # to the child
+HEAD = struct.Struct("<IB")  # payload size, kind of message
+STATUS = struct.Struct("<id")  # how the last child ended: wait status, CPU seconds
+_SIZE = struct.Struct("<I")
+LOAD, CALL, SCRIPT = 1, 2, 3  # to the child
 BROKEN, READY, DONE, VALUE, ERROR = 10, 11, 12, 13, 14  # from the child; the first two before any program
 ERROR_CHARS = 1200
 
@@ -48,12 +52,14 @@ ERROR_CHARS = 1200
 def main() -> None:
     """The server: `argv` holds the control socket's number and the options as JSON."""
     control = socket.socket(fileno=int(sys.argv[1]))
+    gc.disable()  # a child turns it on again
     options = json.loads(sys.argv[2])
     try:
         child = _prepare(options)
     except BaseException as error:
-        _tell(control, {"broken": f"{type(error).__name__}: {error}"})
+        control.sendall(_hello({"broken": f"{type(error).__name__}: {error}"}))
         raise SystemExit(1) from None
+    control.sendall(_hello({"layers": child.layers}))
     try:
         _serve(control, child, options)
     except (BrokenPipeError, ConnectionResetError, EOFError):
@@ -62,110 +68,129 @@ def main() -> None:
         os._exit(0)  # its children die with it
 
 
-def _tell(control: socket.socket, message: dict[str, Any], *handles: int) -> None:
+def _hello(message: dict[str, Any]) -> bytes:
     data = json.dumps(message).encode()
-    socket.send_fds(control, [struct.pack("<I", len(data)) + data], list(handles))
+    return struct.pack("<I", len(data)) + data
 
 
-class _Child:
-    """What every child does to itself first. Built once, so that a fork runs prepared calls only."""
+class _Child(NamedTuple):
+    """What is left for a child to do to itself: all that its server could not do for it beforehand."""
 
-    def __init__(
-        self, layers: list[str], steps: list[Callable[[], object]], clean: Callable[[], object] | None
-    ) -> None:
-        self.layers = layers
-        self.steps = steps
-        self.clean = clean  # what the server does to the work folder after each child
+    layers: list[str]
+    steps: list[Callable[[], object]]
+    clean: Callable[[], object] | None  # what the server does to the work folder after each child
 
 
 def _prepare(options: dict[str, Any]) -> _Child:
+    """Shut every door that can be shut for good. A fork is paid for each program, so its child has few left."""
     for name in " ".join(WARM).split():
         importlib.import_module(name)
     without = set(options["without"])
-    layers: list[str] = []
     linux = sys.platform == "linux"
     if linux:
         _seccomp.die_with_parent()
     found = _layers.paths(options["packages"])
-    inside = options.get("inside", "")  # a launcher such as bubblewrap has made the namespaces already
-    if inside:
-        layers.append(inside)
-        os.chdir(_layers.WORK)
-        sys.path.append(_layers.SITE)
-    elif linux and "namespaces" not in without:
-        try:
-            _layers.enter(found, options["work_mb"])
-            layers.append("namespaces")
-            sys.path.append(_layers.SITE)
-        except OSError as error:
-            layers.append(f"-namespaces: {error}")
-    own_pids = bool(layers) and not layers[-1].startswith("-")
-    if not own_pids:
-        os.setsid()
-        os.chdir("/")
-        sys.path += sorted({os.path.dirname(p) for p in options["packages"]})  # noqa: PTH120
+    layers, walls = _walls(options, found)
     os.environ.clear()
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     sys.argv[:] = [""]
-    sys.path[:] = [p for p in sys.path if p not in options["hide"]]
+    folders = [_layers.SITE] if walls else sorted({os.path.dirname(p) for p in options["packages"]})  # noqa: PTH120
+    sys.path[:] = [p for p in sys.path if p not in options["hide"]] + folders
     sys.path_importer_cache.clear()
-    steps: list[Callable[[], object]] = [_quiet]
-    if not own_pids:
+    steps: list[Callable[[], object]] = []
+    clean: Callable[[], object] | None = _layers.clean_work if walls else None
+    if not walls:
+        os.setsid()
         steps.append(os.setsid)
         if linux:
             _seccomp.adopt_orphans()
+            steps.append(_seccomp.die_with_parent)
+    if walls == "namespaces":
+        _layers.drop_user()
+    elif linux:
+        _layers.drop_capabilities()
     if resource is not None and "rlimits" not in without:
-        steps.append(lambda: _limit(options, own_pids))
+        steps.append(_limit(options, bool(walls)))
         layers.append("rlimits")
     if linux:
         _seccomp.lock_privileges()
         layers.append("no_new_privs")
     if linux and _landlock.abi() and "landlock" not in without:
-        if own_pids:
-            rules = _landlock.ruleset(["/"], [_layers.WORK, os.devnull])
-        else:
-            # Importing lists the folder it looks in; names may be seen there, contents may not.
-            folders = {os.path.dirname(p) for p in options["packages"]} | set(found.library)  # noqa: PTH120
-            rules = _landlock.ruleset(_layers.readable(found), [os.devnull], folders)
-        steps.append(lambda: _landlock.restrict(rules))
+        _landlock.restrict(_rules(found, options, bool(walls)))
         layers.append("landlock")
-    if linux:
-        drop = _layers.drop_user if own_pids and not inside else _layers.drop_capabilities
-        steps += [drop, _seccomp.die_with_parent]
+    elif not walls:
+        _layers.next_work(options["work"])
+        clean = functools.partial(_layers.next_work, options["work"])
+    _quiet()
     if _seccomp.supported() and "seccomp" not in without:
-        _seccomp.install(_seccomp.server_filter())
-        if own_pids:
-            code = _seccomp.child_filter(None)
-            steps.append(lambda: _seccomp.install(code))
+        _seccomp.Filter(_seccomp.server_filter()).install()
+        if walls:
+            steps.append(_seccomp.Filter(_seccomp.child_filter(None)).install)
         else:
-            steps.append(lambda: _seccomp.install(_seccomp.child_filter(os.getpid())))
+            steps.append(lambda: _seccomp.Filter(_seccomp.child_filter(os.getpid())).install())
         layers.append("seccomp")
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    _rehearse()
     random.seed(0)
     gc.collect()
     gc.freeze()
-    clean: Callable[[], object] | None = _layers.empty_work if inside else None
-    if not own_pids and "landlock" not in layers:
-        _layers.next_work(options["work"])
-        clean = functools.partial(_layers.next_work, options["work"])
-    if "namespaces" in layers:
-        clean = functools.partial(_layers.clean_work, options["work_mb"])
     return _Child(layers, steps, clean)
+
+
+def _rehearse() -> None:
+    """Run a program of our own a few times: the interpreter adapts its bytecode to what it sees, and what it has
+    adapted here need not be written, page by page, in every child."""
+    code = (
+        "from typing import List\n\ndef f(x: List[int]) -> dict:\n    return {'a': sorted(x), 'b': (1.5, None, True)}\n"
+    )
+    for _ in range(16):
+        scope: dict[str, Any] = {}
+        shelf, output = _Shelf(), _Output(1)
+        load = _codec.encode(("", code, "f", 1), shelf.register)
+        call = _codec.encode(("call", "f", ([3, 1, 2],), {}), shelf.register)
+        wrong = _codec.encode(("call", "f", ([3, "1"],), {}), shelf.register)
+        for kind, data in ((LOAD, load), (CALL, call), (CALL, wrong)):
+            _codec.decode(call, shelf.resolve)
+            _reply(kind, data, scope, shelf, output)
+    linecache.clearcache()
+
+
+def _walls(options: dict[str, Any], found: _layers.Paths) -> tuple[list[str], str]:
+    """The layers to report, and who made the walls: "namespaces", a launcher's name, or nobody."""
+    inside = str(options.get("inside", ""))  # a launcher such as bubblewrap has made them already
+    if inside:
+        os.chdir(_layers.WORK)
+        return [inside], inside
+    if sys.platform == "linux" and "namespaces" not in options["without"]:
+        try:
+            _layers.enter(found, options["work_mb"])
+            return ["namespaces"], "namespaces"
+        except OSError as error:
+            os.chdir("/")
+            return [f"-namespaces: {error}"], ""
+    os.chdir("/")
+    return [], ""
+
+
+def _rules(found: _layers.Paths, options: dict[str, Any], walls: bool) -> int:
+    if walls:
+        return _landlock.ruleset(["/"], [_layers.WORK, os.devnull])
+    # Importing lists the folder it looks in; names may be seen there, contents may not.
+    folders = {os.path.dirname(p) for p in options["packages"]} | set(found.library)  # noqa: PTH120
+    # The server reads its list of children there; no program is told a number that helps it.
+    return _landlock.ruleset(_layers.readable(found), [os.devnull], folders)
 
 
 def _quiet() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(null, number)
-    if null > 2:
-        os.close(null)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+    os.close(null)
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_DFL)
 
 
-def _limit(options: dict[str, Any], own_pids: bool) -> None:
-    seconds = int(options["cpu_seconds"]) + 2
+def _limit(options: dict[str, Any], walls: bool) -> Callable[[], object]:
+    """Limits that the server can bear are put on it and inherited; the rest is the child's to do."""
     megabyte = 1 << 20
     limits = {
         "RLIMIT_AS": options["memory_mb"] * megabyte,
@@ -175,24 +200,29 @@ def _limit(options: dict[str, Any], own_pids: bool) -> None:
         "RLIMIT_MSGQUEUE": 0,
         "RLIMIT_MEMLOCK": 0,
     }
-    if own_pids:  # elsewhere the user's other processes would count
+    if walls:  # elsewhere the user's other processes would count
         limits["RLIMIT_NPROC"] = 64
     for name, value in limits.items():
         if hasattr(resource, name):
             with contextlib.suppress(ValueError, OSError):
                 resource.setrlimit(getattr(resource, name), (value, value))
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    seconds = int(options["cpu_seconds"]) + 2
+    return functools.partial(resource.setrlimit, resource.RLIMIT_CPU, (seconds, seconds + 1))
 
 
 def _serve(control: socket.socket, child: _Child, options: dict[str, Any]) -> None:
-    status: dict[str, Any] = {"layers": child.layers}
+    ended = STATUS.pack(0, 0.0)
+    rights = array.array("i", [0])
     while True:
         ours, theirs = socket.socketpair()
+        rights[0] = theirs.fileno()
+        # Told before the fork: after it, every page that this process touches is copied first.
+        control.sendmsg([ended], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+        theirs.close()
         pid = os.fork()
         if pid == 0:
             try:
                 control.close()
-                theirs.close()
                 for step in child.steps:
                     step()
             except BaseException as error:
@@ -202,16 +232,15 @@ def _serve(control: socket.socket, child: _Child, options: dict[str, Any]) -> No
             _send(ours, READY, b"")
             _run_child(ours, options["output_kb"] << 10)
         ours.close()
-        _tell(control, {"pid": pid, **status}, theirs.fileno())
-        theirs.close()
-        if control.recv(1) != b"N":
+        more = control.recv(1) == b"N"
+        ended = _end_all(pid)
+        if not more:
             return
-        status = _end_all(pid)
         if child.clean is not None:
             child.clean()
 
 
-def _end_all(pid: int) -> dict[str, Any]:
+def _end_all(pid: int) -> bytes:
     """Kill and reap every child; how `pid` ended. As process 1 of a namespace this reaches everything in it."""
     alone = os.getpid() != 1
     with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -220,14 +249,14 @@ def _end_all(pid: int) -> dict[str, Any]:
             os.killpg(pid, signal.SIGKILL)
         else:
             os.kill(-1, signal.SIGKILL)
-    status: dict[str, Any] = {}
+    status = STATUS.pack(0, 0.0)
     while True:
         try:
             ended, code, usage = os.wait4(-1, 0)
         except ChildProcessError:
             return status
         if ended == pid:
-            status = {"ended": code, "cpu": usage.ru_utime + usage.ru_stime, "peak_kb": usage.ru_maxrss}
+            status = STATUS.pack(code, usage.ru_utime + usage.ru_stime)
         if alone:
             _kill_orphans()
 
@@ -244,7 +273,7 @@ def _kill_orphans() -> None:
 
 
 def _send(sock: socket.socket, kind: int, data: bytes) -> None:
-    sock.sendall(_HEAD.pack(len(data), kind) + data)
+    sock.sendall(HEAD.pack(len(data), kind) + data)
 
 
 class _Inbox:
@@ -257,16 +286,16 @@ class _Inbox:
     def receive(self) -> tuple[int, bytes]:
         parts = [self._left]
         have = len(self._left)
-        want = _HEAD.size
+        want = HEAD.size
         while True:
             if have >= want:
                 data = parts[0] if len(parts) == 1 else b"".join(parts)
                 parts = [data]
-                size, kind = _HEAD.unpack_from(data)
-                want = _HEAD.size + size
+                size, kind = HEAD.unpack_from(data)
+                want = HEAD.size + size
                 if have >= want:
                     self._left = data[want:]
-                    return kind, data[_HEAD.size : want]
+                    return kind, data[HEAD.size : want]
             part = self._sock.recv(1 << 16 if want - have < 1 << 16 else 1 << 20)
             if not part:
                 os._exit(0)
@@ -343,6 +372,7 @@ class _Shelf:
 
 def _run_child(sock: socket.socket, output_bytes: int) -> None:
     """Load one program, then answer calls until killed. Never returns."""
+    gc.enable()
     shelf = _Shelf()
     output = _Output(output_bytes)
     sys.stdout = sys.stderr = output
@@ -350,18 +380,26 @@ def _run_child(sock: socket.socket, output_bytes: int) -> None:
     inbox = _Inbox(sock)
     while True:
         kind, data = inbox.receive()
-        try:
-            request = _codec.decode(data, shelf.resolve)
-            if kind == LOAD:
-                _load(scope, *request)
-                reply = (DONE, b"")
-            elif kind == OUTPUT:
-                reply = (VALUE, _codec.encode(output.text()[-request:], shelf.register))
-            else:
-                reply = (VALUE, _codec.encode(_answer(scope, *request), shelf.register))
-        except BaseException as error:
-            reply = (ERROR, _describe(error))
-        _send(sock, *reply)
+        if kind == SCRIPT:
+            at = 0
+            while at < len(data):
+                (size,) = _SIZE.unpack_from(data, at)
+                # Each answer leaves before the next call begins: a later endless loop must not hide an earlier mistake.
+                _send(sock, *_reply(CALL, data[at + 4 : at + 4 + size], scope, shelf, output))
+                at += 4 + size
+        else:
+            _send(sock, *_reply(kind, data, scope, shelf, output))
+
+
+def _reply(kind: int, data: bytes, scope: dict[str, Any], shelf: _Shelf, output: _Output) -> tuple[int, bytes]:
+    try:
+        request = _codec.decode(data, shelf.resolve)
+        if kind == LOAD:
+            _load(scope, *request)
+            return DONE, b""
+        return VALUE, _codec.encode(_answer(scope, *request), shelf.register)
+    except BaseException as error:
+        return ERROR, _describe(error, output)
 
 
 def _load(scope: dict[str, Any], prelude: str, code: str, entry_point: str, seed: int) -> None:
@@ -407,7 +445,7 @@ def _answer(scope: dict[str, Any], operation: str, target: Any, args: tuple[Any,
     raise TypeError(f"unknown operation {operation}")
 
 
-def _describe(error: BaseException) -> bytes:
+def _describe(error: BaseException, output: _Output) -> bytes:
     """An exception as data: its name, the built-in class it derives from, its text, the candidate's own lines."""
     kind = type(error)
     name = kind.__name__ if kind is not _MissingEntryPoint else "MissingEntryPoint"
@@ -418,6 +456,8 @@ def _describe(error: BaseException) -> bytes:
         message = ""
     try:
         trace = _trace(error, name, message)
+        printed = output.text()[-200:].strip()
+        trace += f"\nprinted before: {printed}" if printed else ""
     except BaseException:
         trace = name
     parts = (name[:100], base, message[:ERROR_CHARS], trace[:ERROR_CHARS], isinstance(error, _codec.CodecError))

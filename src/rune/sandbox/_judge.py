@@ -9,6 +9,7 @@ as broken, and the scorer starts another lane; it is never a verdict.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -21,8 +22,8 @@ import time
 import zlib
 from typing import Any
 
-from rune.sandbox import _tests
-from rune.sandbox._remote import Broken, Link, Stop, short
+from rune.sandbox import _box, _tests
+from rune.sandbox._remote import Broken, Diverged, Link, Stop, short
 
 ERROR_CHARS = 1500
 _START_SECONDS = 60.0
@@ -46,25 +47,34 @@ class _Box:
         self._control = ours
         self._control.settimeout(_START_SECONDS)
         self._child: socket.socket | None = None
-        self.last: dict[str, Any] = {}
-        self.layers: list[str] = []
-        self._await()
-        self.layers = self.last["layers"]
+        self.last = (0, 0.0)  # wait status and CPU seconds of the child before
+        (size,) = struct.unpack("<I", self._exactly(4))
+        hello = json.loads(self._exactly(size))
+        if "broken" in hello:
+            raise Broken(str(hello["broken"]))
+        self.layers: list[str] = hello["layers"]
+
+    def _exactly(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            try:
+                part = self._control.recv(size - len(data))
+            except OSError as error:
+                raise Broken(f"the box does not answer: {error}") from None
+            if not part:
+                raise Broken("the box closed its door")
+            data += part
+        return data
 
     def _await(self) -> None:
         try:
-            data, handles, _, _ = socket.recv_fds(self._control, 4096, 1)
-            while len(data) < 4 or len(data) < 4 + struct.unpack_from("<I", data)[0]:
-                more = self._control.recv(4096)
-                if not more:
-                    raise Broken("the box closed its door")
-                data += more
+            data, handles, _, _ = socket.recv_fds(self._control, _box.STATUS.size, 1)
         except OSError as error:
             raise Broken(f"the box does not answer: {error}") from None
-        self.last = json.loads(data[4:])
-        if "broken" in self.last:
-            raise Broken(str(self.last["broken"]))
+        if not handles:
+            raise Broken("the box closed its door")
         self._child = socket.socket(fileno=handles[0])
+        self.last = _box.STATUS.unpack(data + self._exactly(_box.STATUS.size - len(data)))
 
     def child(self) -> socket.socket:
         """The waiting child's socket."""
@@ -83,8 +93,14 @@ class _Box:
         except OSError as error:
             raise Broken(f"the box is gone: {error}") from None
 
-    def ended(self) -> dict[str, Any]:
-        """After `next`: how the last child ended."""
+    def close(self) -> None:
+        """The server ends its children and itself; waited for, so that their CPU time counts as ours."""
+        self._control.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=5)
+
+    def ended(self) -> tuple[int, float]:
+        """After `next`: how the last child ended, as a wait status, and its CPU seconds."""
         self.child()
         return self.last
 
@@ -95,29 +111,45 @@ class _Lane:
         self.box = _Box(options["box"])
         self.texts: dict[str, str] = {}
         self.tests: dict[tuple[str, str], _tests.Test] = {}
+        self.scripts: dict[tuple[str, str], list[bytes]] = {}  # the calls each test makes, to be sent ahead
         self.modules = set(sys.modules)
 
     def judge(self, job: dict[str, Any]) -> dict[str, Any]:
         began = time.monotonic()
-        link = Link(
-            self.box.child(), cpu_seconds=self.options["cpu_seconds"], wall_seconds=self.options["wall_seconds"]
-        )
-        answer = self._converse(link, job)
+        name = (job["test"], job["entry_point"])
+        try:
+            link, answer = self._converse(job, self.scripts.get(name, []))
+        except Diverged:
+            self.box.next()
+            link, answer = self._converse(job, [])
+        if link.asked is not None and len(link.asked) > len(self.scripts.get(name, ())):
+            self.scripts[name] = list(itertools.takewhile(bool, link.asked))
         cpu = link.cpu_seconds()
         self.box.next()
         if answer.get("kind") == "Crash":
-            answer["error"] = _crash(self.box.ended(), answer["error"])
-            if self.box.last.get("ended", 0) & 0x7F == signal.SIGXCPU:
+            status, cpu = self.box.ended()
+            answer["error"] = _crash(status)
+            if status & 0x7F == signal.SIGXCPU:
                 answer.update(kind="Timeout", error=f"no answer after {self.options['cpu_seconds']:g} s of CPU time")
-            cpu = float(self.box.last.get("cpu", cpu))
         answer.update(cpu=round(cpu, 6), wall=round(time.monotonic() - began, 6))
-        for name in set(sys.modules) - self.modules:
-            # What a prelude put there must not be there for the next task.
-            if name not in sys.stdlib_module_names and getattr(sys.modules[name], "__file__", None) is None:
-                del sys.modules[name]
+        if len(sys.modules) != len(self.modules):
+            self._forget_modules()
         return answer
 
-    def _converse(self, link: Link, job: dict[str, Any]) -> dict[str, Any]:
+    def _forget_modules(self) -> None:
+        """What a prelude put into sys.modules must not be there for the next task; real modules stay."""
+        for name in set(sys.modules) - self.modules:
+            if name not in sys.stdlib_module_names and getattr(sys.modules[name], "__file__", None) is None:
+                del sys.modules[name]
+        self.modules = set(sys.modules)
+
+    def _converse(self, job: dict[str, Any], ahead: list[bytes]) -> tuple[Link, dict[str, Any]]:
+        link = Link(
+            self.box.child(), cpu_seconds=self.options["cpu_seconds"], wall_seconds=self.options["wall_seconds"]
+        )
+        return link, self._finding_of(link, job, ahead)
+
+    def _finding_of(self, link: Link, job: dict[str, Any], ahead: list[bytes]) -> dict[str, Any]:
         prelude = self.texts[job["prelude"]]
         entry_point = job["entry_point"]
         source = self.texts[job["test"]]
@@ -127,7 +159,7 @@ class _Lane:
         # Virtual time: only what this process computes counts, not the waiting.
         signal.setitimer(signal.ITIMER_PROF, self.options["test_seconds"])
         try:
-            link.load(prelude, job["code"], entry_point, seed)
+            link.load(prelude, job["code"], entry_point, seed, ahead)
             _tests.run(test, link, compile(prelude, "<prelude>", "exec") if prelude else None, entry_point)
             link.finish()
         except Stop as stop:
@@ -135,7 +167,7 @@ class _Lane:
         except _TestTooSlow:
             link.finding = Stop("Timeout", "the test did not finish with what the program returned")
             return self._finding(link, link.finding)
-        except Broken:
+        except (Broken, Diverged):
             raise
         except BaseException as error:
             signal.setitimer(signal.ITIMER_PROF, 0)
@@ -171,14 +203,13 @@ def _join(story: str, text: str) -> str:
     return f"{story}:\n{text}" if story else text
 
 
-def _crash(ended: dict[str, Any], text: str) -> str:
-    code = int(ended.get("ended", 0))
-    number = code & 0x7F
+def _crash(status: int) -> str:
+    number = status & 0x7F
     if number:
         with contextlib.suppress(ValueError):
             return f"the program's process was killed by {signal.Signals(number).name}"
         return f"the program's process was killed by signal {number}"
-    return f"the program ended its process (exit code {code >> 8}) before the test was over"
+    return f"the program ended its process (exit code {status >> 8}) before the test was over"
 
 
 def clean(text: str, limit: int = ERROR_CHARS) -> str:
@@ -191,6 +222,7 @@ def main() -> None:
     """The lane's loop: a JSON line in, a JSON line out, in order. Ends with the scorer."""
     sock = socket.socket(fileno=int(sys.argv[1]))
     options = json.loads(sys.argv[2])
+    sys.path += options["site"]  # tests may use numpy; `site` itself is not run, it costs more than all the rest
     if options["die_with_parent"] and sys.platform == "linux":
         from rune.sandbox import _seccomp
 
@@ -210,6 +242,7 @@ def main() -> None:
             answer["error"] = clean(answer["error"])
             answer["kind"] = clean(answer["kind"], 100)
             _answer(sock, answer)
+        lane.box.close()
     except (Broken, OSError) as error:
         with contextlib.suppress(OSError):
             _answer(sock, {"broken": clean(short(str(error), 500))})

@@ -11,11 +11,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import shutil
 import signal
 import stat
 import sys
-import tempfile
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -170,7 +168,8 @@ def _new_root(found: Paths, work_mb: int) -> None:
     for hidden in found.hidden:
         _mount("tmpfs", root + hidden, "tmpfs", _NOSUID | _NODEV | _RDONLY, "size=4k,nr_inodes=2,mode=555")
     os.makedirs(root + WORK)  # noqa: PTH103
-    fresh_work(work_mb, root + WORK)
+    limit = f"size={work_mb}m,nr_inodes=1k,mode=777"
+    _mount("tmpfs", root + WORK, "tmpfs", _NOSUID | _NODEV | _NOEXEC, limit)
     os.chdir(root)
     libc = ctypes.CDLL(None, use_errno=True)
     number = _PIVOT_ROOT[os.uname().machine]
@@ -202,24 +201,8 @@ def _bind(source: str, target: str, handle: int) -> None:
     _mount("none", target, "", _REMOUNT | _BIND | _RDONLY | _NOSUID | (0 if device else _NODEV) | inherited)
 
 
-def fresh_work(work_mb: int, where: str = WORK) -> None:
-    """An empty, private, size-limited folder that nothing can be executed from."""
-    _mount("tmpfs", where, "tmpfs", _NOSUID | _NODEV | _NOEXEC, f"size={work_mb}m,nr_inodes=1k,mode=777")
-
-
-def clean_work(work_mb: int) -> None:
+def clean_work() -> None:
     """Nothing of one sample stays for the next. Called by process 1 when all others are dead."""
-    with os.scandir(WORK) as entries:
-        dirty = next(iter(entries), None) is not None
-    if dirty:
-        os.chdir("/")
-        _syscall_ok("umount2", WORK.encode(), _DETACH)
-        fresh_work(work_mb)
-        os.chdir(WORK)
-
-
-def empty_work() -> None:
-    """The same where the mount is a launcher's and cannot be made anew. Called by process 1: nothing else lives."""
     _empty(WORK)
 
 
@@ -240,6 +223,9 @@ def next_work(base: str) -> None:
 
     Permissions are never changed here: a daemon that outlived its program could swap a folder for a link.
     """
+    import shutil  # here, because what they import would be in every program's fork
+    import tempfile
+
     old = os.getcwd()  # noqa: PTH109
     os.chdir(tempfile.mkdtemp(dir=base))
     if os.path.dirname(old) == os.path.realpath(base):  # noqa: PTH120
@@ -247,12 +233,12 @@ def next_work(base: str) -> None:
 
 
 def drop_user() -> None:
-    """Become nobody where that user exists in this namespace and we are root; then hold no capability."""
-    if os.getuid() == 0 and os.getpid() != 1:
-        with contextlib.suppress(OSError):
-            os.setgroups([])
+    """Become nobody if we are root in namespaces of our own (`enter` mapped that user); hold no capability."""
+    if os.getuid() == 0:
+        os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
+        _seccomp.die_with_parent()  # a change of user forgets it
     drop_capabilities()
 
 

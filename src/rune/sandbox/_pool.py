@@ -63,10 +63,13 @@ class Limits:
 
 
 def python_command(*, module: str, isolated: bool, source: str = SOURCE, executable: str = "") -> list[str]:
-    """A fresh interpreter that runs `rune.sandbox.<module>.main()` and inherits nothing but descriptors."""
-    flags = ["-S"] if isolated else []
+    """A fresh interpreter that runs `rune.sandbox.<module>.main()` and inherits nothing but descriptors.
+
+    One that is to be isolated writes no compiled modules either.
+    """
+    flags = ["-B"] if isolated else []
     boot = _BOOT.format(path=source, module=module)
-    return [executable or sys.executable, "-s", "-P", "-B", *flags, "-c", boot]
+    return [executable or sys.executable, "-s", "-S", "-P", *flags, "-c", boot]
 
 
 def box_options(limits: Limits) -> dict[str, Any]:
@@ -165,10 +168,13 @@ class _Lane:
         self._buffer = bytearray(rest)
         return [json.loads(line) for line in lines]
 
-    def close(self) -> None:
+    def close(self, *, wait: float = 0.0) -> None:
+        """End it and all it started: at once, or with up to `wait` seconds to do so by itself."""
         self.socket.close()
-        with contextlib.suppress(OSError):
-            self.process.kill()
+        if wait:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=wait)
+        self.process.kill()
         self.process.wait()
 
 
@@ -183,6 +189,7 @@ class Pool:
             "cpu_seconds": limits.cpu_seconds,
             "wall_seconds": limits.wall_seconds,
             "test_seconds": 10.0 + 5.0 * limits.cpu_seconds,
+            "site": [p for p in sys.path if p.endswith(("site-packages", "dist-packages"))],
             "die_with_parent": threading.current_thread() is threading.main_thread(),
         }
         self._launch = launch
@@ -224,7 +231,7 @@ class Pool:
     def close(self) -> None:
         self._closed = True
         for lane in self._lanes:
-            lane.close()
+            lane.close(wait=0.0 if lane.jobs else 5.0)
         self._lanes.clear()
         self._folder.cleanup()
 

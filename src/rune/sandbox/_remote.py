@@ -19,6 +19,8 @@ from rune.sandbox import _box, _codec
 
 _TICK = 0.1  # seconds between looks at the clocks while a candidate computes
 _CREDENTIALS = struct.Struct("3i")
+_LENGTH = struct.Struct("<I")
+_AHEAD_BYTES = 1 << 17  # of calls that are sent with a program
 _NOTHING = object()
 
 
@@ -36,6 +38,14 @@ class Broken(Exception):
     """The machinery failed, not the program."""
 
 
+class Diverged(BaseException):
+    """This test asked for something else than was sent ahead; the program starts again, call by call."""
+
+
+def _frame(kind: int, data: bytes) -> bytes:
+    return _box.HEAD.pack(len(data), kind) + data
+
+
 class Link:
     """One conversation with one child. All limits are for the whole of it."""
 
@@ -51,6 +61,10 @@ class Link:
         self.finding: Stop | None = None
         self.last_call: tuple[str, tuple[object, ...], dict[str, object]] | None = None
         self.last_result: object = _NOTHING
+        self._inbox = b""
+        self._ahead: list[bytes] = []  # calls that were sent with the program, in order
+        self.asked: list[bytes] | None = []  # calls made so far; None once one was no plain call
+        self._asked_bytes = 0
         self.last_error: BaseException | None = None
         self.last_trace = ""
         seconds = struct.pack("@ll", 0, int(_TICK * 1e6))
@@ -70,9 +84,19 @@ class Link:
         call = f"{name}({', '.join(parts)})"
         return call if self.last_result is _NOTHING else f"{call} returned {short(self.last_result)}"
 
-    def load(self, prelude: str, code: str, entry_point: str, seed: int) -> None:
-        """Send the program. Its outcome is looked at with the first call (or `finish`)."""
-        self._send(_box.LOAD, _codec.encode((prelude, code, entry_point, seed), self._no_handle))
+    def load(self, prelude: str, code: str, entry_point: str, seed: int, ahead: list[bytes]) -> None:
+        """Send the program, and behind it the calls that this test made last time.
+
+        A test makes the same calls whoever answers (its randomness is seeded), so most of the conversation needs
+        no waiting. The candidate learns inputs earlier than it would, never an expected value. Each answer is
+        used only if the call that the test really makes is byte for byte the one that was sent.
+        """
+        data = _codec.encode((prelude, code, entry_point, seed), self._hold)
+        message = _frame(_box.LOAD, data)
+        if ahead:
+            self._ahead = ahead
+            message += _frame(_box.SCRIPT, b"".join(_LENGTH.pack(len(call)) + call for call in ahead))
+        self._send(message)
         self._loading = True
 
     def finish(self) -> None:
@@ -80,22 +104,12 @@ class Link:
         if self._loading:
             self._loaded()
 
-    def output(self, characters: int) -> str:
-        """The end of what the program printed; empty if it cannot be asked any more."""
-        if self.finding is not None:
-            return ""
-        try:
-            text = self._ask(_box.OUTPUT, characters)
-        except (Stop, Exception):
-            return ""
-        return text if isinstance(text, str) else ""
-
     def operate(self, operation: str, target: object, *args: object, **options: object) -> Any:
         """One operation on the candidate's side. Raises Stop, or what the candidate raised."""
         if self.finding is not None:
             raise self.finding
         where: object = target if isinstance(target, str) else (target,)
-        return self._ask(_box.CALL, (operation, where, args, options))
+        return self._ask(self._encode((operation, where, args, options)), plain=operation == "call")
 
     def cpu_seconds(self) -> float:
         """CPU time of the child so far, of all its threads; 0 where the kernel does not say."""
@@ -113,19 +127,34 @@ class Link:
 
     # -- frames
 
-    def _ask(self, kind: int, request: object) -> Any:
-        if self._loading:
-            # Both messages travel at once; the first answer is the load's.
-            self._send(kind, self._encode(request))
-            self._loaded()
+    def _ask(self, request: bytes, *, plain: bool) -> Any:
+        self._remember(request, plain)
+        number = len(self.asked) - 1 if self.asked is not None else len(self._ahead)
+        if number < len(self._ahead):
+            if self._ahead[number] != request:
+                raise Diverged
+        elif self.asked is None and self._ahead:
+            raise Diverged
         else:
-            self._send(kind, self._encode(request))
+            self._send(_frame(_box.CALL, request))
+        if self._loading:
+            self._loaded()
         answer, data = self._receive()
         if answer == _box.ERROR:
             raise self._error(data)
         if answer != _box.VALUE:
             raise self._stop("Protocol", "the program answered something that is no answer")
         return self._decode(data)
+
+    def _remember(self, request: bytes, plain: bool) -> None:
+        if self.asked is not None and plain:
+            self._asked_bytes += len(request)
+            if self._asked_bytes <= _AHEAD_BYTES or len(self.asked) < len(self._ahead):
+                self.asked.append(request)
+            else:
+                self.asked.append(b"")
+        else:
+            self.asked = None
 
     def _loaded(self) -> None:
         self._loading = False
@@ -151,15 +180,12 @@ class Link:
 
     def _hold(self, value: object) -> _codec.Handle:
         if isinstance(value, Remote):
+            self.asked = None
             return value._handle
         raise _codec.CodecError(f"a {type(value).__name__} is no plain data")
 
-    @staticmethod
-    def _no_handle(value: object) -> _codec.Handle:
-        raise _codec.CodecError(f"a {type(value).__name__} is no plain data")
-
-    def _send(self, kind: int, data: bytes) -> None:
-        view = memoryview(struct.pack("<IB", len(data), kind) + data)
+    def _send(self, message: bytes) -> None:
+        view = memoryview(message)
         while view:
             try:
                 view = view[self._sock.send(view) :]
@@ -169,16 +195,21 @@ class Link:
                 raise self._died() from None
 
     def _receive(self) -> tuple[int, bytes]:
-        self._began = time.monotonic()
-        try:
-            head = self._exactly(_box._HEAD.size)
-            size, kind = _box._HEAD.unpack(head)
-            if size > _codec.MAX_BYTES:
-                raise self._stop("BadValue", f"the program returned {size} bytes; at most {_codec.MAX_BYTES} fit")
-            data = self._exactly(size) if size else b""
-        finally:
-            self._waited += time.monotonic() - self._began
-            self._began = 0.0
+        want = _box.HEAD.size
+        kind = size = -1
+        while True:
+            have = len(self._inbox)
+            if have >= want:
+                if size < 0:
+                    size, kind = _box.HEAD.unpack_from(self._inbox)
+                    if size > _codec.MAX_BYTES:
+                        raise self._stop("BadValue", f"the program returned {size} bytes; at most 16 MiB fit")
+                    want += size
+                    continue
+                data = self._inbox[_box.HEAD.size : want]
+                self._inbox = self._inbox[want:]
+                break
+            self._fill(want - have)
         if not self._ready:
             # The child speaks first, before it has read any program: only then can the machinery be at fault.
             if kind != _box.READY:
@@ -187,21 +218,27 @@ class Link:
             return self._receive()
         return kind, data
 
-    def _exactly(self, size: int) -> bytes:
-        parts: list[bytes] = []
-        while size:
-            try:
-                part = self._recv(min(size, 1 << 20))
-            except BlockingIOError:
-                self._look()
-                continue
-            except OSError:
-                raise self._died() from None
-            if not part:
-                raise self._died()
-            parts.append(part)
-            size -= len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+    def _fill(self, size: int) -> None:
+        """At least `size` more bytes into the inbox, and whatever else has come."""
+        parts = [self._inbox]
+        self._began = time.monotonic()
+        try:
+            while size > 0:
+                try:
+                    part = self._recv(max(1 << 16, min(size, 1 << 20)))
+                except BlockingIOError:
+                    self._look()
+                    continue
+                except OSError:
+                    raise self._died() from None
+                if not part:
+                    raise self._died()
+                parts.append(part)
+                size -= len(part)
+        finally:
+            self._waited += time.monotonic() - self._began
+            self._began = 0.0
+        self._inbox = b"".join(parts)
 
     def _recv(self, size: int) -> bytes:
         if self._pid or not hasattr(socket, "SCM_CREDENTIALS"):

@@ -33,7 +33,7 @@ LIST = ROOT / "tests" / "mutants" / "mutants.toml"
 COPIED = ("src", "tests", "configs", "docs", "pyproject.toml", "README.md", "LICENSE", "Makefile")
 SECONDS = 420  # for one mutant's own tests; running out counts as caught: the tests hang on the breakage
 PYTEST = (sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--no-header")
-FAILED_TESTS, NO_TESTS = 1, 5  # pytest's exit codes
+FAILED_TESTS = 1  # pytest's exit code; a file that cannot even be collected is no failed test
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,10 +139,10 @@ def try_one(mutant: Mutant, tree: Path) -> Result:
             code, output = run_tests(tree, tests)
             if code == 124:
                 return result("caught", "the tests do not end")
-            if code == FAILED_TESTS:
+            if code == FAILED_TESTS and "::" in _first_failure(output):
                 return result("caught", _first_failure(output))
             if code != 0:
-                return result("broken", f"pytest ended with {code}: {_last_line(output)}")
+                return result("broken", f"pytest ended with {code}: {_first_failure(output)}")
     return result("survived", "")
 
 

@@ -1,0 +1,101 @@
+"""sample: every arm speaks under its own adapter and context, with the same chance, each draw once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rune import store
+from rune.engines import scripted
+from rune.stages import sample
+from rune.stages._context import Context
+from rune.types import AdapterRef, ModelRef, Problem, Sample, Split, Treatment
+
+CONFIG = sample.Config(n=3, temperature=0.8, max_new_tokens=8, top_p=1.0, top_k=0)
+TASKS = ("T/1", "T/2")
+
+
+def _adapter(name: str, model: ModelRef) -> AdapterRef:
+    return AdapterRef(adapter_id=name, path=f"/nowhere/{name}", base_model=model.digest, rank=1, delta_w_norm=1.0)
+
+
+@pytest.fixture
+def folder(tiny_model: ModelRef, tmp_path: Path) -> store.RunDir:
+    """Two tasks, three arms without text of their own that differ in the adapter alone, and one with a context."""
+    problems = [
+        Problem(task_id=t, benchmark="t", prompt=f"the task {t}", entry_point="f", test="", split=Split.HELD_OUT)
+        for t in TASKS
+    ]
+    treatments = [
+        treatment
+        for t in TASKS
+        for treatment in (
+            Treatment(task_id=t, condition="vanilla"),
+            Treatment(task_id=t, condition="hypernet", adapter=_adapter(f"own {t}", tiny_model)),
+            Treatment(task_id=t, condition="wrong", adapter=_adapter(f"other {t}", tiny_model)),
+            Treatment(task_id=t, condition="rag", context=f"a hint for {t}"),
+        )
+    ]
+    store.write_jsonl(tmp_path / "problems.jsonl", problems)
+    store.write_jsonl(tmp_path / "treatments.jsonl", treatments)
+    return store.RunDir(tmp_path)
+
+
+@pytest.fixture
+def context(tiny_model: ModelRef, tmp_path: Path) -> Context:
+    """An engine whose words say which adapter, context and task it was asked with, and by what chance."""
+    answers = {f"a hint for {t}": tuple(f"hint {t} {i}" for i in range(100)) for t in TASKS}
+    for t in TASKS:
+        for name in (f"own {t}", f"other {t}"):
+            answers[f"{name}:the task {t}"] = tuple(f"{name} {i}" for i in range(100))
+        answers[f"the task {t}"] = tuple(f"bare {t} {i}" for i in range(100))
+    engine = scripted.build(scripted.Config(answers=answers), model=tiny_model, device="cpu", dtype="float32")
+
+    def no_sandbox() -> None:
+        raise AssertionError("sampling runs no program")
+
+    return Context(
+        seed=5,
+        model=lambda: tiny_model,
+        device="cpu",
+        dtype="float32",
+        engine=lambda: engine,
+        sandbox=no_sandbox,  # type: ignore[arg-type, return-value]
+        cache=tmp_path,
+    )
+
+
+def _samples(folder: store.RunDir) -> dict[tuple[str, str, int], Sample]:
+    found = store.read_jsonl(folder / "samples.jsonl", Sample)
+    keyed = {(s.condition, s.task_id, s.draw): s for s in found}
+    assert len(keyed) == len(found)
+    return keyed
+
+
+def test_each_arm_speaks_under_its_own_adapter_and_context(folder: store.RunDir, context: Context) -> None:
+    assert sample.run(folder, CONFIG, context) == 24
+    said = {"vanilla": "bare", "hypernet": "own", "wrong": "other", "rag": "hint"}
+    for (arm, task, _), drawn in _samples(folder).items():
+        assert drawn.completion.rsplit(" ", 1)[0] == f"{said[arm]} {task}"
+
+
+def test_one_task_and_draw_has_one_seed_in_all_arms_and_no_other_has_it(folder: store.RunDir, context: Context) -> None:
+    sample.run(folder, CONFIG, context)
+    seeds: dict[tuple[str, int], set[int]] = {}
+    for (_, task, draw), drawn in _samples(folder).items():
+        seeds.setdefault((task, draw), set()).add(drawn.seed)
+        assert drawn.completion.rsplit(" ", 1)[1] == str(drawn.seed % 100)
+    assert all(len(found) == 1 for found in seeds.values())
+    assert len(set.union(*seeds.values())) == len(seeds) == 6
+
+
+def test_a_resumed_run_draws_what_is_missing_and_nothing_twice(folder: store.RunDir, context: Context) -> None:
+    sample.run(folder, CONFIG, context)
+    whole = _samples(folder)
+    path = folder / "samples.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:3] + lines[4:9]) + lines[9][:20])
+    assert sample.run(folder, CONFIG, context) == 24 - 8
+    assert _samples(folder) == whole
+    assert sample.run(folder, CONFIG, context) == 0

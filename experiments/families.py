@@ -140,8 +140,12 @@ def main() -> int:
     parser.add_argument("--train-seconds", type=float, help="choose the hypernetwork's steps to fit; else as set")
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="a.b=c", help="any of Settings")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: checks the path, claims nothing")
-    parser.add_argument("--cache", type=Path, default=Path("~/.cache/rune").expanduser())
+    parser.add_argument("--cache", type=Path, help="default: $RUNE_CACHE, or ~/.cache/rune")
+    parser.add_argument("--tell", action="store_true", help="only print the result of a finished study again")
     args = parser.parse_args()
+    if args.tell:
+        tell(args.out, store.read_json(args.out / "result.json"))
+        return 0
     clock = Clock(args.out / "seconds.json")
     machine = _machine(args.model, args.cache)
     settings = _settings(args)
@@ -172,7 +176,7 @@ class Clock:
         store.write_json(self._path, spent)
 
 
-def _machine(name: str, cache: Path) -> Machine:
+def _machine(name: str, cache: Path | None) -> Machine:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.backends.cuda.matmul.allow_tf32 = True
@@ -263,11 +267,12 @@ def train(
     if lessons.too_long:
         console.warn(f"{lessons.too_long} solutions over {settings.hypernet.max_tokens} tokens are not trained on")
     metrics = folder / "metrics.jsonl"
+    tasks = sorted({t.task_id for t in trained})
     if not checkpoint.done(folder / "lora"):
         lora = trainer.train_lora(
             base, lessons, settings.lora, seed=settings.seed, folder=folder / "lora", metrics=metrics
         )
-        checkpoint.save_lora(folder / "lora", lora, layout, settings.lora, machine.model)
+        checkpoint.save_lora(folder / "lora", lora, layout, settings.lora, machine.model, trained_on=tasks)
 
     def static() -> Any:
         return checkpoint.load(folder / "lora", machine.model, device=machine.device).static.train()
@@ -296,10 +301,10 @@ def train(
             seed=settings.seed, folder=folder / "hypernet", metrics=metrics, stop_after=stop,
         )  # fmt: skip
         watcher.look(both, stop)
-    checkpoint.save_hypernet(folder / "hypernet", both, layout, settings.lora, settings.hypernet, machine.model)
-    checkpoint.save_hypernet(
-        out / "shipped", both, layout, settings.lora, settings.hypernet, machine.model, dtype=torch.float16
-    )
+    for place, dtype in ((folder / "hypernet", torch.float32), (out / "shipped", torch.float16)):
+        checkpoint.save_hypernet(
+            place, both, layout, settings.lora, settings.hypernet, machine.model, trained_on=tasks, dtype=dtype
+        )
     base.hooks.remove()
     return settings
 
@@ -573,21 +578,30 @@ def decide(out: Path, settings: Settings, cases: Sequence[Case]) -> None:
         "steps": settings.hypernet.schedule.steps,
     }
     store.write_json(out / "result.json", result)
-    console.out(
-        console.table(
-            [
-                (a, round(100 * v["pass_at_1"], 1), f"{v['interval']['low']:.1f} … {v['interval']['high']:.1f}")
-                for a, v in arms.items()
-            ],
-            ("arm", "pass@1", "95 %"),
-        )
-    )
-    for name, v in contrasts.items():
-        console.out(f"{name}: {v['points']:+.1f} points [{v['interval']['low']:+.1f}, {v['interval']['high']:+.1f}]")
+    tell(out, result)
+
+
+def tell(out: Path, result: Mapping[str, Any]) -> None:
+    """The result as a table, for the terminal and as result.md."""
+    lines = [
+        f"{result['tasks']} tasks of held-out families × {result['draws']} draws, after {result['steps']} steps:",
+        "",
+        "| arm | pass@1 | 95 % interval |",
+        "|---|---:|---:|",
+    ]
+    for arm, v in result["arms"].items():
+        low, high = v["interval"]["low"], v["interval"]["high"]
+        lines.append(f"| {arm} | {100 * v['pass_at_1']:.1f} | {low:.1f} … {high:.1f} |")
+    lines += ["", "| contrast | points | 95 % interval |", "|---|---:|---:|"]
+    for name, v in result["contrasts"].items():
+        low, high = v["interval"]["low"], v["interval"]["high"]
+        lines.append(f"| {name} | {v['points']:+.1f} | {low:+.1f} … {high:+.1f} |")
     recall = result["recall_own_over_teacher_own"]
-    console.out(
-        f"recall: own / teacher_own = {'undefined' if recall is None else f'{recall:.2f}'} (asked: at least 0.80)"
-    )
+    told = "undefined" if recall is None else f"{recall:.2f}"
+    lines += ["", f"Recall, own adapter over own trajectory in context: {told} (asked: at least 0.80)"]
+    text = "\n".join(lines) + "\n"
+    store.write_atomic(out / "result.md", text)
+    console.out(text)
 
 
 if __name__ == "__main__":

@@ -464,7 +464,13 @@ class Bench:
             expected = engine.tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
             if expected != ours[str(i), 0]:
                 different.append(i)
-        return {"prompts": len(texts), "equal": len(texts) - len(different), "different": different}
+        return {
+            "prompts": len(texts),
+            "equal": len(texts) - len(different),
+            "different": different,
+            "max_new_tokens": self.args.max_new_tokens,
+            "dtype": self.args.dtype,
+        }
 
     def two_gpus(self) -> dict[str, Any]:
         """The same work on one GPU and on several, one engine each through Ray, after a warm-up of each."""

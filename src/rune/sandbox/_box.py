@@ -14,6 +14,7 @@ from __future__ import annotations
 import array
 import builtins
 import contextlib
+import ctypes
 import functools
 import gc
 import importlib
@@ -38,7 +39,7 @@ except ImportError:  # not on this system: no limits there, and the scorer says 
 
 # What programs import most. Not threading, nor what imports it: its fork handlers cost half a millisecond a program.
 WARM = (
-    "abc bisect collections copy datetime decimal enum fractions functools heapq itertools",
+    "abc bisect collections copy datetime decimal enum fractions functools hashlib heapq itertools",
     "json math operator random re statistics string time typing",
 )
 FILE = "<candidate>"
@@ -146,11 +147,10 @@ def _rehearse() -> None:
     for _ in range(16):
         scope: dict[str, Any] = {}
         shelf, output = _Shelf(), _Output(1)
-        load = _codec.encode(("", code, "f", 1), shelf.register)
-        call = _codec.encode(("call", "f", ([3, 1, 2],), {}), shelf.register)
-        wrong = _codec.encode(("call", "f", ([3, "1"],), {}), shelf.register)
+        load = _codec.encode_trusted(("", code, "f", 1), shelf.register)
+        call = _codec.encode_trusted(("call", "f", ([3, 1, 2],), {}), shelf.register)
+        wrong = _codec.encode_trusted(("call", "f", ([3, "1"],), {}), shelf.register)
         for kind, data in ((LOAD, load), (CALL, call), (CALL, wrong)):
-            _codec.decode(call, shelf.resolve)
             _reply(kind, data, scope, shelf, output)
     linecache.clearcache()
 
@@ -212,6 +212,9 @@ def _limit(options: dict[str, Any], walls: bool) -> Callable[[], object]:
 
 
 def _serve(control: socket.socket, child: _Child, options: dict[str, Any]) -> None:
+    # libc's fork, where it can be had: Python's own runs handlers for threads and locks that this process does not
+    # have (it has one thread and holds the interpreter's lock), and they copy forty pages in every child.
+    fork = ctypes.PyDLL(None).fork if sys.platform == "linux" else os.fork
     ended = STATUS.pack(0, 0.0)
     rights = array.array("i", [0])
     while True:
@@ -220,7 +223,7 @@ def _serve(control: socket.socket, child: _Child, options: dict[str, Any]) -> No
         # Told before the fork: after it, every page that this process touches is copied first.
         control.sendmsg([ended], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
         theirs.close()
-        pid = os.fork()
+        pid = fork()
         if pid == 0:
             try:
                 control.close()
@@ -232,6 +235,8 @@ def _serve(control: socket.socket, child: _Child, options: dict[str, Any]) -> No
                 os._exit(1)
             _send(ours, READY, b"")
             _run_child(ours, options["output_kb"] << 10)
+        if pid < 0:
+            raise OSError("cannot fork")
         ours.close()
         more = control.recv(1) == b"N"
         ended = _end_all(pid)
@@ -394,7 +399,7 @@ def _run_child(sock: socket.socket, output_bytes: int) -> None:
 
 def _reply(kind: int, data: bytes, scope: dict[str, Any], shelf: _Shelf, output: _Output) -> tuple[int, bytes]:
     try:
-        request = _codec.decode(data, shelf.resolve)
+        request = _codec.decode_trusted(data, shelf.resolve)
         if kind == LOAD:
             _load(scope, *request)
             return DONE, b""

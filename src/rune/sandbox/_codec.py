@@ -15,6 +15,7 @@ import collections
 import datetime
 import decimal
 import fractions
+import marshal
 import re
 import struct
 import sys
@@ -37,6 +38,7 @@ _TYPES = {
     if isinstance(value, type) and not issubclass(value, BaseException)
 }
 
+_SHORT = {b"N": None, b"T": True, b"F": False}
 _VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
 
 
@@ -58,6 +60,8 @@ Resolve = Callable[[Handle], object]
 
 def encode(value: object, register: Register) -> bytes:
     """`value` as bytes. `register` turns what is not plain into a Handle, or raises CodecError."""
+    if value is None or value is True or value is False:  # most answers are as short as that
+        return b"N" if value is None else b"T" if value else b"F"
     out: list[bytes] = []
     _Encoder(out, register).put(value, 0)
     data = b"".join(out)
@@ -225,11 +229,48 @@ def _numpy_put(encoder: _Encoder, value: Any) -> bool:
     return True
 
 
+# --------------------------------------------------------------------------- from us to the program
+
+_PLAIN = frozenset({int, str, float, bool, type(None), bytes, complex})
+
+
+def encode_trusted(value: Any, register: Register) -> bytes:
+    """For the way into the box, whose sender is ours: marshal where it is exact, which is ten times as fast.
+
+    Never the other way: marshal must not read what a program sent. The same value gives the same bytes.
+    """
+    if _marshals(value, MAX_DEPTH):
+        return b"M" + marshal.dumps(value, 2)
+    return encode(value, register)
+
+
+def decode_trusted(data: bytes, resolve: Resolve) -> Any:
+    """What `encode_trusted` made."""
+    if data[:1] == b"M":
+        return marshal.loads(data[1:])
+    return decode(data, resolve)
+
+
+def _marshals(value: Any, depth: int) -> bool:
+    kind = type(value)
+    if kind in _PLAIN:
+        return True
+    if not depth:
+        return False
+    if kind is list or kind is tuple:
+        return all(type(item) in _PLAIN or _marshals(item, depth - 1) for item in value)
+    if kind is dict:
+        return all(_marshals(k, depth - 1) and _marshals(v, depth - 1) for k, v in value.items())
+    return False  # sets too: their order is not part of their value
+
+
 # --------------------------------------------------------------------------- decoding
 
 
 def decode(data: bytes, resolve: Resolve) -> Any:
     """The value in `data`. Handles go through `resolve`. Raises CodecError for anything else than one encoding."""
+    if len(data) == 1 and data in _SHORT:
+        return _SHORT[data]
     decoder = _Decoder(data, resolve)
     try:
         value = decoder.get(0)

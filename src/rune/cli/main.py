@@ -66,6 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"rune: {unknown('verb', verb, list(VERBS))}", file=sys.stderr)
         return 2
+    # One progress bar at a time, and ours: the libraries' bars and hints would stand between its lines.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     module = importlib.import_module(f"rune.cli.{verb}")
     parser = _Parser(prog=f"rune {verb}", description=VERBS[verb])
     module.configure(parser)

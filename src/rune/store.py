@@ -58,6 +58,17 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             scratch.unlink()
 
 
+def replace_block(path: Path, name: str, block: str) -> None:
+    """Put `block` between the lines <!-- rune:NAME:begin --> and <!-- rune:NAME:end -->. Raises DataError if none."""
+    begin, end = f"<!-- rune:{name}:begin -->", f"<!-- rune:{name}:end -->"
+    text = path.read_text() if path.exists() else ""
+    if begin not in text or end not in text or text.index(begin) > text.index(end):
+        raise DataError(f"{path}: needs the lines {begin} and {end}, in this order, around the result")
+    before, rest = text.split(begin, 1)
+    _, after = rest.split(end, 1)
+    write_atomic(path, f"{before}{begin}\n{block}\n{end}{after}")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Atomic, indented, sorted only as given."""
     write_atomic(path, json.dumps(config.plain(value), indent=2, ensure_ascii=False) + "\n")
@@ -314,9 +325,13 @@ class RunDir:
         """Records one stage's start, end, seconds and whatever the body puts into the yielded dict.
 
         An interrupted or failed stage is left as "interrupted"/"failed" and adds up its seconds when resumed.
+        One that was done starts afresh, and what was recorded of it moves to its "earlier" list.
         """
         manifest = self.manifest()
         entry: dict[str, Any] = dict(manifest["stages"].get(name, {}))
+        if entry.get("status") == "done":
+            earlier = entry.pop("earlier", [])
+            entry = {"earlier": [*earlier, entry]}
         before = float(entry.get("seconds", 0.0))
         started = time.monotonic()
         entry.update(status="running", started=entry.get("started", now()))

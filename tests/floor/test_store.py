@@ -218,6 +218,17 @@ def test_a_stage_is_done_only_if_its_body_ended_well(tmp_path: Path) -> None:
     assert run.manifest()["stages"]["score"]["passed"] == 4
 
 
+def test_a_stage_done_again_keeps_what_was_recorded_of_it(tmp_path: Path) -> None:
+    run = store.RunDir.create(tmp_path, "a", Settings(), extra={}, resume=False)
+    for number in range(3):
+        with run.stage("gate") as entry:
+            entry["by"] = number
+    found = run.manifest()["stages"]["gate"]
+    assert (found["by"], found["status"]) == (2, "done")
+    assert [(e["by"], e["status"]) for e in found["earlier"]] == [(0, "done"), (1, "done")]
+    assert "earlier" not in found["earlier"][1]
+
+
 def test_only_one_process_works_in_a_run_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
     run = store.RunDir.create(tmp_path, "a", Settings(), extra={}, resume=False)
     script = (

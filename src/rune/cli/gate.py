@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from rune import config, console
-from rune.stages import _evidence, gate
+from rune.stages import _evidence, _provenance, gate
 from rune.store import RunDir
 
 FAILED = 10
@@ -20,7 +20,8 @@ def run(args: argparse.Namespace) -> int:
     folder = RunDir.open(args.run_folder)
     raw = config.parse((folder / "config.toml").read_text(), where=str(folder / "config.toml"))
     settings = config.build(gate.Config, raw.get("gate", {}), where="gate")
-    with folder.lock(), folder.stage("gate"):
+    with folder.lock(), folder.stage("gate") as entry:
+        entry["by"] = _provenance.worker()
         decision = gate.run(folder, settings)
     level = f"{100 * decision.arms[0].interval.level:g} % interval"
     arms: list[tuple[object, ...]] = [

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from rune import config, console
-from rune.stages import report
+from rune.stages import _provenance, report
 from rune.store import RunDir
 
 
@@ -19,7 +19,8 @@ def run(args: argparse.Namespace) -> int:
     folder = RunDir.open(args.run_folder)
     raw = config.parse((folder / "config.toml").read_text(), where=str(folder / "config.toml"))
     settings = config.build(report.Config, raw.get("report", {}), where="report")
-    with folder.lock(), folder.stage("report"):
+    with folder.lock(), folder.stage("report") as entry:
+        entry["by"] = _provenance.worker()
         path = report.run(folder, settings)
     if args.readme:
         report.write_readme(folder, settings, args.readme)

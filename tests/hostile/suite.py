@@ -59,7 +59,7 @@ def run(backend: str, without: tuple[str, ...], *, brief: bool) -> list[dict[str
     part = importlib.import_module(f"rune.sandbox.{backend}")
     weak = backend == "subprocess"
     settings = part.Config(
-        workers=2, cpu_seconds=0.5, wall_seconds=0.8, memory_mb=512, without=without, allow_weak=weak
+        workers=2, cpu_seconds=1.0, wall_seconds=1.5, memory_mb=512, without=without, allow_weak=weak
     )
     sandbox = part.build(settings)
     # In a walled lane the work folder must be empty again; a program without one may not even look.

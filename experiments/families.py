@@ -145,9 +145,10 @@ def main() -> int:
     parser.add_argument("--readme", type=Path, help="with --tell: also write it between the markers in this file")
     args = parser.parse_args()
     if args.tell:
-        text = tell(args.out, store.read_json(args.out / "result.json"))
+        result = store.read_json(args.out / "result.json")
+        tell(args.out, result)
         if args.readme:
-            store.replace_block(args.readme, "families", text)
+            store.replace_block(args.readme, "families", brief(result))
         return 0
     clock = Clock(args.out / "seconds.json")
     machine = _machine(args.model, args.cache)
@@ -584,7 +585,7 @@ def decide(out: Path, settings: Settings, cases: Sequence[Case]) -> None:
     tell(out, result)
 
 
-def tell(out: Path, result: Mapping[str, Any]) -> str:
+def tell(out: Path, result: Mapping[str, Any]) -> None:
     """The result as a table, for the terminal and as result.md."""
     lines = [
         f"{result['tasks']} tasks of held-out families × {result['draws']} draws, after {result['steps']} steps:",
@@ -605,7 +606,21 @@ def tell(out: Path, result: Mapping[str, Any]) -> str:
     text = "\n".join(lines) + "\n"
     store.write_atomic(out / "result.md", text)
     console.out(text)
-    return text
+
+
+def brief(result: Mapping[str, Any]) -> str:
+    """The README's version: one row of arms and the contrast that matters."""
+    names = {
+        "vanilla": "bare model", "static": "constant part alone", "wrong": "wrong trajectory", "own": "own trajectory",
+        "sibling": "siblings' trajectories", "teacher_own": "own, in context", "teacher_sibling": "siblings', in context",
+    }  # fmt: skip
+    key = result["contrasts"]["sibling − wrong"]
+    cells = [f"{100 * result['arms'][arm]['pass_at_1']:.1f}" for arm in names]
+    return (
+        f"| {' | '.join(names.values())} |\n|{'---:|' * len(names)}\n| {' | '.join(cells)} |\n\n"
+        f"pass@1 in % over {result['tasks']} tasks × {result['draws']} draws; right − wrong **{key['points']:+.1f} points** "
+        f"[{key['interval']['low']:+.1f}, {key['interval']['high']:+.1f}]."
+    )
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from rune.errors import DataError
 from rune.stages import _figures, gate, report
 from rune.store import RunDir
 
+BEGIN, END = "<!-- rune:result:begin -->", "<!-- rune:result:end -->"
+
 SETTINGS = gate.Config(resamples=500, simulations=100)
 VOID = {"meta", "link", "br", "path", "use", "image", "circle", "rect", "line"}
 
@@ -130,7 +132,7 @@ def test_a_demo_claims_nothing(tmp_path: Path, full: RunDir) -> None:
 
 def test_a_run_of_full_size_may_be_told_to_claim_nothing(full: RunDir, tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
-    readme.write_text(f"{report.BEGIN}\n{report.END}\n")
+    readme.write_text(f"{BEGIN}\n{END}\n")
     report.write_readme(full, report.Config(claim=False), readme)
     assert "> Demo: too small to claim anything" in readme.read_text()
 
@@ -157,12 +159,12 @@ def test_a_report_without_a_decision_says_what_to_type(tmp_path: Path) -> None:
 
 def test_the_readme_gets_its_table_between_the_markers_and_nowhere_else(full: RunDir, tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
-    readme.write_text(f"# Rune\n\n{report.BEGIN}\nold\n{report.END}\n\nrest\n")
+    readme.write_text(f"# Rune\n\n{BEGIN}\nold\n{END}\n\nrest\n")
     for _ in range(2):
         report.write_readme(full, report.Config(), readme)
     text = readme.read_text()
-    assert text.startswith(f"# Rune\n\n{report.BEGIN}\n**Gate ")
-    assert text.endswith(f"{report.END}\n\nrest\n")
+    assert text.startswith(f"# Rune\n\n{BEGIN}\n**Gate ")
+    assert text.endswith(f"{END}\n\nrest\n")
     assert "old" not in text
     assert "| hypernet |" in text
     assert "`invented-model`" in text

@@ -12,7 +12,6 @@ from typing import Any
 
 from rune import store
 from rune.config import plain
-from rune.errors import DataError
 from rune.stages import _evidence, _figures, _report_data, _report_tables
 from rune.stages._context import Context
 from rune.stages._report_data import Report

@@ -612,14 +612,15 @@ def brief(result: Mapping[str, Any]) -> str:
     """The README's version: one row of arms and the contrast that matters."""
     names = {
         "vanilla": "bare model", "static": "constant part alone", "wrong": "wrong trajectory", "own": "own trajectory",
-        "sibling": "siblings' trajectories", "teacher_own": "own, in context", "teacher_sibling": "siblings', in context",
+        "sibling": "siblings' trajectories", "teacher_own": "own, in context",
+        "teacher_sibling": "siblings', in context",
     }  # fmt: skip
     key = result["contrasts"]["sibling − wrong"]
     cells = [f"{100 * result['arms'][arm]['pass_at_1']:.1f}" for arm in names]
     return (
         f"| {' | '.join(names.values())} |\n|{'---:|' * len(names)}\n| {' | '.join(cells)} |\n\n"
-        f"pass@1 in % over {result['tasks']} tasks × {result['draws']} draws; right − wrong **{key['points']:+.1f} points** "
-        f"[{key['interval']['low']:+.1f}, {key['interval']['high']:+.1f}]."
+        f"pass@1 in % over {result['tasks']} tasks × {result['draws']} draws; right − wrong "
+        f"**{key['points']:+.1f} points** [{key['interval']['low']:+.1f}, {key['interval']['high']:+.1f}]."
     )
 
 

@@ -44,6 +44,7 @@ WARM = (
 )
 FILE = "<candidate>"
 HEAD = struct.Struct("<IB")  # payload size, kind of message
+CHILD, ENDED = b"C", b"E"  # the server's two messages: a child's socket; how the last one ended
 STATUS = struct.Struct("<id")  # how the last child ended: wait status, CPU seconds
 _SIZE = struct.Struct("<I")
 LOAD, CALL, SCRIPT = 1, 2, 3  # to the child
@@ -125,11 +126,8 @@ def _prepare(options: dict[str, Any]) -> _Child:
         clean = functools.partial(_layers.next_work, options["work"])
     _quiet()
     if _seccomp.supported() and "seccomp" not in without:
-        _seccomp.Filter(_seccomp.server_filter()).install()
-        if walls:
-            steps.append(_seccomp.Filter(_seccomp.child_filter(None)).install)
-        else:
-            steps.append(lambda: _seccomp.Filter(_seccomp.child_filter(os.getpid())).install())
+        _seccomp.server_filter().install()
+        steps.append(_seccomp.child_filter().install)
         layers.append("seccomp")
     _rehearse()
     random.seed(0)
@@ -212,49 +210,74 @@ def _limit(options: dict[str, Any], walls: bool) -> Callable[[], object]:
 
 
 def _serve(control: socket.socket, child: _Child, options: dict[str, Any]) -> None:
+    """Children, one for each "next". Where a program can start no process (seccomp), the next child waits already
+    while one works; elsewhere it is forked when nothing of the last one lives."""
+    ahead = "seccomp" in child.layers
     # libc's fork, where it can be had: Python's own runs handlers for threads and locks that this process does not
     # have (it has one thread and holds the interpreter's lock), and they copy forty pages in every child.
     fork = ctypes.PyDLL(None).fork if sys.platform == "linux" else os.fork
-    ended = STATUS.pack(0, 0.0)
     rights = array.array("i", [0])
-    while True:
+
+    def spawn() -> int:
+        """A child's process id, 0 if the system has no room for one. The judge gets its socket."""
         ours, theirs = socket.socketpair()
-        rights[0] = theirs.fileno()
-        # Told before the fork: after it, every page that this process touches is copied first.
-        control.sendmsg([ended], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
-        theirs.close()
         pid = fork()
         if pid == 0:
-            try:
-                control.close()
-                for step in child.steps:
-                    step()
-            except BaseException as error:
-                text = f"{type(error).__name__}: {error}".encode("utf-8", "replace")[:500]
-                _send(ours, BROKEN, text)
-                os._exit(1)
-            _send(ours, READY, b"")
-            _run_child(ours, options["output_kb"] << 10)
-        if pid < 0:
-            raise OSError("cannot fork")
+            control.close()
+            theirs.close()
+            _begin(ours, child, options["output_kb"] << 10)
         ours.close()
+        if pid > 0:
+            rights[0] = theirs.fileno()
+            control.sendmsg([CHILD], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+        theirs.close()
+        return max(int(pid), 0)
+
+    current, spare = spawn(), 0
+    while current:
+        if ahead:
+            spare = spawn()  # 0 if the program has taken all the room, with threads: then later
         more = control.recv(1) == b"N"
-        ended = _end_all(pid)
+        ended = _end(current) if ahead else _end_all(current)
         if not more:
             return
         if child.clean is not None:
             child.clean()
+        control.sendall(ENDED + ended)
+        current = spare or spawn()
+    raise OSError("cannot fork")
+
+
+def _begin(sock: socket.socket, child: _Child, output_bytes: int) -> None:
+    """In the child: shut the last doors, say so, and serve. Never returns."""
+    try:
+        for step in child.steps:
+            step()
+    except BaseException as error:
+        _send(sock, BROKEN, f"{type(error).__name__}: {error}".encode("utf-8", "replace")[:500])
+        os._exit(1)
+    _send(sock, READY, b"")
+    try:
+        _run_child(sock, output_bytes)
+    finally:
+        os._exit(0)
+
+
+def _end(pid: int) -> bytes:
+    """Kill and reap the child; how it ended. It is the only process of its program."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    _, code, usage = os.wait4(pid, 0)
+    return STATUS.pack(code, usage.ru_utime + usage.ru_stime)
 
 
 def _end_all(pid: int) -> bytes:
-    """Kill and reap every child; how `pid` ended. As process 1 of a namespace this reaches everything in it."""
+    """Kill and reap every child and what it left; how `pid` ended. Process 1 of a namespace reaches all in it."""
     alone = os.getpid() != 1
     with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid if alone else -1, signal.SIGKILL)
         if alone:
-            os.kill(pid, signal.SIGKILL)
             os.killpg(pid, signal.SIGKILL)
-        else:
-            os.kill(-1, signal.SIGKILL)
     status = STATUS.pack(0, 0.0)
     while True:
         try:

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 import zlib
+from collections import deque
 from typing import Any
 
 from rune.sandbox import _box, _tests
@@ -46,7 +47,8 @@ class _Box:
         theirs.close()
         self._control = ours
         self._control.settimeout(_START_SECONDS)
-        self._child: socket.socket | None = None
+        self._children: deque[socket.socket] = deque()
+        self._ending = False
         self.last = (0, 0.0)  # wait status and CPU seconds of the child before
         (size,) = struct.unpack("<I", self._exactly(4))
         hello = json.loads(self._exactly(size))
@@ -67,42 +69,44 @@ class _Box:
         return data
 
     def _await(self) -> None:
-        try:
-            data, handles, _, _ = socket.recv_fds(self._control, _box.STATUS.size, 1)
-        except OSError as error:
-            raise Broken(f"the box does not answer: {error}") from None
-        if not handles:
-            raise Broken("the box closed its door")
-        self._child = socket.socket(fileno=handles[0])
-        self.last = _box.STATUS.unpack(data + self._exactly(_box.STATUS.size - len(data)))
+        """Read until the last child has ended, its folder is clean, and another one is there."""
+        while self._ending or not self._children:
+            try:
+                tag, handles, _, _ = socket.recv_fds(self._control, 1, 1)
+            except OSError as error:
+                raise Broken(f"the box does not answer: {error}") from None
+            if tag == _box.CHILD and handles:
+                self._children.append(socket.socket(fileno=handles[0]))
+            elif tag == _box.ENDED:
+                self.last = _box.STATUS.unpack(self._exactly(_box.STATUS.size))
+                self._ending = False
+            else:
+                raise Broken("the box closed its door")
 
     def child(self) -> socket.socket:
         """The waiting child's socket."""
-        if self._child is None:
-            self._await()
-        assert self._child is not None
-        return self._child
+        self._await()
+        return self._children[0]
 
     def next(self) -> None:
-        """Everything of the last program dies; the next child is made while we go on."""
-        assert self._child is not None
-        self._child.close()
-        self._child = None
+        """The last program dies; another child waits already, or is made while we go on."""
+        self._children.popleft().close()
+        self._ending = True
         try:
             self._control.send(b"N")
         except OSError as error:
             raise Broken(f"the box is gone: {error}") from None
+
+    def ended(self) -> tuple[int, float]:
+        """After `next`: how the last child ended, as a wait status, and its CPU seconds."""
+        self._await()
+        return self.last
 
     def close(self) -> None:
         """The server ends its children and itself; waited for, so that their CPU time counts as ours."""
         self._control.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=5)
-
-    def ended(self) -> tuple[int, float]:
-        """After `next`: how the last child ended, as a wait status, and its CPU seconds."""
-        self.child()
-        return self.last
 
 
 class _Lane:

@@ -75,6 +75,7 @@ _ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _LD, _JEQ, _JGE, _JSET, _RET = 0x20, 0x15, 0x35, 0x45, 0x06
 _NR, _ARCH, _ARG0, _ARG0_HIGH, _ARG1 = 0, 4, 16, 20, 24
 _CLONE_THREAD = 0x00010000
+_OWN_PID = 0x7FFFFFF1  # stands for the process that installs the filter; no process has that number
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 38, 22, 1, 36
 # Terminal tests and non-blocking switches: TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX.
 _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
@@ -107,7 +108,7 @@ def _prologue() -> list[Instruction]:
     return program
 
 
-def server_filter() -> bytes:
+def server_filter() -> Filter:
     """What the fork server may call: the allow-list. Children inherit it."""
     _, numbers = _ARCHES[platform.machine()]
     numbers = dict(numbers)
@@ -124,29 +125,27 @@ def server_filter() -> bytes:
     for number in ordered:
         program += [(_JEQ, 0, 1, number), _ret(_ALLOW)]
     program.append(_deny())
-    return _pack(program)
+    return Filter(program)
 
 
-def child_filter(own_pid: int | None) -> bytes:
-    """What is taken from a child. With `own_pid` (no pid namespace) it may signal only itself."""
+def child_filter() -> Filter:
+    """What is taken from a child, see `_child_program`."""
+    return Filter(_child_program())
+
+
+def _child_program() -> list[Instruction]:
+    """What is taken from a child: it starts threads but no process, and signals nobody but itself (`_OWN_PID`)."""
     _, numbers = _ARCHES[platform.machine()]
     program = _prologue()
     for name in _SERVER_ONLY:
         if name in numbers:
             program += [(_JEQ, 0, 1, numbers[name]), _deny()]
-    # A thread may be started, a process may not.
     program += [(_JEQ, 0, 4, numbers["clone"]), _load(_ARG0), (_JSET, 0, 1, _CLONE_THREAD), _ret(_ALLOW), _deny()]
     program += [(_JEQ, 0, 4, numbers["prctl"]), _load(_ARG0), (_JEQ, 0, 1, _PR_SET_PDEATHSIG), _deny(), _ret(_ALLOW)]
-    if own_pid is not None:
-        for name in ("kill", "tgkill"):
-            program += [(_JEQ, 0, 4, numbers[name]), _load(_ARG0), (_JEQ, 0, 1, own_pid), _ret(_ALLOW), _deny()]
-        program += [(_JEQ, 0, 1, numbers["tkill"]), _deny()]
-    program.append(_ret(_ALLOW))
-    return _pack(program)
-
-
-def _pack(program: list[Instruction]) -> bytes:
-    return b"".join(struct.pack("<HBBI", *instruction) for instruction in program)
+    for name in ("kill", "tgkill"):
+        program += [(_JEQ, 0, 4, numbers[name]), _load(_ARG0), (_JEQ, 0, 1, _OWN_PID), _ret(_ALLOW), _deny()]
+    program += [(_JEQ, 0, 1, numbers["tkill"]), _deny(), _ret(_ALLOW)]
+    return program
 
 
 class _Program(ctypes.Structure):
@@ -156,13 +155,17 @@ class _Program(ctypes.Structure):
 class Filter:
     """A filter ready to be installed: after a fork only one prepared call is left to make."""
 
-    def __init__(self, code: bytes) -> None:
+    def __init__(self, program: list[Instruction]) -> None:
+        code = b"".join(struct.pack("<HBBI", *instruction) for instruction in program)
+        self._own_pids = [8 * i + 4 for i, instruction in enumerate(program) if instruction[3] == _OWN_PID]
         self._buffer = ctypes.create_string_buffer(code, len(code))
         self._program = _Program(len(code) // 8, ctypes.cast(self._buffer, ctypes.c_void_p))
         self._address = ctypes.addressof(self._program)
 
     def install(self) -> None:
         """Put it on this process. Raises OSError. Needs no_new_privs (see `lock_privileges`)."""
+        for offset in self._own_pids:
+            struct.pack_into("<I", self._buffer, offset, os.getpid())
         prctl(_PR_SET_SECCOMP, 2, self._address)
 
 

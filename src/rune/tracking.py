@@ -15,6 +15,7 @@ import io
 import json
 import math
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from urllib.parse import urlsplit
 
 COLUMNS = ("run_id", "phase", "adapter_id", "pass_at_1", "training_loss", "adapter_cosine_diversity", "delta_w_norm")
 NOTE = "mlflow.note.content"
+_LOGIN = re.compile(r"//[^/@\s]+@")  # "//user:password@" of an address
 _KEY = "rune.run"  # tag that ties tracker runs to a run folder
 _CURVE_POINTS = 500  # of one metric; a longer curve is thinned
 _BATCH = 500
@@ -63,6 +65,7 @@ def record(path: Path, config: Config) -> str:
             ids = _send(path, config, uri, rows)
     except Exception as error:  # the tracker's failure, whatever its kind, must not become the run's
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+        reason = _LOGIN.sub("//", reason.replace(config.uri or "\0", _public(config.uri)))
         with contextlib.suppress(OSError):
             _write(path / "tracking.json", json.dumps({"status": "pending", "reason": reason}, indent=2) + "\n")
         return f"not tracked ({reason}); the run is complete on disk, `rune track {path}` writes it again"
@@ -70,8 +73,20 @@ def record(path: Path, config: Config) -> str:
         row["run_id"] = ids.get(row["phase"], "")
     _write(path / "mlflow.json", json.dumps({"columns": COLUMNS, "rows": rows}, indent=2) + "\n")
     _write(path / "mlflow.csv", _csv(rows))
-    _write(path / "tracking.json", json.dumps({"status": "tracked", "uri": uri, "runs": ids}, indent=2) + "\n")
+    said = {"status": "tracked", "tracker": _public(uri), "experiment": config.experiment, "runs": ids}
+    _write(path / "tracking.json", json.dumps(said, indent=2) + "\n")
     return ""
+
+
+def _public(uri: str) -> str:
+    """Where the run went, for a file that others read: no password, no token, no path or port of this machine."""
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https"):
+        return f"a local {parts.scheme or 'file'} store"
+    host = parts.hostname or ""
+    if host in ("localhost", "::1") or host.startswith("127."):
+        return "an MLflow server on the run's own machine"
+    return f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
 
 
 # --------------------------------------------------------------------------- the table
@@ -168,7 +183,9 @@ def _experiment(client: Any, name: str, uri: str, path: Path) -> str:
     if found is not None:
         return str(found.experiment_id)
     local = None if uri.startswith("http") else (path.resolve().parent / "mlartifacts").as_uri()
-    return str(client.create_experiment(name, artifact_location=local))
+    # Without its kind a recent MLflow shows the page for chat agents, where metrics have no columns.
+    kind = {"mlflow.experimentKind": "custom_model_development"}
+    return str(client.create_experiment(name, artifact_location=local, tags=kind))
 
 
 def _forget(client: Any, experiment: str, key: str) -> None:
@@ -232,6 +249,7 @@ def _provenance(manifest: Mapping[str, Any]) -> dict[str, str]:
     return {
         "rune.version": str(manifest.get("rune", "")),
         "rune.commit": str(environment.get("commit", "")),
+        "rune.source": str(environment.get("source", "")),
         "rune.config_digest": str(manifest.get("config_digest", "")),
         "rune.preregistration": str(manifest.get("preregistration", "")),
         "rune.data_sha256": str(manifest.get("seals", {}).get("problems.jsonl", "")),
@@ -261,6 +279,7 @@ def _patience(seconds: int) -> Iterator[None]:
         "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
         "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
         "GIT_PYTHON_REFRESH": "quiet",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     }
     before = {name: os.environ.get(name) for name in limits}
     os.environ.update(limits)

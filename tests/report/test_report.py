@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from report import runs
 from rune import store
 from rune.cli.main import main
 from rune.errors import DataError
-from rune.stages import _figures, gate, report
+from rune.stages import _evidence, _figures, gate, report
 from rune.store import RunDir
+from rune.types import Decision
 
 BEGIN, END = "<!-- rune:result:begin -->", "<!-- rune:result:end -->"
 
@@ -193,6 +195,37 @@ def test_curves_are_thinned_by_means() -> None:
     x, y = _figures.thin(list(range(1000)), [float(i) for i in range(1000)], most=100)
     assert len(x) == len(y) == 100
     assert y[0] == pytest.approx(4.5)
+
+
+def test_a_loss_term_that_was_not_computed_or_is_no_loss_is_not_drawn() -> None:
+    steps = [float(i) for i in range(50)]
+    loss = [1.0 / (1 + i) for i in range(50)]
+    terms = {"loss": loss, "cross_entropy": list(loss), "kl_base": [0.3 * (i % 8 == 0) for i in range(50)]}
+    svg = _figures.losses("x", steps, {**terms, "contrast_lead": [5.0] * 50, "empty": [0.0] * 50})
+    assert ">kl base<" in svg
+    for absent in ("cross entropy", "contrast lead", "empty", "1e-"):
+        assert f">{absent}" not in svg
+
+
+def test_a_difference_is_called_above_or_below_zero_only_with_its_correction(full: RunDir) -> None:
+    decision = store.decode(Decision, store.read_json(full / "decision.json"), where="decision.json")
+    wrong = next(c for c in decision.contrasts if c.role == "secondary")
+    lower = replace(wrong, interval=replace(wrong.interval, low=-9.0, high=-1.0), p_adjusted=0.263)
+    assert _evidence.told(lower) == "below zero by its interval, p = 0.263 after Holm"
+    over = replace(wrong, interval=replace(wrong.interval, low=-1.0, high=1.0))
+    assert _evidence.told(over) == "not told apart from zero"
+
+
+def test_the_page_says_who_decided_and_when_even_if_it_was_decided_twice(tmp_path: Path) -> None:
+    folder = runs.build(tmp_path, extras=False, arms=("vanilla", "hypernet"))
+    for _ in range(2):
+        assert main(["gate", str(folder.path)]) in (0, 10)
+    assert main(["report", str(folder.path)]) == 0
+    entry = folder.manifest()["stages"]["gate"]
+    page = (folder / "report.html").read_text()
+    assert f"{entry['ended']} by rune {entry['by']['rune']}" in page
+    assert f"source {entry['by']['source']}" in page
+    assert f"before that {entry['earlier'][0]['ended']}" in page
 
 
 @pytest.mark.parametrize("verb", ["gate", "report", "leakage", "compare"])

@@ -85,6 +85,10 @@ def check_store(uri: str, run: RunDir) -> None:
     """What a tracker must hold of a finished run, whatever its kind."""
     decision = json.loads((run / "decision.json").read_text())
     found = {r.data.tags["phase"]: r for r in tracked(uri)}
+    ids = {arm: r.info.run_id for arm, r in found.items()}
+    assert json.loads((run / "tracking.json").read_text())["runs"] == ids
+    rows = list(csv.DictReader((run / "mlflow.csv").open()))
+    assert {r["phase"]: r["run_id"] for r in rows} == {a: i for a, i in ids.items() if a != "experiment"}
     assert set(found) == {"experiment", "vanilla", "lora", "hypernet"}
     parent = found.pop("experiment")
     assert parent.data.tags["mlflow.note.content"].splitlines()[0] == decision["answer"]
@@ -144,7 +148,9 @@ def test_a_tracker_that_is_down_costs_a_line_and_nothing_else(run: RunDir, capsy
     assert json.loads((run / "tracking.json").read_text())["status"] == "pending"
     assert len(json.loads((run / "mlflow.json").read_text())["rows"]) == 3
     assert main(["track", str(run.path)]) == 0
-    assert json.loads((run / "tracking.json").read_text())["status"] == "tracked"
+    said = json.loads((run / "tracking.json").read_text())
+    assert said["status"] == "tracked"
+    assert str(run.path.parent) not in json.dumps(said)
 
 
 def test_a_tracker_that_accepts_and_never_answers_is_given_up(run: RunDir) -> None:
@@ -156,6 +162,15 @@ def test_a_tracker_that_accepts_and_never_answers_is_given_up(run: RunDir) -> No
         )
     assert reason.startswith("not tracked")
     assert "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ
+
+
+def test_what_is_written_of_the_tracker_holds_no_password_and_no_address_of_this_machine(run: RunDir) -> None:
+    secret = f"http://someone:hunter2@127.0.0.1:{free_port()}"
+    said = tracking.record(run.path, tracking.Config(uri=secret))
+    assert "hunter2" not in said + (run / "tracking.json").read_text()
+    assert tracking._public(secret) == "an MLflow server on the run's own machine"
+    assert tracking._public("https://me:hunter2@mlflow.example.org:8443/x?token=1") == "https://mlflow.example.org:8443"
+    assert tracking._public("sqlite:////home/me/mlflow.db") == "a local sqlite store"
 
 
 def test_a_store_that_cannot_be_written_never_raises(run: RunDir) -> None:

@@ -66,9 +66,11 @@ def sentence(
     if static is not None:
         parts.append(f"right − static adapter {points(static.points)} {span(static.interval)}")
     seen = f"{power.detectable:.1f} points" if power.detectable < 1e9 else "more than 25 points"
+    missed = chance(1 - power.at_threshold.passes)
     parts.append(
         f"a gate of {power.design.num_tasks} tasks × {power.design.k} draws passes by luck "
-        f"{chance(power.false_pass)}, and the smallest effect it finds significant 8 times in 10 is {seen}"
+        f"{chance(power.false_pass)}, misses a true effect of {threshold:g} points {missed}, "
+        f"and the smallest effect it finds significant 8 times in 10 is {seen}"
     )
     return "; ".join(parts) + "."
 
@@ -77,7 +79,7 @@ def chance(probability: float) -> str:
     """ "one time in seven": what 0.14 means."""
     if probability < 0.001:
         return "less than one time in 1,000"
-    if probability > 0.4:
+    if probability > 0.28:
         return f"{100 * probability:.0f} times in 100"
     return f"one time in {round(1 / probability):,}"
 
@@ -131,17 +133,28 @@ def reasons(
     )
     if power.false_pass > 0.05:
         said.append(f"A gate of this size passes without any effect {chance(power.false_pass)}.")
+    if not passed and power.at_threshold.passes < 0.8:
+        missed = chance(1 - power.at_threshold.passes)
+        said.append(f"A gate of this size fails a true effect of {threshold:g} points {missed}.")
     if primary.points > leakage_points:
         said.append(f"More than {leakage_points:g} points calls for a leakage check: {leakage}.")
     if leakage == "suspicious":
         rest = "no task is left" if effect_without is None else f"the effect is {points(effect_without)} points"
         said.append(f"Some held-out tasks resemble the training corpus too closely; without them {rest}.")
     said += [
-        f"{c.name} = {points(c.points)} {span(c.interval)}: not told apart."
-        for c in contrasts
-        if c.role == "secondary" and c.interval.low <= 0 <= c.interval.high
+        f"{c.name} = {points(c.points)} {span(c.interval)}: {told(c)}." for c in contrasts if c.role == "secondary"
     ]
     return tuple(said)
+
+
+def told(contrast: Contrast) -> str:
+    """What a contrast's interval says, and whether it survives the other contrasts (Holm)."""
+    if contrast.interval.low <= 0 <= contrast.interval.high:
+        return "not told apart from zero"
+    side = "above" if contrast.interval.low > 0 else "below"
+    if contrast.p_adjusted is None:
+        return f"{side} zero by its interval"
+    return f"{side} zero by its interval, p {p_equals(contrast.p_adjusted)} after Holm"
 
 
 def power_record(power: Power) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def strip(tasks: Sequence[str], passes: Mapping[str, Sequence[int]], n: int) -> 
     def draw(figure: Any, ax: Any) -> None:
         shares = [[passes[arm][i] / n for arm in passes] for i in range(len(tasks))]
         image = ax.imshow(shares, cmap=_shade(), vmin=0, vmax=1, aspect="auto", interpolation="none")
-        ax.set_xticks(range(len(passes)), [_short(a) for a in passes], rotation=40, ha="left", rotation_mode="anchor")
+        ax.set_xticks(range(len(passes)), [_short(a) for a in passes], rotation=60, ha="left", rotation_mode="anchor")
         ax.xaxis.tick_top()
         ax.tick_params(length=0)
         if len(tasks) <= 40:
@@ -227,17 +227,25 @@ def cosines(raw: Sequence[Sequence[float]], centred: Sequence[Sequence[float]]) 
 
 
 def losses(name: str, steps: Sequence[float], terms: Mapping[str, Sequence[float]]) -> str:
-    """Training curves of one phase; the total loss bold."""
+    """Training curves of one phase; the total loss bold.
+
+    Left out: a term that equals the loss, one that is no loss (a lead in nats), and steps at which a term was not
+    computed (recorded as 0), which a logarithmic axis would draw as a cliff.
+    """
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     def draw(_: Any, ax: Any) -> None:
-        shown = list(terms)[:8]
-        for i, term in enumerate(shown):
-            x, y = thin(steps, terms[term])
+        logarithmic = all(v > 0 for v in terms.get("loss", [0]))
+        shown = [t for t in terms if t == "loss" or (terms[t] != terms.get("loss") and not t.endswith("_lead"))]
+        for i, term in enumerate(shown[:8]):
+            kept = [(s, v) for s, v in zip(steps, terms[term], strict=True) if v > 0 or not logarithmic]
+            if not kept:
+                continue
+            x, y = thin(*zip(*kept, strict=True))
             total = term == "loss"
             colour = ACCENT if total else list(_ARM.values())[2 + i % 7]
             ax.plot(x, y, color=colour, lw=2.2 if total else 1.2, label=term.replace("_", " "))
-        if all(v > 0 for v in terms.get("loss", [0])):
+        if logarithmic:
             ax.set_yscale("log")
             plain = FuncFormatter(lambda value, _: f"{value:g}")
             ax.yaxis.set_major_formatter(plain)
@@ -246,7 +254,7 @@ def losses(name: str, steps: Sequence[float], terms: Mapping[str, Sequence[float
         ax.set_xlabel("step")
         ax.set_ylabel("loss")
         ax.grid(axis="y", lw=0.5, alpha=0.6)
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderpad=0, handlelength=1.2)
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderpad=0, handlelength=1.2)
 
     return svg(f"loss-{name}", f"Training loss of {name}", (HALF, 2.9), draw)
 

@@ -81,6 +81,7 @@ class Report:
     diagnostics: Mapping[str, Any]  # "arms", "training", "swap" of diagnostics.json; each may be empty
     training: tuple[Training, ...]
     corpus: Mapping[str, Mapping[str, int]] | None
+    warnings: tuple[str, ...]  # what `collect` found odd in its corpus
     tasks: tuple[Task, ...]
     arm_adapters: Mapping[str, int]  # arm → number of different adapters
     arm_norms: Mapping[str, float]  # arm → mean ‖ΔW‖_F of its adapters, from treatments.jsonl
@@ -110,6 +111,7 @@ def gather(folder: RunDir, *, programs_per_arm: int, most_programs: int) -> Repo
         diagnostics={"arms": {}, "training": {}, "swap": {}, **(_optional(folder, "diagnostics.json") or {})},
         training=training(folder),
         corpus=_corpus(store.read_jsonl(folder / "trajectories.jsonl", Trajectory)),
+        warnings=tuple((_optional(folder, "corpus.json") or {}).get("warnings", ())),
         tasks=_tasks(folder, problems, decision, programs_per_arm, most_programs),
         arm_adapters={arm: len(found) for arm, found in adapters.items()},
         arm_norms={arm: sum(a.delta_w_norm for a in f) / len(f) for arm, f in adapters.items() if f},

@@ -1,4 +1,4 @@
-"""The report's tables and sentences, formatted once for HTML, Markdown and the README.
+"""The report's tables, formatted once for HTML, Markdown and the README.
 
 Reading of the specification: **Table 1** holds pass@1 of the four conditions with intervals and differences to
 the bare model; **Table 2** holds the adapter diagnostics: ‖ΔW‖_F per module type, cosine diversity, training
@@ -85,7 +85,7 @@ def adapters(report: Report) -> tuple[Table, Table]:
                 arm,
                 str(count),
                 _diversity(found.get("cosine_raw"), count),
-                _diversity(found.get("cosine_centred"), count),
+                _centred(found.get("cosine_centred"), count),
                 _rank(found.get("effective_rank"), count),
                 NONE if norm is None else f"{norm:.3g}",
                 _loss(arm, report.training),
@@ -94,15 +94,17 @@ def adapters(report: Report) -> tuple[Table, Table]:
         )
         profile, ratio = found.get("frobenius", {}), found.get("ratio", {})
         norms.append((arm, *(f"{_mean(profile.get(m))} ({_percent_of(ratio.get(m))})" for m in MODULES)))
-    header = ("condition", "adapters", "cosine diversity", "centred", "effective rank", "‖ΔW‖ all modules")
+    header = ("condition", "adapters", "cosine diversity", "centred |cos|", "effective rank", "‖ΔW‖")
     return (
         Table(
             "Table 2. Adapter diagnostics",
-            (*header, "training loss", "plateau at"),
+            (*header, "training loss", "plateau, step"),
             tuple(rows),
             "Cosine diversity is 1 − mean pairwise cosine of ΔW over tasks (0: all adapters alike; the specified mark "
-            "is 0.1); centred: after the mean adapter is taken out. An arm with one adapter for all has none (–). "
-            "Training loss: mean of the last tenth of the steps.",
+            "is 0.1); centred |cos|: mean absolute cosine after the mean adapter is taken out (their plain mean is "
+            "−1/(N − 1) whatever they are). An arm with one adapter for all has none (–). "
+            "‖ΔW‖ over all modules. Training loss: mean of the last tenth of the steps; plateau: where it stopped "
+            "falling.",
         ),
         Table(
             "Table 2, continued. ‖ΔW‖ (Frobenius) per module type",
@@ -128,6 +130,14 @@ def _diversity(cosine: Mapping[str, Any] | None, count: int) -> str:
     return NONE if mean is None else f"{1 - mean:.3g}"
 
 
+def _centred(cosine: Mapping[str, Any] | None, count: int) -> str:
+    if count == 1:
+        return "–"
+    matrix = (cosine or {}).get("matrix") or []
+    off = [abs(v) for i, row in enumerate(matrix) for j, v in enumerate(row) if i != j]
+    return f"{sum(off) / len(off):.3g}" if off else NONE
+
+
 def _rank(value: float | None, count: int) -> str:
     if count == 1:
         return "–"
@@ -151,7 +161,7 @@ def _plateau(found: Mapping[str, Any] | None) -> str:
     if found.get("plateau_step") is None:
         return "none"
     early = ", early!" if found.get("early_plateau") else ""
-    return f"step {found['plateau_step']} of {found['steps']}{early}"
+    return f"{found['plateau_step']} of {found['steps']}{early}"
 
 
 def swaps(report: Report) -> Table | None:
@@ -160,10 +170,10 @@ def swaps(report: Report) -> Table | None:
         (
             arm,
             str(s["tasks"]),
-            f"{s['own_log_prob']:.2f}",
-            f"{s['swapped_log_prob']:.2f}",
-            f"{s['mean_lead']:+.3f}".replace("-", "−"),
-            f"{s['mean_abs_delta_log_prob']:.3f}",
+            f"{s['own_log_prob']:.1f}".replace("-", "−"),
+            f"{s['swapped_log_prob']:.1f}".replace("-", "−"),
+            f"{s['mean_lead']:+.2f}".replace("-", "−"),
+            f"{s['mean_abs_delta_log_prob']:.2f}",
         )
         for arm, s in report.diagnostics["swap"].items()
         if s
@@ -175,7 +185,8 @@ def swaps(report: Report) -> Table | None:
         ("condition", "tasks", "log p, own", "log p, swapped", "lead of the own", "mean change"),
         rows,
         "Log-probability of each task's reference under the adapter of its own trajectories and under another task's. "
-        "A lead of 0 with a mean change of 0: the adapter ignores what it reads.",
+        "Lead and change 0: the adapter ignores what it reads. In wrong_trajectory both are another task's, so its "
+        "lead shows what chance gives: only a lead well above that speaks for the right trajectory.",
     )
 
 
@@ -241,86 +252,6 @@ def task_counts(report: Report) -> Table:
         (t.task_id, t.category or "–", *(str(t.passes[a]) for a in arms), f"{t.change:+d}") for t in report.tasks
     )
     return Table(f"Draws passed of {n}, per task", ("task", "category", *arms, "change"), rows)
-
-
-# --------------------------------------------------------------------------- sentences
-
-
-def minute(report: Report) -> dict[str, str]:
-    """What was asked, what came out, how sure it is: for someone who has never heard of LoRA."""
-    d, primary = report.decision, report.primary
-    arms = {a.condition: a for a in d.arms}
-    n = d.details["n"]
-    power = d.details["power"]
-    model = report.manifest.get("model", {}).get("name", "the model")
-    tasks = len(report.tasks)
-    asked = (
-        f"{model} writes Python. A second network reads how past tasks were worked on (tries, errors, fixes) and "
-        "turns that into a small change of the model's weights, in one pass. Does the changed model solve more of "
-        f"{tasks} tasks that none of this was made from? The rule, fixed beforehand: at least "
-        f"{d.threshold_points:g} points more."
-    )
-    found = (
-        f"Without it {percent(arms[primary.baseline].pass_at_1)} of {arms[primary.baseline].num_samples} programs "
-        f"pass, with it {percent(arms[primary.treatment].pass_at_1)}: {_evidence.points(primary.points)} points. "
-        f"Of {tasks} tasks {primary.wins} went better, {primary.losses} worse, {primary.ties} the same."
-    )
-    interval = primary.interval
-    sure = (
-        f"The true effect lies plausibly between {_evidence.points(interval.low)} and "
-        f"{_evidence.points(interval.high)} points. A gate of {tasks} tasks × {n} tries "
-        f"passes by luck {_evidence.chance(power['false_pass'])}. "
-        f"{_attribution(report)}"
-    )
-    return {"What was asked": asked, "What came out": found, "How sure it is": sure}
-
-
-def _attribution(report: Report) -> str:
-    """Did the trajectory do it? In words, from the wrong-trajectory control."""
-    wrong = next((c for c in report.decision.contrasts if c.baseline == "wrong_trajectory"), None)
-    if wrong is None:
-        return "Whether the trajectories did it was not measured: there is no wrong-trajectory control."
-    size = f"{_evidence.points(wrong.points)} points {_evidence.span(wrong.interval)}"
-    if wrong.interval.low > 0:
-        return f"Right minus wrong trajectory is {size}: it matters which one is read."
-    return f"Right minus wrong trajectory is {size}: no evidence that it matters which one is read."
-
-
-def banner(report: Report, *, claim: bool) -> str:
-    """Why nothing may be claimed from this run; "" if something may."""
-    tasks, n = len(report.tasks), report.decision.details["n"]
-    if not claim:
-        return (
-            f"Demo: too small to claim anything. {tasks} tasks × {n} draws show that the path works, "
-            "not that the idea does."
-        )
-    if tasks < 20 or n < 5:
-        return (
-            "Demo: too small to claim anything. The specified gate has 20–30 tasks × 5 draws; "
-            f"this run has {tasks} × {n}."
-        )
-    return ""
-
-
-def readme(report: Report, *, claim: bool) -> str:
-    """The README's result: a table and the answer in bold."""
-    table = scores(report)[0]
-    manifest = report.manifest
-    model = manifest.get("model", {})
-    facts = (
-        f"`{model.get('name', 'unknown model')}` (sha256 `{str(model.get('sha256', 'unknown'))[:12]}`), "
-        f"{manifest.get('device', 'unknown device')}, {str(manifest.get('created', ''))[:10]}, run `{report.path}`"
-    )
-    note = banner(report, claim=claim)
-    parts = [
-        f"**{report.decision.answer}** ({_evidence.points(report.primary.points)} points, "
-        f"{100 * report.primary.interval.level:g} % interval {_evidence.span(report.primary.interval)}). "
-        f"{report.decision.evidence}",
-        *([f"> {note}"] if note else []),
-        markdown(table),
-        facts,
-    ]
-    return "\n\n".join(parts)
 
 
 def markdown(table: Table) -> str:

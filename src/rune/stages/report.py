@@ -12,7 +12,7 @@ from typing import Any
 
 from rune import store
 from rune.config import plain
-from rune.stages import _evidence, _figures, _report_data, _report_tables
+from rune.stages import _evidence, _figures, _report_data, _report_tables, _report_words
 from rune.stages._context import Context
 from rune.stages._report_data import Report
 
@@ -46,7 +46,7 @@ def run(folder: store.RunDir, config: Config, context: Context | None = None) ->
 def write_readme(folder: store.RunDir, config: Config, readme: Path) -> None:
     """Replace what stands between the markers. Raises DataError if `readme` has none."""
     report = _report_data.gather(folder, programs_per_arm=1, most_programs=1)
-    store.replace_block(readme, "result", _report_tables.readme(report, claim=config.claim))
+    store.replace_block(readme, "result", _report_words.readme(report, claim=config.claim))
 
 
 def figures(report: Report) -> dict[str, Any]:
@@ -93,8 +93,8 @@ def _view(report: Report, config: Config) -> dict[str, Any]:
         "r": report,
         "d": report.decision,
         "primary": report.primary,
-        "minute": _report_tables.minute(report),
-        "banner": _report_tables.banner(report, claim=config.claim),
+        "minute": _report_words.minute(report),
+        "banner": _report_words.banner(report, claim=config.claim),
         "table1": table1,
         "controls": controls,
         "contrasts": _report_tables.contrasts(report),
@@ -134,6 +134,7 @@ def render(name: str, view: Mapping[str, Any]) -> str:
         p_equals=_evidence.p_equals,
         markdown=_report_tables.markdown,
         meaning=_report_tables.meaning,
+        told=_evidence.told,
         svg=Markup,
     )
     return environment.get_template(name).render(**view, style=Markup((TEMPLATES / "style.css").read_text()))

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.rune-installed
 
-.PHONY: help demo test test-model test-vllm lint mutants bench bench-score bench-generate bench-hypernet bench-stats report-check clean
+.PHONY: help demo test test-model test-vllm lint mutants bench bench-score bench-generate bench-hypernet bench-stats report-check families clean
 help:               ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
 
@@ -23,7 +23,7 @@ demo: $(STAMP)      ## the whole experiment, small, on a laptop CPU
 	$(BIN)/rune run configs/phase1-demo.toml --resume || [ $$? -eq 10 ]
 
 test: $(STAMP)      ## fast tests: no model, no network
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-model: $(STAMP) ## every stage with a real model
 	$(BIN)/rune models pull smollm2-135m-instruct
@@ -47,13 +47,20 @@ bench-score: $(STAMP)
 	$(BIN)/python bench/score.py
 
 bench-generate: $(STAMP)
-	$(BIN)/python bench/generate.py
+	$(BIN)/rune models pull smollm2-135m-instruct
+	OMP_NUM_THREADS=1 $(BIN)/python bench/generate.py --model "$$($(BIN)/rune models path smollm2-135m-instruct)" --out results/bench-generate-cpu
 
 bench-hypernet: $(STAMP)
-	$(BIN)/python bench/hypernet.py
+	$(BIN)/python bench/hypernet.py --out results/bench-hypernet-cpu.json
 
 bench-stats: $(STAMP)
 	$(BIN)/python bench/stats.py
+
+report-check: $(STAMP) ## the committed run's report in headless Chromium; screenshots in artifacts/
+	$(BIN)/python tests/report/browser.py results/phase1-0.5b/report.html --out artifacts
+
+families: $(STAMP)  ## recall and transfer on held-out task families (one GPU, about six minutes)
+	$(BIN)/python experiments/families.py --out runs/families --train-seconds 170
 
 clean:
 	rm -rf build dist *.egg-info artifacts

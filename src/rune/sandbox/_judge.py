@@ -9,6 +9,7 @@ as broken, and the scorer starts another lane; it is never a verdict.
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import json
 import os
@@ -238,6 +239,8 @@ def main() -> None:
     reader = sock.makefile("r", encoding="utf-8", newline="\n")
     try:
         lane = _Lane(options)
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 50)  # tests leave little that is cyclic, and a lane's life is long
         _answer(sock, {"layers": lane.box.layers})
         for line in reader:
             job = json.loads(line)

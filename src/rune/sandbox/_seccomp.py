@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import struct
 import sys
 
@@ -85,7 +84,7 @@ Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, op
 
 def supported() -> bool:
     """Whether filters are written for this machine (Linux on x86_64 or aarch64)."""
-    return sys.platform == "linux" and platform.machine() in _ARCHES and sys.maxsize > 1 << 32
+    return sys.platform == "linux" and os.uname().machine in _ARCHES and sys.maxsize > 1 << 32
 
 
 def _ret(value: int) -> Instruction:
@@ -101,16 +100,16 @@ def _load(offset: int) -> Instruction:
 
 
 def _prologue() -> list[Instruction]:
-    arch, _ = _ARCHES[platform.machine()]
+    arch, _ = _ARCHES[os.uname().machine]
     program = [_load(_ARCH), (_JEQ, 1, 0, arch), _ret(_KILL), _load(_NR)]
-    if platform.machine() == "x86_64":
+    if os.uname().machine == "x86_64":
         program += [(_JGE, 0, 1, 0x40000000), _deny(_ENOSYS)]  # the x32 numbers
     return program
 
 
 def server_filter() -> Filter:
     """What the fork server may call: the allow-list. Children inherit it."""
-    _, numbers = _ARCHES[platform.machine()]
+    _, numbers = _ARCHES[os.uname().machine]
     numbers = dict(numbers)
     program = _prologue()
     program += [(_JEQ, 0, 1, numbers.pop("clone3")), _deny(_ENOSYS)]
@@ -135,7 +134,7 @@ def child_filter() -> Filter:
 
 def _child_program() -> list[Instruction]:
     """What is taken from a child: it starts threads but no process, and signals nobody but itself (`_OWN_PID`)."""
-    _, numbers = _ARCHES[platform.machine()]
+    _, numbers = _ARCHES[os.uname().machine]
     program = _prologue()
     for name in _SERVER_ONLY:
         if name in numbers:

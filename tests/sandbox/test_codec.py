@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rune.sandbox import _codec
+from rune.sandbox import _codec, _decode
 from rune.sandbox._codec import CodecError, Handle
 
 
@@ -25,7 +25,7 @@ def refuse(value: object) -> Handle:
 
 
 def there_and_back(value: object) -> object:
-    return _codec.decode(_codec.encode(value, refuse), lambda handle: handle)
+    return _decode.decode(_codec.encode(value, refuse), lambda handle: handle)
 
 
 scalars = (
@@ -94,7 +94,7 @@ def test_what_is_not_plain_is_asked_about() -> None:
     with pytest.raises(CodecError, match="object"):
         there_and_back(object())
     data = _codec.encode([object()], lambda value: Handle(7, "object", "thing"))
-    assert _codec.decode(data, lambda handle: handle.number) == [7]
+    assert _decode.decode(data, lambda handle: handle.number) == [7]
 
 
 def test_cycles_depth_and_bombs_are_refused_on_the_way_out() -> None:
@@ -112,7 +112,7 @@ def test_cycles_depth_and_bombs_are_refused_on_the_way_out() -> None:
 @given(st.binary(max_size=200))
 def test_no_bytes_decode_to_anything_but_data_or_a_refusal(data: bytes) -> None:
     with contextlib.suppress(CodecError):
-        _codec.decode(data, lambda handle: handle)
+        _decode.decode(data, lambda handle: handle)
 
 
 def test_hostile_encodings_are_refused() -> None:
@@ -122,4 +122,4 @@ def test_hostile_encodings_are_refused() -> None:
     unhashable = b"S" + struct.pack("<I", 1) + b"l\x00\x00\x00\x00"
     for data in (b"", b"?", deep, many, array_of_objects, unhashable, pickle.dumps(print), b"NN", b"I\xff\xff\xff\xff"):
         with pytest.raises(CodecError):
-            _codec.decode(data, lambda handle: handle)
+            _decode.decode(data, lambda handle: handle)

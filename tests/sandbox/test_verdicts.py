@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rune.errors import SandboxError
-from rune.sandbox import _pool, fork
+from rune.sandbox import _limits, _pool, fork
 from rune.sandbox._pool import Pool
 from rune.types import Execution, Outcome, Program
 
@@ -238,7 +238,7 @@ def test_settings_out_of_range_are_refused() -> None:
 def test_killing_the_scorer_ends_every_sample(tmp_path: Path) -> None:
     script = f"""
 import sys
-sys.path.insert(0, {str(_pool.SOURCE)!r})
+sys.path.insert(0, {str(_limits.SOURCE)!r})
 from rune.sandbox import fork
 from rune.types import Program
 pool = fork.build(fork.Config(workers=2, cpu_seconds=60, wall_seconds=60))

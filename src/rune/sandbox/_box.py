@@ -1,36 +1,30 @@
-"""Inside the box: a fork server that never sees a program, and the child that runs one.
+"""Inside the box: a fork server that never sees a program.
 
 The server warms the standard library, shuts the doors (`_layers`, `_seccomp`, `_landlock`) and forks a child
 ahead of each program. The child's end of a socket goes to the judge; the program arrives on it, in the child.
-The server only ever hears "next": it kills everything that lives, reaps it, cleans the work folder, says how
-the last child ended, and forks again. So no later program finds an earlier one in inherited memory.
-
-The child answers calls: arguments come in as plain data, what the candidate returns goes out as plain data.
-Nothing it can send is a verdict, and nothing it is sent holds an expected value.
+The server only ever hears "next": it kills and reaps what lives, cleans the work folder, says how the last
+child ended, and forks again. So no later program finds an earlier one in inherited memory.
 """
 
 from __future__ import annotations
 
 import array
-import builtins
 import contextlib
 import ctypes
 import functools
 import gc
 import importlib
 import json
-import linecache
 import os
 import random
 import signal
 import socket
 import struct
 import sys
-import traceback
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from rune.sandbox import _codec, _landlock, _layers, _seccomp
+from rune.sandbox import _child, _landlock, _layers, _seccomp
 
 try:
     import resource
@@ -42,14 +36,8 @@ WARM = (
     "abc bisect collections copy datetime decimal enum fractions functools hashlib heapq itertools",
     "json math operator random re statistics string time typing",
 )
-FILE = "<candidate>"
-HEAD = struct.Struct("<IB")  # payload size, kind of message
 CHILD, ENDED = b"C", b"E"  # the server's two messages: a child's socket; how the last one ended
 STATUS = struct.Struct("<id")  # how the last child ended: wait status, CPU seconds
-_SIZE = struct.Struct("<I")
-LOAD, CALL, SCRIPT = 1, 2, 3  # to the child
-BROKEN, READY, DONE, VALUE, ERROR = 10, 11, 12, 13, 14  # from the child; the first two before any program
-ERROR_CHARS = 1200
 
 
 def main() -> None:
@@ -58,13 +46,13 @@ def main() -> None:
     gc.disable()  # a child turns it on again
     options = json.loads(sys.argv[2])
     try:
-        child = _prepare(options)
+        doors = _prepare(options)
     except BaseException as error:
         control.sendall(_hello({"broken": f"{type(error).__name__}: {error}"}))
         raise SystemExit(1) from None
-    control.sendall(_hello({"layers": child.layers}))
+    control.sendall(_hello({"layers": doors.layers}))
     try:
-        _serve(control, child, options)
+        _serve(control, doors, options)
     except (BrokenPipeError, ConnectionResetError, EOFError):
         pass  # the judge is gone
     finally:
@@ -76,7 +64,7 @@ def _hello(message: dict[str, Any]) -> bytes:
     return struct.pack("<I", len(data)) + data
 
 
-class _Child(NamedTuple):
+class _Doors(NamedTuple):
     """What is left for a child to do to itself: all that its server could not do for it beforehand."""
 
     layers: list[str]
@@ -84,7 +72,7 @@ class _Child(NamedTuple):
     clean: Callable[[], object] | None  # what the server does to the work folder after each child
 
 
-def _prepare(options: dict[str, Any]) -> _Child:
+def _prepare(options: dict[str, Any]) -> _Doors:
     """Shut every door that can be shut for good. A fork is paid for each program, so its child has few left."""
     for name in " ".join(WARM).split():
         importlib.import_module(name)
@@ -129,28 +117,11 @@ def _prepare(options: dict[str, Any]) -> _Child:
         _seccomp.server_filter().install()
         steps.append(_seccomp.child_filter().install)
         layers.append("seccomp")
-    _rehearse()
+    _child.rehearse()
     random.seed(0)
     gc.collect()
     gc.freeze()
-    return _Child(layers, steps, clean)
-
-
-def _rehearse() -> None:
-    """Run a program of our own a few times: the interpreter adapts its bytecode to what it sees, and what it has
-    adapted here need not be written, page by page, in every child."""
-    code = (
-        "from typing import List\n\ndef f(x: List[int]) -> dict:\n    return {'a': sorted(x), 'b': (1.5, None, True)}\n"
-    )
-    for _ in range(16):
-        scope: dict[str, Any] = {}
-        shelf, output = _Shelf(), _Output(1)
-        load = _codec.encode_trusted(("", code, "f", 1), shelf.register)
-        call = _codec.encode_trusted(("call", "f", ([3, 1, 2],), {}), shelf.register)
-        wrong = _codec.encode_trusted(("call", "f", ([3, "1"],), {}), shelf.register)
-        for kind, data in ((LOAD, load), (CALL, call), (CALL, wrong)):
-            _reply(kind, data, scope, shelf, output)
-    linecache.clearcache()
+    return _Doors(layers, steps, clean)
 
 
 def _walls(options: dict[str, Any], found: _layers.Paths) -> tuple[list[str], str]:
@@ -209,10 +180,10 @@ def _limit(options: dict[str, Any], walls: bool) -> Callable[[], object]:
     return functools.partial(resource.setrlimit, resource.RLIMIT_CPU, (seconds, seconds + 1))
 
 
-def _serve(control: socket.socket, child: _Child, options: dict[str, Any]) -> None:
+def _serve(control: socket.socket, doors: _Doors, options: dict[str, Any]) -> None:
     """Children, one for each "next". Where a program can start no process (seccomp), the next child waits already
     while one works; elsewhere it is forked when nothing of the last one lives."""
-    ahead = "seccomp" in child.layers
+    ahead = "seccomp" in doors.layers
     # libc's fork, where it can be had: Python's own runs handlers for threads and locks that this process does not
     # have (it has one thread and holds the interpreter's lock), and they copy forty pages in every child.
     fork = ctypes.PyDLL(None).fork if sys.platform == "linux" else os.fork
@@ -225,7 +196,7 @@ def _serve(control: socket.socket, child: _Child, options: dict[str, Any]) -> No
         if pid == 0:
             control.close()
             theirs.close()
-            _begin(ours, child, options["output_kb"] << 10)
+            _begin(ours, doors, options["output_kb"] << 10)
         ours.close()
         if pid > 0:
             rights[0] = theirs.fileno()
@@ -241,24 +212,24 @@ def _serve(control: socket.socket, child: _Child, options: dict[str, Any]) -> No
         ended = _end(current) if ahead else _end_all(current)
         if not more:
             return
-        if child.clean is not None:
-            child.clean()
+        if doors.clean is not None:
+            doors.clean()
         control.sendall(ENDED + ended)
         current = spare or spawn()
     raise OSError("cannot fork")
 
 
-def _begin(sock: socket.socket, child: _Child, output_bytes: int) -> None:
+def _begin(sock: socket.socket, doors: _Doors, output_bytes: int) -> None:
     """In the child: shut the last doors, say so, and serve. Never returns."""
     try:
-        for step in child.steps:
+        for step in doors.steps:
             step()
     except BaseException as error:
-        _send(sock, BROKEN, f"{type(error).__name__}: {error}".encode("utf-8", "replace")[:500])
+        _child.send(sock, _child.BROKEN, f"{type(error).__name__}: {error}".encode("utf-8", "replace")[:500])
         os._exit(1)
-    _send(sock, READY, b"")
+    _child.send(sock, _child.READY, b"")
     try:
-        _run_child(sock, output_bytes)
+        _child.run(sock, output_bytes)
     finally:
         os._exit(0)
 
@@ -296,208 +267,3 @@ def _kill_orphans() -> None:
         for number in file.read().split():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(int(number), signal.SIGKILL)
-
-
-# --------------------------------------------------------------------------- the child
-
-
-def _send(sock: socket.socket, kind: int, data: bytes) -> None:
-    sock.sendall(HEAD.pack(len(data), kind) + data)
-
-
-class _Inbox:
-    """Whole messages from a socket. The first call travels right behind the program, so bytes may be left over."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._left = b""
-
-    def receive(self) -> tuple[int, bytes]:
-        parts = [self._left]
-        have = len(self._left)
-        want = HEAD.size
-        while True:
-            if have >= want:
-                data = parts[0] if len(parts) == 1 else b"".join(parts)
-                parts = [data]
-                size, kind = HEAD.unpack_from(data)
-                want = HEAD.size + size
-                if have >= want:
-                    self._left = data[want:]
-                    return kind, data[HEAD.size : want]
-            part = self._sock.recv(1 << 16 if want - have < 1 << 16 else 1 << 20)
-            if not part:
-                os._exit(0)
-            parts.append(part)
-            have += len(part)
-
-
-class _Output:
-    """What a program prints: the first characters are kept, the rest is counted and dropped."""
-
-    encoding = "utf-8"
-    errors = "replace"
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._parts: list[str] = []
-
-    def write(self, text: str) -> int:
-        if not isinstance(text, str):
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        if self._limit > 0:
-            self._parts.append(text[: self._limit])
-            self._limit -= len(text) + 1
-        return len(text)
-
-    def text(self) -> str:
-        return "".join(self._parts)
-
-    def writelines(self, lines: Any) -> None:
-        for line in lines:
-            self.write(line)
-
-    def flush(self) -> None: ...
-
-    def close(self) -> None: ...
-
-    def isatty(self) -> bool:
-        return False
-
-    def readable(self) -> bool:
-        return False
-
-    def writable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return False
-
-    def fileno(self) -> int:
-        return 1
-
-
-class _Shelf:
-    """Objects that stay in the child and are known outside by number."""
-
-    def __init__(self) -> None:
-        self._objects: list[object] = []
-
-    def register(self, value: object) -> _codec.Handle:
-        if len(self._objects) >= 10_000:
-            raise _codec.CodecError("too many objects that are no plain data")
-        if isinstance(value, type):
-            kind = "class"
-        elif hasattr(type(value), "__next__"):
-            kind = "iterator"
-        else:
-            kind = "callable" if callable(value) else "object"
-        self._objects.append(value)
-        return _codec.Handle(len(self._objects) - 1, kind, type(value).__name__)
-
-    def resolve(self, handle: _codec.Handle) -> object:
-        return self._objects[handle.number]
-
-
-def _run_child(sock: socket.socket, output_bytes: int) -> None:
-    """Load one program, then answer calls until killed. Never returns."""
-    gc.enable()
-    shelf = _Shelf()
-    output = _Output(output_bytes)
-    sys.stdout = sys.stderr = output
-    scope: dict[str, Any] = {}
-    inbox = _Inbox(sock)
-    while True:
-        kind, data = inbox.receive()
-        if kind == SCRIPT:
-            at = 0
-            while at < len(data):
-                (size,) = _SIZE.unpack_from(data, at)
-                # Each answer leaves before the next call begins: a later endless loop must not hide an earlier mistake.
-                _send(sock, *_reply(CALL, data[at + 4 : at + 4 + size], scope, shelf, output))
-                at += 4 + size
-        else:
-            _send(sock, *_reply(kind, data, scope, shelf, output))
-
-
-def _reply(kind: int, data: bytes, scope: dict[str, Any], shelf: _Shelf, output: _Output) -> tuple[int, bytes]:
-    try:
-        request = _codec.decode_trusted(data, shelf.resolve)
-        if kind == LOAD:
-            _load(scope, *request)
-            return DONE, b""
-        return VALUE, _codec.encode(_answer(scope, *request), shelf.register)
-    except BaseException as error:
-        return ERROR, _describe(error, output)
-
-
-def _load(scope: dict[str, Any], prelude: str, code: str, entry_point: str, seed: int) -> None:
-    random.seed(seed)
-    if prelude:
-        exec(compile(prelude, "<prelude>", "exec"), scope)
-    lines = code.splitlines(keepends=True)
-    linecache.cache[FILE] = (len(code), None, lines, FILE)
-    try:
-        program = compile(code + "\n\n", FILE, "exec", dont_inherit=True)
-    except ValueError as error:  # a NUL or a lone surrogate: a SyntaxError in some versions of Python
-        raise SyntaxError(str(error)) from None
-    exec(program, scope)
-    if entry_point and entry_point not in scope:
-        raise _MissingEntryPoint(f"the program does not define {entry_point}")
-
-
-class _MissingEntryPoint(Exception):
-    pass
-
-
-def _answer(scope: dict[str, Any], operation: str, target: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    """One operation on the candidate's side: `target` is a name of the program or an object of the shelf."""
-    if isinstance(target, str):
-        target = scope[target] if target in scope else getattr(builtins, target)
-    else:
-        (target,) = target
-    if operation == "call":
-        return target(*args, **options)
-    if operation == "observe":  # the test looks at what the call did to its arguments
-        return target(*args, **options), args, options
-    if operation == "value":
-        return target
-    if operation == "getattr":
-        return getattr(target, *args)
-    if operation == "setattr":
-        return setattr(target, *args)
-    if operation == "next":
-        # An end is a value of its own: StopIteration from inside a program must not end a loop of the test.
-        for item in target:
-            return (item,)
-        return ()
-    raise TypeError(f"unknown operation {operation}")
-
-
-def _describe(error: BaseException, output: _Output) -> bytes:
-    """An exception as data: its name, the built-in class it derives from, its text, the candidate's own lines."""
-    kind = type(error)
-    name = kind.__name__ if kind is not _MissingEntryPoint else "MissingEntryPoint"
-    # By identity: a program's own classes say that they are from builtins too, as its namespace has no name.
-    base = next((c.__name__ for c in kind.__mro__ if vars(builtins).get(c.__name__) is c), "Exception")
-    try:
-        message = str(error)
-    except BaseException:
-        message = ""
-    try:
-        trace = _trace(error, name, message)
-        printed = output.text()[-200:].strip()
-        trace += f"\nprinted before: {printed}" if printed else ""
-    except BaseException:
-        trace = name
-    parts = (name[:100], base, message[:ERROR_CHARS], trace[:ERROR_CHARS], isinstance(error, _codec.CodecError))
-    return json.dumps(parts).encode("ascii", "replace")
-
-
-def _trace(error: BaseException, name: str, message: str) -> str:
-    if isinstance(error, SyntaxError):
-        return "".join(traceback.format_exception_only(error)).strip()
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == FILE][-3:]
-    lines = [f"  line {f.lineno}, in {f.name}\n    {(f.line or '').strip()[:200]}" for f in frames]
-    last = f"{name}: {message[:400]}" if message else name
-    return "\n".join([*lines, last])

@@ -25,20 +25,18 @@ from typing import Any, NamedTuple
 MAX_BYTES = 16 << 20  # of one message
 MAX_DEPTH = 100
 MAX_VALUES = 2_000_000  # HumanEval+ asks for 1,000,001 of them once (task 130)
-_TEXT = 10_000  # characters of a Decimal, a label, a date
 
-_I64 = struct.Struct("<q")
-_F64 = struct.Struct("<d")
-_LEN = struct.Struct("<I")
+I64 = struct.Struct("<q")
+F64 = struct.Struct("<d")
+LEN = struct.Struct("<I")
 _MIN, _MAX = -(1 << 63), (1 << 63) - 1
-_DTYPE = re.compile(r"[<>|=]?[?biufc](?:1|2|4|8|16|32)?\Z")
-_TYPES = {
+DTYPE = re.compile(r"[<>|=]?[?biufc](?:1|2|4|8|16|32)?\Z")
+TYPES = {
     name: value
     for name, value in vars(builtins).items()
     if isinstance(value, type) and not issubclass(value, BaseException)
 }
 
-_SHORT = {b"N": None, b"T": True, b"F": False}
 _VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
 
 
@@ -55,7 +53,6 @@ class Handle(NamedTuple):
 
 
 Register = Callable[[object], Handle]
-Resolve = Callable[[Handle], object]
 
 
 def encode(value: object, register: Register) -> bytes:
@@ -87,7 +84,7 @@ class _Encoder:
         elif kind is bool:
             self.add(b"T" if value else b"F")
         elif kind is float:
-            self.add(b"f" + _F64.pack(value))
+            self.add(b"f" + F64.pack(value))
         elif kind is list:
             self._list(value, depth)
         elif kind is tuple:
@@ -99,14 +96,14 @@ class _Encoder:
 
     def _int(self, value: int) -> None:
         if _MIN <= value <= _MAX:
-            self.add(b"i" + _I64.pack(value))
+            self.add(b"i" + I64.pack(value))
         else:
             self._sized(b"I", value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True))
 
     def _sized(self, tag: bytes, data: bytes) -> None:
         if len(data) > MAX_BYTES:
             raise CodecError(f"a value of {len(data)} bytes; at most {MAX_BYTES} fit")
-        self.add(tag + _LEN.pack(len(data)))
+        self.add(tag + LEN.pack(len(data)))
         self.add(data)
 
     def _list(self, value: list[Any], depth: int) -> None:
@@ -125,13 +122,13 @@ class _Encoder:
 
     def _many(self, tag: bytes, items: Any, count: int, depth: int) -> None:
         self._spend(count, depth)
-        self.add(tag + _LEN.pack(count))
+        self.add(tag + LEN.pack(count))
         for item in items:
             self.put(item, depth + 1)
 
     def _dict(self, value: dict[Any, Any], depth: int) -> None:
         self._spend(2 * len(value), depth)
-        self.add(b"d" + _LEN.pack(len(value)))
+        self.add(b"d" + LEN.pack(len(value)))
         for key, item in list(dict.items(value)):
             self.put(key, depth + 1)
             self.put(item, depth + 1)
@@ -148,16 +145,16 @@ class _Encoder:
         if kind.__module__ == "numpy" and _numpy_put(self, value):
             return
         if kind is complex:
-            self.add(b"c" + _F64.pack(value.real) + _F64.pack(value.imag))
+            self.add(b"c" + F64.pack(value.real) + F64.pack(value.imag))
         elif value is Ellipsis:
             self.add(b"E")
         elif isinstance(value, type):
-            if _TYPES.get(kind_name := value.__name__) is value:
+            if TYPES.get(kind_name := value.__name__) is value:
                 self._sized(b"X", kind_name.encode())
             else:
                 self._handle(value)
         elif isinstance(value, Handle):
-            self.add(b"H" + _I64.pack(value.number))
+            self.add(b"H" + I64.pack(value.number))
             self._sized(b"s", value.kind.encode())
             self._sized(b"s", value.label[:200].encode("utf-8", "replace"))
         elif isinstance(value, range):
@@ -184,7 +181,7 @@ class _Encoder:
         elif isinstance(value, int):
             self._int(int.__add__(value, 0))
         elif isinstance(value, float):
-            self.add(b"f" + _F64.pack(float.__add__(value, 0.0) if value else float.__abs__(value)))
+            self.add(b"f" + F64.pack(float.__add__(value, 0.0) if value else float.__abs__(value)))
         elif isinstance(value, bytes):
             self._sized(b"b", bytes.__add__(value, b""))
         elif isinstance(value, bytearray):
@@ -220,7 +217,7 @@ def _numpy_put(encoder: _Encoder, value: Any) -> bool:
     if numpy is None or not isinstance(value, (numpy.ndarray, numpy.generic)):
         return False
     dtype = value.dtype.str
-    if not _DTYPE.match(dtype):
+    if not DTYPE.match(dtype):
         return False
     scalar = isinstance(value, numpy.generic)
     encoder._sized(b"n", dtype.encode())
@@ -244,13 +241,6 @@ def encode_trusted(value: Any, register: Register) -> bytes:
     return encode(value, register)
 
 
-def decode_trusted(data: bytes, resolve: Resolve) -> Any:
-    """What `encode_trusted` made."""
-    if data[:1] == b"M":
-        return marshal.loads(data[1:])
-    return decode(data, resolve)
-
-
 def _marshals(value: Any, depth: int) -> bool:
     kind = type(value)
     if kind in _PLAIN:
@@ -262,189 +252,3 @@ def _marshals(value: Any, depth: int) -> bool:
     if kind is dict:
         return all(_marshals(k, depth - 1) and _marshals(v, depth - 1) for k, v in value.items())
     return False  # sets too: their order is not part of their value
-
-
-# --------------------------------------------------------------------------- decoding
-
-
-def decode(data: bytes, resolve: Resolve) -> Any:
-    """The value in `data`. Handles go through `resolve`. Raises CodecError for anything else than one encoding."""
-    if len(data) == 1 and data in _SHORT:
-        return _SHORT[data]
-    decoder = _Decoder(data, resolve)
-    try:
-        value = decoder.get(0)
-    except CodecError:
-        raise
-    except (struct.error, IndexError, KeyError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
-        raise CodecError(f"not an encoding: {type(error).__name__}") from None
-    if decoder.at != len(data):
-        raise CodecError("not an encoding: bytes are left over")
-    return value
-
-
-class _Decoder:
-    def __init__(self, data: bytes, resolve: Resolve) -> None:
-        self.data = data
-        self.at = 0
-        self.resolve = resolve
-        self.left = MAX_VALUES
-
-    def get(self, depth: int) -> Any:
-        tag = self.data[self.at]
-        self.at += 1
-        if tag == 105:  # i
-            return self._number(_I64)
-        if tag == 115:  # s
-            return self._bytes().decode("utf-8", "surrogatepass")
-        if tag == 78:  # N
-            return None
-        if tag == 84:  # T
-            return True
-        if tag == 70:  # F
-            return False
-        if tag == 102:  # f
-            return self._number(_F64)
-        if tag == 108:  # l
-            return self._items(depth)
-        if tag == 116:  # t
-            return tuple(self._items(depth))
-        if tag == 100:  # d
-            return self._dict(depth)
-        if tag == 81:  # Q
-            data = self._bytes()
-            return list(struct.unpack(f"<{self._spend(len(data) // 8, depth)}q", data))
-        if tag == 87:  # W
-            data = self._bytes()
-            return list(struct.unpack(f"<{self._spend(len(data) // 8, depth)}d", data))
-        return self._rare(bytes((tag,)), depth)
-
-    def _number(self, form: struct.Struct) -> Any:
-        (value,) = form.unpack_from(self.data, self.at)
-        self.at += 8
-        return value
-
-    def _bytes(self) -> bytes:
-        (size,) = _LEN.unpack_from(self.data, self.at)
-        start = self.at + 4
-        self.at = start + size
-        if self.at > len(self.data):
-            raise CodecError("not an encoding: cut short")
-        return self.data[start : self.at]
-
-    def _spend(self, count: int, depth: int) -> int:
-        self.left -= count
-        if self.left < 0 or depth >= MAX_DEPTH:
-            raise CodecError("too many values or too deep")
-        return count
-
-    def _items(self, depth: int) -> list[Any]:
-        (count,) = _LEN.unpack_from(self.data, self.at)
-        self.at += 4
-        self._spend(count, depth)
-        return [self.get(depth + 1) for _ in range(count)]
-
-    def _dict(self, depth: int) -> dict[Any, Any]:
-        (count,) = _LEN.unpack_from(self.data, self.at)
-        self.at += 4
-        self._spend(2 * count, depth)
-        # One insertion at a time, so that a flood of colliding keys can be interrupted.
-        result = {}
-        for _ in range(count):
-            key = self.get(depth + 1)
-            result[key] = self.get(depth + 1)
-        return result
-
-    def _rare(self, tag: bytes, depth: int) -> Any:
-        if tag == b"I":
-            return int.from_bytes(self._bytes(), "little", signed=True)
-        if tag in (b"S", b"Z"):
-            unique = set()
-            for item in self._items(depth):
-                unique.add(item)
-            return unique if tag == b"S" else frozenset(unique)
-        if tag == b"b":
-            return self._bytes()
-        if tag == b"y":
-            return bytearray(self._bytes())
-        if tag == b"c":
-            return complex(self._number(_F64), self._number(_F64))
-        if tag == b"E":
-            return Ellipsis
-        if tag == b"X":
-            return _TYPES[self._bytes().decode()]
-        if tag == b"H":
-            number = self._number(_I64)
-            kind, label = self._label(), self._label()
-            return self.resolve(Handle(number, kind, label))
-        if tag == b"k":
-            name = self._bytes().decode()
-            self._spend(1, depth)
-            return _rebuild(name, self.get(depth + 1))
-        if tag == b"n":
-            return _numpy_get(self)
-        raise CodecError("not an encoding: unknown tag")
-
-    def _label(self) -> str:
-        if self.data[self.at : self.at + 1] != b"s":
-            raise CodecError("not an encoding: a handle without its label")
-        self.at += 1
-        return self._bytes().decode("utf-8", "replace")
-
-
-def _rebuild(name: str, parts: Any) -> Any:
-    if name == "range":
-        start, stop, step = (_want(part, int) for part in parts)
-        return range(start, stop, step)
-    if name == "Fraction":
-        numerator, denominator = (_want(part, int) for part in parts)
-        return fractions.Fraction(numerator, denominator)
-    if name == "timedelta":
-        days, seconds, microseconds = (_want(part, int) for part in parts)
-        return datetime.timedelta(days, seconds, microseconds)
-    if name == "deque":
-        return collections.deque(_want(parts, list))
-    if name == "Counter":
-        counter: collections.Counter[Any] = collections.Counter()
-        dict.update(counter, _want(parts, dict))
-        return counter
-    if name == "OrderedDict":
-        return collections.OrderedDict(_want(parts, dict))
-    if name == "defaultdict":
-        return collections.defaultdict(None, _want(parts, dict))
-    if name == "dict_keys":
-        return dict.fromkeys(_want(parts, list)).keys()
-    if name == "dict_values":
-        return dict(enumerate(_want(parts, list))).values()
-    if name == "dict_items":
-        return {key: item for key, item in _want(parts, list)}.items()  # noqa: C416 — see _dict
-    text = _want(parts, str)
-    if len(text) > _TEXT:
-        raise CodecError("text too long")
-    if name == "Decimal":
-        return decimal.Decimal(text)
-    if name in ("date", "time", "datetime"):
-        return getattr(datetime, name).fromisoformat(text)
-    raise CodecError("not an encoding: unknown kind")
-
-
-def _want(value: Any, kind: type) -> Any:
-    if type(value) is not kind:
-        raise CodecError("not an encoding: a part of the wrong type")
-    return value
-
-
-def _numpy_get(decoder: _Decoder) -> Any:
-    dtype = decoder._bytes().decode("ascii", "replace")
-    shape = decoder.get(MAX_DEPTH - 1)
-    raw = decoder.get(MAX_DEPTH - 1)
-    if not _DTYPE.match(dtype) or type(raw) is not bytes:
-        raise CodecError("not an encoding: no numeric array")
-    try:
-        import numpy
-    except ImportError:
-        raise CodecError("an array, and this interpreter has no numpy") from None
-    flat = numpy.frombuffer(raw, dtype=numpy.dtype(dtype))
-    if shape is None:
-        return flat[0]
-    return flat.reshape(tuple(_want(n, int) for n in _want(shape, tuple))).copy()

@@ -25,7 +25,8 @@ from collections import deque
 from typing import Any
 
 from rune.sandbox import _box, _tests
-from rune.sandbox._remote import Broken, Diverged, Link, Stop, short
+from rune.sandbox._link import Broken, Diverged, Link, Stop
+from rune.sandbox._remote import short
 
 ERROR_CHARS = 1500
 _START_SECONDS = 60.0

@@ -15,7 +15,7 @@ import sys
 from typing import NamedTuple
 
 from rune.sandbox import _landlock, _layers, _seccomp
-from rune.sandbox._pool import below_floor, python_command
+from rune.sandbox._limits import below_floor, python_command
 
 
 class Layer(NamedTuple):

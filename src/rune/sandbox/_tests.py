@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from types import CodeType, TracebackType
 from typing import Any, NamedTuple
 
-from rune.sandbox._remote import Candidate, Link, short
+from rune.sandbox._link import Link
+from rune.sandbox._remote import Candidate, short
 
 FILE = "<test>"
 

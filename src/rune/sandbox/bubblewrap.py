@@ -17,7 +17,8 @@ from typing import Any
 
 from rune.errors import SandboxError
 from rune.sandbox import _layers
-from rune.sandbox._pool import SOURCE, Limits, Pool, python_command
+from rune.sandbox._limits import SOURCE, Limits, python_command
+from rune.sandbox._pool import Pool
 
 
 @dataclass(frozen=True, kw_only=True)

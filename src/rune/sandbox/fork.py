@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from rune.sandbox._pool import Limits, Pool, python_command
+from rune.sandbox._limits import Limits, python_command
+from rune.sandbox._pool import Pool
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,8 @@ import dataclasses
 import json
 from dataclasses import dataclass
 
-from rune.sandbox._pool import LAYERS, Limits, Pool, python_command
+from rune.sandbox._limits import LAYERS, Limits, python_command
+from rune.sandbox._pool import Pool
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -80,6 +81,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot read: {error.strerror}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not valid JSON: {error}") from None
 
@@ -110,8 +113,7 @@ def decode(cls: type[T], raw: Any, *, where: str) -> T:
     """
     if not isinstance(raw, Mapping):
         raise DataError(f"{where}: expected an object with fields, found {type(raw).__name__}")
-    hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints, fields = _fields(cls)
     extra = sorted(set(raw) - set(fields))
     if extra:
         raise DataError(f"{where}: unknown field '{extra[0]}' for {cls.__name__}; known: {', '.join(fields)}")
@@ -122,6 +124,12 @@ def decode(cls: type[T], raw: Any, *, where: str) -> T:
         elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
             raise DataError(f"{where}: field '{name}' is missing ({cls.__name__} needs it)")
     return cls(**values)
+
+
+@functools.cache
+def _fields(cls: type) -> tuple[Mapping[str, Any], Mapping[str, dataclasses.Field[Any]]]:
+    """Types and fields of a dataclass. Annotations are text: read once a class, not once a record."""
+    return typing.get_type_hints(cls), {f.name: f for f in dataclasses.fields(cls)}
 
 
 def _decode_value(hint: Any, value: Any, where: str) -> Any:
@@ -171,6 +179,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
         file = path.open("rb")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot read: {error.strerror}") from None
     with file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
@@ -270,7 +280,7 @@ class RunDir:
         Raises StoreError if it exists and `resume` is false, or if its config digest differs.
         """
         digest = config.digest(settings)
-        run = cls(root / f"{name}-{digest[:8]}")
+        run = cls(cls.place(root, name, settings))
         if run.manifest_path.exists():
             found = run.manifest().get("config_digest")
             if found != digest:
@@ -293,6 +303,11 @@ class RunDir:
         }
         write_json(run.manifest_path, manifest)
         return run
+
+    @staticmethod
+    def place(root: Path, name: str, settings: Any) -> Path:
+        """Where a run of these settings lives."""
+        return root / f"{name}-{config.digest(settings)[:8]}"
 
     @classmethod
     def open(cls, path: Path) -> RunDir:

@@ -10,8 +10,9 @@ import pytest
 
 from report import runs
 from rune import store
+from rune.cli.main import main
 from rune.errors import GateError, StoreError
-from rune.stages import _seal, gate, preregister
+from rune.stages import _seal, gate, pipeline, preregister
 from rune.store import RunDir
 
 SETTINGS = gate.Config(resamples=500, simulations=100)
@@ -161,3 +162,22 @@ def test_differences_name_fields_not_digests() -> None:
     assert preregister.differences(before, preregister.freeze(raw, runs.problems(5))) == [
         "config: a setting outside the analysis changed"
     ]
+
+
+def test_preregister_prints_the_promise_and_holds_it_against_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = str(Path(__file__).parents[2] / "configs" / "phase1-0.5b.toml")
+    here = f"run.folder={tmp_path}"
+    made = pipeline.create(pipeline.load(Path(plan), [here]), resume=False)
+    assert main(["preregister", plan, "--set", here, "-o", str(tmp_path / "promise.json")]) == 0
+    assert capsys.readouterr().out.strip() == made.manifest()["preregistration"]
+    assert store.read_json(tmp_path / "promise.json") == store.read_json(made / "preregistration.json")
+    assert main(["preregister", plan, "--set", here, "--check", str(made.path)]) == 0
+    for change, words in (
+        ("gate.threshold_points=4", "rule.threshold_points: 5.0 → 4.0"),
+        ("sample.n=6", "sampling.n: 5 → 6"),
+        ("train.hypernet.schedule.steps=7", "train.hypernet.schedule.steps: 200 → 7"),
+    ):
+        assert main(["preregister", plan, "--set", here, "--set", change, "--check", str(made.path)]) == 2
+        assert words in capsys.readouterr().err

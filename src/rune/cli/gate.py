@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
         for a in decision.arms
     ]
     contrasts: list[tuple[object, ...]] = [
-        (c.name, _evidence.points(c.points), _evidence.span(c.interval), _evidence.p_text(c.p_value), c.role)
+        (c.name, _evidence.points(c.points), _evidence.span(c.interval), _evidence.p_promised(c), c.role)
         for c in decision.contrasts
         if c.role != "descriptive"
     ]

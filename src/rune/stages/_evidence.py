@@ -107,6 +107,13 @@ def p_equals(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
+def p_promised(contrast: Contrast) -> str:
+    """The p-value that was pre-registered: one-sided for the primary contrast, two-sided for the others."""
+    if contrast.role == "primary":
+        return f"{p_text(contrast.p_greater)} (one-sided)"
+    return p_text(contrast.p_value)
+
+
 def p_text(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 

@@ -198,7 +198,7 @@ def contrasts(report: Report) -> Table:
             _evidence.points(c.points),
             _evidence.span(c.interval),
             f"{c.wins} / {c.ties} / {c.losses}",
-            "–" if c.role == "descriptive" else _evidence.p_text(c.p_value),
+            "–" if c.role == "descriptive" else _evidence.p_promised(c),
             "–" if c.p_adjusted is None else _evidence.p_text(c.p_adjusted),
             c.role,
         )
@@ -208,7 +208,8 @@ def contrasts(report: Report) -> Table:
         "Comparisons",
         ("contrast", "points", level, "tasks better / same / worse", "p", "p, Holm", "role"),
         rows,
-        "p: exact two-sided sign-flip test over tasks. Holm: adjusted over the secondary comparisons. "
+        "p: exact sign-flip test over tasks, as pre-registered: one-sided (greater) for the primary comparison, "
+        "two-sided for the secondary ones. Holm: adjusted over the secondary comparisons. "
         "Descriptive ones are for information and untested.",
     )
 

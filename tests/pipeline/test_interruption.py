@@ -67,7 +67,9 @@ def outcome(folder: Path) -> tuple[object, ...]:
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["SIGINT", "SIGKILL"])
-def test_a_run_struck_in_every_stage_decides_the_same(how: signal.Signals, tmp_path: Path, tiny_model: ModelRef) -> None:
+def test_a_run_struck_in_every_stage_decides_the_same(
+    how: signal.Signals, tmp_path: Path, tiny_model: ModelRef
+) -> None:
     config = write(tmp_path, settings(tmp_path, tiny_model))
     for stage in STAGES:
         code = interrupt(config, stage, how, *(["--resume"] if stage != STAGES[0] else []))

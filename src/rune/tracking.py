@@ -85,7 +85,7 @@ def _public(uri: str) -> str:
         return f"a local {parts.scheme or 'file'} store"
     host = parts.hostname or ""
     if host in ("localhost", "::1") or host.startswith("127."):
-        return "an MLflow server on the run's own machine"
+        return "a local MLflow server"
     return f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
 
 

@@ -88,4 +88,9 @@ def test_the_weak_backend_still_lets_no_verdict_be_forged() -> None:
     python = ordinary_python()
     if python is None:
         pytest.skip("no Python 3.11 that an ordinary user may start")
-    assert_held(outside("subprocess", "", python=python), weak=True)
+    before = set(Path("/tmp").glob("rune-box-*"))
+    try:
+        assert_held(outside("subprocess", "", python=python), weak=True)
+    finally:
+        for folder in set(Path("/tmp").glob("rune-box-*")) - before:
+            shutil.rmtree(folder, ignore_errors=True)  # what a program had made undeletable for its user

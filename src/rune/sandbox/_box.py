@@ -56,6 +56,8 @@ def main() -> None:
     except (BrokenPipeError, ConnectionResetError, EOFError):
         pass  # the judge is gone
     finally:
+        if doors.leave is not None:
+            doors.leave()
         os._exit(0)  # its children die with it
 
 
@@ -70,6 +72,7 @@ class _Doors(NamedTuple):
     layers: list[str]
     steps: list[Callable[[], object]]
     clean: Callable[[], object] | None  # what the server does to the work folder after each child
+    leave: Callable[[], object] | None  # and when it ends
 
 
 def _prepare(options: dict[str, Any]) -> _Doors:
@@ -90,6 +93,7 @@ def _prepare(options: dict[str, Any]) -> _Doors:
     sys.path_importer_cache.clear()
     steps: list[Callable[[], object]] = []
     clean: Callable[[], object] | None = _layers.clean_work if walls else None
+    leave: Callable[[], object] | None = None
     if not walls:
         os.setsid()
         steps.append(os.setsid)
@@ -110,8 +114,8 @@ def _prepare(options: dict[str, Any]) -> _Doors:
         _landlock.restrict(_rules(found, options, bool(walls)))
         layers.append("landlock")
     elif not walls:
-        _layers.next_work(options["work"])
-        clean = functools.partial(_layers.next_work, options["work"])
+        work = _layers.Folders()
+        clean, leave = work.next, work.remove
     _quiet()
     if _seccomp.supported() and "seccomp" not in without:
         _seccomp.server_filter().install()
@@ -121,7 +125,7 @@ def _prepare(options: dict[str, Any]) -> _Doors:
     random.seed(0)
     gc.collect()
     gc.freeze()
-    return _Doors(layers, steps, clean)
+    return _Doors(layers, steps, clean, leave)
 
 
 def _walls(options: dict[str, Any], found: _layers.Paths) -> tuple[list[str], str]:

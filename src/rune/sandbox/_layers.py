@@ -218,18 +218,29 @@ def _empty(folder: str) -> None:
             os.unlink(path)  # noqa: PTH108
 
 
-def next_work(base: str) -> None:
+class Folders:
     """Where there are no walls: another empty folder for each program. What cannot be deleted is left behind.
 
     Permissions are never changed here: a daemon that outlived its program could swap a folder for a link.
     """
-    import shutil  # here, because what they import would be in every program's fork
-    import tempfile
 
-    old = os.getcwd()  # noqa: PTH109
-    os.chdir(tempfile.mkdtemp(dir=base))
-    if os.path.dirname(old) == os.path.realpath(base):  # noqa: PTH120
-        shutil.rmtree(old, ignore_errors=True)
+    def __init__(self) -> None:
+        self._current = ""
+        self.next()
+
+    def next(self) -> None:
+        import tempfile  # here, because what it imports would be in every program's fork
+
+        fresh = tempfile.mkdtemp(prefix="rune-box-")
+        os.chdir(fresh)
+        self.remove()
+        self._current = fresh
+
+    def remove(self) -> None:
+        import shutil
+
+        if self._current:
+            shutil.rmtree(self._current, ignore_errors=True)
 
 
 def drop_user() -> None:

@@ -17,12 +17,10 @@ import selectors
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from rune.errors import SandboxError
@@ -125,14 +123,13 @@ class Pool:
         }
         self._launch = launch
         self._watch_seconds = 30.0 + 25.0 * max(limits.cpu_seconds, limits.wall_seconds)
-        self._folder = tempfile.TemporaryDirectory(prefix="rune-", ignore_cleanup_errors=True)
         self._lanes: list[_Lane] = []
         self._closed = False
         self._busy = False
         self.layers: tuple[str, ...] = ()
         try:
-            for number in range(self.workers):
-                self._lanes.append(self._start(number))
+            for _ in range(self.workers):
+                self._lanes.append(self._start())
             for lane in self._lanes:
                 self._ready(lane)
         except BaseException:
@@ -164,7 +161,6 @@ class Pool:
         for lane in self._lanes:
             lane.close(wait=0.0 if lane.jobs else 5.0)
         self._lanes.clear()
-        self._folder.cleanup()
 
     def __enter__(self) -> Pool:
         return self
@@ -178,11 +174,8 @@ class Pool:
 
     # -- lanes
 
-    def _start(self, number: int) -> _Lane:
-        work = Path(self._folder.name, str(number))  # used only where there is neither a root of our own nor Landlock
-        work.mkdir(exist_ok=True)
-        box = self._launch({**box_options(self.limits), "work": str(work)})
-        return _Lane({**self._options, "box": box})
+    def _start(self) -> _Lane:
+        return _Lane({**self._options, "box": self._launch(box_options(self.limits))})
 
     def _ready(self, lane: _Lane) -> None:
         lane.socket.setblocking(True)
@@ -204,7 +197,7 @@ class Pool:
 
     def _replace(self, number: int) -> _Lane:
         self._lanes[number].close()
-        lane = self._lanes[number] = self._start(number)
+        lane = self._lanes[number] = self._start()
         self._ready(lane)
         return lane
 

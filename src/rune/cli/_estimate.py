@@ -62,7 +62,8 @@ def plan(settings: RunConfig, *, held_out: int, train: int, folder: Path | None)
     """Raises ModelError if nothing is known of the model's shape."""
     shape = memory.known_shape(settings.model.name, folder)
     if shape is None:
-        raise ModelError(f"{settings.model.name}: its shape is not known before it is here; run `rune models pull`")
+        name = settings.model.name
+        raise ModelError(f"{name}: its size is not known before it is here; run `rune models pull {name}` first")
     device, dtype = where(settings.model.device, settings.model.dtype)
     sample, collect, lora, hyper = settings.sample, settings.collect, settings.train.lora, settings.train.hypernet
     tasks = collect.tasks or train

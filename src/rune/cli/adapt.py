@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 import rune
@@ -38,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
 def _one(args: argparse.Namespace) -> int:
     if args.target is not None or args.settings:
         raise ConfigError("--trajectory makes one adapter outside of any run; leave out the run folder and --set")
+    if not math.isfinite(args.strength):
+        raise ConfigError(f"--strength must be a finite number, found {args.strength}")
     if args.output is None:
         raise ConfigError("--trajectory needs a place for the adapter; add -o DIR")
     from rune.models import resolve

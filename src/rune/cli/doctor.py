@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rune import console
 from rune.cli import _estimate
-from rune.errors import RuneError
+from rune.errors import ConfigError, RuneError
 
 if TYPE_CHECKING:
     from rune.stages.pipeline import RunConfig
@@ -26,7 +26,7 @@ OPTIONAL = {
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, help="estimate this config's time and memory here")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="estimate this config's time and memory here")
     parser.add_argument(
         "--set", dest="settings", action="append", default=[], metavar="a.b=c", help="with --config: override a setting"
     )
@@ -37,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
         from rune.stages import pipeline
 
         return dry_run(pipeline.load(args.config, args.settings))
+    if args.settings:
+        raise ConfigError("--set changes a config; add --config FILE")
     for title, rows in (("machine", _machine()), ("sandbox", _sandbox()), ("models", _models()), ("extras", _extras())):
         console.out(f"{title}")
         width = max(len(name) for name, _ in rows)
@@ -102,28 +104,25 @@ def _extras() -> list[tuple[str, str]]:
 
 def dry_run(settings: RunConfig) -> int:
     """Resolve everything a config names, print the memory and time it needs; load no model, write nothing."""
-    from rune import plugins
-    from rune.models import registry, resolve
-    from rune.stages import pipeline
+    from rune.models import resolve
+    from rune.stages import _check, pipeline
     from rune.types import Split
 
+    _check.inputs(settings)
+    _check.arms(settings)
     problems = pipeline.problems(settings)
     held_out = sum(p.split is Split.HELD_OUT for p in problems)
-    for arm in settings.adapt.arms:
-        plugins.load("conditions", arm)
     name = settings.model.name
     cache = resolve.default_cache()
-    if "/" not in name and not Path(name).exists():
-        registry.find(name)
     folder = cache / "models" / name.replace("/", "--") if resolve.is_cached(name, cache) else Path(name)
     here = folder.is_dir()
+    plan = _estimate.plan(settings, held_out=held_out, train=len(problems) - held_out, folder=folder if here else None)
     console.out(f"config     {settings.run.name}: every section and part resolves")
     console.out(f"model      {name}: {'here' if here else 'not here yet; `rune models pull` fetches it'}")
     console.out(
         f"benchmark  {settings.benchmark.name}: {held_out} held out, {len(problems) - held_out} for trajectories; "
         f"{len(settings.adapt.arms)} arms × {settings.sample.n} samples"
     )
-    plan = _estimate.plan(settings, held_out=held_out, train=len(problems) - held_out, folder=folder if here else None)
     console.out(f"\nmemory, counted for {plan.dtype} (keep a tenth free):")
     for stage, parts in plan.memory.items():
         console.out(f"  {stage.ljust(9)} {_estimate.total(parts):>8}   {_detail(parts)}")

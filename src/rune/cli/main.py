@@ -83,6 +83,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.filename is None:  # not about a file the user could mend
+            raise
+        print(f"rune: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
 
 
 def entry() -> None:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from rune import console
+from rune.errors import ConfigError
 from rune.power import Baseline, Design
 from rune.store import RunDir
 
@@ -27,6 +28,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from rune.stages import design, pipeline
 
+    if not 0 < args.base < 1 or not 0 <= args.icc < 1 or args.simulations < 1:
+        raise ConfigError("expected --base between 0 and 1, --icc from 0 to below 1, and --simulations of 1 or more")
     settings = pipeline.load(args.config, args.settings)
     gate = settings.gate
     tasks = settings.benchmark.limit or settings.benchmark.held_out

@@ -73,6 +73,8 @@ def _file(args: argparse.Namespace) -> int:
     from rune.models import resolve
     from rune.stages import _samples_file
 
+    if args.settings:
+        raise ConfigError("--set belongs to a config; a samples file takes --timeout, --workers and --backend")
     path: Path = args.target
     ks = _ks(args.k)
     tasks = _samples_file.problems(args.benchmark, args.problems)

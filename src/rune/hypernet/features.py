@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from rune import config, store
@@ -158,13 +158,9 @@ class Reader:
         path = self._path(trajectory)
         if path is None:
             return
-        with store.writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            scratch = path.with_suffix(".partial")
-            names = ("features", "kind", "ending", "step")
-            tensors = {n: t.contiguous() for n, t in zip(names, features[:4], strict=True)}
-            save_file({**tensors, "cut": torch.tensor(features.cut)}, scratch)
-            scratch.replace(path)
+        names = ("features", "kind", "ending", "step")
+        tensors = {n: t.contiguous() for n, t in zip(names, features[:4], strict=True)}
+        store.write_atomic(path, save({**tensors, "cut": torch.tensor(features.cut)}))
 
 
 def _batches(items: list[tuple[int, int]], lengths: list[int]) -> Iterable[list[tuple[int, int]]]:

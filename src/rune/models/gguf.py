@@ -12,6 +12,7 @@ Covers the `llama` and `qwen2` architectures with byte-level BPE vocabularies of
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,6 +99,7 @@ def _write_weights(reader: Any, target: Path, *, heads: tuple[int, int], arch: s
     """Dequantise all tensors into one bfloat16 safetensors file. Returns whether the output matrix is tied."""
     import torch
     from gguf.quants import dequantize
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors: dict[str, torch.Tensor] = {}
@@ -115,7 +117,11 @@ def _write_weights(reader: Any, target: Path, *, heads: tuple[int, int], arch: s
             # One matrix stored twice; the output copy has the more bits in every llama.cpp recipe.
             tensors["model.embed_tokens.weight"] = tensors.pop("lm_head.weight")
             tied = True
-    save_file(tensors, target, metadata={"format": "pt"})
+    with store.writing(target):
+        try:
+            save_file(tensors, target, metadata={"format": "pt"})
+        except SafetensorError as error:  # carries the system's error as text only
+            raise OSError(errno.ENOSPC if f"os error {errno.ENOSPC}" in str(error) else 0, str(error)) from None
     return tied
 
 

@@ -47,17 +47,31 @@ def resolve(
     Raises ModelError if the name means nothing, no source has it, a hash is wrong, or only pickles are there.
     """
     cache = cache or default_cache()
+    check_name(name, sources)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return local_folder(path, name=name, cache=cache)
+    if path.is_file():
+        return _local_gguf(path, name=name, cache=cache)
+    return _named(name, sources=sources, cache=cache, wheels=wheels)
+
+
+def check_name(name: str, sources: Sequence[str] = SOURCES) -> None:
+    """Raises ModelError for a name or source that means nothing; fetches and reads nothing."""
     for source in sources:
         if source not in SOURCES:
             raise ModelError(unknown("model source", source, list(SOURCES)))
     path = Path(name).expanduser()
     if path.is_dir():
-        return local_folder(path, name=name, cache=cache)
-    if path.suffix == ".gguf" or path.is_file():
-        return _local_gguf(path, name=name, cache=cache)
-    if name.startswith((".", "/", "~")):
+        if not (path / "config.json").is_file():
+            raise ModelError(f"{name}: no model folder (config.json is missing)")
+    elif path.is_file():
+        if path.suffix != ".gguf":
+            raise ModelError(f"{name}: neither a model folder nor a .gguf file")
+    elif name.startswith((".", "/", "~")) or path.suffix == ".gguf":
         raise ModelError(f"{name}: no such model folder or GGUF file")
-    return _named(name, sources=sources, cache=cache, wheels=wheels)
+    elif "/" not in name.partition("@")[0]:
+        registry.find(name.partition("@")[0])
 
 
 def _named(name: str, *, sources: Sequence[str], cache: Path, wheels: Path | None) -> ModelRef:
@@ -124,8 +138,6 @@ def _place(name: str, cache: Path) -> Path:
 
 def local_folder(path: Path, *, name: str, cache: Path) -> ModelRef:
     """A user's own folder, used where it lies. Its digest is computed, not compared: nothing is known of it."""
-    if not (path / "config.json").is_file():
-        raise ModelError(f"{name}: no model folder (config.json is missing)")
     weights = _weights(path, name=name)
     if not (path / "tokenizer.json").is_file():
         raise ModelError(f"{name}: tokenizer.json is missing; save the tokenizer beside the weights")
@@ -157,10 +169,6 @@ def combined_digest(hashes: dict[str, str]) -> str:
 
 
 def _local_gguf(path: Path, *, name: str, cache: Path) -> ModelRef:
-    if not path.is_file():
-        raise ModelError(f"{name}: no such GGUF file")
-    if path.suffix != ".gguf":
-        raise ModelError(f"{name}: neither a model folder nor a .gguf file")
     digest = store.sha256_file(path)
     place = cache / "models" / f"gguf-{digest[:16]}"
     with _locked(place):

@@ -94,6 +94,16 @@ def verify(folder: RunDir) -> list[str]:
     return changes
 
 
+def demand_config(folder: RunDir) -> None:
+    """Raises StoreError if config.toml is not the one the run was made with."""
+    sealed = folder.manifest().get("seals", {}).get("config.toml")
+    if sealed and sealed != store.sha256_file(folder / "config.toml"):
+        raise StoreError(
+            f"{folder / 'config.toml'}: edited after the run was made; put it back, or start another run from it: "
+            f"`rune run {folder / 'config.toml'}`"
+        )
+
+
 def demand(folder: RunDir) -> None:
     """Raises GateError if the run has no pre-registration, or if anything under seal changed."""
     if "preregistration" not in folder.manifest():

@@ -226,6 +226,8 @@ def one(trajectory_file: Path, output: Path, checkpoint: Path, model: ModelRef, 
     from rune.hypernet import export
 
     trajectories = store.read_jsonl(trajectory_file, Trajectory)
+    if not trajectory_file.is_file():
+        raise ConfigError(f"{trajectory_file}: no such file; give trajectories, one JSON object a line")
     if not trajectories:
         raise ConfigError(f"{trajectory_file}: holds no trajectory; expected one JSON object a line, as collect writes")
     source = export.Maker(checkpoint, model, device="cpu", dtype="float32", cache=None)

@@ -68,15 +68,17 @@ def run(folder: store.RunDir, config: Config, context: Context) -> list[Trajecto
     problems = store.read_jsonl(folder / "problems.jsonl", Problem)
     held_out = [p for p in problems if p.split is Split.HELD_OUT]
     train = choose([p for p in problems if p.split is Split.TRAIN], config.tasks, seed=context.seed)
-    imported = [t for file in config.imports for t in importers.read(Path(file))]
-    for trajectory in imported:
-        _exclusion.check_corpus([trajectory], held_out)
+    imported = []
+    for file in config.imports:
+        found = importers.read(Path(file))
+        _exclusion.check_corpus(found, held_out, where=file)
+        imported += found
     chains = _loop(folder, config, context, train) if train else []
     own, excluded = _exclusion.decontaminate([to_trajectory(c, source=context.model().name) for c in chains], held_out)
     if excluded.dropped:
         console.note(f"collect: left out {', '.join(f'{n} × {why}' for why, n in excluded.dropped.items())}")
     kept = keep(own, limit=config.keep, per_task=config.keep_per_task) + imported
-    _exclusion.check_corpus(kept, held_out)
+    _exclusion.check_corpus(kept, held_out, where=str(folder / "trajectories.jsonl"))
     store.write_jsonl(folder / "trajectories.jsonl", kept)
     report = summary.summarise(kept)
     store.write_json(folder / "corpus.json", {**plain(report), "excluded": plain(excluded)})

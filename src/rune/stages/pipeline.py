@@ -18,9 +18,9 @@ from typing import Any, Literal
 from rune import __version__, config, console, plugins, store, tracking
 from rune.benchmarks import _split
 from rune.conditions._workshop import Workshop
-from rune.errors import ConfigError, DataError
+from rune.errors import ConfigError, DataError, ModelError
 from rune.models import resolve
-from rune.stages import _provenance, _seal, adapt, collect, gate, report, sample, score, train
+from rune.stages import _check, _provenance, _seal, adapt, collect, gate, report, sample, score, train
 from rune.stages._context import Context
 from rune.types import Engine, ModelRef, Problem, Sandbox, Split, Trajectory
 
@@ -116,11 +116,11 @@ def load(path: Path, settings: Sequence[str] = ()) -> RunConfig:
         text = path.read_text()
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the config: {error.strerror}; see configs/ for examples") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not a text file, expected TOML; see configs/ for examples") from None
     raw = config.override(config.parse(text, where=str(path)), settings)
     result = config.build(RunConfig, raw)
-    plugins.load("engines", result.engine.name)
-    plugins.load("benchmarks", result.benchmark.name)
-    plugins.load("retrievers", result.retrieve.retriever)
+    _check.parts(result)
     if result.gate.n > result.sample.n:
         raise ConfigError(
             f"[gate] n = {result.gate.n} needs at least as many samples, [sample] n = {result.sample.n}; "
@@ -217,7 +217,15 @@ def problems(settings: RunConfig) -> list[Problem]:
 
 
 def create(settings: RunConfig, *, resume: bool) -> store.RunDir:
-    """Make or reopen the run folder: config, manifest, problems.jsonl and the pre-registration."""
+    """Make or reopen the run folder: config, manifest, problems.jsonl and the pre-registration.
+
+    Whatever can be refused is refused before the folder is made.
+    """
+    tasks = None
+    if not (store.RunDir.place(Path(settings.run.folder), settings.run.name, settings) / "problems.jsonl").exists():
+        _check.inputs(settings)
+        Machinery(settings).device  # noqa: B018 (raises for a GPU that is not there)
+        tasks = problems(settings)
     folder = store.RunDir.create(
         Path(settings.run.folder),
         settings.run.name,
@@ -225,20 +233,22 @@ def create(settings: RunConfig, *, resume: bool) -> store.RunDir:
         extra={"rune": __version__, "seed": settings.run.seed, "environment": _provenance.environment()},
         resume=resume,
     )
-    if not (folder / "problems.jsonl").exists():
-        store.write_jsonl(folder / "problems.jsonl", problems(settings))
+    if tasks is not None:
+        store.write_jsonl(folder / "problems.jsonl", tasks)
     _seal.preregister(folder)
     return folder
 
 
 def reopen(path: Path) -> tuple[store.RunDir, RunConfig]:
-    """An existing run and the config it was made with."""
+    """An existing run and the config it was made with. Raises StoreError if that was edited since."""
     folder = store.RunDir.open(path)
+    _seal.demand_config(folder)
     return folder, load(folder / "config.toml")
 
 
 def run_all(settings: RunConfig, *, resume: bool) -> store.RunDir:
     """Every stage that is not done. The decision is in decision.json, the report in report.html."""
+    _check.arms(settings)
     folder = create(settings, resume=resume)
     with folder.lock(), machinery(settings) as context:
         for name in STAGES:
@@ -273,8 +283,20 @@ def run_stage(folder: store.RunDir, settings: RunConfig, context: Context, name:
     }
     with folder.stage(name) as entry:
         entry["by"] = _provenance.worker()
+        if name in ("train", "adapt", "sample"):
+            _same_model(folder, context)
         actions[name]()
         _seal.seal(folder, name)
+
+
+def _same_model(folder: store.RunDir, context: Context) -> None:
+    """What is at the model's name today must be what the run began with: adapters fit one base model only."""
+    before, model = folder.manifest().get("model"), context.model()
+    if before and before["sha256"] != model.digest:
+        raise ModelError(
+            f"{folder.path}: begun with {before['name']} (sha256 {before['sha256'][:12]}…), but that is now "
+            f"{model.digest[:12]}…; put the model back, or start a new run"
+        )
 
 
 def _collect(folder: store.RunDir, settings: RunConfig, context: Context) -> None:

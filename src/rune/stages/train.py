@@ -46,7 +46,7 @@ def run(folder: store.RunDir, config: Config, context: Context) -> dict[str, Any
         raise DataError(f"{folder / 'trajectories.jsonl'}: no trajectories; run `rune collect {folder.path}` first")
     problems = store.read_jsonl(folder / "problems.jsonl", Problem)
     held_out = [p for p in problems if p.split is Split.HELD_OUT]
-    _exclusion.check_corpus(trajectories, held_out)
+    _exclusion.check_corpus(trajectories, held_out, where=str(folder / "trajectories.jsonl"))
     if config.start_from:
         _check_start(Path(config.start_from), held_out)
     return fit(trajectories, config, context, folder / "checkpoints")

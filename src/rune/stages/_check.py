@@ -1,0 +1,56 @@
+"""What can be refused at once: every part, file and name in a config, before a model is loaded or a folder made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rune import config, plugins
+from rune.errors import ConfigError
+from rune.models import resolve
+
+if TYPE_CHECKING:
+    from rune.stages.pipeline import RunConfig
+
+
+def parts(settings: RunConfig) -> None:
+    """Raises ConfigError for a part that does not exist, or a setting that it does not know or cannot use."""
+    hypernet = settings.train.hypernet
+    _part("engines", settings.engine.name, settings.engine.settings, "engine.settings")
+    _part("benchmarks", settings.benchmark.name, settings.benchmark.settings, "benchmark.settings")
+    _part("retrievers", settings.retrieve.retriever, settings.retrieve.settings, "retrieve.settings")
+    _part("retrievers", settings.train.retriever, {}, "train.retriever")
+    _part("encoders", hypernet.encoder, hypernet.encoder_settings, "train.hypernet.encoder_settings")
+    _part("sandbox", settings.score.backend, settings.score.settings, "score.settings")
+    for arm in settings.adapt.arms:
+        _part("conditions", arm, settings.adapt.settings.get(arm, {}), f"adapt.settings.{arm}")
+
+
+def _part(folder: str, name: str, settings: Mapping[str, Any], where: str) -> None:
+    config.build(plugins.load(folder, name).Config, settings, where=where)
+
+
+def inputs(settings: RunConfig) -> None:
+    """What a new run reads from outside. Not asked of an old one: its inputs may be gone when it is scored again."""
+    resolve.check_name(settings.model.name, settings.model.sources)
+    for file in settings.collect.imports:
+        if not Path(file).is_file():
+            raise ConfigError(f"collect.imports: {file}: no such file; `rune collect --import … -o {file}` makes one")
+    first = settings.train.start_from
+    if first and not all((Path(first) / kind / "settings.json").is_file() for kind in ("lora", "hypernet")):
+        raise ConfigError(
+            f"train.start_from: {first}: no checkpoints (lora and hypernet, each with settings.json); "
+            "give the checkpoints/ folder of a trained run"
+        )
+
+
+def arms(settings: RunConfig) -> None:
+    """Raises ConfigError if the gate compares an arm that the run does not have."""
+    for role in ("treatment", "baseline"):
+        name = getattr(settings.gate, role)
+        if name not in settings.adapt.arms:
+            raise ConfigError(
+                f"[gate] {role} = '{name}' is not among adapt.arms ({', '.join(settings.adapt.arms)}); "
+                f"add it there, or set gate.{role}"
+            )

@@ -170,6 +170,9 @@ def test_the_readme_gets_its_table_between_the_markers_and_nowhere_else(full: Ru
     assert "old" not in text
     assert "| hypernet |" in text
     assert "`invented-model`" in text
+    linked = re.findall(r"\]\((.+?)\)", text)
+    assert [(tmp_path / target).name for target in linked] == ["report.html", "assessment.md"]
+    assert all((tmp_path / target).resolve().exists() for target in linked)
     readme.write_text("# Rune\n")
     with pytest.raises(DataError, match="needs the lines"):
         report.write_readme(full, report.Config(), readme)

@@ -76,20 +76,19 @@ def banner(report: Report, *, claim: bool) -> str:
     return ""
 
 
-def readme(report: Report, *, claim: bool) -> str:
-    """The README's result: a table and the answer in bold."""
+def readme(report: Report, *, claim: bool, folder: str) -> str:
+    """The README's result: a table and the answer in bold. `folder`: the run as seen from the README."""
     table = scores(report)[0]
     manifest = report.manifest
     model = manifest.get("model", {})
     facts = (
         f"`{model.get('name', 'unknown model')}` (sha256 `{str(model.get('sha256', 'unknown'))[:12]}`), "
-        f"{manifest.get('device', 'unknown device')}, {str(manifest.get('created', ''))[:10]}, run `{report.path}`"
+        f"{manifest.get('device', 'unknown device')}, {str(manifest.get('created', ''))[:10]}; "
+        f"[report]({folder}/report.html), [assessment]({folder}/assessment.md), all records in `{folder}/`"
     )
     note = banner(report, claim=claim)
     parts = [
-        f"**{report.decision.answer}** ({_evidence.points(report.primary.points)} points, "
-        f"{100 * report.primary.interval.level:g} % interval {_evidence.span(report.primary.interval)}). "
-        f"{report.decision.evidence}",
+        f"**{report.decision.answer}.** {report.decision.evidence}",
         *([f"> {note}"] if note else []),
         markdown(table),
         facts,

@@ -5,6 +5,7 @@ Draws and writes only: every number comes from what earlier stages wrote. Loads 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,8 @@ def run(folder: store.RunDir, config: Config, context: Context | None = None) ->
 def write_readme(folder: store.RunDir, config: Config, readme: Path) -> None:
     """Replace what stands between the markers. Raises DataError if `readme` has none."""
     report = _report_data.gather(folder, programs_per_arm=1, most_programs=1)
-    store.replace_block(readme, "result", _report_words.readme(report, claim=config.claim))
+    seen = Path(os.path.relpath(folder.path.resolve(), readme.resolve().parent)).as_posix()
+    store.replace_block(readme, "result", _report_words.readme(report, claim=config.claim, folder=seen))
 
 
 def figures(report: Report) -> dict[str, Any]:

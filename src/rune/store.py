@@ -113,7 +113,7 @@ def decode(cls: type[T], raw: Any, *, where: str) -> T:
     """
     if not isinstance(raw, Mapping):
         raise DataError(f"{where}: expected an object with fields, found {type(raw).__name__}")
-    hints, fields = _fields(cls)
+    hints, fields = _fields(cls)  # type: ignore[arg-type]
     extra = sorted(set(raw) - set(fields))
     if extra:
         raise DataError(f"{where}: unknown field '{extra[0]}' for {cls.__name__}; known: {', '.join(fields)}")

@@ -1,6 +1,7 @@
 """Opens a report in headless Chromium as a person would: desktop and phone, light and dark, and on paper.
 
     python tests/report/browser.py report.html [--out artifacts]
+    python tests/report/browser.py results/phase1-0.5b         # the run's report as today's code writes it, from a copy
 
 Writes screenshots and a PDF, and exits 1 on a console error, a request to the network, sideways scrolling of
 the page, text below WCAG AA contrast, a missing heading or a plot without a name. Needs Chromium, ChromeDriver
@@ -149,12 +150,24 @@ def _shoot(browser: Any, path: Path) -> None:
     path.write_bytes(base64.b64decode(shot["data"]))
 
 
+def rendered(run: Path, scratch: Path) -> Path:
+    """The report of a decided run folder, written anew on a copy."""
+    from rune.stages import report
+    from rune.store import RunDir
+
+    copy = scratch / run.name
+    shutil.copytree(run, copy)
+    return report.run(RunDir.open(copy), report.Config())
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Check a report in headless Chromium.")
-    parser.add_argument("page", type=Path)
+    parser.add_argument("page", type=Path, help="report.html, or a run folder with decision.json")
     parser.add_argument("--out", type=Path, default=Path("artifacts"))
     args = parser.parse_args()
-    problems = check(args.page, args.out)
+    with tempfile.TemporaryDirectory() as scratch:
+        page = rendered(args.page, Path(scratch)) if args.page.is_dir() else args.page
+        problems = check(page, args.out)
     for problem in problems:
         print(problem, file=sys.stderr)
     print(f"{len(problems)} problems; screenshots in {args.out}")

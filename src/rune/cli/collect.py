@@ -24,7 +24,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="trajectories in Rune's JSONL or an agent's .traj; checked line by line; repeatable",
     )
-    parser.add_argument("-o", "--output", type=Path, help="with --import: where the checked trajectories go")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="with --import: where the checked trajectories go"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -16,14 +16,18 @@ TRAINABLE = ("mbpp", "puzzles")  # all others are for evaluation
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-o", "--output", type=Path, required=True, help="where the trajectories go (JSONL)")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE", help="where the trajectories go (JSONL)"
+    )
     parser.add_argument(
         "--benchmark", action="append", choices=TRAINABLE, help="repeatable (default: mbpp and puzzles)"
     )
-    parser.add_argument("--data", default="", help="folder of the data sets (default: $RUNE_DATA)")
-    parser.add_argument("--limit", type=int, default=0, help="training tasks of each benchmark, 0 = all")
-    parser.add_argument("--per-task", type=int, default=1, help="trajectories kept of one task (default: 1)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data", default="", metavar="DIR", help="folder of the data sets (default: $RUNE_DATA)")
+    parser.add_argument("--limit", type=int, default=0, metavar="N", help="training tasks of each benchmark, 0 = all")
+    parser.add_argument(
+        "--per-task", type=int, default=1, metavar="N", help="trajectories kept of one task (default: 1)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of what is broken where (default: 0)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -10,10 +10,11 @@ from rune.cli import _stage
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", type=Path, help="a TOML file, see configs/")
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file, see configs/")
     _stage.add_settings(parser)
     parser.add_argument("--resume", action="store_true", help="go on with a run that was interrupted")
-    parser.add_argument("--dry-run", action="store_true", help="check everything, print what it needs, do nothing")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, print memory and time, do nothing")
+    parser.epilog = "Exit codes: 0 the gate passed, 10 it failed, 2 bad input, 130 interrupted."
 
 
 def run(args: argparse.Namespace) -> int:

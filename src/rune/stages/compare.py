@@ -65,9 +65,7 @@ def table(entries: Sequence[Entry]) -> Table:
             "base",
             "treated",
             "effect, points",
-            "interval",
             "right − wrong",
-            "interval ",
         ),
         tuple(_row(e.name, e.decision) for e in entries),
         spread(entries),
@@ -84,10 +82,8 @@ def _row(name: str, d: Decision) -> tuple[str, ...]:
         f"{len(d.details['tasks'])} × {d.details['n']}",
         percent(arms[first.baseline]),
         percent(arms[first.treatment]),
-        _evidence.points(first.points),
-        _evidence.span(first.interval),
-        _evidence.points(wrong.points) if wrong else "not measured",
-        _evidence.span(wrong.interval) if wrong else "–",
+        f"{_evidence.points(first.points)} {_evidence.span(first.interval)}",
+        f"{_evidence.points(wrong.points)} {_evidence.span(wrong.interval)}" if wrong else "not measured",
     )
 
 

@@ -241,7 +241,7 @@ def losses(name: str, steps: Sequence[float], terms: Mapping[str, Sequence[float
             kept = [(s, v) for s, v in zip(steps, terms[term], strict=True) if v > 0 or not logarithmic]
             if not kept:
                 continue
-            x, y = thin(*zip(*kept, strict=True))
+            x, y = thin([s for s, _ in kept], [v for _, v in kept])
             total = term == "loss"
             colour = ACCENT if total else list(_ARM.values())[2 + i % 7]
             ax.plot(x, y, color=colour, lw=2.2 if total else 1.2, label=term.replace("_", " "))

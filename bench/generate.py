@@ -41,8 +41,8 @@ from rune.types import AdapterRef, Completion, ModelRef, Request, Sample, Sampli
 
 CPU_PARTS = ("ours_none", "ours_1", "ours_8", "ours_64", "generate", "peft_1", "peft_8", "peft_64", "vllm")
 GPU_PARTS = (
-    "self_check", "bandwidth", "ours_none", "ours_1", "ours_8", "ours_64", "ours_164", "generate_all", "generate_160",
-    "peft_1", "peft_8", "peft_64", "vllm",
+    "bandwidth", "ours_none", "ours_164", "generate_160", "self_check", "ours_8", "peft_8", "ours_1", "ours_64",
+    "generate_all", "peft_1", "peft_64", "vllm",
 )  # fmt: skip
 ADAPTER_RANK = 8
 
@@ -53,7 +53,7 @@ def main() -> int:
     if args.device == "cpu":
         torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
-    bench = Bench(args)
+    bench, begun = Bench(args), time.perf_counter()
     names = args.parts or (GPU_PARTS if args.mode == "gpu" else CPU_PARTS)
     for name in names:
         path = args.out / f"{name}.json"
@@ -61,6 +61,9 @@ def main() -> int:
             print(f"{name}: already there", file=sys.stderr)
             continue
         started = time.perf_counter()
+        if args.budget_seconds and started - begun > args.budget_seconds:
+            print(f"{name}: not begun, {args.budget_seconds} s are over; run the same command again", file=sys.stderr)
+            continue
         try:
             result = bench.part(name)
         except Exception as error:  # one system that fails must not hide the others
@@ -69,6 +72,10 @@ def main() -> int:
             result = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
         result["part_seconds"] = round(time.perf_counter() - started, 2)
         if "error" not in result:
+            result["settings"] = {
+                key: getattr(args, key)
+                for key in ("dtype", "n", "max_new_tokens", "temperature", "num_tasks", "threads")
+            }
             path.write_text(json.dumps(result, indent=1) + "\n")
         print(f"{name}: {json.dumps({k: v for k, v in result.items() if not isinstance(v, list)})}", file=sys.stderr)
         (args.out / "bench-generate.json").write_text(json.dumps(bench.joined(), indent=1) + "\n")
@@ -93,6 +100,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=2, help="CPU: timed runs of each system, the best counts")
+    parser.add_argument(
+        "--budget-seconds", type=float, default=0.0, help="begin no part after these (0: no limit); what is there stays"
+    )
+    parser.add_argument(
+        "--guard-seconds", type=float, default=90.0,
+        help="a generate() or PEFT run stops here; its rate is of the tokens drawn until then, and the JSON says so",
+    )  # fmt: skip
     parser.add_argument("--gpus", type=int, default=2, help="for the part two_gpus")
     parser.add_argument("--parts", nargs="*", help="default: all of the mode; extra: text_equality two_gpus")
     parser.add_argument("--force", action="store_true", help="run parts again that are there")
@@ -173,17 +187,21 @@ class Bench:
             torch.cuda.empty_cache()
 
     def adapters(self, count: int) -> list[Adapter]:
-        """Adapters of full cost and small effect: lengths of answers stay those of the base, so times compare."""
+        """Adapters of full cost and small effect: lengths of answers stay those of the base, so times compare.
+
+        Made on the device, where a hypernetwork's would lie; `bench/adapters.py` times folders and host tensors.
+        """
         linears = target_linears(self.plain_model() if self._engine is None else self._engine.network.model)
-        made = []
+        made, device = [], self.args.device
         for index in range(count):
-            rng = torch.Generator().manual_seed(1000 + index)
+            rng = torch.Generator(device=device).manual_seed(1000 + index)
             made.append(
                 Adapter(
                     pairs={
                         name: Pair(
-                            torch.randn(module.in_features, ADAPTER_RANK, generator=rng) * module.in_features**-0.5,
-                            torch.randn(ADAPTER_RANK, module.out_features, generator=rng) * 1e-4,
+                            torch.randn(module.in_features, ADAPTER_RANK, generator=rng, device=device)
+                            * module.in_features**-0.5,
+                            torch.randn(ADAPTER_RANK, module.out_features, generator=rng, device=device) * 1e-4,
                         )
                         for name, module in linears.items()
                     },
@@ -216,7 +234,7 @@ class Bench:
 
     def ours(self, name: str, num_adapters: int) -> dict[str, Any]:
         engine = self.engine()
-        made = {_lora.content_id(adapter): adapter for adapter in self.adapters(num_adapters)}
+        made = {f"bench-{index}": adapter for index, adapter in enumerate(self.adapters(num_adapters))}
         loaded = time.perf_counter()
         refs = [engine.put_adapter(adapter_id, adapter) for adapter_id, adapter in made.items()]
         self.sync()
@@ -254,15 +272,21 @@ class Bench:
         size = rows_at_once or len(rows)
         model = self.plain_model()
         found: dict[tuple[int, int], Completion] = {}
+        guard = self.args.guard_seconds
         with Clock(self.args) as clock:
             for first in range(0, len(rows), size):
+                left = max(guard - (time.perf_counter() - clock.wall), 0.0) if guard else 0.0
+                if guard and not left:
+                    break
                 part = rows[first : first + size]
-                for (key, draw, _), done in zip(part, self.hf(model, [t for *_, t in part]), strict=True):
+                for (key, draw, _), done in zip(part, self.hf(model, [t for *_, t in part], seconds=left), strict=True):
                     found[int(key), draw] = Completion(
                         key=key, draw=draw, seed=0, text=done[0], num_tokens=done[1], finish_reason=done[2]
                     )
-        self.write_samples(name, found)
-        return {"rows": len(rows), "rows_at_once": size, **clock.rates(list(found.values()))}
+        cut = bool(guard) and clock.wall >= guard
+        if not cut:  # texts that the guard ended are no answers to score
+            self.write_samples(name, found)
+        return {"rows": len(rows), "rows_at_once": size, **clock.rates(list(found.values())), **guarded(cut, guard)}
 
     def peft(self, num_adapters: int) -> dict[str, Any]:
         """PEFT's mixed batch (`adapter_names=`) through generate(); fewer tokens where it would take minutes."""
@@ -295,16 +319,23 @@ class Bench:
         runs = []
         for _ in range(1 if self.args.mode == "gpu" or num_adapters > 8 else self.args.repeats):
             with Clock(self.args) as clock:
-                done = self.hf(wrapped, [text for text, _ in rows], adapter_names=[n for _, n in rows], steps=steps)
+                done = self.hf(wrapped, [text for text, _ in rows], adapter_names=[n for _, n in rows], steps=steps,
+                               seconds=self.args.guard_seconds)  # fmt: skip
             runs.append(clock.rates([Completion(
                 key="", draw=0, seed=0, text="", num_tokens=tokens, finish_reason=reason
             ) for _, tokens, reason in done]))  # fmt: skip
         self._plain = None  # its linears are wrapped now
         del wrapped
         best = max(runs, key=lambda run: run["rate"])
-        return {"adapters": num_adapters, "rows": len(rows), "steps": steps, "load_seconds": round(loaded, 3), **best}
+        cut = best["tokens"] < len(rows) * steps and best["wall_seconds"] >= self.args.guard_seconds > 0
+        return {
+            "adapters": num_adapters, "rows": len(rows), "steps": steps, "load_seconds": round(loaded, 3), **best,
+            **guarded(cut, self.args.guard_seconds),
+        }  # fmt: skip
 
-    def hf(self, model: Any, texts: list[str], *, steps: int = 0, **extra: Any) -> list[tuple[str, int, str]]:
+    def hf(
+        self, model: Any, texts: list[str], *, steps: int = 0, seconds: float = 0.0, **extra: Any
+    ) -> list[tuple[str, int, str]]:
         """(text, useful tokens, finish reason) per row of one padded generate() call."""
         tokenizer = self.tokenizer()
         batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(self.args.device)
@@ -316,6 +347,8 @@ class Bench:
                 "do_sample": True, "temperature": self.args.temperature, "top_k": self.args.top_k,
                 "top_p": self.args.top_p,
             }  # fmt: skip
+        if seconds:
+            extra["max_time"] = seconds
         with torch.inference_mode():
             out = model.generate(
                 **batch, max_new_tokens=steps, pad_token_id=tokenizer.pad_token_id, **sampling, **fixed, **extra
@@ -580,6 +613,11 @@ class Clock:
 
 def answers(engine: Any, requests: list[Request]) -> dict[tuple[str, int], str]:
     return {(c.key, c.draw): c.text for c in engine.complete(requests)}
+
+
+def guarded(cut: bool, seconds: float) -> dict[str, str]:
+    """A slow baseline is not run to its end; what it drew until then is faster than its end would have been."""
+    return {"note": f"did not finish in {seconds:g} s; the rate is of the tokens drawn until then"} if cut else {}
 
 
 def agreement(expected: dict[Any, str], got: dict[Any, str]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,19 @@ def test_a_resumed_run_draws_what_is_missing_and_nothing_twice(folder: store.Run
     assert sample.run(folder, CONFIG, context) == 24 - 8
     assert _samples(folder) == whole
     assert sample.run(folder, CONFIG, context) == 0
+
+
+def test_the_bar_tells_rows_alive_where_the_engine_counts_them(
+    folder: store.RunDir, context: Context, tiny_model: ModelRef, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rune.engines import torch as torch_engine
+
+    engine = torch_engine.build(torch_engine.Config(), model=tiny_model, device="cpu", dtype="float32")
+    treatments = [Treatment(task_id=t, condition="vanilla") for t in TASKS]
+    store.write_jsonl(folder / "treatments.jsonl", treatments)
+    assert sample.run(folder, CONFIG, replace(context, engine=lambda: engine)) == 6
+    shown = sample.pace(engine, engine.stats.tokens, 2.0)
+    assert shown == {"tok/s": f"{engine.stats.tokens / 2:.0f}", "alive": "0", "waiting": "0"}
+    assert engine.stats.tokens > 0
+    assert sample.pace(context.engine(), 10, 4.0) == {"tok/s": "2"}
+    assert "tok/s=" in capsys.readouterr().err

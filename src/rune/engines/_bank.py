@@ -11,7 +11,9 @@ Legend: G groups of rows · K rows of a group (or tokens, in a prompt pass) · I
 
 from __future__ import annotations
 
+import math
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -54,7 +56,7 @@ class Block(NamedTuple):
 class Bank:
     """Resident adapters by id. Grows with the number, the largest rank and the kinds of module in use."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, *, layers: int = 0) -> None:
         head = network.head_size
         sizes = (network.heads * head, network.kv_heads * head, network.kv_heads * head)
         self.kinds = {
@@ -63,7 +65,8 @@ class Bank:
             "gate_up": Kind(network.hidden, (network.ffn, network.ffn), False),
             "down": Kind(network.ffn, (network.hidden,), False),
         }
-        self.num_layers, self.device, self.dtype = len(network.layers), network.device, network.dtype
+        self.num_layers = layers or len(network.layers)
+        self.device, self.dtype = network.device, network.dtype
         self.slots: dict[str, int] = {}
         self.rank = 0
         self.used: frozenset[str] = frozenset()
@@ -80,35 +83,48 @@ class Bank:
     def adapter_bytes(self) -> int:
         return self.elements * self.dtype.itemsize
 
-    def put(self, adapter_id: str, adapter: Adapter) -> None:
-        """Make one adapter resident. Raises AdapterError where a module or a shape does not fit this model."""
-        placed = [(self._place(name), name) for name in adapter.pairs]
-        used = self.used | {kind for (_, kind, _), _ in placed}
-        if adapter.rank > self.rank or used != self.used:
-            self._relayout(max(self.rank, adapter.rank), used)
-        slot = self.slots.get(adapter_id, self._free_slot())
-        device = next(iter(adapter.pairs.values())).a.device
-        row_E = torch.zeros(self.elements, dtype=self.dtype, device=device)
-        for (layer, kind, part), name in placed:
-            spec, (a_IR, b_RO) = self.kinds[kind], adapter.pairs[name]
-            if a_IR.shape[0] != spec.inputs or b_RO.shape[1] != spec.parts[part] or a_IR.shape[1] != b_RO.shape[0]:
+    def put(self, adapter_id: str, adapter: Adapter) -> float:
+        """Make one adapter resident; returns its ‖ΔW‖_F. Raises AdapterError where a module or a shape does not fit.
+
+        A module's factors of all layers travel together (14 copies, not 336), and what is wrong with them is asked
+        once. The adapter is written beside what is there and takes its id at the end: nothing is half replaced.
+        """
+        alike: dict[tuple[str, int, int], list[tuple[int, str]]] = defaultdict(list)  # (kind, part, rank) → where
+        for name, (a_IR, b_RO) in adapter.pairs.items():
+            layer, kind, part = self._place(name)
+            inputs, outputs = self.kinds[kind].inputs, self.kinds[kind].parts[part]
+            if a_IR.shape[0] != inputs or b_RO.shape[1] != outputs or a_IR.shape[1] != b_RO.shape[0]:
                 raise AdapterError(
                     f"adapter {adapter_id}: '{name}' is {a_IR.shape[0]} → {b_RO.shape[1]}, this model needs "
-                    f"{spec.inputs} → {spec.parts[part]}; it was made for another base model"
+                    f"{inputs} → {outputs}; it was made for another base model"
                 )
-            rank, first = a_IR.shape[1], part * self.rank
-            block_a, blocks_b = self._blocks[layer, kind]
-            _view(row_E, block_a)[:, first : first + rank] = a_IR.detach()
+            alike[kind, part, a_IR.shape[1]].append((layer, name))
+        used = self.used | {kind for kind, *_ in alike}
+        if adapter.rank > self.rank or used != self.used:
+            self._relayout(max(self.rank, adapter.rank), used)
+        slot = self._free_slot()
+        row_LE = self._resident_NE[slot].zero_().unflatten(0, (self.num_layers, -1))  # layers are laid out alike
+        squared = torch.zeros((), dtype=torch.float64, device=self.device)
+        for (kind, part, rank), places in alike.items():
+            places.sort()  # a folder's names come in the order 0, 1, 10, 11, …
+            spec, (block_a, blocks_b) = self.kinds[kind], self._blocks[0, kind]
+            a_LIR = _stacked([adapter.pairs[name].a for _, name in places], self.device)
+            b_LRO = _stacked([adapter.pairs[name].b for _, name in places], self.device) * adapter.scale
+            squared += (_gram(a_LIR.mT) * _gram(b_LRO)).sum()  # ‖AB‖² = tr((AᵀA)(BBᵀ))
+            layers = [layer for layer, _ in places]
+            chosen = slice(None) if layers == list(range(self.num_layers)) else layers
+            first, column = part * self.rank, sum(spec.parts[:part])
+            _view(row_LE, block_a)[chosen, :, first : first + rank] = a_LIR.to(self.dtype)
             if spec.merged:
-                column = sum(spec.parts[:part])
-                target = _view(row_E, blocks_b[0])[first : first + rank, column : column + spec.parts[part]]
+                target_LRO = _view(row_LE, blocks_b[0])[:, first : first + rank, column : column + spec.parts[part]]
             else:
-                target = _view(row_E, blocks_b[part])[:rank]
-            target.copy_(b_RO.detach() * adapter.scale)
-        if not torch.isfinite(row_E).all():
-            raise AdapterError(f"adapter {adapter_id} holds NaN or infinity in {self.dtype}; make it again")
-        self._resident_NE[slot].copy_(row_E)
+                target_LRO = _view(row_LE, blocks_b[part])[:, :rank]
+            target_LRO[chosen] = b_LRO.to(self.dtype)
+        norm = math.sqrt(max(squared.item(), 0.0)) if math.isfinite(squared.item()) else math.nan
+        if math.isnan(norm):  # one bad number anywhere makes the sum so
+            raise AdapterError(f"adapter {adapter_id} holds NaN or infinity; make it again")
         self.slots[adapter_id] = slot
+        return norm
 
     def touch(self, adapter_id: str) -> None:
         """Used again: the last to leave when room is needed."""
@@ -125,6 +141,11 @@ class Bank:
             self.version += 1
         if count:
             torch.index_select(self._resident_NE, 0, self.slots_of(adapter_ids), out=self._active_GE[:count])
+
+    @property
+    def active(self) -> Tensor:
+        """[G, E]: row g is the adapter that `activate` put at g. Stays at its address while `version` does."""
+        return self._active_GE
 
     def slots_of(self, adapter_ids: Sequence[str]) -> Tensor:
         return torch.tensor([self.slots[adapter_id] for adapter_id in adapter_ids], device=self.device)
@@ -154,10 +175,16 @@ class Bank:
         capacity = self._resident_NE.shape[0]
         slot = next((index for index in range(capacity) if index not in taken), capacity)
         if slot == capacity:
-            grown_NE = self._resident_NE.new_empty(max(8, 2 * capacity), self.elements)
+            self.reserve(max(8, 2 * capacity))
+        return slot
+
+    def reserve(self, count: int) -> None:
+        """Room for `count` adapters in all, so that the bank does not grow by halves while they come."""
+        capacity = self._resident_NE.shape[0]
+        if count > capacity:
+            grown_NE = self._resident_NE.new_empty(count, self.elements)
             grown_NE[:capacity] = self._resident_NE
             self._resident_NE = grown_NE
-        return slot
 
     def _relayout(self, rank: int, used: frozenset[str]) -> None:
         """Make room for a larger rank or another kind of module; what is resident moves over."""
@@ -221,9 +248,25 @@ class Grouped:
             part_GKO.baddbmm_(h_GKR[..., index * step : (index + 1) * step], self._factor(block_b))
             first += block_b.columns
 
+    def gate(self, layer: int, x_MI: Tensor, gate_up_MO: Tensor) -> Tensor | None:
+        return None  # two products and silu apart: nothing to be gained in plain torch
+
     def _factor(self, block: Block) -> Tensor:
         factor = _view(self.rows_GE, block)
         return factor if self.slots_G is None else factor.index_select(0, self.slots_G)
+
+
+def _stacked(factors: Sequence[Tensor], device: torch.device) -> Tensor:
+    """[L, …] on the bank's device. PEFT's files hold the transposes: stacked as they lie, each is a plain copy."""
+    if factors[0].T.is_contiguous() and not factors[0].is_contiguous():
+        return torch.stack([factor.detach().T for factor in factors]).to(device).mT
+    return torch.stack([factor.detach() for factor in factors]).to(device)
+
+
+def _gram(x_LRE: Tensor) -> Tensor:
+    """X Xᵀ per layer in double precision: ‖ΔW‖ may be small beside its factors."""
+    x_LRE = x_LRE.double()
+    return x_LRE @ x_LRE.mT
 
 
 def _view(rows: Tensor, block: Block) -> Tensor:

@@ -64,12 +64,27 @@ class Row:
         self.watch = self.watch.fresh()
 
 
+BLOCK_ROWS = 16  # rows of one block of a ragged layout: what a matrix unit takes at least
+
+
+class Block(NamedTuple):
+    """Neighbouring rows of a ragged layout that wear one adapter; `group` −1 is the base model."""
+
+    first: int
+    rows: int
+    group: int
+
+
 class Layout(NamedTuple):
-    """Rows in batch order; None is a dead place. The first `len(groups)`·`width` rows wear `groups[i]`."""
+    """Rows in batch order; None is a dead place. The first `len(groups)`·`width` rows wear `groups[i]`.
+
+    A ragged layout has `blocks` instead, which cover all rows, and no dead place.
+    """
 
     rows: tuple[Row | None, ...]
     groups: tuple[str, ...]
     width: int
+    blocks: tuple[Block, ...] = ()
 
 
 EMPTY = Layout((), (), 0)
@@ -99,6 +114,24 @@ def arrange(rows: Sequence[Row], *, most: int, row_cost: float, adapter_cost: fl
             placed += [*chunk, *[None] * (width - len(chunk))]
             groups.append(adapter_id)
     return Layout((*placed, *base), tuple(groups), width)
+
+
+def arrange_ragged(rows: Sequence[Row]) -> Layout:
+    """Rows of one adapter side by side, in blocks as long as they come; base rows last. For kernels that take any."""
+    worn: dict[str | None, list[Row]] = defaultdict(list)
+    for row in rows:
+        worn[row.adapter_id].append(row)
+    base = worn.pop(None, [])
+    if not worn:
+        return Layout(tuple(base), (), 0)
+    placed: list[Row] = []
+    blocks: list[Block] = []
+    for group, members in enumerate([*worn.values(), base]):
+        for first in range(0, len(members), BLOCK_ROWS):
+            size = min(BLOCK_ROWS, len(members) - first)
+            blocks.append(Block(len(placed) + first, size, group if group < len(worn) else -1))
+        placed += members
+    return Layout(tuple(placed), tuple(adapter_id for adapter_id in worn if adapter_id is not None), 0, tuple(blocks))
 
 
 def plan_rows(*, free_bytes: int, fraction: float, row_bytes: int, reserve_bytes: int, most: int) -> int:

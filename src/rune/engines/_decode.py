@@ -25,7 +25,7 @@ import torch
 
 from rune import console
 from rune.engines._bank import Bank
-from rune.engines._batch import EMPTY, Layout, Row, arrange, plan_rows
+from rune.engines._batch import EMPTY, Layout, Row, arrange, arrange_ragged, plan_rows
 from rune.engines._cache import Cache
 from rune.engines._device import Device, Flight
 from rune.engines._network import Network
@@ -164,12 +164,15 @@ class Decoder:
         old = self._alive()
         fresh = [waiting.popleft() for _ in range(min(self.device.rows - len(old), len(waiting)))]
         self._entering = fresh
-        layout = arrange(
-            [*old, *fresh],
-            most=self.device.rows,
-            row_cost=Cache.row_bytes(self.network, 256),
-            adapter_cost=self.bank.adapter_bytes,
-        )
+        if self.device.ragged:
+            layout = arrange_ragged([*old, *fresh])
+        else:
+            layout = arrange(
+                [*old, *fresh],
+                most=self.device.rows,
+                row_cost=Cache.row_bytes(self.network, 256),
+                adapter_cost=self.bank.adapter_bytes,
+            )
         slots = {id(row): slot for slot, row in enumerate(layout.rows) if row is not None}
         if old:
             longest = max(row.length for row in old)

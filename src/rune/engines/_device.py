@@ -23,7 +23,7 @@ from rune.engines._bank import Bank
 from rune.engines._batch import Layout, Row
 from rune.engines._cache import Cache, PromptAttention, StepAttention
 from rune.engines._graphs import Graphs
-from rune.engines._network import Attend, Network, NoLora
+from rune.engines._network import Attend, Lora, Network, NoLora
 from rune.types import Sampling
 
 Mix = list[tuple[Sampling, Tensor | None]]  # how to draw, and for which rows (None: for all)
@@ -51,6 +51,7 @@ class Device:
         self.asynchronous = network.device.type == "cuda"
         self._graphs = Graphs(enabled=graphs and self.asynchronous)
         self._kernels = _kernels(network) if self.asynchronous else None
+        self._lora_kernels = _lora_kernels(network) if self._kernels else None
         self._mass = self._kernels.chunk_mass if self._kernels else _sampler.chunk_mass
         self._cache: Cache | None = None
         self._mix: Mix = []
@@ -59,6 +60,11 @@ class Device:
     def uses_kernels(self) -> bool:
         """Whether the Triton kernels serve the step."""
         return self._kernels is not None
+
+    @property
+    def ragged(self) -> bool:
+        """Whether the adapters' kernels serve the step; layouts are then ragged."""
+        return self._lora_kernels is not None
 
     @property
     def graphs_recorded(self) -> int:
@@ -95,6 +101,7 @@ class Device:
         self._steps_B = torch.zeros_like(self._tokens_B)
         self._uniform_BS = torch.zeros(rows, steps + overrun, dtype=torch.float64, device=device)
         self._logits_BV = torch.empty(rows, self.network.vocabulary, dtype=self.network.dtype, device=device)
+        self._table_N3 = torch.zeros(rows + 1, 3, dtype=torch.int32, device=device)
         self._burst_UB = torch.zeros(self.burst, rows, dtype=torch.long, device=device)
         self._host_UB = [torch.zeros(self.burst, rows, dtype=torch.long, pin_memory=self.asynchronous) for _ in "ab"]
 
@@ -154,6 +161,9 @@ class Device:
         tokens_B, positions_B, steps_B, alive_B = torch.from_numpy(state_4B).to(self.network.device)
         self._tokens_B[:count], self._positions_B[:count] = tokens_B, positions_B
         self._steps_B[:count], self._alive_B[:count] = steps_B, alive_B
+        if layout.blocks:
+            table_N3 = torch.tensor(layout.blocks, dtype=torch.int32)
+            self._table_N3[: len(layout.blocks)] = table_N3.to(self.network.device)
         self._mix = mix(layout.rows, self.network.device)
 
     def retire(self, alive: list[bool]) -> None:
@@ -183,7 +193,7 @@ class Device:
         count = len(layout.rows)
         grain = 128 if self.asynchronous else 16  # each width of window is a graph of its own
         window = self._cache.length if self._kernels else min(-(-reach // grain) * grain, self._cache.length)
-        key = (self.bank.version, count, len(layout.groups), layout.width, window)
+        key = (self.bank.version, count, len(layout.groups), layout.width, len(layout.blocks), window)
         self._graphs.run(key, lambda: self._forward(layout, window))
         uniform_B = self._uniform_BS[:count].gather(1, self._steps_B[:count, None])[:, 0]
         tokens_B = self._draw(self._logits_BV[:count], uniform_B, self._mix)
@@ -196,7 +206,12 @@ class Device:
         """One step of every row, from and into tensors that stay where they are."""
         assert self._cache is not None
         count = len(layout.rows)
-        lora = self.bank.grouped(len(layout.groups), layout.width) if layout.groups else NoLora()
+        lora: Lora = NoLora()
+        if layout.blocks:
+            assert self._lora_kernels is not None
+            lora = self._lora_kernels.Ragged(self.bank, self._table_N3[: len(layout.blocks)])
+        elif layout.groups:
+            lora = self.bank.grouped(len(layout.groups), layout.width)
         make = self._kernels.StepAttention if self._kernels else StepAttention
         attend: Attend = make(self.network, self._cache, self._positions_B[:count], window)
         hidden_BH = self.network.forward(self._tokens_B[:count], attend, lora)
@@ -234,4 +249,16 @@ def _kernels(network: Network) -> Any:
         console.warn(f"no Triton kernels ({str(error).splitlines()[0] if str(error) else error!r}); using plain torch")
         return None
     network.silu_mul = module.silu_mul
+    return module
+
+
+def _lora_kernels(network: Network) -> Any:
+    """The adapters' Triton kernels, or None (with a warning): grouped products in plain torch then serve."""
+    try:
+        from rune.engines import _lora_kernels as module
+
+        module.check(network)
+    except Exception as error:  # as above
+        console.warn(f"no Triton kernels for adapters ({(str(error) or repr(error)).splitlines()[0]}); plain torch")
+        return None
     return module

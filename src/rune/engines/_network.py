@@ -34,11 +34,17 @@ class Lora(Protocol):
 
     def add(self, layer: int, kind: str, x_MI: Tensor, out_MO: Tensor) -> None: ...
 
+    def gate(self, layer: int, x_MI: Tensor, gate_up_MO: Tensor) -> Tensor | None:
+        """silu(gate)·up with the adapters in it, in one go; None: `add`, then silu apart."""
+
 
 class NoLora:
     """The base model."""
 
     def add(self, layer: int, kind: str, x_MI: Tensor, out_MO: Tensor) -> None:
+        return None
+
+    def gate(self, layer: int, x_MI: Tensor, gate_up_MO: Tensor) -> Tensor | None:
         return None
 
 
@@ -139,8 +145,10 @@ class Network:
             lora.add(index, "o", y_MO, x_MH)
             h_MH = self._normalise(x_MH, layer.norm_out)
             gate_up_MO = layer.gate_up(h_MH)
-            lora.add(index, "gate_up", h_MH, gate_up_MO)
-            f_MF = self.silu_mul(gate_up_MO)
+            f_MF = lora.gate(index, h_MH, gate_up_MO)
+            if f_MF is None:
+                lora.add(index, "gate_up", h_MH, gate_up_MO)
+                f_MF = self.silu_mul(gate_up_MO)
             x_MH = layer.down.onto(x_MH, f_MF)
             lora.add(index, "down", f_MF, x_MH)
         return self._normalise(x_MH, self.norm)

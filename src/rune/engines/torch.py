@@ -111,14 +111,14 @@ class TorchEngine:
         """
         self._check_base(adapter_id, adapter.base_model)
         with torch.inference_mode():
-            self.bank.put(adapter_id, adapter)
+            norm = self.bank.put(adapter_id, adapter)
         self._in_memory.add(adapter_id)
         return AdapterRef(
             adapter_id=adapter_id,
             path="",
             base_model=self.model.digest,
             rank=adapter.rank,
-            delta_w_norm=_lora.delta_w_norm(adapter),
+            delta_w_norm=norm,
         )
 
     def drop_adapter(self, adapter_id: str) -> None:
@@ -226,6 +226,7 @@ class TorchEngine:
     def _ensure(self, adapters: Sequence[AdapterRef]) -> None:
         """Every adapter resident, or AdapterError: an unknown one is never answered by the base model."""
         wanted = {adapter.adapter_id: adapter for adapter in adapters}
+        self.bank.reserve(min(len(wanted), self.config.max_adapters))
         for adapter_id, adapter in wanted.items():
             self._check_base(adapter_id, adapter.base_model)
             if adapter_id in self.bank:

@@ -6,6 +6,7 @@ task has the same seed in every arm, and all arms go to the engine in one list, 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from rune.config import derive_seed
 from rune.errors import DataError
 from rune.models import chat
 from rune.stages._context import Context
-from rune.types import Problem, Request, Sample, Sampling, Treatment
+from rune.types import Engine, Problem, Request, Sample, Sampling, Treatment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +49,13 @@ def run(folder: store.RunDir, config: Config, context: Context) -> int:
     requests, meaning = _requests(problems, treatments, config, context, have)
     if not requests:
         return 0
-    tokens = 0
+    tokens, started = 0, time.monotonic()
+    engine = context.engine()
     with (
         store.Appender(path) as log,
         console.Progress("sample", total, unit="sample", initial=len(have)) as bar,
     ):
-        for completion in context.engine().complete(requests):
+        for completion in engine.complete(requests):
             treatment, first = meaning[completion.key]
             problem = problems[treatment.task_id]
             sample = Sample(
@@ -68,8 +70,19 @@ def run(folder: store.RunDir, config: Config, context: Context) -> int:
             )
             log.write(sample)
             tokens += completion.num_tokens
-            bar.advance(tokens=tokens)
+            bar.advance(1, **pace(engine, tokens, time.monotonic() - started))
     return total - len(have)
+
+
+def pace(engine: Engine, tokens: int, seconds: float) -> dict[str, object]:
+    """What stands behind the bar and its ETA: tokens per second of what is done, rows where the engine counts them."""
+    shown: dict[str, object] = {"tok/s": f"{tokens / seconds:.0f}" if seconds > 0 else "?"}
+    stats = getattr(engine, "stats", None)  # no part of the protocol: servers do not tell
+    for label, name in (("alive", "rows_alive"), ("waiting", "rows_waiting")):
+        count = getattr(stats, name, None)
+        if count is not None:
+            shown[label] = str(count)
+    return shown
 
 
 def _requests(

@@ -1,0 +1,80 @@
+"""The adapters' decode kernels in Triton's interpreter: they equal plain torch, alone and in the whole loop."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from engine_helpers import World
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+
+
+def interpreted(script: str, *arguments: str) -> str:
+    """Run in a process of its own: Triton reads its switch when it is imported."""
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), *arguments], capture_output=True, text=True, timeout=300,
+        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": path},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-3000:]
+    return run.stdout
+
+
+def test_the_start_up_check_passes_in_single_and_half_precision(world: World) -> None:
+    """Half stands in for bfloat16, which the interpreter multiplies as if its bits were integers (triton 3.9)."""
+    script = """
+        import sys, torch
+        from rune.engines import _kernels, _lora_kernels, torch as engines
+        from rune.engines._network import Network
+        from rune.types import ModelRef
+        model = ModelRef(name="tiny", path=sys.argv[1], digest="", source="local")
+        for dtype in ("float32", "float16"):
+            network = Network(engines.load_model(model, device="cpu", dtype=dtype))
+            _lora_kernels.check(network)
+            network.silu_mul = _kernels.silu_mul
+        print("equal")
+        """
+    assert "equal" in interpreted(script, world.model.path)
+
+
+def test_a_ragged_mixed_batch_draws_the_texts_of_the_plain_path(world: World) -> None:
+    """Adapters of ranks 4 and 8 with 1, 3 and 18 rows (two blocks) and the base, coming and going."""
+    script = """
+        import sys
+        import torch
+        from engine_helpers import PROMPTS, torch_engine
+        from rune.engines import _lora, _lora_kernels
+        from rune.types import AdapterRef, ModelRef, Request, Sampling
+        path, *folders = sys.argv[1:]
+        model = ModelRef(name="tiny", path=path, digest="", source="local")
+
+        def texts(kernels):
+            engine = torch_engine(model, max_rows=24)
+            engine.decoder.device._lora_kernels = kernels
+            worn = [None]
+            for i, folder in enumerate(folders):
+                loaded = _lora.read_peft(folder)
+                worn.append(engine.put_adapter(str(i), _lora.Adapter(pairs=loaded.pairs, scale=loaded.scale)))
+            sampling = Sampling(temperature=1.0, max_new_tokens=6)
+            requests = [
+                Request(key=f"{i}{j}", prompt=PROMPTS[i % 3], sampling=sampling, seed=7 * i, n=n, adapter=worn[j])
+                for i, (n, j) in enumerate([(18, 1), (3, 2), (1, 2), (2, 0), (1, 1), (3, 0)])
+            ]
+            blocks = []
+            launch = engine.decoder.device.launch
+            engine.decoder.device.launch = lambda layout, reach: blocks.append(layout.blocks) or launch(layout, reach)
+            found = {(c.key, c.draw): c.text for c in engine.complete(requests)}
+            assert all(map(bool, blocks)) == (kernels is not None)
+            assert len({found["01", 0], found["30", 0]}) == 2
+            return found
+
+        assert texts(_lora_kernels) == texts(None)
+        print("equal")
+        """
+    assert "equal" in interpreted(script, world.model.path, *(ref.path for ref in world.adapters))

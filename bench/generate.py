@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,8 @@ from rune.types import AdapterRef, Completion, ModelRef, Request, Sample, Sampli
 
 CPU_PARTS = ("ours_none", "ours_1", "ours_8", "ours_64", "generate", "peft_1", "peft_8", "peft_64", "vllm")
 GPU_PARTS = (
-    "bandwidth", "ours_none", "ours_164", "generate_all", "self_check", "ours_8", "peft_8", "ours_1", "ours_64",
-    "generate_160", "peft_1", "peft_64", "vllm",
+    "self_check", "bandwidth", "ours_none", "ours_164", "kernels", "ours_164_tuned", "profile", "generate_all",
+    "ours_1", "ours_8", "ours_64", "peft_8", "peft_1", "peft_64", "vllm",
 )  # fmt: skip
 ADAPTER_RANK = 8
 
@@ -139,6 +140,9 @@ class Bench:
     def part(self, name: str) -> dict[str, Any]:
         system, _, number = name.partition("_")
         if system == "ours":
+            number, _, tuned = number.partition("_")
+            if tuned:
+                self.tune()
             return self.ours(name, 0 if number == "none" else int(number))
         if system == "peft":
             self.drop_engine()
@@ -234,11 +238,7 @@ class Bench:
 
     def ours(self, name: str, num_adapters: int) -> dict[str, Any]:
         engine = self.engine()
-        made = {f"bench-{index}": adapter for index, adapter in enumerate(self.adapters(num_adapters))}
-        loaded = time.perf_counter()
-        refs = [engine.put_adapter(adapter_id, adapter) for adapter_id, adapter in made.items()]
-        self.sync()
-        loaded = time.perf_counter() - loaded
+        refs, loaded = self.wear(num_adapters)
         requests = self.requests(refs)
         runs = []
         completions: list[Completion] = []
@@ -247,7 +247,7 @@ class Bench:
             with Clock(self.args) as clock:
                 completions = list(engine.complete(requests))
             after = plain_stats(engine)
-            runs.append({**clock.rates(completions), **{k: after[k] - before[k] for k in after}})
+            runs.append({**clock.rates(completions), **{k: round(after[k] - before[k], 3) for k in after}})
         if name == "ours_none" or num_adapters == 164:
             self.write_samples(name, {(int(c.key), c.draw): c for c in completions})
         for ref in refs:
@@ -258,12 +258,61 @@ class Bench:
             "load_seconds": round(loaded, 3),
             "graphs": engine.decoder.device.graphs_recorded,
             "triton": engine.decoder.device.uses_kernels,
+            "triton_for_adapters": engine.decoder.device.ragged,
             "first_run": runs[0],  # graphs recorded, kernels tuned, memory allocated within it
             **max(runs, key=lambda run: run["rate"]),
         }
         if name == "ours_none":
             result["floor"] = self.floor(requests, completions)
         return result
+
+    def wear(self, count: int) -> tuple[list[AdapterRef], float]:
+        """`count` adapters made resident, and the seconds that took (making them not counted)."""
+        made = {f"bench-{index}": adapter for index, adapter in enumerate(self.adapters(count))}
+        self.sync()
+        started = time.perf_counter()
+        refs = [self.engine().put_adapter(adapter_id, adapter) for adapter_id, adapter in made.items()]
+        self.sync()
+        return refs, time.perf_counter() - started
+
+    def kernels(self) -> dict[str, Any]:
+        """Every tiling of the adapters' kernels (`bench/adapter_kernels.py`); `ours_…_tuned` takes the best."""
+        import adapter_kernels
+
+        engine = self.engine()
+        engine.decoder.release()
+        return adapter_kernels.measure(engine.network)
+
+    def tune(self) -> None:
+        import adapter_kernels
+        from rune.engines import _lora_kernels
+
+        found = json.loads((self.args.out / "kernels.json").read_text())
+        _lora_kernels.TILINGS = adapter_kernels.tilings(found)
+        self.engine().decoder.release()  # its graphs replay the other tilings
+
+    def profile(self) -> dict[str, Any]:
+        """Where 24 steps of the full batch go, by kernel, without adapters and with 164: [milliseconds, calls]."""
+        engine, found = self.engine(), {}
+        for count in (0, 164):
+            refs, _ = self.wear(count)
+            short = replace(self.sampling, max_new_tokens=24)
+            requests = [replace(request, sampling=short) for request in self.requests(refs)]
+            list(engine.complete(requests))  # records the graphs
+            before = plain_stats(engine)
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+                list(engine.complete(requests))
+                self.sync()
+            events = [e for e in profiler.key_averages() if e.self_device_time_total > 0]
+            events.sort(key=lambda event: -event.self_device_time_total)
+            found[f"{count} adapters"] = {
+                "steps": plain_stats(engine)["steps"] - before["steps"],
+                "milliseconds": round(sum(e.self_device_time_total for e in events) / 1000, 2),
+                "kernels": {e.key[:100]: [round(e.self_device_time_total / 1000, 3), e.count] for e in events[:32]},
+            }
+            for ref in refs:
+                engine.drop_adapter(ref.adapter_id)
+        return found
 
     def generate(self, name: str, rows_at_once: int) -> dict[str, Any]:
         """`model.generate` as one would write it: left-padded batches, the same sampling, all rows at once or fewer."""
@@ -273,6 +322,7 @@ class Bench:
         model = self.plain_model()
         found: dict[tuple[int, int], Completion] = {}
         guard = self.args.guard_seconds
+        self.hf(model, [text for *_, text in rows[:8]], steps=4)  # warm up
         with Clock(self.args) as clock:
             for first in range(0, len(rows), size):
                 left = max(guard - (time.perf_counter() - clock.wall), 0.0) if guard else 0.0
@@ -286,7 +336,11 @@ class Bench:
         cut = bool(guard) and clock.wall >= guard
         if not cut:  # texts that the guard ended are no answers to score
             self.write_samples(name, found)
-        return {"rows": len(rows), "rows_at_once": size, **clock.rates(list(found.values())), **guarded(cut, guard)}
+        choice = "all rows at once: the fewest steps, and they fit" if size == len(rows) else "batches of this size"
+        return {
+            "rows": len(rows), "rows_at_once": size, "choice": choice, **clock.rates(list(found.values())),
+            **guarded(cut, guard),
+        }  # fmt: skip
 
     def peft(self, num_adapters: int) -> dict[str, Any]:
         """PEFT's mixed batch (`adapter_names=`) through generate(); fewer tokens where it would take minutes."""
@@ -508,23 +562,30 @@ class Bench:
         return {"prompts": len(texts), "equal": len(texts) - len(different), "different": different}
 
     def two_gpus(self) -> dict[str, Any]:
-        """The same work on one GPU and on several, one engine each through Ray, after a warm-up of each."""
+        """The same work on one GPU and on several, one engine each through Ray.
+
+        Not counted, alike on both sides: Ray's start, loading, and a warm-up with `n`/8 draws a task that records the
+        graphs of full batches. `--n` must fill several batches a GPU: a batch half as large is not twice as fast.
+        """
         from rune.engines import ray as ray_engine
 
         self.drop_engine()
         self._plain = None
         requests = self.requests([])
-        result: dict[str, Any] = {}
+        result: dict[str, Any] = {"rows": sum(request.n for request in requests)}
         for count in (1, self.args.gpus):
+            started = time.perf_counter()
             engine = ray_engine.build(
                 ray_engine.Config(actors=count, engine="torch"),
                 model=self.model, device=self.args.device, dtype=self.args.dtype,
             )  # fmt: skip
-            list(engine.complete(requests))
+            list(engine.complete([replace(request, n=max(1, self.args.n // 8)) for request in requests]))
+            not_counted = time.perf_counter() - started
             with Clock(self.args) as clock:
                 done = list(engine.complete(requests))
             engine.close()
-            result[str(count)] = clock.rates(done)
+            result[str(count)] = {**clock.rates(done), "start_load_warm_up_seconds": round(not_counted, 2)}
+            assert len(done) == result["rows"]
         result["speedup"] = round(result[str(self.args.gpus)]["rate"] / result["1"]["rate"], 3)
         return result
 
@@ -535,9 +596,9 @@ class Bench:
             torch.cuda.synchronize()
 
     def write_samples(self, name: str, found: dict[tuple[int, int], Completion]) -> None:
-        """samples-<part>.jsonl in the pipeline's format, for `rune score`."""
+        """samples-<part>.jsonl.gz in the pipeline's format, for `bench/pass_at_one.py`."""
         tasks = self.tasks()
-        with (self.args.out / f"samples-{name}.jsonl").open("w") as file:
+        with gzip.open(self.args.out / f"samples-{name}.jsonl.gz", "wt", encoding="utf-8") as file:
             for (index, draw), completion in sorted(found.items()):
                 task = tasks[index % len(tasks)]
                 program = prompts.extract(completion.text, prompt=task["prompt"], entry_point=task["entry_point"])
@@ -565,8 +626,9 @@ class Bench:
             ratio(f"ours over PEFT mixed, {number} adapters", f"ours_{number}", f"peft_{number}")
         for number in (1, 8, 64, 164):
             ratio(f"{number} adapters over none", f"ours_{number}", "ours_none")
-        if "ours_164" in rate and "ours_none" in rate:
-            ratios["extra time of 164 adapters"] = round(rate["ours_none"] / rate["ours_164"] - 1, 3)
+        for name, label in (("ours_164", ""), ("ours_164_tuned", ", tuned")):
+            if name in rate and "ours_none" in rate:
+                ratios[f"extra time of 164 adapters{label}"] = round(rate["ours_none"] / rate[name] - 1, 3)
         if "floor" in parts.get("ours_none", {}):
             none = parts["ours_none"]
             ratios["time over the counted floor"] = round(none["wall_seconds"] / none["floor"]["seconds"], 2)
@@ -628,9 +690,9 @@ def agreement(expected: dict[Any, str], got: dict[Any, str]) -> float:
     return sum(expected[key] == got[key] for key in expected) / len(expected)
 
 
-def plain_stats(engine: torch_engine.TorchEngine) -> dict[str, int]:
-    stats = engine.stats
-    return {"steps": stats.steps, "row_steps": stats.row_steps, "repacks": stats.repacks, "halvings": stats.halvings}
+def plain_stats(engine: torch_engine.TorchEngine) -> dict[str, float]:
+    names = ("steps", "row_steps", "repacks", "halvings", "prompt_tokens", "prefill_seconds")
+    return {name: getattr(engine.stats, name) for name in names}
 
 
 def machine(device: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ same tokens. This file is the host's side; `_device` is the other.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -54,6 +55,7 @@ class Stats:
     row_steps: int = 0  # Σ over steps of the rows in the batch, dead places included
     repacks: int = 0
     prompt_tokens: int = 0  # read, each shared prompt once
+    prefill_seconds: float = 0.0  # reading them
     halvings: int = 0  # batches that did not fit in memory
 
 
@@ -197,7 +199,9 @@ class Decoder:
         for chunk in chunks(list(shared.items()), self.limits.prefill_tokens):
             self.stats.prompt_tokens += sum(len(prompt) for (_, prompt), _ in chunk)
             rows = [row for _, members in chunk for row in members]
+            started = time.perf_counter()
             first = self.device.prefill([key for key, _ in chunk], [len(members) for _, members in chunk], rows)
+            self.stats.prefill_seconds += time.perf_counter() - started
             for row, token in zip(rows, first, strict=True):
                 yield from self._take(row, [token])
 

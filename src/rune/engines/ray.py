@@ -57,7 +57,7 @@ def build(config: Config, *, model: ModelRef, device: str, dtype: str) -> RayEng
         options: dict[str, Any] = {"address": config.address or None}
         if not config.address:
             processors = max(os.cpu_count() or 1, math.ceil(config.actors * config.cpus_per_actor))
-            options |= {"num_cpus": processors, "include_dashboard": False}
+            options |= {"num_cpus": processors, "num_gpus": _gpus(config, device), "include_dashboard": False}
         path = os.pathsep.join(entry for entry in sys.path if entry)
         ray.init(
             log_to_driver=False,
@@ -66,6 +66,21 @@ def build(config: Config, *, model: ModelRef, device: str, dtype: str) -> RayEng
             **options,
         )
     return RayEngine(config, model, device, dtype, owns_ray=started)
+
+
+def _gpus(config: Config, device: str) -> int:
+    """GPUs of this machine. Raises EngineError where the actors want more: Ray would wait for them for ever."""
+    if device != "cuda":
+        return 0
+    import torch
+
+    found, wanted = torch.cuda.device_count(), config.actors * config.gpus_per_actor
+    if found < wanted:
+        raise EngineError(
+            f"{config.actors} actors of {config.gpus_per_actor:g} GPUs each need {wanted:g}, this machine has {found}; "
+            "lower engine.actors or engine.gpus_per_actor"
+        )
+    return found
 
 
 class Worker:

@@ -109,6 +109,7 @@ def arguments() -> argparse.Namespace:
         help="a generate() or PEFT run stops here, the JSON says so, and no ratio is taken of it",
     )  # fmt: skip
     parser.add_argument("--gpus", type=int, default=2, help="for the part two_gpus")
+    parser.add_argument("--shard", default="0/1", help="for the part text_equality: this process's share, as i/n")
     parser.add_argument("--parts", nargs="*", help="default: all of the mode; extra: text_equality two_gpus")
     parser.add_argument("--force", action="store_true", help="run parts again that are there")
     parser.add_argument("--strict", action="store_true", help="stop at the first failure, with its traceback")
@@ -323,20 +324,33 @@ class Bench:
         found: dict[tuple[int, int], Completion] = {}
         guard = self.args.guard_seconds
         self.hf(model, [text for *_, text in rows[:8]], steps=4)  # warm up
-        with Clock(self.args) as clock:
-            for first in range(0, len(rows), size):
-                left = max(guard - (time.perf_counter() - clock.wall), 0.0) if guard else 0.0
-                if guard and not left:
-                    break
-                part = rows[first : first + size]
-                for (key, draw, _), done in zip(part, self.hf(model, [t for *_, t in part], seconds=left), strict=True):
-                    found[int(key), draw] = Completion(
-                        key=key, draw=draw, seed=0, text=done[0], num_tokens=done[1], finish_reason=done[2]
-                    )
+        while True:
+            try:
+                with Clock(self.args) as clock:
+                    for first in range(0, len(rows), size):
+                        left = max(guard - (time.perf_counter() - clock.wall), 0.0) if guard else 0.0
+                        if guard and not left:
+                            break
+                        part = rows[first : first + size]
+                        drawn = self.hf(model, [text for *_, text in part], seconds=left)
+                        for (key, draw, _), done in zip(part, drawn, strict=True):
+                            found[int(key), draw] = Completion(
+                                key=key, draw=draw, seed=0, text=done[0], num_tokens=done[1], finish_reason=done[2]
+                            )
+                break
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+                size = -(-size // 2)
+            torch.cuda.empty_cache()
         cut = bool(guard) and clock.wall >= guard
         if not cut:  # texts that the guard ended are no answers to score
             self.write_samples(name, found)
-        choice = "all rows at once: the fewest steps, and they fit" if size == len(rows) else "batches of this size"
+        choice = "batches of this size"
+        if size == len(rows):
+            choice = "all rows at once: the fewest steps, and they fit"
+        elif not rows_at_once:
+            choice = "all rows at once, halved until they fitted"
         return {
             "rows": len(rows), "rows_at_once": size, "choice": choice, **clock.rates(list(found.values())),
             **guarded(cut, guard),
@@ -538,28 +552,56 @@ class Bench:
     def text_equality(self) -> dict[str, Any]:
         """Greedy text against generate(), prompt by prompt without padding, on every task.
 
-        Each prompt's answer is kept in `text-equality.jsonl` as it comes, so a run that was cut off goes on.
+        Each prompt's answer is kept in `text-equality.jsonl` as it comes, so a run that was cut off goes on, and
+        several processes (`--shard 0/4` …) may fill one file. Where the texts differ, the line says how close the race
+        was: the gap between generate()'s two best logits at the first token that differs.
         """
         engine, texts, steps = self.engine(), self.texts(), self.args.max_new_tokens
-        engine.decoder.ends = torch_engine.end_tokens(engine.network.model, engine.tokenizer)
+        model, tokenizer = engine.network.model, engine.tokenizer
+        engine.decoder.ends = torch_engine.end_tokens(model, tokenizer)
         greedy = Sampling(temperature=0.0, max_new_tokens=steps)
         path = self.args.out / "text-equality.jsonl"
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        equal = {line["prompt"]: line["equal"] for line in lines if line["max_new_tokens"] == steps}
-        missing = [i for i in range(len(texts)) if i not in equal]
+
+        def known() -> dict[int, dict[str, Any]]:
+            lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+            return {line["prompt"]: line for line in lines if line["max_new_tokens"] == steps}
+
+        shard, shards = map(int, self.args.shard.split("/"))
+        there = known()
+        missing = [i for i in range(len(texts)) if i not in there and i % shards == shard]
         for first in range(0, len(missing), 8):
             some = missing[first : first + 8]
             ours = answers(engine, [Request(key=str(i), prompt=texts[i], sampling=greedy, seed=0) for i in some])
             for i in some:
-                ids = engine.tokenizer(texts[i], return_tensors="pt", add_special_tokens=False).to(self.args.device)
+                ids = tokenizer(texts[i], return_tensors="pt", add_special_tokens=False).to(self.args.device)
                 with torch.inference_mode():
-                    out = engine.network.model.generate(**ids, do_sample=False, max_new_tokens=steps, pad_token_id=0)
-                expected = engine.tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
-                equal[i] = expected == ours[str(i), 0]
+                    out = model.generate(**ids, do_sample=False, max_new_tokens=steps, pad_token_id=0)
+                new = out[0, ids["input_ids"].shape[1] :].tolist()
+                expected, got = tokenizer.decode(new, skip_special_tokens=True), ours[str(i), 0]
+                line: dict[str, Any] = {"prompt": i, "max_new_tokens": steps, "equal": expected == got}
+                if expected != got:
+                    line |= self.race(model, tokenizer, out[0], len(new), got)
                 with path.open("a") as file:
-                    file.write(json.dumps({"prompt": i, "max_new_tokens": steps, "equal": equal[i]}) + "\n")
-        different = sorted(i for i in range(len(texts)) if not equal[i])
+                    file.write(json.dumps(line) + "\n")
+        found = known()
+        if len(found) < len(texts):
+            return {"error": f"{len(texts) - len(found)} prompts are missing; run the other shards, or this again"}
+        different = [line for _, line in sorted(found.items()) if not line["equal"]]
         return {"prompts": len(texts), "equal": len(texts) - len(different), "different": different}
+
+    @torch.inference_mode()
+    def race(self, model: Any, tokenizer: Any, out_T: torch.Tensor, count: int, got: str) -> dict[str, Any]:
+        """Where generate()'s `count` new tokens leave our text, and how far its two best tokens were apart there."""
+        start = len(out_T) - count
+        same = 0
+        while same < count and got.startswith(tokenizer.decode(out_T[start : start + same + 1])):
+            same += 1
+        best = model(out_T[None, : start + same]).logits[0, -1].float().topk(2)
+        return {
+            "equal_tokens": same,
+            "gap": round((best.values[0] - best.values[1]).item(), 7),
+            "best": [tokenizer.decode([token]) for token in best.indices.tolist()],
+        }
 
     def two_gpus(self) -> dict[str, Any]:
         """The same work on one GPU and on several, one engine each through Ray.

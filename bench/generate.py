@@ -295,6 +295,8 @@ class Bench:
     def profile(self) -> dict[str, Any]:
         """Where 24 steps of the full batch go, by kernel, without adapters and with 164: [milliseconds, calls]."""
         engine, found = self.engine(), {}
+        if (self.args.out / "kernels.json").exists():
+            self.tune()
         for count in (0, 164):
             refs, _ = self.wear(count)
             short = replace(self.sampling, max_new_tokens=24)

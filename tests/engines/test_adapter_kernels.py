@@ -26,7 +26,7 @@ def interpreted(script: str, *arguments: str) -> str:
     return run.stdout
 
 
-def test_the_start_up_check_passes_in_single_and_half_precision(world: World) -> None:
+def test_the_start_up_check_passes_in_single_and_half_precision_with_one_launch_and_with_two(world: World) -> None:
     """Half stands in for bfloat16, which the interpreter multiplies as if its bits were integers (triton 3.9)."""
     script = """
         import sys, torch
@@ -36,7 +36,11 @@ def test_the_start_up_check_passes_in_single_and_half_precision(world: World) ->
         model = ModelRef(name="tiny", path=sys.argv[1], digest="", source="local")
         for dtype in ("float32", "float16"):
             network = Network(engines.load_model(model, device="cpu", dtype=dtype))
-            _lora_kernels.check(network)
+            for single in (True, False):  # 64 inputs at a time: several turns of the loop, several shares
+                _lora_kernels.TILINGS = {
+                    kind: _lora_kernels.Tiling(single, 64, 128, 4) for kind in _lora_kernels.TILINGS
+                }
+                _lora_kernels.check(network)
             network.silu_mul = _kernels.silu_mul
         print("equal")
         """

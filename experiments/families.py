@@ -5,6 +5,7 @@ One command, resumable, everything on disk under --out as soon as it exists:
     python experiments/families.py --out runs/families --train-seconds 420
 
   corpus      problems.jsonl, trajectories.jsonl (training families), lessons.jsonl (held-out families: sources only)
+  (with --set also=[FILE] other trajectories train too: MBPP's, say, so that the checkpoint serves `train.start_from`)
   train       checkpoints/lora, checkpoints/hypernet; the number of steps is measured to fit --train-seconds
   watch       watch.jsonl: log-probability of held-out solutions under own, sibling, wrong and static adapters
   sample      samples.jsonl: every arm × held-out task × draw, by the torch engine, adapters handed over as tensors
@@ -37,6 +38,7 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 import torch
 
 from rune import config, console, plugins, prompts, stats, store
+from rune.agent import importers
 from rune.benchmarks import _exclusion, families
 from rune.hypernet import base as bases
 from rune.hypernet import checkpoint, diagnostics, export, losses, trainer
@@ -45,6 +47,7 @@ from rune.hypernet.features import Bank, Reader
 from rune.hypernet.lora import Adapters, Factors, select
 from rune.hypernet.settings import HypernetConfig, LoraConfig, PairMix, Schedule, Weights
 from rune.models import chat, resolve
+from rune.stages import train as train_stage
 from rune.types import (
     Completion,
     Execution,
@@ -77,6 +80,7 @@ class Settings:
     max_new_tokens: int = 256
     seed: int = 0
     strength: float = 1.0
+    also: tuple[str, ...] = ()  # files of other verified trajectories to train on; shares say how often
 
 
 DEFAULTS = Settings(
@@ -224,6 +228,7 @@ def corpus(out: Path, settings: Settings) -> tuple[list[Case], list[Trajectory]]
         store.write_jsonl(out / "lessons.jsonl", [t for t in everything if t.task_id in held])
     problems = store.read_jsonl(out / "problems.jsonl", Problem)
     trained = store.read_jsonl(out / "trajectories.jsonl", Trajectory)
+    trained += [t for file in settings.also for t in importers.read(Path(file))]
     _exclusion.check_corpus(trained, problems)
     lessons = store.read_jsonl(out / "lessons.jsonl", Trajectory)
     return _cases(problems, lessons, settings), trained
@@ -267,7 +272,8 @@ def train(
         return settings
     base = bases.load(machine.model, device=machine.device, dtype=machine.dtype)
     layout = base.layout(settings.lora.modules)
-    lessons = Corpus(base, trained, max_tokens=settings.hypernet.max_tokens)
+    near = train_stage.neighbours(trained, train_stage.Config(lora=settings.lora, hypernet=settings.hypernet))
+    lessons = Corpus(base, trained, max_tokens=settings.hypernet.max_tokens, retrieved=near)
     if lessons.too_long:
         console.warn(f"{lessons.too_long} solutions over {settings.hypernet.max_tokens} tokens are not trained on")
     metrics = folder / "metrics.jsonl"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -29,7 +30,16 @@ class Progress:
     Use as a context manager. `total` may be None when unknown; `initial` is what a resumed run already has.
     """
 
-    def __init__(self, title: str, total: int | None, *, unit: str = "it", initial: int = 0) -> None:
+    def __init__(
+        self,
+        title: str,
+        total: int | None,
+        *,
+        unit: str = "it",
+        initial: int = 0,
+        pulse: Callable[[], Mapping[str, object]] | None = None,
+    ) -> None:
+        """`pulse` is asked every few seconds for fields to show, from a thread of its own: a unit may take minutes."""
         from tqdm import tqdm
 
         self._bar: Any = tqdm(
@@ -42,6 +52,14 @@ class Progress:
             mininterval=0.2 if sys.stderr.isatty() else 10.0,
             leave=True,
         )
+        self._closed = threading.Event()
+        if pulse is not None:
+            threading.Thread(target=self._beat, args=(pulse,), daemon=True).start()
+
+    def _beat(self, pulse: Callable[[], Mapping[str, object]]) -> None:
+        while not self._closed.wait(self._bar.mininterval if self._bar.mininterval > 1 else 1.0):
+            self._bar.set_postfix({k: str(v) for k, v in pulse().items()}, refresh=False)
+            self._bar.refresh()
 
     def advance(self, amount: int = 1, **fields: object) -> None:
         """Move on by `amount`; `fields` stand at the end of the line (loss=0.31, alive=40)."""
@@ -50,6 +68,7 @@ class Progress:
         self._bar.update(amount)
 
     def close(self) -> None:
+        self._closed.set()
         self._bar.close()
 
     def __enter__(self) -> Progress:

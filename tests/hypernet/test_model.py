@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -220,6 +221,31 @@ def test_groups_of_a_step_teach_different_lessons(base: bases.Base, lessons: lis
     corpus = Corpus(base, lessons, max_tokens=700)
     groups = corpus.groups(np.random.default_rng(0), PairMix(recall=1.0), count=8, targets=1, contrasts=1)
     assert len({corpus.lesson(g.targets[0]) for g in groups}) == 8
+
+
+def test_shares_say_how_often_each_benchmark_is_drawn(base: bases.Base, lessons: list[Trajectory]) -> None:
+    """The larger benchmark is drawn as seldom as it is told to; one that is not there is refused."""
+    few = [replace(t, benchmark="few", family="", trajectory_id=f"few{i}") for i, t in enumerate(lessons[:3])]
+    corpus = Corpus(base, [*lessons, *few], max_tokens=700)
+    shares = {"families": 0.25, "few": 0.75}
+    mix = PairMix(recall=1.0, shares=shares)
+    drawn = [
+        corpus.trajectories[g.targets[0]].benchmark
+        for step in range(200)
+        for g in corpus.groups(np.random.default_rng(step), mix, count=2, targets=1, contrasts=0)
+    ]
+    assert 0.65 < drawn.count("few") / len(drawn) < 0.85
+    solutions = [corpus.trajectories[i].benchmark for i in corpus.solutions(np.random.default_rng(0), 400, shares)]
+    assert len(solutions) == 400 and 0.65 < solutions.count("few") / 400 < 0.85
+    with pytest.raises(DataError, match="no solution of it to train on; it has: families, few"):
+        corpus.solutions(np.random.default_rng(0), 4, {"mbpp": 1.0})
+
+
+def test_a_family_is_never_taught_by_strangers(base: bases.Base, lessons: list[Trajectory]) -> None:
+    near = {t.trajectory_id: [o.trajectory_id for o in lessons if o.family != t.family] for t in lessons}
+    corpus = Corpus(base, lessons, max_tokens=700, retrieved=near)
+    for group in corpus.groups(np.random.default_rng(0), PairMix(retrieved=1.0), count=6, targets=1, contrasts=0):
+        assert {corpus.lesson(i) for i in group.sources} == {corpus.lesson(group.targets[0])}
 
 
 def test_a_step_is_a_function_of_seed_and_step_alone(base: bases.Base, lessons: list[Trajectory]) -> None:

@@ -112,7 +112,10 @@ def test_the_bar_tells_rows_alive_where_the_engine_counts_them(
     store.write_jsonl(folder / "treatments.jsonl", treatments)
     assert sample.run(folder, CONFIG, replace(context, engine=lambda: engine)) == 6
     shown = sample.pace(engine, engine.stats.tokens, 2.0)
-    assert shown == {"tok/s": f"{engine.stats.tokens / 2:.0f}", "alive": "0", "waiting": "0"}
+    rate, steps, read = engine.stats.tokens / 2, engine.stats.steps, engine.stats.prompt_tokens
+    assert steps > 0 and read > 0
+    told = {"tok/s": f"{rate:.0f}", "alive": "0", "waiting": "0", "steps": str(steps), "read": str(read)}
+    assert shown == told
     assert engine.stats.tokens > 0
     assert sample.pace(context.engine(), 10, 4.0) == {"tok/s": "2"}
     assert "tok/s=" in capsys.readouterr().err

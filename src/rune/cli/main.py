@@ -17,6 +17,7 @@ from rune.errors import RuneError
 
 VERBS: dict[str, str] = {
     "run": "the whole experiment: CONFIG → decision and report; --resume goes on",
+    "crossfit": "the experiment with every task held out once, several seeds",
     "collect": "trajectories by generate → execute → reflect, or --import FILE",
     "corpus": "training trajectories from MBPP and puzzles: break, run, repair",
     "train": "the static LoRA and the hypernetwork",

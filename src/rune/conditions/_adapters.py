@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from rune.conditions._workshop import Workshop
 from rune.config import derive_seed
 from rune.errors import DataError
-from rune.types import Problem, Trajectory, Treatment
+from rune.types import AdapterRef, Problem, Trajectory, Treatment
 
 if TYPE_CHECKING:
     from rune.hypernet.export import Maker
+    from rune.hypernet.lora import Adapters, Layout
 
 Sets = Mapping[str, tuple[Trajectory, ...]]  # task_id → what its adapter is made from
 
@@ -40,16 +41,11 @@ def generate(
     *,
     strength: float,
 ) -> None:
-    """One adapter per problem from its set, written as a PEFT folder."""
-    import torch
-
-    from rune.hypernet import export
-
+    """One adapter per problem from its set."""
     source = maker(workshop)
     chosen = [sets[p.task_id] for p in problems]
     for problem, used, made in zip(problems, chosen, source.each(chosen, strength=strength), strict=True):
-        folder = workshop.adapters / condition / key(problem.task_id)
-        adapter = export.write(folder, made, source.stored.layout, workshop.model, dtype=getattr(torch, workshop.dtype))
+        adapter = place(workshop, condition, key(problem.task_id), made, source.stored.layout)
         on_done(
             Treatment(
                 task_id=problem.task_id,
@@ -67,23 +63,27 @@ def constant(
     problems: Sequence[Problem],
     on_done: Callable[[Treatment], None],
 ) -> None:
-    """The static part of a checkpoint, one folder for all problems."""
-    import torch
-
+    """The static part of a checkpoint, one adapter for all problems."""
     from rune.hypernet import checkpoint as checkpoints
-    from rune.hypernet import export
 
     stored = checkpoints.load(checkpoint, workshop.model, device="cpu")
-    adapter = export.write(
-        workshop.adapters / condition / "all",
-        {m: type(f)(*(t.detach() for t in f)) for m, f in stored.static.factors().items()},
-        stored.layout,
-        workshop.model,
-        dtype=getattr(torch, workshop.dtype),
-    )
+    made = {m: type(f)(*(t.detach() for t in f)) for m, f in stored.static.factors().items()}
+    adapter = place(workshop, condition, "all", made, stored.layout)
     ids = tuple(t.trajectory_id for t in workshop.trajectories)
     for problem in problems:
         on_done(Treatment(task_id=problem.task_id, condition=condition, adapter=adapter, trajectory_ids=ids))
+
+
+def place(workshop: Workshop, condition: str, name: str, made: Adapters, layout: Layout) -> AdapterRef:
+    """One adapter as a PEFT folder of the run, or to where the workshop wants it."""
+    if workshop.keep:
+        return workshop.keep(condition, name, made, layout)
+    import torch
+
+    from rune.hypernet import export
+
+    dtype = getattr(torch, workshop.dtype)
+    return export.write(workshop.adapters / condition / name, made, layout, workshop.model, dtype=dtype)
 
 
 def permuted(workshop: Workshop) -> dict[str, tuple[Trajectory, ...]]:

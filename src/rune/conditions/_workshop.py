@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rune.types import Hit, ModelRef, Trajectory
+from rune.types import AdapterRef, Hit, ModelRef, Trajectory
+
+if TYPE_CHECKING:
+    from rune.hypernet.lora import Adapters, Layout
+
+    Keep = Callable[[str, str, Adapters, Layout], AdapterRef]  # (arm, key, one adapter, layout)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +28,7 @@ class Workshop:
     checkpoints: Path  # what train wrote
     adapters: Path  # where PEFT folders go: adapters/<condition>/<key>/
     cache: Path  # features by content hash; may be deleted at any time
+    keep: Keep | None = None  # where adapters go instead of folders: straight to an engine, say
 
     def retrieved(self, task_id: str) -> tuple[Trajectory, ...]:
         """The trajectories that RAG and hypernet both get for a task."""

@@ -21,18 +21,9 @@ class EmptyTrajectory:
         self._workshop = workshop
 
     def treat(self, problems: Sequence[Problem], on_done: Callable[[Treatment], None]) -> None:
-        import torch
-
-        from rune.hypernet import export
-
         source = _adapters.maker(self._workshop)
-        adapter = export.write(
-            self._workshop.adapters / "empty_trajectory" / "all",
-            source.make([()], strength=self._config.strength),
-            source.stored.layout,
-            self._workshop.model,
-            dtype=getattr(torch, self._workshop.dtype),
-        )
+        made = source.make([()], strength=self._config.strength)
+        adapter = _adapters.place(self._workshop, "empty_trajectory", "all", made, source.stored.layout)
         for problem in problems:
             on_done(Treatment(task_id=problem.task_id, condition="empty_trajectory", adapter=adapter))
 

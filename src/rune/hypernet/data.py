@@ -66,15 +66,44 @@ class Corpus:
             if i in self.texts:
                 self._prompt[trajectory.prompt].append(i)
         self._solved = np.array(sorted(self.texts))
+        by_benchmark: dict[str, list[int]] = defaultdict(list)
+        for i in sorted(self.texts):
+            by_benchmark[self.trajectories[i].benchmark].append(i)
+        self._by_benchmark = {name: np.array(numbers) for name, numbers in by_benchmark.items()}
 
     def lesson(self, number: int) -> str:
         """What a trajectory teaches: its family, or its task where there are no families."""
         trajectory = self.trajectories[number]
         return trajectory.family or trajectory.task_id
 
-    def solutions(self, rng: np.random.Generator, count: int) -> list[int]:
+    def solutions(self, rng: np.random.Generator, count: int, shares: Mapping[str, float]) -> list[int]:
         """Targets for the static LoRA; without repeats while there are enough."""
-        return [int(i) for i in rng.choice(self._solved, size=count, replace=count > len(self._solved))]
+        if not shares:
+            return [int(i) for i in rng.choice(self._solved, size=count, replace=count > len(self._solved))]
+        names, weights = self._shared(shares)
+        found: list[int] = []
+        for name, number in zip(names, rng.multinomial(count, weights), strict=True):
+            pool = self._by_benchmark[name]
+            found += [int(i) for i in rng.choice(pool, size=number, replace=number > len(pool))]
+        return found
+
+    def _shared(self, shares: Mapping[str, float]) -> tuple[list[str], np.ndarray]:
+        """Benchmarks and their normalised shares. Raises DataError for one without a solution to train on."""
+        names = [name for name, share in shares.items() if share > 0]
+        missing = [name for name in names if name not in self._by_benchmark]
+        if missing:
+            raise DataError(
+                f"shares name the benchmark '{missing[0]}', but the corpus has no solution of it to train on; "
+                f"it has: {', '.join(sorted(self._by_benchmark))}"
+            )
+        weights = np.array([shares[name] for name in names])
+        return names, weights / weights.sum()
+
+    def _first(self, rng: np.random.Generator, shares: Mapping[str, float]) -> int:
+        if not shares:
+            return int(rng.choice(self._solved))
+        names, weights = self._shared(shares)
+        return int(rng.choice(self._by_benchmark[names[rng.choice(len(names), p=weights)]]))
 
     def groups(
         self, rng: np.random.Generator, mix: PairMix, *, count: int, targets: int, contrasts: int
@@ -85,7 +114,7 @@ class Corpus:
         taken: set[str] = set()
         for kind in kinds:
             for _ in range(50):
-                first = int(rng.choice(self._solved))
+                first = self._first(rng, mix.shares)
                 if self.lesson(first) not in taken:
                     break
             taken.add(self.lesson(first))
@@ -101,6 +130,8 @@ class Corpus:
         siblings = [i for i in family if self.trajectories[i].task_id != task]
         if kind == "family" and not siblings:
             kind = "retrieved" if self._near(first) else "recall"
+        elif kind == "retrieved" and self.trajectories[first].family and siblings:
+            kind = "family"  # a private convention cannot be learned from strangers
         if kind == "recall":
             sources = [first, *_draw(rng, siblings, size - 1)]
             # The other targets' own trajectories are in the set as well, as far as it reaches.

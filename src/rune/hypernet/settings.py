@@ -55,9 +55,11 @@ class LoraConfig:
     rows: int  # solutions a step
     modules: tuple[str, ...] = MODULES
     max_tokens: int = 512  # of prompt and solution; longer ones are left out and counted
+    shares: Mapping[str, float] = field(default_factory=dict)  # benchmark → share of the solutions; empty: as they are
 
     def __post_init__(self) -> None:
         _check_modules(self.modules)
+        _check_shares(self.shares)
         if self.rank < 1 or self.alpha <= 0 or self.rows < 1:
             raise ValueError("needs rank >= 1, alpha > 0 and rows >= 1")
 
@@ -71,8 +73,10 @@ class PairMix:
     retrieved: float = 0.0  # the nearest trajectories of other tasks, as at evaluation
     max_sources: int = 3  # trajectories in a set; 1 … this many are drawn
     exact_sources: bool = False  # always draw `max_sources` (as far as there are so many)
+    shares: Mapping[str, float] = field(default_factory=dict)  # benchmark → share of the groups; empty: as they are
 
     def __post_init__(self) -> None:
+        _check_shares(self.shares)
         if min(self.recall, self.family, self.retrieved) < 0 or self.recall + self.family + self.retrieved <= 0:
             raise ValueError("pair mix: recall, family and retrieved must not be negative, and one above 0")
         if self.max_sources < 1:
@@ -117,3 +121,8 @@ def _check_modules(modules: tuple[str, ...]) -> None:
     unknown = [m for m in modules if m not in MODULES]
     if unknown or not modules:
         raise ValueError(f"modules: {unknown[0] if unknown else 'none'} is not one of {', '.join(MODULES)}")
+
+
+def _check_shares(shares: Mapping[str, float]) -> None:
+    if any(share < 0 for share in shares.values()) or (shares and sum(shares.values()) <= 0):
+        raise ValueError(f"shares must not be negative, and one above 0, found {dict(shares)}")

@@ -51,7 +51,7 @@ def train_lora(
 
     def take(step: int) -> Step:
         rng = np.random.default_rng([derive_seed(seed, "lora data"), step])
-        rows = base.rows([corpus.texts[i] for i in corpus.solutions(rng, config.rows)])
+        rows = base.rows([corpus.texts[i] for i in corpus.solutions(rng, config.rows, config.shares)])
         log_prob_P = base.log_prob(rows, to_dtype(lora.factors(), dtype))
         loss = losses.cross_entropy(log_prob_P, torch.ones_like(log_prob_P))
         return Step(loss, {"cross_entropy": loss}, rows.ids_BT.numel())
@@ -155,14 +155,16 @@ def train_hypernet(
 ) -> Both:
     """Phase B. `bank` holds the features of `corpus.trajectories` in order; `reconstruct` maps their numbers.
 
-    A new one begins at zero on top of `static`, or at `initial`, whose features are then standardised as it learned.
+    A new one begins on top of `static`, at zero or at the trajectory part of `initial`, whose features are then
+    standardised as it learned.
     """
     device = base.device
     layout = base.layout(tuple(static.down_YRI))
     with _seeded(derive_seed(seed, "hypernet")):
         both = Both(static, new_hypernet(layout, config)).to(device)
     if initial is not None:
-        both.load_state_dict(initial.state_to_ship(), strict=False)  # all but the lesson term's guess
+        # The static part is phase A's, which itself began where `initial` was.
+        both.hypernet.load_state_dict(initial.hypernet.state_dict())
     else:
         both.hypernet.encoder.front.standardise(*statistics_of(bank))  # type: ignore[union-attr,operator]
     both.train()

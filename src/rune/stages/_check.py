@@ -37,11 +37,19 @@ def inputs(settings: RunConfig) -> None:
     for file in settings.collect.imports:
         if not Path(file).is_file():
             raise ConfigError(f"collect.imports: {file}: no such file; `rune collect --import … -o {file}` makes one")
-    first = settings.train.start_from
-    if first and not all((Path(first) / kind / "settings.json").is_file() for kind in ("lora", "hypernet")):
+    if settings.train.start_from:
+        start(settings.train.start_from, "train.start_from")
+
+
+def start(folder: str, where: str) -> None:
+    """Raises ConfigError if `folder` holds no checkpoints to go on from."""
+    one = Path(folder)
+    if not (one / "settings.json").is_file() and not all(
+        (one / kind / "settings.json").is_file() for kind in ("lora", "hypernet")
+    ):
         raise ConfigError(
-            f"train.start_from: {first}: no checkpoints (lora and hypernet, each with settings.json); "
-            "give the checkpoints/ folder of a trained run"
+            f"{where}: {folder}: no checkpoints (lora and hypernet, each with settings.json); "
+            "give the checkpoints/ folder of a trained run, or one hypernetwork's folder"
         )
 
 

@@ -7,7 +7,7 @@ score like the base model and pass for "no effect".
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from rune.stages._context import Context
 from rune.types import AdapterRef, ModelRef, Problem, Split, Trajectory, Treatment
 
 if TYPE_CHECKING:
+    from rune.engines._lora import Adapter
     from rune.hypernet.base import Base
     from rune.hypernet.lora import Layout
 
@@ -107,11 +108,20 @@ def _inspect(
     store.write_json(folder / "diagnostics.json", {"arms": arms, "training": training, "swap": swap})
 
 
-def prove_live(base: Base, adapters: Sequence[tuple[str, AdapterRef]], prompt: str) -> None:
+def _read(ref: AdapterRef) -> Adapter:
+    from rune.engines._lora import read_peft
+
+    return read_peft(ref.path)
+
+
+Load = Callable[[AdapterRef], "Adapter"]  # how an adapter's tensors are had from its record
+
+
+def prove_live(base: Base, adapters: Sequence[tuple[str, AdapterRef]], prompt: str, *, load: Load = _read) -> None:
     """Raises AdapterError for the first adapter that is zero or moves no logit of the prompt's last token."""
     import torch
 
-    from rune.engines._lora import read_peft, stack
+    from rune.engines._lora import stack
 
     ids = torch.tensor([base.encode(prompt, "").ids], device=base.device)
     model: Any = base.model
@@ -126,15 +136,16 @@ def prove_live(base: Base, adapters: Sequence[tuple[str, AdapterRef]], prompt: s
             some = adapters[start : start + PROBE_BATCH]
             # The bare model in a batch of the same size: rounding differs between sizes and would pass for an effect.
             bare = last_logits(len(some))
-            loaded = [read_peft(ref.path) for _, ref in some]
+            loaded = [load(ref) for _, ref in some]
             with base.hooks.using(stack(loaded, device=base.device)):
                 moved = (last_logits(len(some)) - bare).abs().amax(-1).tolist()
             for (arm, ref), change in zip(some, moved, strict=True):
                 if not ref.delta_w_norm > 0 or not change > 0:
                     what = "ΔW is zero" if not ref.delta_w_norm > 0 else "it does not move the model's logits"
+                    which = f"in {ref.path}" if ref.path else ref.adapter_id
                     raise AdapterError(
-                        f"{arm}: the adapter in {ref.path} is dead ({what}); train longer, or check its base model, "
-                        "then run `rune adapt` again"
+                        f"{arm}: the adapter {which} is dead ({what}); train longer, or check its base model, "
+                        "then run it again"
                     )
 
 
@@ -145,15 +156,12 @@ def describe(base: Base, layout: Layout, adapters: Mapping[str, AdapterRef]) -> 
 
     from rune.engines._lora import WEIGHTS_FILE
     from rune.hypernet import diagnostics
-    from rune.hypernet.lora import weights_of
 
     first: dict[str, str] = {}
     for task, ref in adapters.items():
         first.setdefault(ref.adapter_id, task)
     folders = [Path(adapters[task].path) for task in first.values()]
-    norms: dict[str, list[float]] = {module: [] for module in layout.sizes}
-    for module, _, weight in weights_of(base.model, layout):
-        norms[module].append(float(weight.float().norm()))
+    norms = base_norms(base, layout)
     handles = [safe_open(folder / WEIGHTS_FILE, framework="pt", device=str(base.device)) for folder in folders]
     scales = [_scale(folder) for folder in folders]
 
@@ -166,6 +174,16 @@ def describe(base: Base, layout: Layout, adapters: Mapping[str, AdapterRef]) -> 
     return diagnostics.describe(list(first.values()), diagnostics.profile(layer, layout.layers, norms))
 
 
+def base_norms(base: Base, layout: Layout) -> dict[str, list[float]]:
+    """‖W‖_F of the base model's adapted layers, by module type."""
+    from rune.hypernet.lora import weights_of
+
+    norms: dict[str, list[float]] = {module: [] for module in layout.sizes}
+    for module, _, weight in weights_of(base.model, layout):
+        norms[module].append(float(weight.float().norm()))
+    return norms
+
+
 def _scale(folder: Path) -> float:
     from rune.engines._lora import CONFIG_FILE
 
@@ -173,7 +191,9 @@ def _scale(folder: Path) -> float:
     return float(settings["lora_alpha"]) / float(settings["r"])
 
 
-def swapped(base: Base, problems: Sequence[Problem], adapters: Mapping[str, AdapterRef], seed: int) -> dict[str, Any]:
+def swapped(
+    base: Base, problems: Sequence[Problem], adapters: Mapping[str, AdapterRef], seed: int, *, load: Load = _read
+) -> dict[str, Any]:
     """Log-probability of each task's reference under its own adapter and under another task's: does the source matter?
 
     References are read here only, long after training; nothing flows back.
@@ -182,7 +202,7 @@ def swapped(base: Base, problems: Sequence[Problem], adapters: Mapping[str, Adap
 
     import torch
 
-    from rune.engines._lora import read_peft, stack
+    from rune.engines._lora import stack
     from rune.hypernet.losses import sequence_log_prob
 
     chosen = [p for p in problems if p.reference]
@@ -195,7 +215,7 @@ def swapped(base: Base, problems: Sequence[Problem], adapters: Mapping[str, Adap
     with torch.no_grad():
         for i, problem in enumerate(chosen):
             rows = base.rows([base.encode(problem.prompt, problem.reference)] * 2)
-            pair = [read_peft(adapters[chosen[j].task_id].path) for j in (i, other[i])]
+            pair = [load(adapters[chosen[j].task_id]) for j in (i, other[i])]
             log_prob_P = base.log_prob(rows, stack(pair, device=base.device))
             mine, swapped_in = sequence_log_prob(log_prob_P, rows.row_P, 2).tolist()
             own.append(mine)

@@ -73,8 +73,7 @@ def run(folder: store.RunDir, config: Config, context: Context) -> list[Trajecto
         found = importers.read(Path(file))
         _exclusion.check_corpus(found, held_out, where=file)
         imported += found
-    chains = _loop(folder, config, context, train) if train else []
-    own, excluded = _exclusion.decontaminate([to_trajectory(c, source=context.model().name) for c in chains], held_out)
+    own, excluded = _exclusion.decontaminate(work(folder, config, context, train), held_out)
     if excluded.dropped:
         console.note(f"collect: left out {', '.join(f'{n} × {why}' for why, n in excluded.dropped.items())}")
     kept = keep(own, limit=config.keep, per_task=config.keep_per_task) + imported
@@ -97,6 +96,13 @@ def choose(problems: Sequence[Problem], count: int, *, seed: int) -> list[Proble
             if groups[name] and (not count or len(picked) < count):
                 picked.append(groups[name].pop(0))
     return picked
+
+
+def work(folder: store.RunDir, config: Config, context: Context, train: Sequence[Problem]) -> list[Trajectory]:
+    """Every chain of the loop as a trajectory; attempts.jsonl is written as it goes, and gone on from."""
+    if not train:
+        return []
+    return [to_trajectory(c, source=context.model().name) for c in _loop(folder, config, context, train)]
 
 
 def _loop(folder: store.RunDir, config: Config, context: Context, train: Sequence[Problem]) -> list[loop.Chain]:

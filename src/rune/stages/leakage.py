@@ -67,11 +67,20 @@ def check(folder: RunDir, tasks: Sequence[str], treated: Sequence[int], base: Se
     held_out = [problems[t] for t in tasks]
     trajectories = store.read_jsonl(folder / "trajectories.jsonl", Trajectory)
     treatments = store.read_jsonl(folder / "treatments.jsonl", Treatment)
-    rows = examine(held_out, [_item(t) for t in trajectories], _contexts(treatments))
-    rows = _forbidden_sources(rows, treatments, trajectories)
+    return assess(rows(held_out, trajectories, treatments), len(trajectories), treated, base, n)
+
+
+def rows(held_out: Sequence[Problem], trajectories: Sequence[Trajectory], treatments: Sequence[Treatment]) -> list[Row]:
+    """One row for each held-out task, against the corpus and contexts of its own run or fold."""
+    found = examine(held_out, [_item(t) for t in trajectories], _contexts(treatments))
+    return _forbidden_sources(found, treatments, trajectories)
+
+
+def assess(rows: Sequence[Row], items: int, treated: Sequence[int], base: Sequence[int], n: int) -> dict[str, Any]:
+    """What rows mean for the effect, JSON-ready; passes in the order of the rows."""
     return {
         "status": "suspicious" if any(r.suspicious for r in rows) else "clean",
-        "items": len(trajectories),
+        "items": items,
         "tasks": len(rows),
         "suspicious": [r.task_id for r in rows if r.suspicious],
         "rows": rows,

@@ -81,6 +81,25 @@ class BenchmarkSection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CrossfitSection:
+    """`[crossfit]`: what `rune crossfit` repeats over the folds of `[benchmark]`; a plain run does not read it."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)  # of training and sampling; one whole experiment each
+    temperatures: tuple[float, ...] = ()  # every one is sampled and decided; empty: [sample] temperature alone
+    start_from: tuple[str, ...] = ()  # a folder of checkpoints for each seed, in place of train.start_from
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds must name at least one seed, each once, found {list(self.seeds)}")
+        if len(set(self.temperatures)) != len(self.temperatures) or min(self.temperatures, default=0) < 0:
+            raise ValueError(f"temperatures must be 0 or more, each once, found {list(self.temperatures)}")
+        if self.start_from and len(self.start_from) != len(self.seeds):
+            raise ValueError(
+                f"start_from needs a folder for each of {len(self.seeds)} seeds, found {len(self.start_from)}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class EngineSection:
     """`[engine]`: who generates."""
 
@@ -102,6 +121,7 @@ class RunConfig:
     score: score.Config
     gate: gate.Config
     benchmark: BenchmarkSection = field(default_factory=BenchmarkSection)
+    crossfit: CrossfitSection = field(default_factory=CrossfitSection)
     engine: EngineSection = field(default_factory=EngineSection)
     report: report.Config = field(default_factory=report.Config)
     track: tracking.Config = field(default_factory=tracking.Config)
@@ -316,9 +336,11 @@ def workshop(folder: store.RunDir, settings: RunConfig, context: Context) -> Wor
         raise DataError(f"{folder / 'trajectories.jsonl'}: no trajectories; run `rune collect {folder.path}` first")
     section = settings.retrieve
     module = plugins.load("retrievers", section.retriever)
+    # A family's private convention is no help to a task outside of all families.
+    in_families = any(p.family for p in held_out)
     retriever = module.build(
         config.build(module.Config, section.settings, where="retrieve.settings"),
-        [t for t in trajectories if t.solved],
+        [t for t in trajectories if t.solved and (in_families or not t.family)],
     )
     return Workshop(
         model=context.model(),

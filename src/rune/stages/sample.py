@@ -51,9 +51,13 @@ def run(folder: store.RunDir, config: Config, context: Context) -> int:
         return 0
     tokens, started = 0, time.monotonic()
     engine = context.engine()
+
+    def pulse() -> dict[str, object]:
+        return pace(engine, tokens, time.monotonic() - started)
+
     with (
         store.Appender(path) as log,
-        console.Progress("sample", total, unit="sample", initial=len(have)) as bar,
+        console.Progress("sample", total, unit="sample", initial=len(have), pulse=pulse) as bar,
     ):
         for completion in engine.complete(requests):
             treatment, first = meaning[completion.key]
@@ -70,7 +74,7 @@ def run(folder: store.RunDir, config: Config, context: Context) -> int:
             )
             log.write(sample)
             tokens += completion.num_tokens
-            bar.advance(1, **pace(engine, tokens, time.monotonic() - started))
+            bar.advance(1, **pulse())
     return total - len(have)
 
 
@@ -78,7 +82,12 @@ def pace(engine: Engine, tokens: int, seconds: float) -> dict[str, object]:
     """What stands behind the bar and its ETA: tokens per second of what is done, rows where the engine counts them."""
     shown: dict[str, object] = {"tok/s": f"{tokens / seconds:.0f}" if seconds > 0 else "?"}
     stats = getattr(engine, "stats", None)  # no part of the protocol: servers do not tell
-    for label, name in (("alive", "rows_alive"), ("waiting", "rows_waiting")):
+    for label, name in (
+        ("alive", "rows_alive"),
+        ("waiting", "rows_waiting"),
+        ("steps", "steps"),
+        ("read", "prompt_tokens"),
+    ):
         count = getattr(stats, name, None)
         if count is not None:
             shown[label] = str(count)

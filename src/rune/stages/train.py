@@ -7,10 +7,11 @@ is loaded.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rune import console, plugins, store
 from rune.benchmarks import _exclusion
@@ -21,6 +22,7 @@ from rune.types import Problem, Split, Trajectory
 
 if TYPE_CHECKING:
     from rune.hypernet.base import Base
+    from rune.hypernet.features import Features
     from rune.hypernet.lora import Adapters
 
 
@@ -32,7 +34,7 @@ class Config:
     hypernet: HypernetConfig
     retriever: str = "bm25"  # finds the sources of retrieved pairs, as at evaluation
     neighbours: int = 8  # nearest trajectories of other tasks kept for each target
-    start_from: str = ""  # a folder of checkpoints (lora, hypernet) to go on from; same base model, rank and encoder
+    start_from: str = ""  # checkpoints to go on from: a run's checkpoints/, or a hypernetwork's own folder
     cache_features: bool = False  # keep features on disk: 7 kB a token for four taps of the 0.5B
 
 
@@ -48,79 +50,134 @@ def run(folder: store.RunDir, config: Config, context: Context) -> dict[str, Any
     held_out = [p for p in problems if p.split is Split.HELD_OUT]
     _exclusion.check_corpus(trajectories, held_out, where=str(folder / "trajectories.jsonl"))
     if config.start_from:
-        _check_start(Path(config.start_from), held_out)
+        check_start(Path(config.start_from), held_out)
     return fit(trajectories, config, context, folder / "checkpoints")
 
 
-def _check_start(folder: Path, held_out: Sequence[Problem]) -> None:
+def check_start(folder: Path, held_out: Sequence[Problem]) -> None:
     """A checkpoint carries what it was trained on: a held-out task must not come in by this door either."""
-    for kind in ("lora", "hypernet"):
-        known = store.read_json(folder / kind / "settings.json").get("trained_on")
+    for place in dict.fromkeys(_begin(folder)):
+        known = store.read_json(place / "settings.json").get("trained_on")
         if not known:
-            raise DataError(f"{folder / kind}: does not say which tasks it was trained on; train.start_from needs one")
-        _exclusion.check_ids(known, held_out, where=str(folder / kind))
+            raise DataError(f"{place}: does not say which tasks it was trained on; train.start_from needs one")
+        _exclusion.check_ids(known, held_out, where=str(place))
 
 
-def fit(trajectories: Sequence[Trajectory], config: Config, context: Context, folder: Path) -> dict[str, Any]:
-    """Both phases on a corpus that was checked."""
-    from rune.hypernet import base as bases
-    from rune.hypernet import checkpoint, diagnostics, trainer
-    from rune.hypernet.data import Corpus
-    from rune.hypernet.features import Bank, Reader
+class Begin(NamedTuple):
+    """Where a training goes on from: a static LoRA's checkpoint and a hypernetwork's (which holds one as well)."""
+
+    lora: Path
+    hypernet: Path
+
+
+def _begin(folder: Path) -> Begin:
+    if (folder / "settings.json").is_file():
+        return Begin(folder, folder)
+    return Begin(folder / "lora", folder / "hypernet")
+
+
+class Desk:
+    """The frozen base model and the features read with it, kept while several corpora are trained on."""
+
+    def __init__(self, context: Context) -> None:
+        from rune.hypernet import base as bases
+
+        self.base: Base = bases.load(context.model(), device=context.device, dtype=context.dtype)
+        self._cache = context.cache
+        self._read: dict[tuple[tuple[int, ...], str], Features] = {}
+
+    def features(self, trajectories: Sequence[Trajectory], taps: tuple[int, ...], *, on_disk: bool) -> list[Features]:
+        """In the given order; each trajectory is read once."""
+        from rune.hypernet.features import Reader
+
+        missing = [t for t in trajectories if (taps, t.trajectory_id) not in self._read]
+        if missing:
+            base = self.base
+            folder = self._cache if on_disk else None
+            reader = Reader(base.model, base.tokenizer, taps=taps, digest=base.ref.digest, folder=folder)
+            found = reader.read(missing)
+            if cut := sum(f.cut for f in found):
+                console.warn(f"features: {cut} tokens of steps too long for the encoder were left out")
+            self._read |= {(taps, t.trajectory_id): f for t, f in zip(missing, found, strict=True)}
+        return [self._read[taps, t.trajectory_id] for t in trajectories]
+
+    def close(self) -> None:
+        self.base.hooks.remove()
+        self._read.clear()
+
+
+def fit(
+    trajectories: Sequence[Trajectory], config: Config, context: Context, folder: Path, *, desk: Desk | None = None
+) -> dict[str, Any]:
+    """Both phases on a corpus that was checked. `desk` serves several calls; without one, it is made if needed."""
+    from rune.hypernet import diagnostics
 
     metrics = folder / "metrics.jsonl"
-    lora_folder, hypernet_folder = folder / "lora", folder / "hypernet"
-    if not checkpoint.done(hypernet_folder):
-        model = context.model()
-        base = bases.load(model, device=context.device, dtype=context.dtype)
-        layout = base.layout(config.lora.modules)
-        first = Path(config.start_from) if config.start_from else None
-        tasks = _tasks(trajectories, first)
-        if not checkpoint.done(lora_folder):
-            corpus = Corpus(base, trajectories, max_tokens=config.lora.max_tokens)
-            _report_left_out(corpus, config.lora.max_tokens)
-            lora = trainer.train_lora(
-                base,
-                corpus,
-                config.lora,
-                seed=context.seed,
-                folder=lora_folder,
-                metrics=metrics,
-                initial=checkpoint.load(first / "lora", model, device=context.device).static if first else None,
-            )
-            checkpoint.save_lora(lora_folder, lora, layout, config.lora, model, trained_on=tasks)
-        static = checkpoint.load(lora_folder, model, device=context.device).static.train()
-        near = _neighbours(trajectories, config) if config.hypernet.pairs.retrieved else {}
-        corpus = Corpus(base, trajectories, max_tokens=config.hypernet.max_tokens, retrieved=near)
-        _report_left_out(corpus, config.hypernet.max_tokens)
-        cache = context.cache if config.cache_features else None
-        reader = Reader(base.model, base.tokenizer, taps=config.hypernet.taps, digest=model.digest, folder=cache)
-        features = reader.read(corpus.trajectories)
-        if cut := sum(f.cut for f in features):
-            console.warn(f"features: {cut} tokens of steps too long for the encoder were left out")
-        both = trainer.train_hypernet(
-            base,
-            corpus,
-            Bank(features),
-            static,
-            config.hypernet,
-            seed=context.seed,
-            folder=hypernet_folder,
-            metrics=metrics,
-            reconstruct=_fine_tuned(corpus, config, base),
-            initial=checkpoint.load(first / "hypernet", model, device=context.device).both if first else None,
-        )
-        checkpoint.save_hypernet(hypernet_folder, both, layout, config.lora, config.hypernet, model, trained_on=tasks)
-        base.hooks.remove()
+    if not _done(folder / "hypernet"):
+        own = desk or Desk(context)
+        try:
+            _fit(trajectories, config, context, folder, own)
+        finally:
+            if desk is None:
+                own.close()
     return {
         phase: diagnostics.convergence(row["loss"] for _, row in store.read_lines(metrics) if row["phase"] == phase)
         for phase in ("lora", "hypernet")
     }
 
 
-def _tasks(trajectories: Sequence[Trajectory], first: Path | None) -> list[str]:
+def _done(folder: Path) -> bool:
+    from rune.hypernet import checkpoint
+
+    return checkpoint.done(folder)
+
+
+def _fit(trajectories: Sequence[Trajectory], config: Config, context: Context, folder: Path, desk: Desk) -> None:
+    from rune.hypernet import checkpoint, trainer
+    from rune.hypernet.data import Corpus
+    from rune.hypernet.features import Bank
+
+    metrics, lora_folder, hypernet_folder = folder / "metrics.jsonl", folder / "lora", folder / "hypernet"
+    model, base = context.model(), desk.base
+    layout = base.layout(config.lora.modules)
+    first = _begin(Path(config.start_from)) if config.start_from else None
+    tasks = _tasks(trajectories, first)
+    if not checkpoint.done(lora_folder):
+        corpus = Corpus(base, trajectories, max_tokens=config.lora.max_tokens)
+        _report_left_out(corpus, config.lora.max_tokens)
+        lora = trainer.train_lora(
+            base,
+            corpus,
+            config.lora,
+            seed=context.seed,
+            folder=lora_folder,
+            metrics=metrics,
+            initial=checkpoint.load(first.lora, model, device=context.device).static if first else None,
+        )
+        checkpoint.save_lora(lora_folder, lora, layout, config.lora, model, trained_on=tasks)
+    static = checkpoint.load(lora_folder, model, device=context.device).static.train()
+    near = neighbours(trajectories, config) if config.hypernet.pairs.retrieved else {}
+    corpus = Corpus(base, trajectories, max_tokens=config.hypernet.max_tokens, retrieved=near)
+    _report_left_out(corpus, config.hypernet.max_tokens)
+    bank = Bank(desk.features(corpus.trajectories, config.hypernet.taps, on_disk=config.cache_features))
+    both = trainer.train_hypernet(
+        base,
+        corpus,
+        bank,
+        static,
+        config.hypernet,
+        seed=context.seed,
+        folder=hypernet_folder,
+        metrics=metrics,
+        reconstruct=_fine_tuned(corpus, config, base),
+        initial=checkpoint.load(first.hypernet, model, device=context.device).both if first else None,
+    )
+    checkpoint.save_hypernet(hypernet_folder, both, layout, config.lora, config.hypernet, model, trained_on=tasks)
+
+
+def _tasks(trajectories: Sequence[Trajectory], first: Begin | None) -> list[str]:
     """Every task that shaped the weights, those of the checkpoint it began with included."""
-    before = store.read_json(first / "hypernet" / "settings.json")["trained_on"] if first else []
+    before = store.read_json(first.hypernet / "settings.json")["trained_on"] if first else []
     return sorted({*before, *(t.task_id for t in trajectories)})
 
 
@@ -129,13 +186,19 @@ def _report_left_out(corpus: Any, limit: int) -> None:
         console.warn(f"{corpus.too_long} solutions of more than {limit} tokens (prompt included) are not trained on")
 
 
-def _neighbours(trajectories: Sequence[Trajectory], config: Config) -> dict[str, list[str]]:
-    """Each trajectory's nearest ones of *other* tasks: a target's own solution is never in its sources."""
+def neighbours(trajectories: Sequence[Trajectory], config: Config) -> dict[str, list[str]]:
+    """Each trajectory's nearest ones of *other* tasks: a target's own solution is never in its sources.
+
+    Family tasks take no part: their sources are their siblings.
+    """
     module = plugins.load("retrievers", config.retriever)
-    retriever = module.build(module.Config(), [t for t in trajectories if t.solved])
-    per_task = max((sum(o.task_id == t.task_id for o in trajectories) for t in trajectories), default=0)
+    plain = [t for t in trajectories if not t.family]
+    if not any(t.solved for t in plain):
+        return {}
+    retriever = module.build(module.Config(), [t for t in plain if t.solved])
+    per_task = max(Counter(t.task_id for t in plain).values())
     near: dict[str, list[str]] = {}
-    for trajectory in trajectories:
+    for trajectory in plain:
         hits = retriever.retrieve(trajectory.prompt, top_k=config.neighbours + per_task)
         others = [h.trajectory for h in hits if h.trajectory.task_id != trajectory.task_id]
         near[trajectory.trajectory_id] = [t.trajectory_id for t in others[: config.neighbours]]

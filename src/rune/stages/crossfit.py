@@ -1,0 +1,425 @@
+"""The cross-fitted experiment: every task is held out once, with several training seeds.
+
+    problems ─ k folds ─▶ for each seed and fold: train without the fold, adapt, sample, score ─▶ one decision over all
+
+The loop works on every task once; a fold trains on the trajectories of the other folds only, and is checked for that
+like a run. Arms, draws and the gate's rule are those of the config. Adapters go from the hypernetwork to the engine
+as tensors where the engine takes them: hundreds of folders would be written for nothing.
+
+    runs/<name>-crossfit-<digest8>/
+      manifest.json config.toml problems.jsonl (all tasks) attempts.jsonl imported.jsonl imports.json
+      seed-S/fold-F/            problems.jsonl (the fold's), trajectories.jsonl, checkpoints/, diagnostics.json
+      seed-S/fold-F/t0.8/       treatments.jsonl, samples.jsonl, verdicts.jsonl
+      result.json, result.md    per seed and pooled, for each temperature
+
+Interrupted at any point, `--resume` goes on; a fold that is done is kept. Pooled figures take each task's draws of all
+seeds together, so the interval is over tasks; how far seeds differ stands beside it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rune import __version__, config, console, plugins, store
+from rune.agent import importers
+from rune.benchmarks import _exclusion, _split
+from rune.errors import ConfigError
+from rune.stages import _check, _counts, _crossfit_tables, _provenance, adapt, collect, gate, leakage, pipeline
+from rune.stages import sample as sampling
+from rune.stages import score as scoring
+from rune.stages import train as training
+from rune.stages._context import Context
+from rune.stages.pipeline import RunConfig
+from rune.store import RunDir
+from rune.types import AdapterRef, Problem, Split, Trajectory, Treatment, Verdict
+
+if TYPE_CHECKING:
+    from rune.engines._lora import Adapter
+    from rune.hypernet.lora import Adapters, Factors, Layout
+
+
+def run(settings: RunConfig, *, resume: bool) -> RunDir:
+    """Everything that is not done. Raises ConfigError and the stages' own errors."""
+    _check.arms(settings)
+    name = f"{settings.run.name}-crossfit"
+    if not RunDir.place(Path(settings.run.folder), name, settings).exists():
+        _check.inputs(settings)
+        for start in settings.crossfit.start_from:
+            _check.start(start, "crossfit.start_from")
+        pipeline.Machinery(settings).device  # noqa: B018 (raises for a GPU that is not there)
+    problems = tasks(settings)
+    parts = _split.deal(problems, k=settings.benchmark.folds, seed=settings.benchmark.split_seed)
+    folder = RunDir.create(
+        Path(settings.run.folder),
+        name,
+        settings,
+        extra={"rune": __version__, "environment": _provenance.environment()},
+        resume=resume,
+    )
+    with folder.lock(), pipeline.machinery(settings) as context:
+        store.write_jsonl(folder / "problems.jsonl", problems)
+        Experiment(folder, settings, context, problems, parts=parts).run()
+    decide(folder, settings)
+    return folder
+
+
+def reopen(path: Path) -> tuple[RunDir, RunConfig]:
+    """A cross-fitted run and its config."""
+    folder = RunDir.open(path)
+    return folder, pipeline.load(folder / "config.toml")
+
+
+def tasks(settings: RunConfig) -> list[Problem]:
+    """All tasks of the benchmark, each marked held out: every one will be."""
+    section = settings.benchmark
+    module = plugins.load("benchmarks", section.name)
+    found: list[Problem] = module.build(
+        config.build(module.Config, section.settings, where="benchmark.settings")
+    ).problems()
+    if any(p.split is Split.HELD_OUT for p in found):
+        raise ConfigError(
+            f"[benchmark] {section.name} marks its own evaluation tasks, so they cannot train in turn; "
+            "cross-fit a benchmark that has no split of its own, as humaneval"
+        )
+    found = collect.choose(found, section.limit, seed=section.split_seed) if section.limit else found
+    return [replace(p, split=Split.HELD_OUT) for p in found]
+
+
+def temperatures(settings: RunConfig) -> tuple[float, ...]:
+    return settings.crossfit.temperatures or (settings.sample.temperature,)
+
+
+def place(folder: RunDir, seed: int, fold: int) -> Path:
+    return folder.path / f"seed-{seed}" / f"fold-{fold}"
+
+
+def drawn_at(temperature: float) -> str:
+    """The name of the folder that holds what was drawn at a temperature."""
+    return f"t{temperature:g}"
+
+
+class Experiment:
+    """What all folds share: the corpus, the base model in training, the engine."""
+
+    def __init__(
+        self,
+        folder: RunDir,
+        settings: RunConfig,
+        context: Context,
+        problems: Sequence[Problem],
+        *,
+        parts: Sequence[Sequence[str]],
+        desk: training.Desk | None = None,
+    ) -> None:
+        """`parts`: the task ids of each fold."""
+        self.folder, self.settings, self.context, self.problems = folder, settings, context, problems
+        self.parts = parts
+        self._desk = desk
+
+    def run(self) -> None:
+        pending = [
+            (number, seed, fold)
+            for number, seed in enumerate(self.settings.crossfit.seeds)
+            for fold in range(len(self.parts))
+            if not (place(self.folder, seed, fold) / "done.json").exists()
+        ]
+        if not pending:
+            return
+        with self.folder.stage("collect") as entry:
+            entry["by"] = _provenance.worker()
+            own, imported = self._corpus()
+        total = len(self.settings.crossfit.seeds) * len(self.parts)
+        with console.Progress("crossfit", total, unit="fold", initial=total - len(pending)) as bar:
+            for number, seed, fold in pending:
+                with self.folder.stage(f"seed {seed} fold {fold}") as entry:
+                    entry["by"] = _provenance.worker()
+                    self.fold(number, seed, fold, own, imported)
+                bar.advance()
+        if self._desk:
+            self._desk.close()
+
+    def _corpus(self) -> tuple[list[Trajectory], list[Trajectory]]:
+        """The loop's trajectories of every task, and the imports without what any task forbids."""
+        scoring.self_check(self.context.sandbox(), self.problems)
+        model = self.context.model()
+        self.folder.update(
+            model={"name": model.name, "sha256": model.digest, "source": model.source},
+            device=pipeline.device_name(self.context.device),
+            dtype=self.context.dtype,
+        )
+        every = [replace(p, split=Split.TRAIN) for p in self.problems]
+        chosen = collect.choose(every, self.settings.collect.tasks, seed=self.context.seed)
+        own = collect.work(self.folder, self.settings.collect, self.context, chosen)
+        path = self.folder / "imported.jsonl"
+        if not path.exists():
+            found = [t for file in self.settings.collect.imports for t in importers.read(Path(file))]
+            kept, report = _exclusion.decontaminate(found, self.problems)
+            if report.dropped:
+                console.note(f"imports: left out {', '.join(f'{n} × {why}' for why, n in report.dropped.items())}")
+            store.write_json(self.folder / "imports.json", report)
+            store.write_jsonl(path, kept)
+        return own, store.read_jsonl(path, Trajectory)
+
+    def fold(
+        self, number: int, seed: int, fold: int, own: Sequence[Trajectory], imported: Sequence[Trajectory]
+    ) -> None:
+        """Train without the fold, then treat, sample and score its tasks."""
+        settings, where = self.settings, RunDir(place(self.folder, seed, fold))
+        context = replace(self.context, seed=seed)
+        ids = set(self.parts[fold])
+        held_out = [p for p in self.problems if p.task_id in ids]
+        allowed, _ = _exclusion.decontaminate([t for t in own if t.task_id not in ids], held_out)
+        kept = collect.keep(allowed, limit=settings.collect.keep, per_task=settings.collect.keep_per_task)
+        corpus = [*kept, *imported]
+        _exclusion.check_corpus(corpus, held_out, where=str(where / "trajectories.jsonl"))
+        store.write_jsonl(where / "problems.jsonl", held_out)
+        store.write_jsonl(where / "trajectories.jsonl", corpus)
+        plan = settings.train
+        if settings.crossfit.start_from:
+            plan = replace(plan, start_from=settings.crossfit.start_from[number])
+        if plan.start_from:
+            training.check_start(Path(plan.start_from), held_out)
+        if self._desk is None:
+            self._desk = training.Desk(self.context)
+        convergence = training.fit(corpus, plan, context, where / "checkpoints", desk=self._desk)
+        missing = [t for t in temperatures(settings) if not (where / drawn_at(t) / "scored.json").exists()]
+        if missing:
+            hands = _Hands(context, where.path)
+            try:
+                treatments = self._treat(where, held_out, context, hands)
+                self._diagnose(where, held_out, treatments, hands, convergence, seed)
+                for temperature in missing:
+                    self._draw(where, temperature, treatments, context)
+            finally:
+                hands.drop()
+        for kind in ("lora", "hypernet"):  # only a training that goes on needs the optimiser's state
+            (where / "checkpoints" / kind / "state.safetensors").unlink(missing_ok=True)
+        store.write_json(where / "done.json", {"tasks": sorted(ids), "corpus": len(corpus)})
+
+    def _treat(self, where: RunDir, held_out: Sequence[Problem], context: Context, hands: _Hands) -> list[Treatment]:
+        """Every arm, by the same conditions as in a run."""
+        workshop = replace(pipeline.workshop(where, self.settings, context), keep=hands.keep)
+        section, made = self.settings.adapt, []
+        total = len(held_out) * len(section.arms)
+        with console.Progress("adapt", total, unit="treatment") as bar:
+            for arm in section.arms:
+                module = plugins.load("conditions", arm)
+                given = config.build(module.Config, section.settings.get(arm, {}), where=f"adapt.settings.{arm}")
+
+                def done(treatment: Treatment, arm: str = arm) -> None:
+                    made.append(treatment)
+                    bar.advance(arm=arm)
+
+                module.build(given, workshop).treat(held_out, done)
+        return made
+
+    def _diagnose(
+        self,
+        where: RunDir,
+        held_out: Sequence[Problem],
+        treatments: Sequence[Treatment],
+        hands: _Hands,
+        convergence: Mapping[str, Any],
+        seed: int,
+    ) -> None:
+        """No arm is sampled before each of its adapters is proved live; then norms, cosines and swaps."""
+        assert self._desk is not None
+        base = self._desk.base
+        worn = {t.adapter.adapter_id: (t.condition, t.adapter) for t in treatments if t.adapter is not None}
+        if worn:
+            adapt.prove_live(base, list(worn.values()), held_out[0].prompt, load=hands.adapter)
+        arms, swap = {}, {}
+        for arm in self.settings.adapt.arms:
+            own = {t.task_id: t.adapter for t in treatments if t.condition == arm and t.adapter is not None}
+            if not own:
+                continue
+            arms[arm] = hands.describe(arm, list(own), adapt.base_norms(base, hands.layout))
+            if self.settings.adapt.swap_tasks and len({a.adapter_id for a in own.values()}) > 1:
+                some = held_out[: self.settings.adapt.swap_tasks]
+                swap[arm] = adapt.swapped(base, some, own, seed, load=hands.adapter)
+        store.write_json(where / "diagnostics.json", {"arms": arms, "training": convergence, "swap": swap})
+
+    def _draw(self, where: RunDir, temperature: float, treatments: Sequence[Treatment], context: Context) -> None:
+        """Samples and verdicts of one temperature; the folder is laid out as a run's."""
+        there = RunDir(where / drawn_at(temperature))
+        shutil.copy(where / "problems.jsonl", _made(there.path) / "problems.jsonl")
+        store.write_jsonl(there / "treatments.jsonl", treatments)
+        sampling.run(there, replace(self.settings.sample, temperature=temperature), context)
+        context.engine().close()  # its cache's memory is what training needs next; it takes it again by itself
+        judged = scoring.run(there, self.settings.score, context)
+        store.write_json(there / "scored.json", {"judged": judged})
+
+
+def _made(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+class _Hands:
+    """Adapters on their way to the engine, kept for the probes until the fold is sampled."""
+
+    def __init__(self, context: Context, where: Path) -> None:
+        self._context, self._where = context, where
+        self._engine = context.engine()
+        self._takes_tensors = hasattr(self._engine, "put_adapter")
+        self._adapters: dict[str, Adapter] = {}
+        self._factors: dict[str, list[Mapping[str, Factors]]] = {}
+        self.layout: Layout
+
+    def keep(self, arm: str, key: str, made: Adapters, layout: Layout) -> AdapterRef:
+        """The conditions' `Workshop.keep`."""
+        import torch
+
+        from rune.engines import _lora
+        from rune.hypernet import export
+        from rune.hypernet.base import to_dtype
+
+        self.layout = layout
+        model, dtype = self._context.model(), getattr(torch, self._context.dtype)
+        adapter = export.to_adapter(made, layout, base_model=model.digest, dtype=dtype)
+        if self._takes_tensors:
+            name = f"{self._where.parent.name}/{self._where.name}/{arm}/{key}"
+            ref: AdapterRef = self._engine.put_adapter(name, adapter)  # type: ignore[attr-defined]
+        else:
+            ref = _lora.write_peft(self._where / "adapters" / arm / key, adapter, base_model_name=model.name)
+        self._adapters[ref.adapter_id] = adapter
+        self._factors.setdefault(arm, []).append(to_dtype(made, dtype))
+        return ref
+
+    def adapter(self, ref: AdapterRef) -> Adapter:
+        return self._adapters[ref.adapter_id]
+
+    def describe(self, arm: str, task_ids: Sequence[str], norms: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+        """As `adapt.describe`, from tensors."""
+        import torch
+
+        from rune.hypernet import diagnostics
+
+        some = self._factors[arm]
+
+        def layer(module: str, y: int) -> tuple[torch.Tensor, torch.Tensor]:
+            return (
+                torch.stack([f[module].down_YNRI[y, 0].float() for f in some]),
+                torch.stack([f[module].up_YNRO[y, 0].float() for f in some]),
+            )
+
+        return diagnostics.describe(task_ids[: len(some)], diagnostics.profile(layer, self.layout.layers, norms))
+
+    def drop(self) -> None:
+        if self._takes_tensors:
+            for adapter_id in self._adapters:
+                self._engine.drop_adapter(adapter_id)  # type: ignore[attr-defined]
+        self._adapters, self._factors = {}, {}
+
+
+# --------------------------------------------------------------------------- decide
+
+
+def decide(folder: RunDir, settings: RunConfig) -> dict[str, Any]:
+    """result.json and result.md from the verdicts: no model, no torch, no GPU."""
+    problems = store.read_jsonl(folder / "problems.jsonl", Problem)
+    seeds, folds = settings.crossfit.seeds, range(settings.benchmark.folds)
+    by_temperature: dict[str, Any] = {}
+    for temperature in temperatures(settings):
+        verdicts = {
+            seed: [
+                v
+                for fold in folds
+                for v in store.read_jsonl(place(folder, seed, fold) / drawn_at(temperature) / "verdicts.jsonl", Verdict)
+            ]
+            for seed in seeds
+        }
+        per_seed = {
+            str(seed): _decide(folder, settings, problems, found, [(seed, temperature)], settings.gate)
+            for seed, found in verdicts.items()
+        }
+        n = max((v.draw for found in verdicts.values() for v in found), default=0) + 1
+        pooled = [replace(v, draw=v.draw + i * n) for i, found in enumerate(verdicts.values()) for v in found]
+        whole = replace(settings.gate, n=settings.gate.n * len(seeds))
+        by_temperature[f"{temperature:g}"] = {
+            "pooled": _decide(folder, settings, problems, pooled, [(s, temperature) for s in seeds], whole),
+            "seeds": per_seed,
+        }
+    result = {
+        "name": folder.path.name,
+        "model": folder.manifest().get("model"),
+        "device": folder.manifest().get("device"),
+        "folds": settings.benchmark.folds,
+        "seeds": list(seeds),
+        "temperatures": by_temperature,
+        "diagnostics": _diagnostics(folder, settings),
+        "seconds": {name: entry.get("seconds") for name, entry in folder.manifest()["stages"].items()},
+    }
+    store.write_json(folder / "result.json", result)
+    store.write_atomic(folder / "result.md", _crossfit_tables.page(store.read_json(folder / "result.json")))
+    return result
+
+
+def _decide(
+    folder: RunDir,
+    settings: RunConfig,
+    problems: Sequence[Problem],
+    verdicts: Sequence[Verdict],
+    drawn: Sequence[tuple[int, float]],
+    rule: gate.Config,
+) -> dict[str, Any]:
+    arms = settings.adapt.arms
+    counts = _counts.count(
+        problems, verdicts, treatment=rule.treatment, baseline=rule.baseline, least=rule.n, arms=arms
+    )
+    found = _leaks(folder, settings, counts, drawn, rule)
+    decision = gate.decide(problems, verdicts, rule, arms=arms, leak=leakage.finding(found))
+    return {"decision": config.plain(decision), "suspicious": found["suspicious"]}
+
+
+def _leaks(
+    folder: RunDir, settings: RunConfig, counts: _counts.Counts, drawn: Sequence[tuple[int, float]], rule: gate.Config
+) -> dict[str, Any]:
+    """The leakage check fold by fold, each against its own corpus; a task is as suspicious as in its worst seed."""
+    rows: dict[str, leakage.Row] = {}
+    items = 0
+    for seed, temperature in drawn:
+        for fold in range(settings.benchmark.folds):
+            where = place(folder, seed, fold)
+            trajectories = store.read_jsonl(where / "trajectories.jsonl", Trajectory)
+            items = max(items, len(trajectories))
+            for row in leakage.rows(
+                store.read_jsonl(where / "problems.jsonl", Problem),
+                [t for t in trajectories if not t.family],
+                store.read_jsonl(where / drawn_at(temperature) / "treatments.jsonl", Treatment),
+            ):
+                if row.task_id not in rows or row.suspicious:
+                    rows[row.task_id] = row
+    treated, base = counts.passes[rule.treatment], counts.passes[rule.baseline]
+    return leakage.assess([rows[t] for t in counts.tasks], items, treated, base, counts.n)
+
+
+def _diagnostics(folder: RunDir, settings: RunConfig) -> dict[str, Any]:
+    """Mean over folds, for each seed: cosines, norms, effective rank, and what a swapped trajectory changes."""
+    found: dict[str, Any] = {}
+    for seed in settings.crossfit.seeds:
+        records = [
+            store.read_json(place(folder, seed, fold) / "diagnostics.json") for fold in range(settings.benchmark.folds)
+        ]
+        arm = settings.gate.treatment
+        own = [r["arms"][arm] for r in records if arm in r["arms"]]
+        swaps = [r["swap"][arm] for r in records if r["swap"].get(arm)]
+        if own:
+            found[str(seed)] = {
+                "cosine_raw": _mean(o["cosine_raw"]["mean_off_diagonal"] for o in own),
+                "cosine_centred": _mean(o["cosine_centred"]["mean_off_diagonal"] for o in own),
+                "effective_rank": _mean(o["effective_rank"] for o in own),
+                "delta_w_norm": _mean(o["delta_w_norm_mean"] for o in own),
+                "ratio": {m: _mean(x for o in own for x in o["ratio"][m]) for m in own[0]["ratio"]},
+                "swap_mean_lead_nats": _mean(s["mean_lead"] for s in swaps) if swaps else None,
+            }
+    return found
+
+
+def _mean(values: Any) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else None

@@ -34,7 +34,9 @@ from rune.types import Problem, Split, Trajectory
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
-    parser.add_argument("recipes", type=Path, help="TOML: [recipes.NAME] corpus = […], set = […], like = NAME")
+    parser.add_argument(
+        "recipes", type=Path, help="TOML: set = […] for all, then [recipes.NAME] corpus = […], set = […], like = NAME"
+    )
     parser.add_argument("--dev", type=Path, required=True, help="problems to choose on, JSONL")
     parser.add_argument("--corpus", action="append", default=[], metavar="NAME=FILE")
     parser.add_argument("--out", type=Path, required=True)
@@ -49,7 +51,8 @@ def main() -> int:
         name, _, file = entry.partition("=")
         corpora[name], report = _exclusion.decontaminate(importers.read(Path(file)), dev)
         console.note(f"{name}: {report.kept} of {report.examined} trajectories ({dict(report.dropped)})")
-    recipes = tomllib.loads(args.recipes.read_text())["recipes"]
+    given = tomllib.loads(args.recipes.read_text())
+    recipes = {n: {**r, "set": [*given.get("set", ()), *r.get("set", ())]} for n, r in given["recipes"].items()}
     machine = pipeline.Machinery(pipeline.load(args.config))
     desk = training.Desk(machine.context())
     begun, rows = time.monotonic(), {}
@@ -75,7 +78,7 @@ def one(
 ) -> dict[str, Any]:
     """Train, sample and score one recipe; its result.json. Model and engine are the first recipe's."""
     raw = plain(pipeline.load(config))
-    raw = override(raw, ["benchmark.folds=1", "crossfit.seeds=[0]", *recipe.get("set", ())])
+    raw = override(raw, ["benchmark.folds=1", "crossfit.seeds=[0]", *recipe["set"]])
     settings = build(pipeline.RunConfig, {**raw, "run": {**raw["run"], "name": name, "folder": str(out)}})
     folder = RunDir.create(out, name, settings, extra={"recipe": recipe}, resume=True)
     if (folder / "result.json").exists():

@@ -150,9 +150,19 @@ class LoraHooks:
             pair = self._stack.get(name)
             if pair is None:
                 return None
-            return output + delta(inputs[0], pair, self._slots_N).to(output.dtype)
+            return add(output, inputs[0], pair, self._slots_N)
 
         return add_delta
+
+
+def add(y_NTO: Tensor, x_NTI: Tensor, pair: Pair, slots_N: Tensor | None = None) -> Tensor:
+    """y + B A x. Equal runs take one product that reads y and writes the sum: nothing of y's size in between."""
+    groups, inputs, _ = pair.a.shape
+    if slots_N is not None or y_NTO.dtype != x_NTI.dtype or x_NTI.shape[0] % groups:
+        return y_NTO + delta(x_NTI, pair, slots_N).to(y_NTO.dtype)
+    down_GKR = x_NTI.reshape(groups, -1, inputs) @ pair.a.to(x_NTI.dtype)
+    y_GKO = y_NTO.reshape(groups, -1, y_NTO.shape[-1])
+    return torch.baddbmm(y_GKO, down_GKR, pair.b.to(x_NTI.dtype)).view_as(y_NTO)
 
 
 def delta(x_NTI: Tensor, pair: Pair, slots_N: Tensor | None = None) -> Tensor:

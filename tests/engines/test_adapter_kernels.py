@@ -1,4 +1,4 @@
-"""The adapters' decode kernels in Triton's interpreter: they equal plain torch, alone and in the whole loop."""
+"""The GPU's kernels in Triton's interpreter: they equal plain torch, alone and in the whole loop."""
 
 from __future__ import annotations
 
@@ -47,6 +47,20 @@ def test_the_start_up_check_passes_in_single_and_half_precision_with_one_launch_
     assert "equal" in interpreted(script, world.model.path)
 
 
+def test_attention_silu_and_chunk_masses_equal_plain_torch_in_single_and_half_precision(world: World) -> None:
+    script = """
+        import sys
+        from rune.engines import _kernels, torch as engines
+        from rune.engines._network import Network
+        from rune.types import ModelRef
+        model = ModelRef(name="tiny", path=sys.argv[1], digest="", source="local")
+        for dtype in ("float32", "float16"):
+            _kernels.check(Network(engines.load_model(model, device="cpu", dtype=dtype)))
+        print("equal")
+        """
+    assert "equal" in interpreted(script, world.model.path)
+
+
 def test_a_ragged_mixed_batch_draws_the_texts_of_the_plain_path(world: World) -> None:
     """Adapters of ranks 4 and 8 with 1, 3 and 18 rows (two blocks) and the base, coming and going."""
     script = """
@@ -72,7 +86,7 @@ def test_a_ragged_mixed_batch_draws_the_texts_of_the_plain_path(world: World) ->
             ]
             blocks = []
             launch = engine.decoder.device.launch
-            engine.decoder.device.launch = lambda layout, reach: blocks.append(layout.blocks) or launch(layout, reach)
+            engine.decoder.device.launch = lambda layout: blocks.append(layout.blocks) or launch(layout)
             found = {(c.key, c.draw): c.text for c in engine.complete(requests)}
             assert all(map(bool, blocks)) == (kernels is not None)
             assert len({found["01", 0], found["30", 0]}) == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 import subprocess
 import sys
 import textwrap
@@ -14,6 +16,7 @@ from engine_helpers import PROMPTS, World, random_adapter, torch_engine
 from transformers import AutoModelForCausalLM
 
 from rune.engines import _lora
+from rune.engines._batch import Layout, Span, spans
 from rune.engines.torch import TorchEngine
 from rune.errors import AdapterError, EngineError
 from rune.types import Completion, Request, Sampling
@@ -74,6 +77,51 @@ def test_text_does_not_depend_on_the_batch(world: World) -> None:
     expected = answers(torch_engine(world.model, max_rows=64), requests)
     for max_rows, burst in ((1, 1), (5, 3), (7, 1)):
         assert answers(torch_engine(world.model, max_rows=max_rows, burst=burst), requests) == expected
+
+
+def test_a_long_prompt_makes_no_other_row_look_far_back_and_changes_no_text(world: World) -> None:
+    """In any order of rows, worn and bare; each step's attention is cut where lengths jump."""
+    lengths = [1, 2, 40, 3, 60, 2, 1, 50]
+    requests = [
+        Request(key=str(i), prompt=PROMPTS[2] * n, sampling=DRAWN, seed=i, adapter=[None, *world.adapters][i % 3])
+        for i, n in enumerate(lengths)
+    ]
+    alone = {key: c for r in requests for key, c in answers(torch_engine(world.model), [r]).items()}
+    for order in (requests, requests[::-1], sorted(requests, key=lambda r: len(r.prompt))):
+        engine = torch_engine(world.model)
+        longest = max(len(engine.tokenizer(r.prompt)["input_ids"]) for r in requests)
+        looked: list[int] = []  # positions, of all rows of one step
+        forward = engine.decoder.device._forward
+
+        def watched(layout: Layout, looks: tuple[Span, ...]) -> None:
+            assert [look.first for look in looks] == [0, *(look.last for look in looks[:-1])]
+            assert looks[-1].last == len(layout.rows)
+            looked.append(sum((last - first) * window for first, last, window in looks))  # noqa: B023
+            forward(layout, looks)  # noqa: B023
+
+        engine.decoder.device._forward = watched  # type: ignore[method-assign]
+        assert answers(engine, order) == alone
+        assert max(looked) < 0.75 * len(requests) * longest
+
+
+def test_spans_are_the_cheapest_cut() -> None:
+    assert spans([]) == []
+    assert spans([64] * 40) == [Span(0, 40, 64)]
+    assert spans([256] * 40 + [1536] * 10) == [Span(0, 40, 256), Span(40, 50, 1536)]
+    assert spans([256, 1536, 256], call_cost=10) == [Span(0, 1, 256), Span(1, 2, 1536), Span(2, 3, 256)]
+    assert spans([256, 1536, 256], call_cost=10**6) == [Span(0, 3, 1536)]
+    rng = random.Random(0)
+    for _ in range(50):
+        lengths = [64 * rng.randint(1, 9) for _ in range(7)]
+
+        def cost(cut: tuple[int, ...], lengths: list[int] = lengths) -> int:
+            ends = [0, *cut, 7]
+            return sum((b - a) * max(lengths[a:b]) + 200 for a, b in itertools.pairwise(ends))
+
+        every = [cut for size in range(7) for cut in itertools.combinations(range(1, 7), size)]
+        found = spans(lengths, call_cost=200)
+        assert cost(tuple(span.last for span in found[:-1])) == min(map(cost, every))
+        assert all(max(lengths[first:last]) == window for first, last, window in found)
 
 
 def test_draws_of_one_prompt_differ_and_prompts_are_read_once(world: World) -> None:

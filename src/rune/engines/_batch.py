@@ -134,6 +134,38 @@ def arrange_ragged(rows: Sequence[Row]) -> Layout:
     return Layout(tuple(placed), tuple(adapter_id for adapter_id in worn if adapter_id is not None), 0, tuple(blocks))
 
 
+class Span(NamedTuple):
+    """Neighbouring rows whose attention looks at the same number of positions."""
+
+    first: int
+    last: int  # the first row behind it
+    window: int
+
+
+def spans(lengths: Sequence[int], *, call_cost: int = 256) -> list[Span]:
+    """The cheapest cut of a batch into spans: Σ rows · longest, and `call_cost` positions for each span.
+
+    One long prompt in a batch then costs its own row and not everybody's. Lengths count as multiples of 64.
+    """
+    lengths = [-(-length // 64) * 64 for length in lengths]
+    best, cut = [0], [0]  # of the first n rows: the cost, and where their last span begins
+    for last in range(1, len(lengths) + 1):
+        longest, cheapest, start = 0, -1, 0
+        for first in reversed(range(last)):
+            longest = max(longest, lengths[first])
+            cost = best[first] + longest * (last - first) + call_cost
+            if cheapest < 0 or cost < cheapest:
+                cheapest, start = cost, first
+        best.append(cheapest)
+        cut.append(start)
+    found: list[Span] = []
+    last = len(lengths)
+    while last:
+        found.append(Span(cut[last], last, max(lengths[cut[last] : last])))
+        last = cut[last]
+    return found[::-1]
+
+
 def plan_rows(*, free_bytes: int, fraction: float, row_bytes: int, reserve_bytes: int, most: int) -> int:
     """As many rows as the free memory carries: at least one, at most `most`."""
     budget = free_bytes * fraction - reserve_bytes

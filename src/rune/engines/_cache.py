@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rune.engines._batch import Span
 from rune.engines._network import Network, rotate
 
 
@@ -83,20 +84,22 @@ class PromptAttention:
 
 
 class StepAttention:
-    """One new token for each of the first B rows, with plain torch; looks at the first `window` positions.
+    """One new token for each of the first B rows, with plain torch; span by span, each looking at its own window.
 
     The K query heads of one key head are taken as K queries of one sequence: keys are read once and never
     repeated, and the fused kernels take the mask.
     """
 
-    def __init__(self, network: Network, cache: Cache, positions_B: Tensor, window: int) -> None:
-        self.network, self.cache, self.positions_B, self.window = network, cache, positions_B, window
+    def __init__(self, network: Network, cache: Cache, positions_B: Tensor, spans: Sequence[Span]) -> None:
+        self.network, self.cache, self.positions_B, self.spans = network, cache, positions_B, spans
         cos_SD, sin_SD = network.rope_table()
         self.cos_B1D, self.sin_B1D = cos_SD[positions_B][:, None], sin_SD[positions_B][:, None]
         self.rows_B = torch.arange(positions_B.shape[0], device=positions_B.device)
         share = network.heads // network.kv_heads
-        seen_BS = torch.arange(window, device=positions_B.device)[None] <= positions_B[:, None]
-        self.mask_B1KS = seen_BS[:, None, None].expand(-1, -1, share, -1)
+        self.masks_B1KS = []
+        for first, last, window in spans:
+            seen_BS = torch.arange(window, device=positions_B.device)[None] <= positions_B[first:last, None]
+            self.masks_B1KS.append(seen_BS[:, None, None].expand(-1, -1, share, -1))
 
     def __call__(self, layer: int, qkv_BO: Tensor) -> Tensor:
         network, rows = self.network, qkv_BO.shape[0]
@@ -106,10 +109,14 @@ class StepAttention:
         keys_RVSD[self.rows_B, :, self.positions_B] = qk_BND[:, network.heads :]
         values_RVSD[self.rows_B, :, self.positions_B] = v_BVD
         q_BVKD = qk_BND[:, : network.heads].unflatten(1, (network.kv_heads, -1))
-        y_BVKD = functional.scaled_dot_product_attention(
-            q_BVKD,
-            keys_RVSD[:rows, :, : self.window],
-            values_RVSD[:rows, :, : self.window],
-            attn_mask=self.mask_B1KS,
-        )
+        parts_BVKD = [
+            functional.scaled_dot_product_attention(
+                q_BVKD[first:last],
+                keys_RVSD[first:last, :, :window],
+                values_RVSD[first:last, :, :window],
+                attn_mask=mask_B1KS,
+            )
+            for (first, last, window), mask_B1KS in zip(self.spans, self.masks_B1KS, strict=True)
+        ]
+        y_BVKD = parts_BVKD[0] if len(parts_BVKD) == 1 else torch.cat(parts_BVKD)
         return y_BVKD.reshape(rows, -1)

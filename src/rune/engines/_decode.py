@@ -166,11 +166,14 @@ class Decoder:
         old = self._alive()
         fresh = [waiting.popleft() for _ in range(min(self.device.rows - len(old), len(waiting)))]
         self._entering = fresh
+        rows = [*old, *fresh]
+        if not self.device.asynchronous:  # like lengths side by side: attention goes span by span there
+            rows.sort(key=lambda row: row.length)
         if self.device.ragged:
-            layout = arrange_ragged([*old, *fresh])
+            layout = arrange_ragged(rows)
         else:
             layout = arrange(
-                [*old, *fresh],
+                rows,
                 most=self.device.rows,
                 row_cost=Cache.row_bytes(self.network, 256),
                 adapter_cost=self.bank.adapter_bytes,
@@ -210,11 +213,9 @@ class Decoder:
         if self._alive_changed:
             self.device.retire([row is not None and not row.done for row in layout.rows])
             self._alive_changed = False
-        # The device may be one burst ahead of what the host has seen.
-        reach = max(row.length for row in self._alive()) + 2 * burst
         self.stats.steps += burst
         self.stats.row_steps += burst * len(layout.rows)
-        return _Burst(layout, self.device.launch(layout, reach))
+        return _Burst(layout, self.device.launch(layout))
 
     def _land(self, burst: _Burst) -> Iterator[Row]:
         """Hand a burst's tokens to their rows; yields those that ended."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from rune import console
 from rune.engines import _sampler
 from rune.engines._bank import Bank
-from rune.engines._batch import Layout, Row
+from rune.engines._batch import Layout, Row, Span, spans
 from rune.engines._cache import Cache, PromptAttention, StepAttention
 from rune.engines._graphs import Graphs
 from rune.engines._network import Attend, Lora, Network, NoLora
@@ -55,6 +55,7 @@ class Device:
         self._mass = self._kernels.chunk_mass if self._kernels else _sampler.chunk_mass
         self._cache: Cache | None = None
         self._mix: Mix = []
+        self._spans: list[Span] = []
 
     @property
     def uses_kernels(self) -> bool:
@@ -165,6 +166,8 @@ class Device:
             table_N3 = torch.tensor(layout.blocks, dtype=torch.int32)
             self._table_N3[: len(layout.blocks)] = table_N3.to(self.network.device)
         self._mix = mix(layout.rows, self.network.device)
+        # Cut once a repack: rows grow together. On a GPU one span, since each set of windows is a graph of its own.
+        self._spans = [Span(0, count, 0)] if self.asynchronous else spans(_reaches(layout, 0))
 
     def retire(self, alive: list[bool]) -> None:
         """Rows that ended stay in the batch, looking at one position, until the next repack."""
@@ -174,11 +177,11 @@ class Device:
 
     # ------------------------------------------------------------------ steps
 
-    def launch(self, layout: Layout, reach: int) -> Flight:
-        """Queue a burst; no row will look at more than `reach` positions. On CUDA nothing here waits."""
-        count = len(layout.rows)
+    def launch(self, layout: Layout) -> Flight:
+        """Queue a burst. On CUDA nothing here waits."""
+        count, looks = len(layout.rows), self._looks(layout)
         for index in range(self.burst):
-            self._step(index, layout, reach)
+            self._step(index, layout, looks)
         self._host_UB.reverse()  # the burst before this one may not have been read yet
         tokens_UB = self._host_UB[0][:, :count]
         tokens_UB.copy_(self._burst_UB[:, :count], non_blocking=True)
@@ -188,13 +191,23 @@ class Device:
         landed.record()
         return Flight(tokens_UB, landed)
 
-    def _step(self, index: int, layout: Layout, reach: int) -> None:
+    def _looks(self, layout: Layout) -> tuple[Span, ...]:
+        """The spans with the windows that this burst needs. Triton's attention needs none."""
+        if self._kernels:
+            return ()
         assert self._cache is not None
+        grain = 128 if self.asynchronous else 16  # each set of windows is a graph of its own
+        # The device may be one burst ahead of what the host has seen.
+        reaches = _reaches(layout, 2 * self.burst)
+        return tuple(
+            Span(first, last, min(-(-max(reaches[first:last]) // grain) * grain, self._cache.length))
+            for first, last, _ in self._spans
+        )
+
+    def _step(self, index: int, layout: Layout, looks: tuple[Span, ...]) -> None:
         count = len(layout.rows)
-        grain = 128 if self.asynchronous else 16  # each width of window is a graph of its own
-        window = self._cache.length if self._kernels else min(-(-reach // grain) * grain, self._cache.length)
-        key = (self.bank.version, count, len(layout.groups), layout.width, len(layout.blocks), window)
-        self._graphs.run(key, lambda: self._forward(layout, window))
+        key = (self.bank.version, count, len(layout.groups), layout.width, len(layout.blocks), looks)
+        self._graphs.run(key, lambda: self._forward(layout, looks))
         uniform_B = self._uniform_BS[:count].gather(1, self._steps_B[:count, None])[:, 0]
         tokens_B = self._draw(self._logits_BV[:count], uniform_B, self._mix)
         self._tokens_B[:count] = tokens_B
@@ -202,7 +215,7 @@ class Device:
         self._positions_B[:count].add_(1).mul_(self._alive_B[:count])
         self._steps_B[:count].add_(self._alive_B[:count])
 
-    def _forward(self, layout: Layout, window: int) -> None:
+    def _forward(self, layout: Layout, looks: tuple[Span, ...]) -> None:
         """One step of every row, from and into tensors that stay where they are."""
         assert self._cache is not None
         count = len(layout.rows)
@@ -212,8 +225,12 @@ class Device:
             lora = self._lora_kernels.Ragged(self.bank, self._table_N3[: len(layout.blocks)])
         elif layout.groups:
             lora = self.bank.grouped(len(layout.groups), layout.width)
-        make = self._kernels.StepAttention if self._kernels else StepAttention
-        attend: Attend = make(self.network, self._cache, self._positions_B[:count], window)
+        positions_B = self._positions_B[:count]
+        attend: Attend
+        if self._kernels:
+            attend = self._kernels.StepAttention(self.network, self._cache, positions_B)
+        else:
+            attend = StepAttention(self.network, self._cache, positions_B, looks)
         hidden_BH = self.network.forward(self._tokens_B[:count], attend, lora)
         self.network.logits(hidden_BH, out=self._logits_BV[:count])
 
@@ -224,6 +241,11 @@ class Device:
                 return _sampler.draw(logits_BV, uniform_B, sampling, self._mass)
             tokens_B[index_N] = _sampler.draw(logits_BV[index_N], uniform_B[index_N], sampling, self._mass)
         return tokens_B
+
+
+def _reaches(layout: Layout, more: int) -> list[int]:
+    """How many positions each place may look at, `more` tokens from now; dead places at one."""
+    return [1 if row is None or row.done else row.length + more for row in layout.rows]
 
 
 def mix(rows: Sequence[Row | None], device: torch.device) -> Mix:

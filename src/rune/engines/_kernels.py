@@ -161,9 +161,9 @@ def silu_mul(gate_up_MO: Tensor) -> Tensor:
 
 
 class StepAttention:
-    """One new token for each of the first B rows. `window` is not needed: every row knows its length."""
+    """One new token for each of the first B rows. No spans here: every row knows its length."""
 
-    def __init__(self, network: Network, cache: Cache, positions_B: Tensor, window: int) -> None:
+    def __init__(self, network: Network, cache: Cache, positions_B: Tensor) -> None:
         self.network, self.cache, self.positions_B = network, cache, positions_B
         self.cos_SD, self.sin_SD = network.rope_table()
         # Few rows cannot fill a GPU of ~130 processors: then a row's positions are shared out.
@@ -201,6 +201,7 @@ class StepAttention:
 def check(network: Network) -> None:
     """Compile every kernel and hold it against plain torch on this device; raises where they differ."""
     from rune.engines import _cache, _network
+    from rune.engines._batch import Span
 
     device, dtype = network.device, network.dtype
     rng = torch.Generator(device=device).manual_seed(0)
@@ -214,8 +215,8 @@ def check(network: Network) -> None:
         plain.keys_LRVSD.copy_(ours.keys_LRVSD)
         plain.values_LRVSD.copy_(ours.values_LRVSD)
         qkv_BO = torch.randn(rows, width, generator=rng, device=device, dtype=torch.float32).to(dtype)
-        got = StepAttention(network, ours, lengths_B, 192)(0, qkv_BO)
-        expected = _cache.StepAttention(network, plain, lengths_B, 192)(0, qkv_BO)
+        got = StepAttention(network, ours, lengths_B)(0, qkv_BO)
+        expected = _cache.StepAttention(network, plain, lengths_B, [Span(0, rows, 192)])(0, qkv_BO)
         _same("attention", got, expected, atol)
         _same("cache", ours.keys_LRVSD, plain.keys_LRVSD, atol)
         _same("cache", ours.values_LRVSD, plain.values_LRVSD, 0.0)

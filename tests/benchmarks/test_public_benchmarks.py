@@ -102,6 +102,35 @@ def test_mbpp_plus_references_pass_and_mbpps_own_sometimes_do_not(data_dir: Path
     assert outcomes(sandbox, chosen, [originals[p.task_id] for p in chosen])["failed"] > 0
 
 
+@pytest.mark.parametrize("task", ["Mbpp/737", "Mbpp/787", "Mbpp/794"])
+def test_mbpp_plus_checkers_that_upstream_pass_everything_are_mended(
+    data_dir: Path, sandbox: Sandbox, task: str
+) -> None:
+    (problem,) = (p for p in mbpp_plus.build(mbpp_plus.Config(path=str(data_dir))).problems() if p.task_id == task)
+    constants = [f"def {problem.entry_point}(text):\n    return {value}\n" for value in ("None", "True", "False", "7")]
+    found = outcomes(sandbox, [problem] * 5, [problem.reference, *constants])
+    assert found == {"passed": 1, "failed": 4}
+    as_bool = problem.reference.replace("return re.search(", "return bool(re.search(") + ")"
+    assert outcomes(sandbox, [problem], [as_bool]) == {"passed": 1}
+
+
+def test_no_other_mbpp_plus_checker_drops_what_it_finds(data_dir: Path) -> None:
+    for problem in mbpp_plus.build(mbpp_plus.Config(path=str(data_dir))).problems():
+        checker = problem.test.partition("def assertion(")[2].partition("\n\n\n")[0]
+        assert "assert " in checker, problem.task_id
+
+
+def test_the_largest_answer_of_mbpp_plus_fits_through_the_wall(data_dir: Path) -> None:
+    """Mbpp/255 asks for 82,160 tuples of 77 numbers, twice."""
+    (problem,) = (
+        p for p in mbpp_plus.build(mbpp_plus.Config(path=str(data_dir))).problems() if p.task_id == "Mbpp/255"
+    )
+    program = Program(key="r", code=problem.reference, test=problem.test, entry_point=problem.entry_point)
+    with fork.build(fork.Config(workers=1, cpu_seconds=60.0, wall_seconds=120.0)) as box:
+        (found,) = box.judge([program])
+    assert found.outcome is Outcome.PASSED, found
+
+
 def test_humaneval_plus_references_pass_with_number_32_mended(data_dir: Path, sandbox: Sandbox) -> None:
     problems = humaneval_plus.build(humaneval_plus.Config(path=str(data_dir))).problems()
     assert [p.task_id for p in problems] == [f"HumanEval/{i}" for i in range(164)]

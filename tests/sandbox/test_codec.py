@@ -57,7 +57,8 @@ def test_plain_data_comes_back_equal_and_of_the_same_type(value: object) -> None
 @pytest.mark.parametrize(
     "value",
     [
-        [1] * 100, [1.5] * 100, list(range(-50, 50)), [2**63, *range(9)], -(2**63), 10**400, float("inf"), -0.0,
+        [1] * 100, [1.5] * 100, (1,) * 100, (1.5,) * 100, (2**63, *range(9)), list(range(-50, 50)), [2**63, *range(9)],
+        [True] * 10, (1, 1.0) * 10, -(2**63), 10**400, float("inf"), -0.0,
         "\ud800\x00", deque([1, 2]), range(3, 9, 2), Decimal("1.50"), Fraction(3, 7), Counter("aab"),
         OrderedDict([(2, 1), (1, 2)]), date(2026, 1, 2), timedelta(days=3), ..., int, str, list, {},
     ],

@@ -22,9 +22,9 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-MAX_BYTES = 16 << 20  # of one message
+MAX_BYTES = 64 << 20  # of one message
 MAX_DEPTH = 100
-MAX_VALUES = 2_000_000  # HumanEval+ asks for 1,000,001 of them once (task 130)
+MAX_VALUES = 8_000_000  # MBPP+/255 asks for 6.4 million at once, HumanEval+/130 for a million
 
 I64 = struct.Struct("<q")
 F64 = struct.Struct("<d")
@@ -86,9 +86,9 @@ class _Encoder:
         elif kind is float:
             self.add(b"f" + F64.pack(value))
         elif kind is list:
-            self._list(value, depth)
+            self._sequence(value, b"lQW", depth)
         elif kind is tuple:
-            self._many(b"t", value, len(value), depth)
+            self._sequence(value, b"tqw", depth)
         elif kind is dict:
             self._dict(value, depth)
         else:
@@ -106,19 +106,19 @@ class _Encoder:
         self.add(tag + LEN.pack(len(data)))
         self.add(data)
 
-    def _list(self, value: list[Any], depth: int) -> None:
+    def _sequence(self, value: list[Any] | tuple[Any, ...], tags: bytes, depth: int) -> None:
+        """Numbers of one kind are packed, which is ten times as fast. `tags`: any items, integers, floats."""
         if len(value) > 8:
             kinds = set(map(type, value))
-            if kinds == {int}:
+            if kinds == {int} or kinds == {float}:
+                tag, form = (tags[1:2], "q") if kinds == {int} else (tags[2:], "d")
+                self._spend(len(value), depth)
                 try:
-                    self._sized(b"Q", struct.pack(f"<{len(value)}q", *value))
+                    self._sized(tag, struct.pack(f"<{len(value)}{form}", *value))
                     return
-                except struct.error:
-                    pass
-            elif kinds == {float}:
-                self._sized(b"W", struct.pack(f"<{len(value)}d", *value))
-                return
-        self._many(b"l", value, len(value), depth)
+                except struct.error:  # an integer of more than 64 bits
+                    self.left += len(value)
+        self._many(tags[:1], value, len(value), depth)
 
     def _many(self, tag: bytes, items: Any, count: int, depth: int) -> None:
         self._spend(count, depth)

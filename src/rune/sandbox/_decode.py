@@ -69,13 +69,17 @@ class _Decoder:
             return tuple(self._items(depth))
         if tag == 100:  # d
             return self._dict(depth)
-        if tag == 81:  # Q
-            data = self._bytes()
-            return list(struct.unpack(f"<{self._spend(len(data) // 8, depth)}q", data))
-        if tag == 87:  # W
-            data = self._bytes()
-            return list(struct.unpack(f"<{self._spend(len(data) // 8, depth)}d", data))
+        if tag == 81 or tag == 113:  # Q, q
+            numbers = self._packed("q", depth)
+            return list(numbers) if tag == 81 else numbers
+        if tag == 87 or tag == 119:  # W, w
+            numbers = self._packed("d", depth)
+            return list(numbers) if tag == 87 else numbers
         return self._rare(bytes((tag,)), depth)
+
+    def _packed(self, form: str, depth: int) -> tuple[Any, ...]:
+        data = self._bytes()
+        return struct.unpack(f"<{self._spend(len(data) // 8, depth)}{form}", data)
 
     def _number(self, form: struct.Struct) -> Any:
         (value,) = form.unpack_from(self.data, self.at)

@@ -144,6 +144,45 @@ def test_the_drop_in_writes_results_in_input_order(
     assert capsys.readouterr().out.split() == ["pass@1:", "0.5000", "pass@2:", "0.8333"]
 
 
+def test_scoring_a_file_again_is_free_and_says_so(
+    tmp_path: Path, tasks_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = samples_file(tmp_path, [("T/0", RIGHT), ("T/1", WRONG), ("T/1", RIGHT)])
+    command = ("--benchmark", "humaneval", path, "--problems", tasks_file)
+    assert rune(*command) == 0
+    assert "known from the cache" not in capsys.readouterr().err
+    first = Path(f"{path}_results.jsonl").read_bytes()
+    assert rune(*command) == 0
+    assert "3 of 3 verdicts known from the cache" in capsys.readouterr().err
+    assert Path(f"{path}_results.jsonl").read_bytes() == first
+    assert rune(*command, "--no-cache") == 0
+    assert "known from the cache" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "tasks"),
+    [
+        ("mbpp", ("Mbpp/2", "Mbpp/56", "Mbpp/601")),
+        ("mbpp_plus", ("Mbpp/2", "Mbpp/737", "Mbpp/787", "Mbpp/794")),
+        ("humaneval_plus", ("HumanEval/0", "HumanEval/32")),
+    ],
+)
+def test_every_benchmark_is_scored_from_the_command_line(
+    tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    benchmark: str, tasks: tuple[str, ...],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("RUNE_DATA", str(data_dir))
+    known = _samples_file.problems(benchmark, "")
+    rows = []
+    for task in tasks:
+        problem = known[task]
+        right = problem.reference.removeprefix(problem.prompt) if benchmark == "humaneval_plus" else problem.reference
+        wrong = f"    return None\n\ndef {problem.entry_point}(*args):\n    return None\n"
+        rows += [(task, right), (task, wrong if benchmark == "humaneval_plus" else wrong.partition("\n\n")[2])]
+    assert rune("--benchmark", benchmark, samples_file(tmp_path, rows), "--ignore_incomplete") == 0
+    assert capsys.readouterr().out.startswith("pass@1: 0.5000")
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

@@ -199,6 +199,47 @@ def test_a_wall_timeout_is_tried_again_alone_before_it_counts(sandbox: Pool) -> 
     assert sent.count("sleeper") == 2 and sent[-1] == "sleeper"
 
 
+def test_a_test_that_never_comes_back_is_a_timeout_and_holds_up_no_other_lane() -> None:
+    """One call into C that no signal interrupts, on a number that the program chose."""
+    body = check("n = candidate(1)\nassert n < 9 or 3 ** n == 0")
+    with fork.build(fork.Config(workers=2, cpu_seconds=1.0, wall_seconds=1.0)) as pool:
+        pool._watch_seconds = 1.0
+
+        def source() -> Iterator[Program]:
+            yield Program(key="huge", code="def f(x): return 10 ** 8", test=body, entry_point="f")
+            for i in range(2000):  # the other lane's answers come all the time
+                yield Program(key=str(i), code=f"def f(x): return {i % 9} # {i}", test=body, entry_point="f")
+
+        found = {e.key: e for e in pool.judge(source())}
+    assert found.pop("huge").outcome is Outcome.TIMED_OUT
+    assert len(found) == 2000 and {e.outcome for e in found.values()} == {Outcome.PASSED}
+
+
+def test_what_numpy_would_ask_an_object_for_is_not_asked_of_the_program(sandbox: Pool) -> None:
+    """An address given as `__array_interface__` would be read in the judge's memory."""
+    code = (
+        "class A:\n    __array_interface__ = {'data': (4096, False), 'shape': (1,), 'typestr': '<i8', 'version': 3}\n"
+        "def f(x): return A()"
+    )
+    found = run(sandbox, code, "import numpy\n" + check("assert numpy.array(candidate(1)).dtype == object\n1 / 0"))
+    assert "ZeroDivisionError" in found.error
+    asks = check(
+        "try:\n    candidate(1).__array_interface__\nexcept AttributeError:\n    pass\nelse:\n    assert False"
+    )
+    assert run(sandbox, code, asks).outcome is Outcome.PASSED
+    asks = check("try:\n    candidate.__code__\nexcept AttributeError:\n    pass\nelse:\n    assert False")
+    assert run(sandbox, code, asks).outcome is Outcome.PASSED
+
+
+def test_a_program_that_is_never_silent_for_long_has_no_more_time_than_others(sandbox: Pool) -> None:
+    code = "import time\ndef f(x):\n    time.sleep(0.05)\n    return x"
+    few, many = check("for i in range(5): candidate(i)"), check("for i in range(1000): candidate(i)")
+    assert run(sandbox, code, few).outcome is Outcome.PASSED
+    found = run(sandbox, code, many)
+    assert found.outcome is Outcome.TIMED_OUT and found.wall_seconds < 10
+    assert run(sandbox, code, many + "# again: not known, and its calls are sent ahead\n").outcome is Outcome.TIMED_OUT
+
+
 def test_a_thousand_programs_leave_nothing_open(sandbox: Pool) -> None:
     def descriptors() -> list[int]:
         pids = [os.getpid(), sandbox._lanes[0].process.pid]

@@ -100,6 +100,8 @@ def _prepare(options: dict[str, Any]) -> _Doors:
         if linux:
             _seccomp.adopt_orphans()
             steps.append(_seccomp.die_with_parent)
+            # Not killed with the judge: it is to read end-of-file, and end what its program has started.
+            _seccomp.live_without_parent()
     if walls == "namespaces":
         _layers.drop_user()
     elif linux:
@@ -112,13 +114,16 @@ def _prepare(options: dict[str, Any]) -> _Doors:
         layers.append("no_new_privs")
     if linux and _landlock.abi() and "landlock" not in without:
         _landlock.restrict(_rules(found, options, bool(walls)))
-        layers.append("landlock")
+        layers.append("landlock" if walls or _landlock.holds_alone() else "-landlock: too old to be alone")
     elif not walls:
         work = _layers.Folders()
         clean, leave = work.next, work.remove
     _quiet()
     if _seccomp.supported() and "seccomp" not in without:
-        _seccomp.server_filter().install()
+        # All that is in sight is mounted read-only or made for the program, with one exception: bubblewrap lends the
+        # machine's own /dev/null, which root owns.
+        modes = walls == "namespaces" or (bool(walls) and os.getuid() != 0)
+        _seccomp.server_filter(modes=modes).install()
         steps.append(_seccomp.child_filter().install)
         layers.append("seccomp")
     _child.rehearse()
@@ -190,12 +195,15 @@ def _serve(control: socket.socket, doors: _Doors, options: dict[str, Any]) -> No
     ahead = "seccomp" in doors.layers
     # libc's fork, where it can be had: Python's own runs handlers for threads and locks that this process does not
     # have (it has one thread and holds the interpreter's lock), and they copy forty pages in every child.
-    fork = ctypes.PyDLL(None).fork if sys.platform == "linux" else os.fork
+    linux = sys.platform == "linux"
+    fork = ctypes.PyDLL(None).fork if linux else os.fork
     rights = array.array("i", [0])
 
     def spawn() -> int:
         """A child's process id, 0 if the system has no room for one. The judge gets its socket."""
         ours, theirs = socket.socketpair()
+        if linux:  # before the child's first word, so that it tells the judge whose clock to read
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         pid = fork()
         if pid == 0:
             control.close()

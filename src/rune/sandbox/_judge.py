@@ -43,8 +43,10 @@ class _Box:
         ours, theirs = socket.socketpair()
         number = theirs.fileno()
         line = [part.replace("{control}", str(number)) for part in command]
+        # A Python that was moved finds its shared library by that variable; programs do not see it.
+        environment = {"PYTHONHASHSEED": "0"} | {k: os.environ[k] for k in ("LD_LIBRARY_PATH",) if k in os.environ}
         self._process = subprocess.Popen(
-            line, pass_fds=[number], env={"PYTHONHASHSEED": "0"}, stdin=subprocess.DEVNULL, close_fds=True
+            line, pass_fds=[number], env=environment, stdin=subprocess.DEVNULL, close_fds=True
         )
         theirs.close()
         self._control = ours
@@ -218,9 +220,13 @@ def _crash(status: int) -> str:
     return f"the program ended its process (exit code {status >> 8}) before the test was over"
 
 
+# A program chooses this text, and a terminal obeys it: it could hide lines, or rename the window.
+_CONTROLS = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"}
+
+
 def clean(text: str, limit: int = ERROR_CHARS) -> str:
-    """Printable in any file and terminal: no lone surrogates, no NULs, at most `limit` characters."""
-    text = text.encode("utf-8", "replace").decode().replace("\0", "\\0")
+    """Printable in any file and terminal: no lone surrogates, no control characters, at most `limit` characters."""
+    text = text.encode("utf-8", "replace").decode().translate(_CONTROLS)
     return text if len(text) <= limit else f"{text[: limit // 3]} … {text[-(2 * limit // 3 - 3) :]}"
 
 
@@ -240,6 +246,7 @@ def main() -> None:
     reader = sock.makefile("r", encoding="utf-8", newline="\n")
     try:
         lane = _Lane(options)
+        _limit_memory(options["test_mb"] << 20)
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)  # tests leave little that is cyclic, and a lane's life is long
         _answer(sock, {"layers": lane.box.layers})
@@ -255,6 +262,18 @@ def main() -> None:
         with contextlib.suppress(OSError):
             _answer(sock, {"broken": clean(short(str(error), 500))})
     os._exit(0)
+
+
+def _limit_memory(size: int) -> None:
+    """What a program returns is small; what a test makes of it (`list(range(10**9))`) must not be the machine's end.
+
+    The soft limit alone, and after the box has started: the box has limits of its own.
+    """
+    with contextlib.suppress(ImportError, AttributeError, ValueError, OSError):
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (size if hard < 0 else min(size, hard), hard))
 
 
 def _too_slow(*_: object) -> None:

@@ -37,6 +37,11 @@ def abi() -> int:
         return 0
 
 
+def holds_alone() -> bool:
+    """Whether it keeps files safe where there is no root of our own: before ABI 3 what may be read can be cut short."""
+    return abi() >= 3
+
+
 def ruleset(readable: Iterable[str], writable: Iterable[str], listable: Iterable[str] = ()) -> int:
     """A ruleset's descriptor: read (and map) `readable`, anything below `writable`, list `listable`; no TCP.
 
@@ -76,5 +81,8 @@ def _add(rules: int, path: str, rights: int) -> None:
 
 
 def restrict(rules: int) -> None:
-    """Put this process under the rules, for good. Needs no_new_privs. Raises OSError."""
-    _call(_RESTRICT, ctypes.c_int(rules), ctypes.c_uint32(0))
+    """Put this process under the rules, for good, and close them. Needs no_new_privs. Raises OSError."""
+    try:
+        _call(_RESTRICT, ctypes.c_int(rules), ctypes.c_uint32(0))
+    finally:
+        os.close(rules)

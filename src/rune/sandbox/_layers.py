@@ -204,25 +204,47 @@ def _bind(source: str, target: str, handle: int) -> None:
 
 def clean_work() -> None:
     """Nothing of one sample stays for the next. Called by process 1 when all others are dead."""
-    _empty(WORK)
+    with contextlib.suppress(OSError):  # not ours as root; then the program could not change it either
+        os.chmod(WORK, 0o777)  # noqa: PTH101
+    empty(WORK)
 
 
-def _empty(folder: str) -> None:
-    # Links are removed, never followed: a program may leave one that points at a folder of the machine.
-    for name in os.listdir(folder):  # noqa: PTH208
-        path = f"{folder}/{name}"
-        if stat.S_ISDIR(os.lstat(path).st_mode):
-            os.chmod(path, 0o700)  # noqa: PTH101 — a folder by lstat, and nobody is left to swap it
-            _empty(path)
+def empty(folder: str) -> None:
+    """Delete what is inside. Only while nobody is left who could swap a folder for a link.
+
+    Links are removed, never followed: a program may leave one that points at a folder of the machine. Inner folders
+    are moved to the top before they are emptied: nested deep enough, a path is longer than any call takes.
+    """
+    moved = 0
+    while names := os.listdir(folder):  # noqa: PTH208
+        for name in names:
+            path = f"{folder}/{name}"
+            if not _unlocked(path):
+                os.unlink(path)  # noqa: PTH108
+                continue
+            for inner in os.listdir(path):  # noqa: PTH208
+                if not _unlocked(f"{path}/{inner}"):
+                    os.unlink(f"{path}/{inner}")  # noqa: PTH108
+                    continue
+                while os.path.lexists(f"{folder}/{moved}"):
+                    moved += 1
+                os.rename(f"{path}/{inner}", f"{folder}/{moved}")  # noqa: PTH104
             os.rmdir(path)  # noqa: PTH106
-        else:
-            os.unlink(path)  # noqa: PTH108
+
+
+def _unlocked(path: str) -> bool:
+    """Whether it is a folder; one can be listed, emptied and moved after this."""
+    if not stat.S_ISDIR(os.lstat(path).st_mode):
+        return False
+    os.chmod(path, 0o700)  # noqa: PTH101
+    return True
 
 
 class Folders:
-    """Where there are no walls: another empty folder for each program. What cannot be deleted is left behind.
+    """Where there are no walls: another empty folder for each program.
 
-    Permissions are never changed here: a daemon that outlived its program could swap a folder for a link.
+    Where a daemon may outlive its program (not on Linux, where the server adopts and ends it) no permission is
+    changed, as it could swap a folder for a link; what cannot be deleted so is left behind.
     """
 
     def __init__(self) -> None:
@@ -240,6 +262,10 @@ class Folders:
     def remove(self) -> None:
         import shutil
 
+        if self._current and sys.platform == "linux":
+            with contextlib.suppress(OSError):
+                os.chmod(self._current, 0o700)  # noqa: PTH101
+                empty(self._current)
         if self._current:
             shutil.rmtree(self._current, ignore_errors=True)
 

@@ -118,6 +118,7 @@ class Pool:
             "cpu_seconds": limits.cpu_seconds,
             "wall_seconds": limits.wall_seconds,
             "test_seconds": 10.0 + 5.0 * limits.cpu_seconds,
+            "test_mb": limits.memory_mb + 1024,  # the program's own limit, and what an interpreter and numpy take
             "site": [p for p in sys.path if p.endswith(("site-packages", "dist-packages"))],
             "die_with_parent": threading.current_thread() is threading.main_thread(),
         }
@@ -280,10 +281,9 @@ class _Round:
                 job = lane.jobs.popleft()
                 lane.since = time.monotonic()
                 self._answer(job, answer)
-        if not events:
-            for number, lane in enumerate(self.pool._lanes):
-                if lane.jobs and time.monotonic() - lane.since > self.pool._watch_seconds:
-                    self._lost(number, "", hung=True)
+        for number, lane in enumerate(self.pool._lanes):  # each time: other lanes' answers must not hide one that hangs
+            if lane.jobs and time.monotonic() - lane.since > self.pool._watch_seconds:
+                self._lost(number, "", hung=True)
 
     def _answer(self, job: _Job, answer: dict[str, Any]) -> None:
         if answer.get("unsure") and not job.tries:

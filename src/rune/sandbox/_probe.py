@@ -52,16 +52,16 @@ def probe() -> list[Layer]:
             "rlimits", _has_resource(), "memory, CPU, files, processes" if _has_resource() else "memory is not limited"
         ),
     ]
-    for name in ("bwrap", "docker", "runsc"):
-        path = shutil.which(name)
-        layers.append(Layer(name, path is not None, path or "not installed (optional)"))
+    path = shutil.which("bwrap")
+    layers.append(Layer("bwrap", path is not None, path or "not installed (optional: the bubblewrap backend)"))
     return layers
 
 
 def floor() -> str:
     """Why untrusted code cannot be held here; "" if it can."""
     words = {"user namespaces": "namespaces"}
-    return below_floor([words.get(layer.name, layer.name) for layer in probe() if layer.present])
+    found = {words.get(layer.name, layer.name) for layer in probe() if layer.present}
+    return below_floor(found if _landlock.holds_alone() else found - {"landlock"})
 
 
 def _namespaces() -> str:
@@ -96,7 +96,8 @@ def _has_resource() -> bool:
 def _landlock_detail(version: int) -> str:
     if not version:
         return "no second wall around files; needs Linux 5.13 with landlock in its lsm list"
-    return f"ABI {version}: files" + (", TCP" if version >= 4 else "") + (", signals" if version >= 6 else "")
+    alone = "" if _landlock.holds_alone() else " (not alone: needs Linux 6.2)"
+    return f"ABI {version}: files{alone}" + (", TCP" if version >= 4 else "") + (", signals" if version >= 6 else "")
 
 
 def main() -> None:

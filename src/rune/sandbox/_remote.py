@@ -37,7 +37,7 @@ class Remote:
         return item[0]
 
     def __getattr__(self, name: str) -> Any:
-        return self._link.operate("getattr", self, name)
+        return self._link.operate("getattr", self, _public(name))
 
     def __setattr__(self, name: str, value: object) -> None:
         self._link.operate("setattr", self, name, value)
@@ -86,7 +86,17 @@ class Candidate:
         self._link.last_result = NOTHING
 
     def __getattr__(self, name: str) -> Any:
-        return self._link.operate("getattr", self._link.operate("value", self.__name__), name)
+        return self._link.operate("getattr", self._link.operate("value", self.__name__), _public(name))
+
+
+def _public(name: str) -> str:
+    """Raises AttributeError for `__x__`, promises to an interpreter that only this process's own objects may make.
+
+    numpy, for one, reads memory wherever an `__array_interface__` says.
+    """
+    if name.startswith("__") and name.endswith("__"):
+        raise AttributeError(f"{name} of the program's objects cannot be asked for from outside")
+    return name
 
 
 def become(before: Any, after: Any) -> None:

@@ -68,6 +68,7 @@ def _table(text: str) -> dict[str, int]:
 _ARCHES = {"x86_64": (0xC000003E, _table(_X86_64)), "aarch64": (0xC00000B7, _table(_AARCH64))}
 # Allowed to the server only; the child's filter takes them away.
 _SERVER_ONLY = ("fork", "vfork", "setsid")
+_MODES = ("chmod", "fchmod", "fchmodat", "utime", "utimes", "utimensat", "futimesat", "truncate")
 
 _EPERM, _ENOSYS = 1, 38
 _ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
@@ -78,6 +79,9 @@ _OWN_PID = 0x7FFFFFF1  # stands for the process that installs the filter; no pro
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 38, 22, 1, 36
 # Terminal tests and non-blocking switches: TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX.
 _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
+# fcntl's commands on descriptors, flags, locks and pipe sizes. Not F_SETOWN and F_SETSIG: with them a socket sends any
+# signal to any process of the user, and a program could kill the child that waits for the next one.
+_FCNTLS = (0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030, 1031, 1032)
 
 Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, operand
 
@@ -107,17 +111,24 @@ def _prologue() -> list[Instruction]:
     return program
 
 
-def server_filter() -> Filter:
-    """What the fork server may call: the allow-list. Children inherit it."""
+def _only(call: int, second: tuple[int, ...]) -> list[Instruction]:
+    """`call` is allowed with one of these values as its second argument, and else denied."""
+    matches = [(_JEQ, len(second) - i, 0, value) for i, value in enumerate(second)]
+    return [(_JEQ, 0, len(second) + 3, call), _load(_ARG1), *matches, _deny(), _ret(_ALLOW)]
+
+
+def server_filter(*, modes: bool) -> Filter:
+    """What the fork server may call: the allow-list. Children inherit it.
+
+    `modes`: whether a file's mode and times may be changed. Landlock does not know of them, so not where files in sight
+    belong to this user.
+    """
     _, numbers = _ARCHES[os.uname().machine]
-    numbers = dict(numbers)
+    numbers = {name: number for name, number in numbers.items() if modes or name not in _MODES}
     program = _prologue()
     program += [(_JEQ, 0, 1, numbers.pop("clone3")), _deny(_ENOSYS)]
     program += [(_JEQ, 0, 4, numbers.pop("prlimit64")), _load(_ARG0), (_JEQ, 0, 1, 0), _ret(_ALLOW), _deny()]
-    ioctl = numbers.pop("ioctl")
-    program += [(_JEQ, 0, len(_IOCTLS) + 3, ioctl), _load(_ARG1)]
-    program += [(_JEQ, len(_IOCTLS) - i, 0, number) for i, number in enumerate(_IOCTLS)]
-    program += [_deny(), _ret(_ALLOW)]
+    program += _only(numbers.pop("ioctl"), _IOCTLS) + _only(numbers.pop("fcntl"), _FCNTLS)
     # The commonest calls first: a filter is a list that is walked from the top.
     common = ("recvfrom", "sendto", "read", "write", "mmap", "munmap", "brk", "close", "newfstatat", "openat", "futex")
     ordered = [numbers[n] for n in common] + [v for n, v in numbers.items() if n not in common]
@@ -176,6 +187,11 @@ def lock_privileges() -> None:
 def die_with_parent() -> None:
     """SIGKILL for this process when the thread that started it ends."""
     prctl(_PR_SET_PDEATHSIG, 9)
+
+
+def live_without_parent() -> None:
+    """`die_with_parent` undone."""
+    prctl(_PR_SET_PDEATHSIG, 0)
 
 
 def adopt_orphans() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from rune import config, store
 from rune.types import Execution, Outcome, Program, Sandbox
 
-SCORER = 1  # raise it when a change of the scorer can change a verdict
+SCORER = 2  # raise it when a change of the scorer can change a verdict
 
 
 class Cached:

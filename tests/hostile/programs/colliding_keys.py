@@ -13,7 +13,7 @@ def say(kind, data, size=None):
 
 say(12, b"")
 m = (1 << 61) - 1
-n = 20000
+n = 8000
 body = b"d" + struct.pack("<I", n) + b"".join(b"I" + struct.pack("<I", 16) + (i * m).to_bytes(16, "little") + b"N" for i in range(n))
 say(13, body)
 def solve(x): return None

@@ -1,15 +1,21 @@
 """The hostile suite: one file a program, with what a correct scorer reports in its first lines. Runs stand-alone.
 
-`python tests/hostile/suite.py BACKEND [without,…]` prints one JSON line per program, in any order. It imports
-the sandbox only, so any Python 3.11 with nothing installed can run it, as any user.
+`python tests/hostile/suite.py BACKEND [--without LAYER] [--brief]` prints one JSON line per program, in any order, and
+a last one with what is left on the machine. It imports the sandbox only, so any Python 3.11 with nothing installed
+can run it, as any user.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import ctypes
 import dataclasses
 import importlib
 import json
+import os
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +29,29 @@ def check(candidate):
     data = [5, 5, -1]
     assert candidate(data) == sorted(data)
 """
+# Other ways in which tests treat a candidate, for the attacks that need one: `# test: NAME` in a program's head.
+TESTS = {
+    "": TEST,
+    "walks": """
+def check(candidate):
+    assert list(candidate([3, 1, 2])) == [1, 2, 3]
+    assert sorted(candidate([])) == []
+""",
+    "large": """
+def check(candidate):
+    data = list(range(400_000, 0, -1))
+    assert candidate(data) == sorted(data)
+""",
+    "numpy": """
+def check(candidate):
+    try:
+        import numpy
+    except ImportError:
+        assert candidate([3, 1, 2]) == [1, 2, 3]
+    else:
+        assert numpy.allclose(candidate([3, 1, 2]), [1, 2, 3])
+""",
+}
 
 
 class Case(NamedTuple):
@@ -31,19 +60,20 @@ class Case(NamedTuple):
     outcome: str
     kind: str  # "" if any will do
     needs_walls: bool  # an attack on files, network or processes: the weak backend does not claim to stop it
+    test: str  # a name in TESTS
 
 
 def cases() -> list[Case]:
     found = []
     for path in sorted((HERE / "programs").glob("*.py")):
         code = path.read_text()
-        head = code.split("\n", 3)
-        outcome, _, kind = head[1].removeprefix("# expect: ").partition(" ")
-        found.append(Case(path.stem, code, outcome, kind.strip(), head[2] == "# needs: walls"))
+        head = dict(line[2:].split(": ", 1) for line in code.split("\n")[1:4] if line.startswith("# ") and ": " in line)
+        outcome, _, kind = head["expect"].partition(" ")
+        found.append(Case(path.stem, code, outcome, kind.strip(), head.get("needs") == "walls", head.get("test", "")))
     return found
 
 
-SLOW_ONES_KEPT = ("endless_loop", "sleeps")
+SLOW_ONES_KEPT = ("drips", "endless_loop", "sleeps")
 
 
 def chosen(*, weak: bool, brief: bool) -> list[Case]:
@@ -59,16 +89,16 @@ def run(backend: str, without: tuple[str, ...], *, brief: bool) -> list[dict[str
     part = importlib.import_module(f"rune.sandbox.{backend}")
     weak = backend == "subprocess"
     settings = part.Config(
-        workers=2, cpu_seconds=1.0, wall_seconds=1.5, memory_mb=512, without=without, allow_weak=weak
+        workers=2, cpu_seconds=0.7, wall_seconds=1.0, memory_mb=512, without=without, allow_weak=weak
     )
     sandbox = part.build(settings)
-    # In a walled lane the work folder must be empty again; a program without one may not even look.
-    looks = "namespaces" in sandbox.layers or backend == "bubblewrap"
-    held = "os.listdir()" if looks else "[]"
-    good = f"import os\n# EARLIER {{n}}\ndef solve(x): return sorted(x) + {held}\n"
+    # The work folder must be empty again and open to all; where Landlock is the only wall there is none.
+    has_folder = "namespaces" in sandbox.layers or backend != "fork"
+    looks = "os.listdir()\n    open('mine', 'w').close()\n    os.unlink('mine')" if has_folder else "[]"
+    good = f"import os\n# EARLIER {{n}}\ndef solve(x):\n    found = {looks}\n    return sorted(x) + found\n"
     programs = []
     for number, case in enumerate(chosen(weak=weak, brief=brief)):
-        programs.append(Program(key=case.name, code=case.code, test=TEST, entry_point="solve"))
+        programs.append(Program(key=case.name, code=case.code, test=TESTS[case.test], entry_point="solve"))
         # What one program did must not be felt by the next: no file, no limit, no signal.
         code = good.format(n=number)
         programs.append(Program(key=f"after {case.name}", code=code, test=TEST, entry_point="solve"))
@@ -77,7 +107,50 @@ def run(backend: str, without: tuple[str, ...], *, brief: bool) -> list[dict[str
     return results
 
 
+def descendants() -> list[str]:
+    """Command lines of all that this process started or, being their reaper, has been left with."""
+    found = []
+    waiting = [os.getpid()]
+    while waiting:
+        for task in Path(f"/proc/{waiting.pop()}/task").glob("*"):
+            for pid in (task / "children").read_text().split():
+                waiting.append(int(pid))
+                found.append(Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")[:200] or f"process {pid}")
+    return found
+
+
+def reap() -> None:
+    """Orphans that have ended are this process's to bury."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def possessions() -> set[str]:
+    """Descriptors of this process, and what this user has where a program or a sandbox could leave a thing."""
+    found = {f"descriptor {path.name}" for path in Path("/proc/self/fd").iterdir()}
+    shared = [("/dev/shm", "*"), ("/dev/mqueue", "*")] if os.geteuid() else []  # others use them too, as root
+    for place, pattern in (("/tmp", "rune-box-*"), ("/tmp", "pymp-*"), *shared):
+        found |= {str(path) for path in Path(place).glob(pattern) if path.lstat().st_uid == os.geteuid()}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("backend")
+    parser.add_argument("--without", action="append", default=[])
+    parser.add_argument("--brief", action="store_true")
+    args = parser.parse_args()
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # orphans become this process's children, so that none is overlooked
+    before = possessions()
+    for result in run(args.backend, tuple(args.without), brief=args.brief):
+        print(json.dumps(result))
+    deadline = time.monotonic() + 5
+    while reap() or (descendants() and time.monotonic() < deadline):
+        time.sleep(0.05)
+    print(json.dumps({"left": [*descendants(), *sorted(possessions() - before)]}))
+
+
 if __name__ == "__main__":
     sys.path.insert(0, str(SOURCE))
-    for result in run(sys.argv[1], tuple(filter(None, ",".join(sys.argv[2:]).split(","))), brief=True):
-        print(json.dumps(result))
+    main()

@@ -10,6 +10,7 @@ import textwrap
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from engine_helpers import PROMPTS, World, random_adapter, torch_engine
@@ -17,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from rune.engines import _lora
 from rune.engines._batch import Layout, Span, spans
+from rune.engines._cache import Cache
 from rune.engines.torch import TorchEngine
 from rune.errors import AdapterError, EngineError
 from rune.types import Completion, Request, Sampling
@@ -131,13 +133,29 @@ def test_draws_of_one_prompt_differ_and_prompts_are_read_once(world: World) -> N
     assert engine.stats.prompt_tokens == len(engine.tokenizer(PROMPTS[0])["input_ids"])
 
 
-def test_a_second_call_reuses_the_cache_and_changes_nothing(world: World) -> None:
+def test_a_call_on_a_cpu_gives_its_memory_back_and_a_second_one_draws_the_same(world: World) -> None:
+    """Also when the caller goes away in the middle: training that runs between two calls needs the room."""
     engine = torch_engine(world.model)
     requests = many(world, DRAWN)
     first = answers(engine, requests)
-    cache = engine.decoder.device._cache
+    assert not engine.decoder.device.ready
+    unfinished = engine.complete(requests)
+    next(unfinished)
+    assert engine.decoder.device.ready
+    unfinished.close()  # type: ignore[attr-defined]
+    assert not engine.decoder.device.ready
     assert answers(engine, requests[:4]) == {k: c for k, c in first.items() if k[0] in {r.key for r in requests[:4]}}
-    assert engine.decoder.device._cache is cache
+
+
+def test_a_position_takes_memory_when_it_is_first_written(world: World) -> None:
+    """Short rows beside a long one: 4,096 positions are planned for each of 64 rows, 64 of them used."""
+    network, process = torch_engine(world.model).network, psutil.Process()
+    before = process.memory_info().rss
+    cache = Cache(network, 64, 4096)
+    for tensor_LRVSD in (cache.keys_LRVSD, cache.values_LRVSD):
+        assert not tensor_LRVSD.any()
+        tensor_LRVSD[:, :, :, :64] = 1.0
+    assert process.memory_info().rss - before < Cache.row_bytes(network, 64 * 4096) / 8
 
 
 def test_samplings_of_all_kinds_share_a_batch(world: World) -> None:

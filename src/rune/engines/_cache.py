@@ -10,6 +10,8 @@ Legend: P prompts · T tokens of the longest · B rows decoding · R rows the ca
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Sequence
 
 import torch
@@ -25,9 +27,7 @@ class Cache:
 
     def __init__(self, network: Network, rows: int, length: int, *, layers: int = 0) -> None:
         shape = (layers or len(network.layers), rows, network.kv_heads, length, network.head_size)
-        # Zeros, not empty: a masked position has weight 0, and 0 × (whatever NaN lay there) would be NaN.
-        self.keys_LRVSD = torch.zeros(shape, dtype=network.dtype, device=network.device)
-        self.values_LRVSD = torch.zeros(shape, dtype=network.dtype, device=network.device)
+        self.keys_LRVSD, self.values_LRVSD = _zeros(shape, network), _zeros(shape, network)
         self.rows, self.length = rows, length
 
     @staticmethod
@@ -46,6 +46,22 @@ class Cache:
         for tensor_LRVSD in (self.keys_LRVSD, self.values_LRVSD):
             for layer_RVSD in tensor_LRVSD[..., :length, :]:
                 layer_RVSD.index_copy_(0, target, layer_RVSD.index_select(0, source))
+
+
+def _zeros(shape: tuple[int, ...], network: Network) -> Tensor:
+    """Zeros, not empty: a masked position has weight 0, and 0 × (whatever NaN lay there) would be NaN.
+
+    On a CPU from the kernel, whose small zero pages take memory when they are first written: short rows beside a long
+    one do not fill theirs. (`torch.zeros` writes every page; `numpy.zeros` asks for pages of 2 MB.)
+    """
+    if network.device.type != "cpu":
+        return torch.zeros(shape, dtype=network.dtype, device=network.device)
+    count = math.prod(shape)
+    try:
+        pages = mmap.mmap(-1, count * network.dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"no room for {count * network.dtype.itemsize:,} bytes of keys or values") from error
+    return torch.frombuffer(pages, dtype=network.dtype, count=count).view(shape)
 
 
 class PromptAttention:

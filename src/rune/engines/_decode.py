@@ -81,18 +81,22 @@ class Decoder:
         if not self.device.holds(limit, length, steps):
             self.release()
             limit = min(limit, self._plan(rows, length))
-        while True:
-            try:
-                if not self.device.ready:
-                    self.device.allocate(limit, length, steps)
-                yield from self._drain(waiting)
-                return
-            except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
-                    raise
-                limit = self._back_off(waiting, limit, error)
-            finally:
-                self._layout = EMPTY
+        try:
+            while True:
+                try:
+                    if not self.device.ready:
+                        self.device.allocate(limit, length, steps)
+                    yield from self._drain(waiting)
+                    return
+                except (RuntimeError, MemoryError) as error:
+                    if not out_of_memory(error):
+                        raise
+                    limit = self._back_off(waiting, limit, error)
+                finally:
+                    self._layout = EMPTY
+        finally:
+            if not self.device.asynchronous:  # graphs are what a second call would gain from; a CPU has none
+                self.release()
 
     def release(self) -> None:
         """Let go of the cache and everything recorded over it; the next call makes its own."""

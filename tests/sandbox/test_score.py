@@ -104,6 +104,18 @@ def test_known_verdicts_are_free_and_other_limits_judge_anew(sandbox: Sandbox, t
     assert len(list(stricter.judge(jobs))) == 2 and stricter.hits == 0
 
 
+def test_a_timeout_by_the_wall_clock_is_not_kept_and_one_by_cpu_time_is(tmp_path: Path) -> None:
+    bodies = ["    import time\n    time.sleep(60)\n", "    while True: pass\n"]
+    jobs = [score.program(str(i), problem("T").prompt + body, problem("T")) for i, body in enumerate(bodies)]
+    limits = fork.Config(workers=1, cpu_seconds=0.4, wall_seconds=0.4)
+    for hits in (0, 1):
+        with fork.build(limits) as pool:
+            cached = Cached(pool, tmp_path, backend="fork", settings=limits)
+            assert {e.outcome for e in cached.judge(jobs)} == {Outcome.TIMED_OUT}
+            assert cached.hits == hits
+            cached.close()
+
+
 class _Never:
     def judge(self, programs: Iterable[Program]) -> Iterator[Execution]:
         for program in programs:
@@ -157,6 +169,21 @@ def test_scoring_a_file_again_is_free_and_says_so(
     assert Path(f"{path}_results.jsonl").read_bytes() == first
     assert rune(*command, "--no-cache") == 0
     assert "known from the cache" not in capsys.readouterr().err
+
+
+def test_a_weak_sandbox_runs_nothing_until_the_user_says_so(
+    tmp_path: Path, tasks_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = samples_file(tmp_path, [("T/0", RIGHT), ("T/1", RIGHT)])
+    command = ("--benchmark", "humaneval", path, "--problems", tasks_file, "--backend", "subprocess")
+    assert rune(*command) != 0
+    refusal = capsys.readouterr().err
+    assert "no user namespaces" in refusal and "--allow-weak-sandbox" in refusal and refusal.count("\n") == 1
+    assert not Path(f"{path}_results.jsonl").exists()
+    assert rune(*command, "--allow-weak-sandbox") == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("pass@1: 1.0000")
+    assert "can reach this user's files" in said.err
 
 
 @pytest.mark.parametrize(

@@ -240,6 +240,34 @@ def test_a_program_that_is_never_silent_for_long_has_no_more_time_than_others(sa
     assert run(sandbox, code, many + "# again: not known, and its calls are sent ahead\n").outcome is Outcome.TIMED_OUT
 
 
+def test_a_cpu_timeout_on_an_overloaded_machine_is_tried_again_alone_before_it_counts() -> None:
+    sent: list[str] = []
+    send = _pool._Lane.send
+
+    def watch(lane: _pool._Lane, job: _pool._Job) -> None:
+        sent.append(job.program.key)
+        send(lane, job)
+
+    loop = Program(key="loop", code="def f(x):\n    while True: pass", test=check("candidate(1)"), entry_point="f")
+    others = [
+        Program(key=str(i), code=f"def f(x): return {-i}", test=check("candidate(1)"), entry_point="f")
+        for i in range(9)
+    ]
+    burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3 * (os.cpu_count() or 1))]
+    try:
+        _pool._Lane.send = watch  # type: ignore[method-assign]
+        with fork.build(fork.Config(workers=1, cpu_seconds=0.5, wall_seconds=1.0)) as pool:
+            found = {e.key: e for e in pool.judge([loop, *others])}
+    finally:
+        _pool._Lane.send = send  # type: ignore[method-assign]
+        for burner in burners:
+            burner.kill()
+            burner.wait()
+    assert found.pop("loop").outcome is Outcome.TIMED_OUT
+    assert {e.outcome for e in found.values()} == {Outcome.PASSED}
+    assert sent.count("loop") == 2 and sent[-1] == "loop"
+
+
 def test_a_thousand_programs_leave_nothing_open(sandbox: Pool) -> None:
     def descriptors() -> list[int]:
         pids = [os.getpid(), sandbox._lanes[0].process.pid]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import json
+import os
 import socket
 import struct
 import time
@@ -279,13 +280,24 @@ class Link:
         self._next_look = wall + _TICK
         cpu = self.cpu_seconds()
         if cpu >= self._cpu_limit:
-            raise self._stop("Timeout", f"no answer after {self._cpu_limit:g} s of CPU time")
+            text = f"no answer after {self._cpu_limit:g} s of CPU time"
+            raise self._stop("Timeout", text, unsure=self._disturbed(cpu))
         if wall >= 10 * max(self._wall_limit, self._cpu_limit):
             raise self._stop("Timeout", f"no answer after {wall:.0f} s", unsure=True)
         if wall >= self._wall_limit and wall - self._queued() >= self._wall_limit:
-            raise self._stop(
-                "Timeout", f"no answer after {self._wall_limit:g} s ({cpu:.1f} s of CPU time)", unsure=True
-            )
+            raise self._stop("Timeout", f"no answer after {self._wall_limit:g} s ({cpu:.1f} s computing)", unsure=True)
+
+    def _disturbed(self, cpu: float) -> bool:
+        """Whether CPU time may be the machine's: a processor shared with others, or memory that a host had to find."""
+        return self._queued() > cpu / 4 or self._in_kernel() > cpu / 2
+
+    def _in_kernel(self) -> float:
+        """CPU seconds that the kernel spent for the child."""
+        try:
+            with open(f"/proc/{self._pid}/stat", "rb") as file:  # noqa: PTH123
+                return int(file.read().rpartition(b")")[2].split()[12]) / os.sysconf("SC_CLK_TCK")
+        except (OSError, IndexError, ValueError):
+            return 0.0
 
     def _queued(self) -> float:
         """Seconds the child was ready and had no processor."""

@@ -2,7 +2,7 @@
 
 No thread and no helper process per sample: one selector over as many sockets as there are lanes. A lane holds
 one program and has the next one waiting, so it never idles. The pool pulls from the iterable only when a lane
-has room. Identical programs are judged once. A timeout that may be the machine's (little CPU time used) is
+has room. Identical programs are judged once. A timeout that may be the machine's (see `_link`) is
 run again alone, after all others, and only then counts.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from rune.cli import _estimate
 from rune.cli.main import main
 from rune.models import memory
+from rune.stages import pipeline
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -45,7 +47,9 @@ def plan(**changes: object) -> _estimate.Plan:
         "dtype": "float32",
         "rows": 16,
         "collect_tokens": 1e5,
+        "collect_prompts": 1e4,
         "sample_tokens": 2e5,
+        "sample_prompts": 2e4,
         "train_tokens": 1e5,
         "read_tokens": 1e5,
         "memory": {"sample": {"weights": 2**30}},
@@ -64,10 +68,28 @@ def test_time_grows_with_work_and_shrinks_with_the_machine() -> None:
 
 def test_decoding_is_bound_by_bandwidth_for_few_rows_and_by_arithmetic_for_many() -> None:
     probe = _estimate.Probe(flops=1e12, bandwidth=1e11)
-    few = _estimate.times(plan(rows=1), probe)["sample"]
-    many = _estimate.times(plan(rows=1000), probe)["sample"]
+    few = _estimate.times(plan(rows=1, sample_prompts=0), probe)["sample"]
+    many = _estimate.times(plan(rows=1000, sample_prompts=0), probe)["sample"]
     assert few == pytest.approx(2e5 * 494_032_768 * 4 / 1e11)
     assert many == pytest.approx(2e5 * 2 * 494_032_768 / 1e12)
+
+
+def test_a_prompt_is_read_once_for_all_its_samples() -> None:
+    settings = pipeline.load(CONFIGS / "phase1-demo.toml")
+    more = replace(settings, sample=replace(settings.sample, n=8 * settings.sample.n))
+    few, many = (_estimate.plan(s, held_out=10, train=100, folder=None) for s in (settings, more))
+    assert few.sample_prompts == many.sample_prompts == 10 * len(settings.adapt.arms) * _estimate.PROMPT_TOKENS
+    assert many.sample_tokens == 8 * few.sample_tokens
+    probe = _estimate.Probe(flops=1e12, bandwidth=1e15)
+    reading = _estimate.times(few, probe)["sample"] - _estimate.times(replace(few, sample_prompts=0), probe)["sample"]
+    assert reading == pytest.approx(few.sample_prompts * 2 * few.shape.parameters / 1e12)
+
+
+def test_training_counts_the_engine_that_stays_loaded_beside_it() -> None:
+    settings = pipeline.load(CONFIGS / "phase1-demo.toml")
+    served = replace(settings, engine=replace(settings.engine, name="openai"))
+    here, there = (_estimate.plan(s, held_out=10, train=100, folder=None).memory["lora"] for s in (settings, served))
+    assert sum(here.values()) - sum(there.values()) == here["weights"]
 
 
 def test_the_probe_measures_something() -> None:

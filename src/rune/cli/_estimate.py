@@ -1,9 +1,10 @@
 """What a config will cost: memory counted from shapes, time from counted work over a measured machine.
 
 The time model is two numbers of this machine, multiplications a second and bytes a second, and a count of what
-the config asks for. A decode step reads all weights once and multiplies them by every row; a training step costs
-four passes' worth of multiplications on a frozen base (forward, and backward through activations). Not counted:
-loading, sandbox time (about 5 ms a program) and the gains or losses of particular kernels.
+the config asks for. A prompt costs one multiplication with all weights per token, once for all its samples; a decode
+step reads all weights once and multiplies them by every row; a training step costs four passes' worth of
+multiplications on a frozen base (forward, and backward through activations). Not counted: loading, attention, contexts
+that an arm puts before its tasks, sandbox time (about 5 ms a program) and the gains or losses of particular kernels.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ ANSWER_TOKENS = 200  # mean length of a HumanEval answer of these models; the li
 PROMPT_TOKENS = 300
 TRAJECTORY_TOKENS = 1500
 HYPERNET_PARAMETERS = 15_000_000  # encoder and shared heads at the recipe's sizes
-ROWS = {"cpu": 16, "cuda": 256}  # sequences decoded together
+ROWS = {"cpu": 64, "cuda": 256}  # sequences decoded together
 WRONG = 0.5  # share of attempts that fail and are tried again
 
 
@@ -48,7 +49,9 @@ class Plan:
     dtype: str
     rows: int
     collect_tokens: float
+    collect_prompts: float  # tokens
     sample_tokens: float
+    sample_prompts: float  # tokens
     train_tokens: float
     read_tokens: float  # by the context encoder
     memory: Mapping[str, Mapping[str, int]]  # stage → part → bytes
@@ -83,6 +86,8 @@ def plan(settings: RunConfig, *, held_out: int, train: int, folder: Path | None)
         stages[name] = memory.estimate_training(
             shape, dtype=dtype, rows=step[name] // tokens, tokens=tokens, rank=rank, trained=trained[name]
         )
+        if settings.engine.name in ("torch", "vllm"):  # it drew the attempts, and will draw the samples
+            stages[name] = {**stages[name], "the engine's weights": shape.parameters * memory.BYTES[dtype]}
     stages["sample"] = memory.estimate_sampling(
         shape, dtype=dtype, rows=rows, tokens=PROMPT_TOKENS + sample.max_new_tokens, adapters=held_out * 2, rank=rank
     )
@@ -92,7 +97,10 @@ def plan(settings: RunConfig, *, held_out: int, train: int, folder: Path | None)
         dtype=dtype,
         rows=rows,
         collect_tokens=wanted * attempts * ANSWER_TOKENS,
+        # An attempt after the first also reads what failed before it.
+        collect_prompts=wanted * (attempts * PROMPT_TOKENS + (attempts - 1) * ANSWER_TOKENS),
         sample_tokens=float(draws * min(ANSWER_TOKENS, sample.max_new_tokens)),
+        sample_prompts=float(held_out * len(settings.adapt.arms) * PROMPT_TOKENS),
         train_tokens=float(lora.schedule.steps * step["lora"] + hyper.schedule.steps * step["hypernet"]) / 2,
         read_tokens=float(min(collect.keep, wanted) * TRAJECTORY_TOKENS),
         memory=stages,
@@ -140,10 +148,11 @@ def times(plan: Plan, probe: Probe) -> dict[str, float]:
     size = memory.BYTES[plan.dtype]
     step = max(parameters * size / probe.bandwidth, 2 * parameters * plan.rows / probe.flops)
     per_token = step / plan.rows
+    per_read = 2 * parameters / probe.flops
     found = {
-        "collect": plan.collect_tokens * per_token,
+        "collect": plan.collect_tokens * per_token + plan.collect_prompts * per_read,
         "train": (4 * plan.train_tokens + 2 * plan.read_tokens) * parameters / probe.flops,
-        "sample": plan.sample_tokens * per_token,
+        "sample": plan.sample_tokens * per_token + plan.sample_prompts * per_read,
     }
     return {**found, "in all": sum(found.values())}
 

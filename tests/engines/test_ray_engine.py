@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 from engine_helpers import PROMPTS, World, torch_engine
 
 from rune.engines import ray as ray_engine
-from rune.errors import ConfigError
+from rune.errors import ConfigError, EngineError
 from rune.types import Completion, Request, Sampling
 
 SAMPLING = Sampling(temperature=1.0, max_new_tokens=60)
@@ -44,6 +45,40 @@ def test_settings_of_the_inner_engine_are_checked_before_ray_starts(world: World
         ray_engine.build(
             ray_engine.Config(actors=1, settings={"maxrows": 3}), model=world.model, device="cpu", dtype="float32"
         )
+
+
+def test_more_gpus_than_this_machine_has_are_refused() -> None:
+    """Ray itself would wait for them for ever."""
+    here = torch.cuda.device_count()
+    assert ray_engine._gpus(ray_engine.Config(actors=here + 1), "cpu") == 0
+    for config in (ray_engine.Config(actors=here + 1), ray_engine.Config(actors=2 * here + 1, gpus_per_actor=0.5)):
+        wanted = f"{config.actors * config.gpus_per_actor:g}"
+        with pytest.raises(EngineError, match=rf"need {wanted}, this machine has {here}; lower engine.actors"):
+            ray_engine._gpus(config, "cuda")
+    if here:
+        assert ray_engine._gpus(ray_engine.Config(actors=here), "cuda") == here
+
+
+@pytest.mark.xdist_group("ray")
+@pytest.mark.parametrize("engine", ["ray"], indirect=True)
+def test_actors_that_die_too_often_are_one_error_that_counts_what_is_missing(
+    engine: ray_engine.RayEngine, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    monkeypatch.setattr(engine, "config", replace(engine.config, restarts=0))
+    work = requests(world)
+    found: list[Completion] = []
+    with pytest.raises(EngineError) as caught:
+        for completion in engine.complete(work):
+            if not found:
+                ray.kill(engine.actors[0])
+            found.append(completion)
+    missing = sum(request.n for request in work) - len(found)
+    assert missing > 0 and f"{missing} draws are missing" in str(caught.value) and "\n" not in str(caught.value)
+    monkeypatch.undo()
+    again = {(c.key, c.draw) for c in engine.complete(work)}  # the engine is not lost with its actor
+    assert len(again) == sum(request.n for request in work)
 
 
 @pytest.mark.xdist_group("ray")

@@ -17,6 +17,7 @@ from engine_helpers import PROMPTS, World, random_adapter, torch_engine
 from transformers import AutoModelForCausalLM
 
 from rune.engines import _lora
+from rune.engines import torch as engines
 from rune.engines._batch import Layout, Span, spans
 from rune.engines._cache import Cache
 from rune.engines.torch import TorchEngine
@@ -245,6 +246,18 @@ def test_logprobs_equal_the_models_own(world: World) -> None:
         torch.testing.assert_close(torch.tensor(values), expected, atol=1e-4, rtol=1e-4)
 
 
+def test_bfloat16_draws_from_nearly_the_same_distribution(world: World) -> None:
+    """Rounded to eight bits, under adapters and without: log-probabilities stay near float32's, and rows are drawn."""
+    half = engines.build(engines.Config(), model=world.model, device="cpu", dtype="bfloat16")
+    assert half.network.dtype == half.bank.dtype == torch.bfloat16
+    wearers, completions = [None, *world.adapters], ["    return a + b\n", "task_id: str", "# so it is"]
+    exact = torch_engine(world.model).logprobs(PROMPTS, completions, wearers)
+    for expected, rounded in zip(exact, half.logprobs(PROMPTS, completions, wearers), strict=True):
+        torch.testing.assert_close(torch.tensor(rounded), torch.tensor(expected), atol=0.25, rtol=0.05)
+    found = answers(half, many(world, DRAWN))
+    assert len(found) == 54 and all(completion.num_tokens for completion in found.values())
+
+
 def test_a_prompt_too_long_for_the_model_is_refused_before_anything_is_drawn(world: World) -> None:
     long = Request(key="long", prompt="word " * 5000, sampling=DRAWN, seed=0)
     with pytest.raises(EngineError, match="room for 4096"):
@@ -252,7 +265,7 @@ def test_a_prompt_too_long_for_the_model_is_refused_before_anything_is_drawn(wor
 
 
 def test_out_of_memory_halves_the_batch_and_loses_nothing(world: World) -> None:
-    """A real one, in a process whose address space ends: the same texts come out, in smaller batches."""
+    """A real one, in a process whose address space ends: the same texts and numbers come out, in smaller batches."""
     script = textwrap.dedent(
         """
         import resource, sys, json
@@ -272,7 +285,12 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(world: World) -> None:
         requests = [Request(key=str(i), prompt="def f", sampling=short, seed=i) for i in range(512)]
         requests.append(Request(key="long", prompt="def f" * 700, sampling=short, seed=1))
         texts = {c.key: c.text for c in engine.complete(requests)}
-        print(json.dumps([engine.stats.halvings, texts], sort_keys=True))
+        scorer = engines.TorchEngine(engines.Config(prefill_tokens=2**20), model, engine.network.model)
+        passes, scored = [], scorer._logprobs
+        scorer._logprobs = lambda chunk: passes.append(len(chunk)) or scored(chunk)
+        found = scorer.logprobs(["def f" * 100] * 256, [f"return {i}" for i in range(256)], [None] * 256)
+        sums = [round(sum(values), 3) for values in found]
+        print(json.dumps([engine.stats.halvings, texts, passes, sums], sort_keys=True))
         """
     )
     outputs = []
@@ -282,9 +300,11 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(world: World) -> None:
         )
         assert run.returncode == 0, run.stderr[-2000:]
         outputs.append(__import__("json").loads(run.stdout.strip().splitlines()[-1]))
-    (free_halvings, free_texts), (halvings, texts) = outputs
+    (free_halvings, free_texts, free_passes, free_sums), (halvings, texts, passes, sums) = outputs
     assert free_halvings == 0 and halvings > 0
     assert texts == free_texts and len(texts) == 513
+    assert free_passes == [256] and passes[:2] == [256, 128]
+    assert sums == pytest.approx(free_sums, abs=2e-3) and len(sums) == 256
 
 
 def test_a_four_bit_base_carries_the_same_adapters(world: World) -> None:

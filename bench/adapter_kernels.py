@@ -65,7 +65,7 @@ def measure(network: Network, *, adapters: int = 164, rows: int = 5, rank: int =
         expected = out_MO.clone()
         grouped.add(0, kind, x_MI, expected)
         expected = network.silu_mul(expected) if kind == "gate_up" else expected
-        times = {"plain torch": per_layer(plain, bank.num_layers)}
+        times: dict[str, float | None] = {"plain torch": per_layer(plain, bank.num_layers)}
         if kind == "gate_up":
             times["silu alone"] = per_layer(lambda y=out_MO: [network.silu_mul(y) for _ in range(24)], 24)  # type: ignore[misc]
         for candidate in CANDIDATES[kind]:

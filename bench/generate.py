@@ -40,7 +40,7 @@ from rune.engines._lora import Adapter, Pair, target_linears
 from rune.models import chat
 from rune.types import AdapterRef, Completion, ModelRef, Request, Sample, Sampling
 
-CPU_PARTS = ("ours_none", "ours_1", "ours_8", "ours_64", "generate", "peft_1", "peft_8", "peft_64", "vllm")
+CPU_PARTS = ("ours_none", "ours_1", "ours_8", "bare_64", "ours_64", "generate", "peft_1", "peft_8", "peft_64", "vllm")
 GPU_PARTS = (
     "self_check", "bandwidth", "ours_none", "ours_164", "kernels", "ours_164_tuned", "profile", "generate_all",
     "ours_1", "ours_8", "ours_64", "peft_8", "peft_1", "peft_64", "vllm",
@@ -145,6 +145,8 @@ class Bench:
             if tuned:
                 self.tune()
             return self.ours(name, 0 if number == "none" else int(number))
+        if system == "bare":
+            return self.ours(name, 0, rows=int(number))
         if system == "peft":
             self.drop_engine()
             return self.peft(int(number))
@@ -216,13 +218,16 @@ class Bench:
             )
         return made
 
-    def requests(self, refs: list[AdapterRef]) -> list[Request]:
-        """GPU: every task × n, adapters dealt round. CPU: 8 × k rows, or as many rows as there are adapters."""
+    def requests(self, refs: list[AdapterRef], rows: int = 0) -> list[Request]:
+        """GPU: every task × n, adapters dealt round. CPU: 8 × k rows, or as many rows as there are adapters.
+
+        `rows` asks a CPU for the work of so many adapters without any: every row a prompt of its own to read.
+        """
         texts = self.texts()
+        count = max(8, len(refs), rows)
         if self.args.mode == "cpu":
-            count = max(8, len(refs))
             texts = [texts[i % len(texts)] for i in range(count)]
-        draws = self.args.n if self.args.mode == "gpu" or len(refs) <= 8 else 1
+        draws = self.args.n if self.args.mode == "gpu" or count <= 8 else 1
         return [
             Request(
                 key=str(i),
@@ -237,10 +242,10 @@ class Bench:
 
     # ------------------------------------------------------------------ parts
 
-    def ours(self, name: str, num_adapters: int) -> dict[str, Any]:
+    def ours(self, name: str, num_adapters: int, rows: int = 0) -> dict[str, Any]:
         engine = self.engine()
         refs, loaded = self.wear(num_adapters)
-        requests = self.requests(refs)
+        requests = self.requests(refs, rows)
         runs = []
         completions: list[Completion] = []
         for _ in range(2 if self.args.mode == "gpu" else self.args.repeats):
@@ -679,7 +684,9 @@ class Bench:
         for number in (1, 8, 64):
             ratio(f"ours over PEFT mixed, {number} adapters", f"ours_{number}", f"peft_{number}")
         for number in (1, 8, 64, 164):
-            ratio(f"{number} adapters over none", f"ours_{number}", "ours_none")
+            # Many adapters are many prompts to read, which weighs on a CPU: against the same rows bare, where known.
+            bare = f"bare_{number}" if f"bare_{number}" in rate else "ours_none"
+            ratio(f"{number} adapters over none", f"ours_{number}", bare)
         for name, label in (("ours_164", ""), ("ours_164_tuned", ", tuned")):
             if name in rate and "ours_none" in rate:
                 ratios[f"extra time of 164 adapters{label}"] = round(rate["ours_none"] / rate[name] - 1, 3)

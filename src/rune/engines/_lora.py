@@ -57,12 +57,12 @@ class Adapter:
         return max(pair.a.shape[1] for pair in self.pairs.values())
 
 
-def target_linears(model: nn.Module, targets: Sequence[str] = TARGETS) -> dict[str, nn.Module]:
+def target_linears(model: nn.Module, targets: Sequence[str] = TARGETS) -> dict[str, nn.Linear]:
     """Dotted name → linear layer for every module whose last name is in `targets`, in model order."""
     found = {
         name: module
         for name, module in model.named_modules()
-        if name.rpartition(".")[2] in targets and hasattr(module, "in_features")
+        if name.rpartition(".")[2] in targets and isinstance(module, nn.Linear)  # bitsandbytes' are linears too
     }
     if not found:
         raise AdapterError(f"the model has no linear layer named {', '.join(targets)}; check target_modules")

@@ -228,6 +228,23 @@ def test_an_adapter_of_other_shapes_is_refused(world: World, tmp_path: Path) -> 
         torch_engine(world.model).put_adapter("wide", other)
 
 
+def test_a_tensor_with_nan_is_refused_and_leaves_the_adapter_of_that_name_as_it_was(world: World) -> None:
+    engine = torch_engine(world.model)
+    good = random_adapter(engine.network.model, seed=3)
+    ref = engine.put_adapter("x", good)
+    request = Request(key="x", prompt=PROMPTS[2], sampling=GREEDY, seed=0, adapter=ref)
+    (before,) = engine.complete([request])
+    name = "model.layers.1.mlp.up_proj"
+    for wrong in (float("nan"), float("inf")):
+        spoiled = good.pairs[name].b.clone()
+        spoiled[0, 0] = wrong
+        bad = replace(good, pairs={**good.pairs, name: good.pairs[name]._replace(b=spoiled)})
+        with pytest.raises(AdapterError, match="adapter x holds NaN or infinity"):
+            engine.put_adapter("x", bad)
+        (after,) = engine.complete([request])
+        assert after.text == before.text
+
+
 def test_logprobs_equal_the_models_own(world: World) -> None:
     engine = torch_engine(world.model, prefill_tokens=64)
     model = AutoModelForCausalLM.from_pretrained(world.model.path, dtype=torch.float32)

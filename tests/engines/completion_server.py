@@ -1,4 +1,4 @@
-"""A small real server of `/v1/completions` over the torch engine, with vLLM's and SGLang's admin routes.
+"""A small real server of `/v1/completions` over the torch engine, which names and loads adapters as vLLM or SGLang do.
 
 `faults` decides what goes wrong: a number of answers after which it dies, requests it answers with 503 first, a hang.
 """
@@ -30,6 +30,7 @@ class Faults:
 class CompletionServer:
     def __init__(self, engine: TorchEngine) -> None:
         self.engine, self.faults = engine, Faults()
+        self.dialect = "vllm"
         self.answered = 0
         self.calls: list[str] = []
         self._lock = threading.Lock()
@@ -70,6 +71,8 @@ class CompletionServer:
     def _answer(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         if path == "/v1/models":
             return 200, {"data": [{"id": name} for name in (self.engine.model.name, *self._adapters)]}
+        if path.startswith("/v1/") == (self.dialect == "sglang") and path.endswith("load_lora_adapter"):
+            return 404, {"detail": "Not Found"}
         if path.endswith("/unload_lora_adapter"):
             self._adapters.pop(body["lora_name"], None)
             return 200, "Success: LoRA adapter removed"
@@ -88,8 +91,11 @@ class CompletionServer:
             self.faults.busy_first -= 1
             return 503, {"error": "busy"}
         time.sleep(self.faults.hang_seconds)
-        if body["model"] not in (self.engine.model.name, *self._adapters):
-            return 404, {"error": f"the model {body['model']} does not exist"}
+        worn = body["model"]
+        if self.dialect == "sglang":  # the name of the model is not looked at, but for an adapter behind a colon
+            worn = worn.partition(":")[2] or body.get("lora_path") or self.engine.model.name
+        if worn not in (self.engine.model.name, *self._adapters):
+            return (400 if self.dialect == "sglang" else 404), {"error": f"the model {worn} does not exist"}
         sampling = Sampling(
             temperature=body["temperature"],
             max_new_tokens=body["max_tokens"],
@@ -102,7 +108,7 @@ class CompletionServer:
             prompt=body["prompt"],
             sampling=sampling,
             seed=body["seed"],
-            adapter=self._adapters.get(body["model"]),
+            adapter=self._adapters.get(worn),
         )
         with self._lock:
             (done,) = self.engine.complete([request])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from completion_server import CompletionServer, Faults
 from engine_helpers import PROMPTS, World, torch_engine
@@ -79,17 +81,26 @@ def test_no_server_at_all_is_one_clear_error(server: CompletionServer, world: Wo
 
 
 @pytest.mark.parametrize(("dialect", "route"), [("vllm", "/v1/load_lora_adapter"), ("sglang", "/load_lora_adapter")])
-def test_adapters_are_loaded_in_the_servers_dialect(
+def test_adapters_are_loaded_and_worn_in_the_servers_dialect(
     server: CompletionServer, world: World, dialect: str, route: str
 ) -> None:
+    """SGLang would answer `model` = the adapter's name with the base model."""
+    server.dialect = dialect
     worn = [Request(key="x", prompt=PROMPTS[0], sampling=SAMPLING, seed=0, adapter=world.adapters[0])]
     engine = connect(server, world, dialect=dialect)
     (served,), error = drain(engine, worn)
     assert error is None and server.calls.count(route) == 1
     (direct,) = torch_engine(world.model).complete(worn)
     assert served == direct
+    (bare,), error = drain(engine, [replace(worn[0], adapter=None)])
+    assert error is None and bare.text != served.text
     engine.close()
     assert route.replace("load", "unload", 1) in server.calls
+
+
+def test_a_base_name_that_sglang_would_take_apart_is_refused(server: CompletionServer, world: World) -> None:
+    with pytest.raises(EngineError, match="a base model and an adapter"):
+        connect(server, world, dialect="sglang", served_name="qwen:latest")
 
 
 def test_more_adapters_than_the_server_holds_take_turns(server: CompletionServer, world: World) -> None:

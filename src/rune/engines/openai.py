@@ -1,9 +1,9 @@
 """Any server that speaks OpenAI's `/v1/completions`: vLLM, SGLang, llama.cpp, a hosted one.
 
 One HTTP request per draw, `concurrency` of them in flight, each with its own seed, so that a draw can be asked for
-again without touching its neighbours. An adapter is a model name: its id is loaded through the server's admin
-dialect where there is one, and must be in the server's list of models before a draw names it; a name that the
-server does not know is an error, never the base model. Standard library only.
+again without touching its neighbours. An adapter is a model name (for SGLang a field of its own): its id is loaded
+through the server's admin dialect where there is one, and must be in the server's list of models before a draw names
+it; a name that the server does not know is an error, never the base model. Standard library only.
 
 A request that fails in the machinery (connection, timeout, 408, 409, 429, 5xx, unreadable answer) is retried with
 growing pauses; when its tries are used up, what has already finished is still delivered, and then one EngineError
@@ -79,6 +79,11 @@ class OpenAIEngine:
     def __init__(self, config: Config, model: ModelRef) -> None:
         self.config, self.model = config, model
         self.base_name = config.served_name or model.name
+        if config.dialect == "sglang" and ":" in self.base_name:
+            raise EngineError(
+                f"SGLang reads '{self.base_name}' as a base model and an adapter; serve it with --served-model-name "
+                "without a colon, and set engine.served_name to that"
+            )
         self._loaded: dict[str, None] = {}  # adapters that we loaded, oldest first
         self._key = os.environ.get(config.api_key_variable, "")
         self._spread = random.Random()  # only for the pauses between tries
@@ -158,7 +163,7 @@ class OpenAIEngine:
     def _draw(self, draw: _Draw) -> Completion:
         request, sampling = draw.request, draw.request.sampling
         body: dict[str, Any] = {
-            "model": request.adapter.adapter_id if request.adapter else self.base_name,
+            **self._worn(request.adapter),
             "prompt": request.prompt,
             "max_tokens": sampling.max_new_tokens,
             "temperature": sampling.temperature,
@@ -192,6 +197,14 @@ class OpenAIEngine:
         )
 
     # ------------------------------------------------------------------ adapters
+
+    def _worn(self, adapter: AdapterRef | None) -> dict[str, str]:
+        """How a request names its adapter. SGLang answers any `model` without a colon with the base, silently."""
+        if adapter is None:
+            return {"model": self.base_name}
+        if self.config.dialect == "sglang":
+            return {"model": self.base_name, "lora_path": adapter.adapter_id}
+        return {"model": adapter.adapter_id}
 
     def _make_known(self, adapters: dict[str, AdapterRef]) -> None:
         """Every adapter loaded and listed by the server, or AdapterError."""

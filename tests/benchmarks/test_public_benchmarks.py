@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+from ast import literal_eval
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from rune.benchmarks import _evalplus, humaneval, humaneval_plus, mbpp, mbpp_plus, puzzles
+from rune.benchmarks import _data, _evalplus, humaneval, humaneval_plus, mbpp, mbpp_plus, puzzles
 from rune.errors import ContaminationError, DataError
-from rune.sandbox import fork
+from rune.sandbox import _codec, fork
 from rune.types import Outcome, Problem, Program, Sandbox, Split
 
 
@@ -120,8 +122,21 @@ def test_no_other_mbpp_plus_checker_drops_what_it_finds(data_dir: Path) -> None:
         assert "assert " in checker, problem.task_id
 
 
+def test_every_answer_of_mbpp_plus_255_is_small_enough_for_the_wall(data_dir: Path) -> None:
+    """All combinations of n of m things; the input that asks for 130 million values is left out, and only that one."""
+    (problem,) = (
+        p for p in mbpp_plus.build(mbpp_plus.Config(path=str(data_dir))).problems() if p.task_id == "Mbpp/255"
+    )
+    inputs = literal_eval(problem.test.partition("inputs = ")[2].partition("\n")[0])
+    values = sorted(math.comb(len(things) + n - 1, n) * (n + 1) for things, n in inputs if things)
+    assert 6_000_000 < values[-1] <= _codec.MAX_VALUES
+    official = _data.read(data_dir / mbpp_plus.FILE)
+    (test,) = (r["test"] for r in official if str(r["task_id"]) == "255")
+    assert len(inputs) == len(literal_eval(test.partition("inputs = ")[2].partition("\n")[0])) - 1
+
+
+@pytest.mark.slow
 def test_the_largest_answer_of_mbpp_plus_fits_through_the_wall(data_dir: Path) -> None:
-    """Mbpp/255 asks for 82,160 tuples of 77 numbers, twice."""
     (problem,) = (
         p for p in mbpp_plus.build(mbpp_plus.Config(path=str(data_dir))).problems() if p.task_id == "Mbpp/255"
     )

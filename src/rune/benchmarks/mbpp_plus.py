@@ -1,9 +1,10 @@
 """MBPP+ (Liu et al. 2023, EvalPlus MBPP+ v0.2.0): 378 of MBPP's tasks with many more tests.
 
 Its tasks are MBPP's: the 224 with ids 11–510 are for evaluation, the other 154 lie in MBPP's training part. Reads
-MbppPlus-OriginFmt.jsonl.gz, whose tests hold the expected values. Two things are mended, no task is left out: numpy is
-replaced as in HumanEval+; and the checker of Mbpp/737, 787 and 794, which compares and then drops the result, so that
-every program that does not raise passes, asserts what it found, as EvalPlus' own evaluator does for these three.
+MbppPlus-OriginFmt.jsonl.gz, whose tests hold the expected values. Three things are mended, no task is left out: numpy
+is replaced as in HumanEval+; the checker of Mbpp/737, 787 and 794, which compares and then drops the result, so that
+every program that does not raise passes, asserts what it found, as EvalPlus' own evaluator does for these three; and
+of the inputs of Mbpp/255 the one goes whose answer has 130 million values (a gigabyte on either side of the wall).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ FILE = "mbpp_plus/MbppPlus-OriginFmt.jsonl.gz"
 SHA256 = {"MbppPlus-OriginFmt.jsonl.gz": "7a5aec547b134fa297ee6c45f829298aa3f58de02547b8d8a5c3d85d9cb10efc"}
 HUB = _data.OnHub("evalplus/mbppplus", "", 378)
 _UNCHECKED = "        exact_match = exp == (out is not None)\n"
+_TOO_LARGE = "[['Dog', 'Cat', 'CatBird', 'Bird', 'Fish'], 77], "
 _CHECKED = f'{_UNCHECKED}    assert exact_match, f"out: {{out}}, exp: {{exp}}"\n'
 
 
@@ -82,5 +84,5 @@ def _in_check(test: str, entry: str, task: str) -> str:
     if not loop:
         raise DataError(f"{task}: its test does not end in a loop over inputs")
     head, body = test[: loop[-1].start()], mbpp.ask_candidate(loop[-1].group(), entry)
-    head = without_numpy(head.replace(_UNCHECKED, _CHECKED))
+    head = without_numpy(head.replace(_UNCHECKED, _CHECKED).replace(_TOO_LARGE, ""))
     return f"{head}\n\ndef check(candidate):\n{textwrap.indent(body, '    ')}\n"

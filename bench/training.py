@@ -39,10 +39,13 @@ def main() -> int:
     parser.add_argument("--families", type=int, default=120)
     parser.add_argument("--taps", type=int, nargs="*", default=[0, 2, 4, 6])
     parser.add_argument("--max-tokens", type=int, default=384)
+    parser.add_argument("--cudnn", action="store_true", help="let cuDNN do the attention, which bases.load forbids")
     args = parser.parse_args()
     cuda = args.device == "cuda"
     model = resolve.resolve(args.model, sources=resolve.SOURCES, cache=None)
     base = bases.load(model, device=args.device, dtype="bfloat16" if cuda else "float32")
+    if args.cudnn:
+        torch.backends.cuda.enable_cudnn_sdp(True)
     problems = families.generate(families.Config(seed=0, families=args.families, held_out=args.families // 10, tasks=6))
     corpus = Corpus(base, families.trajectories(problems, None, seed=0), max_tokens=args.max_tokens)
     config = HypernetConfig(

@@ -402,7 +402,7 @@ def sample(out: Path, settings: Settings, machine: Machine, cases: Sequence[Case
     module = plugins.load("engines", "torch")
     engine = module.build(module.Config(), model=machine.model, device=machine.device, dtype=machine.dtype)
     refs = {key: engine.put_adapter("/".join(key), adapter) for key, adapter in made}
-    sampling = Sampling(temperature=settings.temperature, max_new_tokens=settings.max_new_tokens, stop=prompts.STOP)
+    sampling = Sampling(temperature=settings.temperature, max_new_tokens=settings.max_new_tokens)
     requests, meaning = [], {}
     for arm, case in wanted:
         task = case.problem.task_id
@@ -416,7 +416,8 @@ def sample(out: Path, settings: Settings, machine: Machine, cases: Sequence[Case
             key = f"{arm}\t{task}\t{draw}"
             meaning[key] = (arm, case.problem, draw)
             worn = refs.get((arm, task)) or refs.get((arm, "all"))
-            requests.append(Request(key=key, prompt=text, sampling=sampling, seed=seed + draw, adapter=worn))
+            asked = dataclasses.replace(sampling, stop=prompts.stop(case.problem.prompt))
+            requests.append(Request(key=key, prompt=text, sampling=asked, seed=seed + draw, adapter=worn))
     with store.Appender(path) as log, console.Progress("sample", len(requests), unit="sample") as bar:
         for completion in engine.complete(requests):
             log.write(_sample(completion, *meaning[completion.key]))

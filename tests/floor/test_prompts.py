@@ -145,3 +145,10 @@ def test_a_retry_is_the_whole_history_in_order() -> None:
     assert roles[-5:] == ["user", "assistant", "user", "assistant", "user"]
     text = "".join(content for _, content in chat.messages)
     assert "code 0" not in text and text.index("code 1") < text.index("error 1") < text.index("code 2")
+
+
+def test_what_a_task_itself_holds_ends_no_answer() -> None:
+    """MBPP's prompt is a docstring with an assert; an answer that repeats it was cut inside the docstring."""
+    mbpp = '"""\nWrite a function to add.\nassert add(1, 2) == 3\n"""\n'
+    assert "\nassert " in prompts.stop("def add(a, b):\n") and "\nassert " not in prompts.stop(mbpp)
+    assert set(prompts.STOP) - set(prompts.stop(mbpp)) == {"\nassert "}

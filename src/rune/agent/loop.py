@@ -21,7 +21,7 @@ class Settings:
     """How the loop works; all of it is data."""
 
     max_attempts: int  # programs a chain may try
-    sampling: Sampling
+    sampling: Sampling  # its stop strings are the task's
     reflect: bool  # ask the model for one sentence on its mistake before it tries again
     history: int  # failed attempts kept in the prompt, the last ones
     restart: int  # every so many attempts the model starts afresh, without the history; 0 = never
@@ -81,7 +81,7 @@ def _generate(
                 if _sees_history(chain, settings)
                 else prompts.task(chain.problem.prompt)
             ),
-            sampling=settings.sampling,
+            sampling=replace(settings.sampling, stop=prompts.stop(chain.problem.prompt)),
             seed=derive_seed(settings.seed, "collect", chain.key, len(chain.attempts)),
         )
         for chain in chains

@@ -18,6 +18,8 @@ from rune.hypernet.lora import Adapters, Layout, layout_of, weights_of
 from rune.models import chat
 from rune.types import ModelRef
 
+LENGTHS = 32  # rows are padded to a multiple: few shapes, so that memory and plans are used again
+
 
 class Text(NamedTuple):
     """A prompt and the response to be learned, as token ids in one list; the response begins at `start`."""
@@ -59,7 +61,7 @@ class Base:
         return Text((*before, *answer), len(before))
 
     def rows(self, texts: Sequence[Text]) -> Rows:
-        longest = -(-max(len(t.ids) for t in texts) // 8) * 8
+        longest = -(-max(len(t.ids) for t in texts) // LENGTHS) * LENGTHS
         ids = torch.zeros(len(texts), longest, dtype=torch.long)
         row: list[int] = []
         position: list[int] = []
@@ -114,6 +116,8 @@ def load(ref: ModelRef, *, device: str, dtype: str) -> Base:
         ref.path, dtype=getattr(torch, dtype), attn_implementation="sdpa", local_files_only=True
     )
     model.to(device).eval().requires_grad_(False)
+    # cuDNN's attention makes a plan for every new shape, and almost every training step has one.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     tokenizer = AutoTokenizer.from_pretrained(ref.path, local_files_only=True)
     return Base(ref, model, tokenizer, LoraHooks(model))
 

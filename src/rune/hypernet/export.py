@@ -72,8 +72,12 @@ def maker(folder: Path, model: ModelRef, device: str, dtype: str, cache: Path | 
     return Maker(folder, model, device=device, dtype=dtype, cache=cache)
 
 
+@functools.lru_cache(maxsize=1)
 def load_trunk(model: ModelRef, layers: int, *, device: str, dtype: str) -> tuple[Any, Any]:
-    """The base model cut to its first layers, and its tokenizer: the rest is never read from disk."""
+    """The base model cut to its first layers, and its tokenizer: the rest is never read from disk.
+
+    Frozen, so that the checkpoints of a process share it.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 

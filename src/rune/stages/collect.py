@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rune import console, prompts, store
+from rune import console, store
 from rune.agent import importers, loop, summary
 from rune.benchmarks import _exclusion
 from rune.config import derive_seed, digest, plain
@@ -121,7 +121,6 @@ def _loop(folder: store.RunDir, config: Config, context: Context, train: Sequenc
             max_new_tokens=config.max_new_tokens,
             top_p=config.top_p,
             top_k=config.top_k,
-            stop=prompts.STOP,
         ),
         reflect=config.reflect,
         history=config.history,

@@ -196,6 +196,7 @@ class Experiment:
                     self._draw(where, temperature, treatments, context)
             finally:
                 hands.drop()
+                _make_room(context)
         for kind in ("lora", "hypernet"):  # only a training that goes on needs the optimiser's state
             (where / "checkpoints" / kind / "state.safetensors").unlink(missing_ok=True)
         store.write_json(where / "done.json", {"tasks": sorted(ids), "corpus": len(corpus)})
@@ -249,9 +250,18 @@ class Experiment:
         shutil.copy(where / "problems.jsonl", _made(there.path) / "problems.jsonl")
         store.write_jsonl(there / "treatments.jsonl", treatments)
         sampling.run(there, replace(self.settings.sample, temperature=temperature), context)
-        context.engine().close()  # its cache's memory is what training needs next; it takes it again by itself
         judged = scoring.run(there, self.settings.score, context)
         store.write_json(there / "scored.json", {"judged": judged})
+
+
+def _make_room(context: Context) -> None:
+    """Training follows: a small GPU needs the memory of the engine's cache, which it takes again by itself."""
+    if context.device == "cuda":
+        import torch
+
+        free, total = torch.cuda.mem_get_info()
+        if free < total / 2:
+            context.engine().close()
 
 
 def _made(path: Path) -> Path:
@@ -280,6 +290,8 @@ class _Hands:
 
         self.layout = layout
         model, dtype = self._context.model(), getattr(torch, self._context.dtype)
+        # A static part is loaded on the CPU, a generated one is made on the device.
+        made = {m: type(f)(*(t.to(self._context.device) for t in f)) for m, f in to_dtype(made, dtype).items()}
         adapter = export.to_adapter(made, layout, base_model=model.digest, dtype=dtype)
         if self._takes_tensors:
             name = f"{self._where.parent.name}/{self._where.name}/{arm}/{key}"
@@ -287,7 +299,7 @@ class _Hands:
         else:
             ref = _lora.write_peft(self._where / "adapters" / arm / key, adapter, base_model_name=model.name)
         self._adapters[ref.adapter_id] = adapter
-        self._factors.setdefault(arm, []).append(to_dtype(made, dtype))
+        self._factors.setdefault(arm, []).append(made)
         return ref
 
     def adapter(self, ref: AdapterRef) -> Adapter:

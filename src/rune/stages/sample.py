@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rune import console, prompts, store
 from rune.config import derive_seed
@@ -108,7 +108,6 @@ def _requests(
         max_new_tokens=config.max_new_tokens,
         top_p=config.top_p,
         top_k=config.top_k,
-        stop=prompts.STOP,
     )
     order = {task_id: i for i, task_id in enumerate(problems)}
     requests: list[Request] = []
@@ -117,7 +116,8 @@ def _requests(
         missing = [d for d in range(config.n) if (treatment.condition, treatment.task_id, d) not in have]
         if not missing:
             continue
-        prompt = chat.render(model, prompts.task(problems[treatment.task_id].prompt, treatment.context))
+        task = problems[treatment.task_id].prompt
+        prompt = chat.render(model, prompts.task(task, treatment.context))
         seed = derive_seed(context.seed, "sample", treatment.task_id)
         for first, count in _runs(missing):
             key = f"{treatment.condition}\t{treatment.task_id}\t{first}"
@@ -126,7 +126,7 @@ def _requests(
                 Request(
                     key=key,
                     prompt=prompt,
-                    sampling=sampling,
+                    sampling=replace(sampling, stop=prompts.stop(task)),
                     seed=seed + first,
                     n=count,
                     adapter=treatment.adapter,

@@ -57,7 +57,8 @@ def test_every_task_is_held_out_once_a_seed(finished: Path) -> None:
 def test_no_fold_trains_on_or_retrieves_what_it_scores(finished: Path) -> None:
     for fold in folds(finished):
         held_out = {p.task_id for p in store.read_jsonl(fold / "problems.jsonl", Problem)}
-        corpus = store.read_jsonl(fold / "trajectories.jsonl", Trajectory)
+        pool = {t.trajectory_id: t for t in store.read_jsonl(finished / "corpus.jsonl", Trajectory)}
+        corpus = [pool[i] for i in store.read_json(fold / "corpus.json")]
         assert corpus and not held_out & {t.task_id for t in corpus}
         known = {t.trajectory_id for t in corpus}
         treatments = store.read_jsonl(fold / "t0.8" / "treatments.jsonl", Treatment)

@@ -3,9 +3,8 @@
 # Shapes: B rows · T tokens · D width · P packed response tokens of all rows · V vocabulary · N adapters
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -45,13 +44,16 @@ class Base:
     model: nn.Module
     tokenizer: Any
     hooks: LoraHooks
+    _layouts: dict[tuple[str, ...], Layout] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
     def layout(self, modules: tuple[str, ...]) -> Layout:
-        return layout_of(self.model, modules)
+        if modules not in self._layouts:  # in the object: a cache beside it would keep the model alive
+            self._layouts[modules] = layout_of(self.model, modules)
+        return self._layouts[modules]
 
     def encode(self, prompt: str, code: str, *, context: str = "") -> Text:
         """The task as every arm is asked it, and `code` closed by its fence as every arm should answer."""
@@ -92,7 +94,7 @@ class Base:
             return {}
         if isinstance(next(iter(worn.values())), Pair):
             return cast(Mapping[str, Pair], worn)
-        return pairs(cast(Adapters, worn), _layout(self, tuple(worn)))
+        return pairs(cast(Adapters, worn), self.layout(tuple(worn)))
 
     def log_prob(self, rows: Rows, worn: Adapters | Mapping[str, Pair] | None) -> Tensor:
         """Log-probability of each response token [P], nats."""
@@ -101,11 +103,6 @@ class Base:
     def squared_norm(self, layout: Layout) -> float:
         """‖W‖²_F over the adapted modules."""
         return sum(float(w.float().square().sum()) for _, _, w in weights_of(self.model, layout))
-
-
-@functools.lru_cache(maxsize=8)
-def _layout(base: Base, modules: tuple[str, ...]) -> Layout:
-    return base.layout(modules)
 
 
 def load(ref: ModelRef, *, device: str, dtype: str) -> Base:

@@ -7,8 +7,9 @@ like a run. Arms, draws and the gate's rule are those of the config. Adapters go
 as tensors where the engine takes them: hundreds of folders would be written for nothing.
 
     runs/<name>-crossfit-<digest8>/
-      manifest.json config.toml problems.jsonl (all tasks) attempts.jsonl imported.jsonl imports.json
-      seed-S/fold-F/            problems.jsonl (the fold's), trajectories.jsonl, checkpoints/, diagnostics.json
+      manifest.json config.toml problems.jsonl (all tasks) attempts.jsonl imports.json
+      corpus.jsonl              every trajectory that some fold trained on
+      seed-S/fold-F/            problems.jsonl (the fold's), corpus.json (ids), checkpoints/, diagnostics.json
       seed-S/fold-F/t0.8/       treatments.jsonl, samples.jsonl, verdicts.jsonl
       result.json, result.md    per seed and pooled, for each temperature
 
@@ -40,6 +41,9 @@ from rune.types import AdapterRef, Problem, Split, Trajectory, Treatment, Verdic
 if TYPE_CHECKING:
     from rune.engines._lora import Adapter
     from rune.hypernet.lora import Adapters, Factors, Layout
+
+
+CORPUS = "corpus.jsonl"
 
 
 def run(settings: RunConfig, *, resume: bool) -> RunDir:
@@ -154,15 +158,12 @@ class Experiment:
         every = [replace(p, split=Split.TRAIN) for p in self.problems]
         chosen = collect.choose(every, self.settings.collect.tasks, seed=self.context.seed)
         own = collect.work(self.folder, self.settings.collect, self.context, chosen)
-        path = self.folder / "imported.jsonl"
-        if not path.exists():
-            found = [t for file in self.settings.collect.imports for t in importers.read(Path(file))]
-            kept, report = _exclusion.decontaminate(found, self.problems)
-            if report.dropped:
-                console.note(f"imports: left out {', '.join(f'{n} × {why}' for why, n in report.dropped.items())}")
-            store.write_json(self.folder / "imports.json", report)
-            store.write_jsonl(path, kept)
-        return own, store.read_jsonl(path, Trajectory)
+        found = [t for file in self.settings.collect.imports for t in importers.read(Path(file))]
+        imported, report = _exclusion.decontaminate(found, self.problems)
+        if report.dropped:
+            console.note(f"imports: left out {', '.join(f'{n} × {why}' for why, n in report.dropped.items())}")
+        store.write_json(self.folder / "imports.json", report)
+        return own, imported
 
     def fold(
         self, number: int, seed: int, fold: int, own: Sequence[Trajectory], imported: Sequence[Trajectory]
@@ -172,10 +173,7 @@ class Experiment:
         context = replace(self.context, seed=seed)
         ids = set(self.parts[fold])
         held_out = [p for p in self.problems if p.task_id in ids]
-        allowed, _ = _exclusion.decontaminate([t for t in own if t.task_id not in ids], held_out)
-        kept = collect.keep(allowed, limit=settings.collect.keep, per_task=settings.collect.keep_per_task)
-        corpus = [*kept, *imported]
-        _exclusion.check_corpus(corpus, held_out, where=str(where / "trajectories.jsonl"))
+        corpus = self.corpus(held_out, own, imported)
         store.write_jsonl(where / "problems.jsonl", held_out)
         store.write_jsonl(where / "trajectories.jsonl", corpus)
         plan = settings.train
@@ -197,9 +195,31 @@ class Experiment:
             finally:
                 hands.drop()
                 _make_room(context)
+        self.remember(where, corpus)
         for kind in ("lora", "hypernet"):  # only a training that goes on needs the optimiser's state
             (where / "checkpoints" / kind / "state.safetensors").unlink(missing_ok=True)
+        (where / "trajectories.jsonl").unlink()
         store.write_json(where / "done.json", {"tasks": sorted(ids), "corpus": len(corpus)})
+
+    def corpus(
+        self, held_out: Sequence[Problem], own: Sequence[Trajectory], imported: Sequence[Trajectory]
+    ) -> list[Trajectory]:
+        """What a fold trains on and retrieves from; raises ContaminationError if a held-out task came in."""
+        settings, ids = self.settings.collect, {p.task_id for p in held_out}
+        allowed, _ = _exclusion.decontaminate([t for t in own if t.task_id not in ids], held_out)
+        found = [*collect.keep(allowed, limit=settings.keep, per_task=settings.keep_per_task), *imported]
+        _exclusion.check_corpus(found, held_out, where=str(self.folder / "attempts.jsonl"))
+        return found
+
+    def remember(self, where: RunDir, corpus: Sequence[Trajectory]) -> None:
+        """A fold's corpus as ids, each trajectory once for all folds."""
+        path = self.folder / CORPUS
+        known = {t.trajectory_id for t in store.read_jsonl(path, Trajectory)}
+        with store.Appender(path) as log:
+            for trajectory in corpus:
+                if trajectory.trajectory_id not in known:
+                    log.write(trajectory)
+        store.write_json(where / "corpus.json", [t.trajectory_id for t in corpus])
 
     def _treat(self, where: RunDir, held_out: Sequence[Problem], context: Context, hands: _Hands) -> list[Treatment]:
         """Every arm, by the same conditions as in a run."""
@@ -394,10 +414,11 @@ def _leaks(
     """The leakage check fold by fold, each against its own corpus; a task is as suspicious as in its worst seed."""
     rows: dict[str, leakage.Row] = {}
     items = 0
+    pool = {t.trajectory_id: t for t in store.read_jsonl(folder / CORPUS, Trajectory)}
     for seed, temperature in drawn:
         for fold in range(settings.benchmark.folds):
             where = place(folder, seed, fold)
-            trajectories = store.read_jsonl(where / "trajectories.jsonl", Trajectory)
+            trajectories = [pool[i] for i in store.read_json(where / "corpus.json")]
             items = max(items, len(trajectories))
             for row in leakage.rows(
                 store.read_jsonl(where / "problems.jsonl", Problem),

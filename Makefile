@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.rune-installed
 
-.PHONY: help demo test test-model test-vllm lint mutants bench bench-score bench-generate bench-hypernet bench-report bench-stats report-check families clean
+.PHONY: help demo test test-model test-model-small test-vllm lint mutants bench bench-score bench-generate bench-hypernet bench-report bench-stats report-check families clean
 help:               ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
 
@@ -29,6 +29,10 @@ test-model: $(STAMP) ## every stage with a real model
 	$(BIN)/rune models pull smollm2-135m-instruct
 	$(BIN)/rune models pull qwen2.5-coder-0.5b-instruct
 	$(BIN)/python -m pytest -m "model"
+
+test-model-small: $(STAMP) ## every stage with the real 135M model (CI)
+	$(BIN)/rune models pull smollm2-135m-instruct
+	$(BIN)/python -m pytest -m model tests/pipeline/test_real_model.py
 
 test-vllm:          ## the engine contract against real vLLM on CPU, in .venv-vllm
 	tests/vllm/run.sh

@@ -92,8 +92,8 @@ def one(
         store.write_jsonl(folder / "problems.jsonl", dev)
         folder.update(model={"name": context.model().name, "sha256": context.model().digest})
         experiment = crossfit.Experiment(folder, settings, context, dev, parts=[[p.task_id for p in dev]], desk=desk)
-        with folder.stage("fold"):
-            experiment.fold(0, 0, 0, [], [t for c in recipe["corpus"] for t in corpora[c]])
+        experiment.fold(crossfit.Place(0, 0), [], [t for c in recipe["corpus"] for t in corpora[c]])
+        crossfit.settle(folder, settings)
     return crossfit.decide(folder, settings)
 
 

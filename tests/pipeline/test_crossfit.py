@@ -124,6 +124,36 @@ def test_a_finished_one_is_decided_again_without_a_model(finished: Path, monkeyp
     assert (finished / "result.json").read_text() == before
 
 
+def test_several_processes_share_the_folds_and_find_the_same(
+    finished: Path, tmp_path: Path, tiny_model: ModelRef
+) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- rune:crossfit:begin -->\n<!-- rune:crossfit:end -->\n")
+    config = write(tmp_path, raw(tmp_path, tiny_model))
+    assert main(["crossfit", str(config), "--jobs", "2", "--readme", str(readme)]) in (0, 10)
+    (folder,) = (tmp_path / "runs").iterdir()
+    ours, theirs = (store.read_json(f / "result.json")["temperatures"] for f in (folder, finished))
+    assert ours == theirs
+    answer = ours["0.8"]["pooled"]["decision"]["answer"]
+    assert f"**{answer}**" in readme.read_text()
+
+
+def test_a_worker_that_fails_is_one_line_that_names_its_log(
+    finished: Path, tmp_path: Path, tiny_model: ModelRef, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write(tmp_path, raw(tmp_path, tiny_model, seeds=[3], temperatures=[]))
+    assert main(["crossfit", str(config)]) in (0, 10)
+    (folder,) = (tmp_path / "runs").iterdir()
+    lost = folder / "seed-3" / "fold-0"
+    (lost / "done.json").unlink()
+    (lost / "t0.8" / "scored.json").unlink()
+    (lost / "checkpoints" / "hypernet" / "settings.json").write_text("{")
+    capsys.readouterr()
+    assert main(["crossfit", str(config), "--resume", "--jobs", "2"]) != 0
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "a worker ended with" in error and "worker-0.log" in error
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

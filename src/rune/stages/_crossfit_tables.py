@@ -36,9 +36,42 @@ def page(result: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def brief(result: Mapping[str, Any]) -> str:
+    """The README's version: one row a temperature, the answer and the two differences that matter."""
+    shown = ("vanilla", "rag", "lora", "static", "hypernet", "wrong_trajectory")
+    header = ("temperature", *shown, "hypernet − vanilla", "right − wrong", "answer")
+    rows = []
+    for temperature, found in result["temperatures"].items():
+        pooled = found["pooled"]["decision"]
+        arms = {a["condition"]: f"{100 * a['pass_at_1']:.1f}" for a in pooled["arms"]}
+        by_baseline = {c["baseline"]: c for c in reversed(pooled["contrasts"]) if c["treatment"] == "hypernet"}
+        cells = [f"{_evidence.points(by_baseline[b]['points'])} {_span(by_baseline[b]['interval'])}" for b in BESIDE]
+        rows.append((temperature, *(arms.get(a, "–") for a in shown), *cells, f"**{pooled['answer']}**"))
+    cosine = _number(_mean([d["cosine_raw"] for d in result["diagnostics"].values()]), 3)
+    tasks = len(next(iter(result["temperatures"].values()))["pooled"]["decision"]["details"]["tasks"])
+    return (
+        f"{markdown(Table('', header, tuple(rows)))}\n\npass@1 in %, {tasks} tasks, each held out once in "
+        f"{result['folds']} folds, {len(result['seeds'])} training seed(s), {result['device']}; mean cosine of the "
+        f"generated ΔW {cosine}."
+    )
+
+
+BESIDE = ("vanilla", "wrong_trajectory")
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else None
+
+
 def _arms(decision: Mapping[str, Any]) -> Table:
     rows = [
-        (a["condition"], f"{100 * a['pass_at_1']:.1f}", _span(a["interval"]), f"{a['num_passed']} / {a['num_samples']}")
+        (
+            a["condition"],
+            f"{100 * a['pass_at_1']:.1f}",
+            f"{a['interval']['low']:.1f} – {a['interval']['high']:.1f}",
+            f"{a['num_passed']} / {a['num_samples']}",
+        )
         for a in decision["arms"]
     ]
     return Table("Arms", ("arm", "pass@1, %", "95 % interval", "passed / draws"), tuple(rows))

@@ -19,16 +19,20 @@ seeds together, so the interval is over tasks; how far seeds differ stands besid
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rune import __version__, config, console, plugins, store
 from rune.agent import importers
 from rune.benchmarks import _exclusion, _split
-from rune.errors import ConfigError
+from rune.errors import ConfigError, RuneError
 from rune.stages import _check, _counts, _crossfit_tables, _provenance, adapt, collect, gate, leakage, pipeline
 from rune.stages import sample as sampling
 from rune.stages import score as scoring
@@ -44,10 +48,18 @@ if TYPE_CHECKING:
 
 
 CORPUS = "corpus.jsonl"
+DONE = "done.json"
 
 
-def run(settings: RunConfig, *, resume: bool) -> RunDir:
-    """Everything that is not done. Raises ConfigError and the stages' own errors."""
+class Place(NamedTuple):
+    """One fold of one seed."""
+
+    seed: int
+    fold: int
+
+
+def run(settings: RunConfig, *, resume: bool, jobs: int = 1) -> RunDir:
+    """Everything that is not done; folds by `jobs` processes. Raises ConfigError and the stages' own errors."""
     _check.arms(settings)
     name = f"{settings.run.name}-crossfit"
     if not RunDir.place(Path(settings.run.folder), name, settings).exists():
@@ -64,11 +76,90 @@ def run(settings: RunConfig, *, resume: bool) -> RunDir:
         extra={"rune": __version__, "environment": _provenance.environment()},
         resume=resume,
     )
-    with folder.lock(), pipeline.machinery(settings) as context:
+    with folder.lock():
         store.write_jsonl(folder / "problems.jsonl", problems)
-        Experiment(folder, settings, context, problems, parts=parts).run()
+        if jobs == 1:
+            with pipeline.machinery(settings) as context:
+                Experiment(folder, settings, context, problems, parts=parts).run(pending(folder, settings))
+        elif wanted := pending(folder, settings):
+            with pipeline.machinery(settings) as context:
+                Experiment(folder, settings, context, problems, parts=parts).collect()
+            _by_workers(folder, wanted, jobs, len(settings.crossfit.seeds) * len(parts))
+        settle(folder, settings)
     decide(folder, settings)
     return folder
+
+
+def pending(folder: RunDir, settings: RunConfig) -> list[Place]:
+    """The folds that are not done."""
+    every = [Place(s, f) for s in settings.crossfit.seeds for f in range(settings.benchmark.folds)]
+    return [p for p in every if not (place(folder, p.seed, p.fold) / DONE).exists()]
+
+
+def settle(folder: RunDir, settings: RunConfig) -> None:
+    """Corpora of finished folds as ids, each trajectory once for all folds."""
+    path = folder / CORPUS
+    known = {t.trajectory_id for t in store.read_jsonl(path, Trajectory)}
+    for seed in settings.crossfit.seeds:
+        for fold in range(settings.benchmark.folds):
+            where = place(folder, seed, fold)
+            corpus = store.read_jsonl(where / "trajectories.jsonl", Trajectory)
+            if not corpus or not (where / DONE).exists():
+                continue
+            with store.Appender(path) as log:
+                for trajectory in corpus:
+                    if trajectory.trajectory_id not in known:
+                        known.add(trajectory.trajectory_id)
+                        log.write(trajectory)
+            store.write_json(where / "corpus.json", [t.trajectory_id for t in corpus])
+            (where / "trajectories.jsonl").unlink()
+
+
+def work(path: Path, wanted: Sequence[str]) -> None:
+    """What one of several processes does: folds "seed/fold" of a run whose trajectories are collected."""
+    folder, settings = reopen(path)
+    problems = store.read_jsonl(folder / "problems.jsonl", Problem)
+    parts = _split.deal(problems, k=settings.benchmark.folds, seed=settings.benchmark.split_seed)
+    places = [Place(*map(int, one.split("/"))) for one in wanted]
+    with pipeline.machinery(settings) as context:
+        Experiment(folder, settings, context, problems, parts=parts).run(places)
+
+
+def _by_workers(folder: RunDir, wanted: Sequence[Place], jobs: int, total: int) -> None:
+    """Folds dealt out to processes of their own, each with a log; one that fails stops all. Raises RuneError."""
+    shares = [wanted[i::jobs] for i in range(min(jobs, len(wanted)))]
+    running: dict[Path, subprocess.Popen[bytes]] = {}
+    with (
+        contextlib.ExitStack() as stack,
+        console.Progress("crossfit", total, unit="fold", initial=total - len(wanted)) as bar,
+    ):
+        for i, share in enumerate(shares):
+            log = folder / f"worker-{i}.log"
+            names = [f"{p.seed}/{p.fold}" for p in share]
+            command = [sys.executable, "-m", "rune", "crossfit", str(folder.path), "--worker", *names]
+            out = stack.enter_context(log.open("ab"))
+            running[log] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+        try:
+            left = {p: place(folder, p.seed, p.fold) / DONE for p in wanted}
+            while running:
+                time.sleep(0.5)
+                for one in [p for p, done in left.items() if done.exists()]:
+                    del left[one]
+                    bar.advance()
+                for log, process in list(running.items()):
+                    if process.poll() is None:
+                        continue
+                    del running[log]
+                    if process.returncode:
+                        last = log.read_text(errors="replace").strip().splitlines()[-1:]
+                        raise RuneError(
+                            f"crossfit: a worker ended with {process.returncode} ({''.join(last)}); see {log}"
+                        )
+        finally:
+            for process in running.values():
+                process.terminate()
+            for process in running.values():
+                process.wait()
 
 
 def reopen(path: Path) -> tuple[RunDir, RunConfig]:
@@ -124,37 +215,36 @@ class Experiment:
         self.parts = parts
         self._desk = desk
 
-    def run(self) -> None:
-        pending = [
-            (number, seed, fold)
-            for number, seed in enumerate(self.settings.crossfit.seeds)
-            for fold in range(len(self.parts))
-            if not (place(self.folder, seed, fold) / "done.json").exists()
-        ]
-        if not pending:
+    def run(self, wanted: Sequence[Place]) -> None:
+        """The given folds, one after the other."""
+        if not wanted:
             return
-        with self.folder.stage("collect") as entry:
-            entry["by"] = _provenance.worker()
-            own, imported = self._corpus()
+        own, imported = self.collect()
         total = len(self.settings.crossfit.seeds) * len(self.parts)
-        with console.Progress("crossfit", total, unit="fold", initial=total - len(pending)) as bar:
-            for number, seed, fold in pending:
-                with self.folder.stage(f"seed {seed} fold {fold}") as entry:
-                    entry["by"] = _provenance.worker()
-                    self.fold(number, seed, fold, own, imported)
+        done = total - len(pending(self.folder, self.settings))
+        with console.Progress("crossfit", total, unit="fold", initial=done) as bar:
+            for one in wanted:
+                self.fold(one, own, imported)
                 bar.advance()
         if self._desk:
             self._desk.close()
 
-    def _corpus(self) -> tuple[list[Trajectory], list[Trajectory]]:
+    def collect(self) -> tuple[list[Trajectory], list[Trajectory]]:
         """The loop's trajectories of every task, and the imports without what any task forbids."""
-        scoring.self_check(self.context.sandbox(), self.problems)
-        model = self.context.model()
-        self.folder.update(
-            model={"name": model.name, "sha256": model.digest, "source": model.source},
-            device=pipeline.device_name(self.context.device),
-            dtype=self.context.dtype,
-        )
+        if self.folder.stage_done("collect"):
+            return self._corpus()
+        with self.folder.stage("collect") as entry:
+            entry["by"] = _provenance.worker()
+            scoring.self_check(self.context.sandbox(), self.problems)
+            model = self.context.model()
+            self.folder.update(
+                model={"name": model.name, "sha256": model.digest, "source": model.source},
+                device=pipeline.device_name(self.context.device),
+                dtype=self.context.dtype,
+            )
+            return self._corpus()
+
+    def _corpus(self) -> tuple[list[Trajectory], list[Trajectory]]:
         every = [replace(p, split=Split.TRAIN) for p in self.problems]
         chosen = collect.choose(every, self.settings.collect.tasks, seed=self.context.seed)
         own = collect.work(self.folder, self.settings.collect, self.context, chosen)
@@ -165,10 +255,9 @@ class Experiment:
         store.write_json(self.folder / "imports.json", report)
         return own, imported
 
-    def fold(
-        self, number: int, seed: int, fold: int, own: Sequence[Trajectory], imported: Sequence[Trajectory]
-    ) -> None:
+    def fold(self, one: Place, own: Sequence[Trajectory], imported: Sequence[Trajectory]) -> None:
         """Train without the fold, then treat, sample and score its tasks."""
+        started, (seed, fold) = time.monotonic(), one
         settings, where = self.settings, RunDir(place(self.folder, seed, fold))
         context = replace(self.context, seed=seed)
         ids = set(self.parts[fold])
@@ -178,7 +267,7 @@ class Experiment:
         store.write_jsonl(where / "trajectories.jsonl", corpus)
         plan = settings.train
         if settings.crossfit.start_from:
-            plan = replace(plan, start_from=settings.crossfit.start_from[number])
+            plan = replace(plan, start_from=settings.crossfit.start_from[settings.crossfit.seeds.index(seed)])
         if plan.start_from:
             training.check_start(Path(plan.start_from), held_out)
         if self._desk is None:
@@ -195,11 +284,10 @@ class Experiment:
             finally:
                 hands.drop()
                 _make_room(context)
-        self.remember(where, corpus)
         for kind in ("lora", "hypernet"):  # only a training that goes on needs the optimiser's state
             (where / "checkpoints" / kind / "state.safetensors").unlink(missing_ok=True)
-        (where / "trajectories.jsonl").unlink()
-        store.write_json(where / "done.json", {"tasks": sorted(ids), "corpus": len(corpus)})
+        seconds = round(time.monotonic() - started, 3)
+        store.write_json(where / DONE, {"tasks": sorted(ids), "seconds": seconds, "by": _provenance.worker()})
 
     def corpus(
         self, held_out: Sequence[Problem], own: Sequence[Trajectory], imported: Sequence[Trajectory]
@@ -210,16 +298,6 @@ class Experiment:
         found = [*collect.keep(allowed, limit=settings.keep, per_task=settings.keep_per_task), *imported]
         _exclusion.check_corpus(found, held_out, where=str(self.folder / "attempts.jsonl"))
         return found
-
-    def remember(self, where: RunDir, corpus: Sequence[Trajectory]) -> None:
-        """A fold's corpus as ids, each trajectory once for all folds."""
-        path = self.folder / CORPUS
-        known = {t.trajectory_id for t in store.read_jsonl(path, Trajectory)}
-        with store.Appender(path) as log:
-            for trajectory in corpus:
-                if trajectory.trajectory_id not in known:
-                    log.write(trajectory)
-        store.write_json(where / "corpus.json", [t.trajectory_id for t in corpus])
 
     def _treat(self, where: RunDir, held_out: Sequence[Problem], context: Context, hands: _Hands) -> list[Treatment]:
         """Every arm, by the same conditions as in a run."""
@@ -384,7 +462,7 @@ def decide(folder: RunDir, settings: RunConfig) -> dict[str, Any]:
         "seeds": list(seeds),
         "temperatures": by_temperature,
         "diagnostics": _diagnostics(folder, settings),
-        "seconds": {name: entry.get("seconds") for name, entry in folder.manifest()["stages"].items()},
+        "seconds": _seconds(folder, settings),
     }
     store.write_json(folder / "result.json", result)
     store.write_atomic(folder / "result.md", _crossfit_tables.page(store.read_json(folder / "result.json")))
@@ -450,6 +528,15 @@ def _diagnostics(folder: RunDir, settings: RunConfig) -> dict[str, Any]:
                 "ratio": {m: _mean(x for o in own for x in o["ratio"][m]) for m in own[0]["ratio"]},
                 "swap_mean_lead_nats": _mean(s["mean_lead"] for s in swaps) if swaps else None,
             }
+    return found
+
+
+def _seconds(folder: RunDir, settings: RunConfig) -> dict[str, float]:
+    """Of the collection, and of each fold's last go."""
+    found = {"collect": folder.manifest()["stages"].get("collect", {}).get("seconds", 0.0)}
+    for seed in settings.crossfit.seeds:
+        for fold in range(settings.benchmark.folds):
+            found[f"seed {seed} fold {fold}"] = store.read_json(place(folder, seed, fold) / DONE).get("seconds", 0.0)
     return found
 
 

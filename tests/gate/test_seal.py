@@ -177,7 +177,7 @@ def test_preregister_prints_the_promise_and_holds_it_against_a_run(
     for change, words in (
         ("gate.threshold_points=4", "rule.threshold_points: 5.0 → 4.0"),
         ("sample.n=6", "sampling.n: 5 → 6"),
-        ("train.hypernet.schedule.steps=7", "train.hypernet.schedule.steps: 200 → 7"),
+        ("train.hypernet.schedule.steps=7", "train.hypernet.schedule.steps: 120 → 7"),
     ):
         assert main(["preregister", plan, "--set", here, "--set", change, "--check", str(made.path)]) == 2
         assert words in capsys.readouterr().err

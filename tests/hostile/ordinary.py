@@ -38,7 +38,11 @@ def run(place: Place, *arguments: str, seconds: float = 240) -> subprocess.Compl
 def _run(folder: Path, python: Path, *arguments: str, seconds: float) -> subprocess.CompletedProcess[str]:
     become = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
     # A copied interpreter looks for its shared library where it was built, which is what this user cannot read.
-    environment = {"LD_LIBRARY_PATH": str(folder / "python" / "lib"), "PATH": os.defpath}
+    environment = {
+        "LD_LIBRARY_PATH": str(folder / "python" / "lib"),
+        "PATH": os.defpath,
+        "TMPDIR": str(folder / "tmp"),  # what it leaves is told from what other tests are using
+    }
     return subprocess.run(  # type: ignore[call-overload, no-any-return]
         [str(python), *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=seconds,
         check=False, **become,
@@ -51,6 +55,8 @@ def place() -> Place:
     for base in dict.fromkeys((tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm")):
         folder = Path(tempfile.mkdtemp(prefix="rune-ordinary-", dir=base))
         folder.chmod(0o755)
+        (folder / "tmp").mkdir()
+        (folder / "tmp").chmod(0o1777)
         for python in (_base_interpreter(), _copied_interpreter):
             path = python if isinstance(python, Path) else python(folder)
             try:

@@ -15,6 +15,7 @@ import importlib
 import json
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -130,7 +131,8 @@ def possessions() -> set[str]:
     """Descriptors of this process, and what this user has where a program or a sandbox could leave a thing."""
     found = {f"descriptor {path.name}" for path in Path("/proc/self/fd").iterdir()}
     shared = [("/dev/shm", "*"), ("/dev/mqueue", "*")] if os.geteuid() else []  # others use them too, as root
-    for place, pattern in (("/tmp", "rune-box-*"), ("/tmp", "pymp-*"), *shared):
+    here = tempfile.gettempdir()  # a folder of this run's own: other tests' sandboxes stand in /tmp
+    for place, pattern in ((here, "rune-box-*"), (here, "pymp-*"), *shared):
         found |= {str(path) for path in Path(place).glob(pattern) if path.lstat().st_uid == os.geteuid()}
     return found
 

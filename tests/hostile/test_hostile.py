@@ -90,11 +90,12 @@ def test_the_suite_holds_at_least_forty_programs() -> None:
 
 @pytest.mark.skipif(not ROOT, reason="not root; the ordinary user's tests below are this user's")
 @pytest.mark.parametrize(("backend", "without"), BACKENDS)
-def test_no_program_gets_out_or_passes_as_root(backend: str, without: str) -> None:
+def test_no_program_gets_out_or_passes_as_root(backend: str, without: str, tmp_path: Path) -> None:
     demand(backend, None)
     brief = (backend, without) != BACKENDS[0]  # what a clock ends, it ends in all of them
     command = [sys.executable, suite.__file__, *options(backend, without, brief=brief)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    own = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, env=own, capture_output=True, text=True, timeout=240, check=False)
     assert_held(lines(done), weak=backend == "subprocess", brief=brief)
 
 
@@ -110,13 +111,13 @@ def test_the_suite_notices_what_is_left(tmp_path: Path) -> None:
     """A process, a descriptor and a file, left on purpose."""
     script = (
         f"import sys; sys.path[:0] = [{str(suite.HERE)!r}]\n"
-        "import os, pathlib, subprocess, suite\n"
+        "import os, pathlib, subprocess, suite, tempfile\n"
         "before = suite.possessions()\n"
         "child = subprocess.Popen(['sh', '-c', 'echo; exec sleep 60'], stdout=subprocess.PIPE)\n"
         "child.stdout.readline()\n"
-        "file = pathlib.Path(f'/tmp/rune-box-left-{os.getpid()}').open('w')\n"
+        "file = pathlib.Path(tempfile.gettempdir(), f'rune-box-left-{os.getpid()}').open('w')\n"
         "print(suite.descendants(), sorted(suite.possessions() - before))\n"
         "child.kill(); os.unlink(file.name)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
-    assert "sleep 60" in done.stdout and "descriptor" in done.stdout and "/tmp/rune-box-left-" in done.stdout
+    assert "sleep 60" in done.stdout and "descriptor" in done.stdout and "/rune-box-left-" in done.stdout

@@ -13,7 +13,7 @@ from rune.benchmarks import families
 from rune.encoders._front import Ending, Kind
 from rune.errors import ConfigError, DataError, ModelError
 from rune.hypernet import base as bases
-from rune.hypernet import features, trainer
+from rune.hypernet import features, losses, trainer
 from rune.hypernet.data import Corpus
 from rune.hypernet.features import Bank, Reader
 from rune.hypernet.loop import learning_rate
@@ -177,6 +177,50 @@ def test_two_lessons_get_two_adapters_that_know_their_own_solution(
         right, wrong = base.log_prob(own, worn), base.log_prob(other, worn)
     assert right.sum() - wrong.sum() > 4.0
     assert squared_norm(made.factors).min() > 0
+
+
+def exhausted(trajectory: Trajectory) -> Trajectory:
+    """As if nobody had found the solution: its last program failed."""
+    failed = replace(trajectory.attempts[0], code=trajectory.solution, outcome=Outcome.FAILED, error_kind="WrongAnswer")
+    return replace(trajectory, attempts=(failed,), solution="", trajectory_id="x" + trajectory.trajectory_id)
+
+
+def divergence(base: bases.Base, both: trainer.Both, bank: Bank, corpus: Corpus) -> float:
+    """KL from the static part alone to both parts, on the unsolved task under its neighbour's adapter."""
+    (stranger,) = corpus.strangers(np.random.default_rng(0), 1, max_sources=1)
+    with torch.no_grad():
+        made = both.hypernet(bank.batch([stranger.sources]))
+        rows = base.rows([stranger.text])
+        worn = concatenate(both.static.factors(), made.factors)
+        return float(losses.kl(base.logits(rows, both.static.factors()), base.logits(rows, worn)))
+
+
+def test_a_neighbours_adapter_leaves_a_task_alone_that_nothing_has_learned(
+    base: bases.Base, lessons: list[Trajectory], tmp_path: Path
+) -> None:
+    """kl_static: the same training without it moves the answers to the unsolved task several times as far."""
+    unsolved = exhausted(lessons[6])
+    some = [lessons[0], lessons[4], unsolved]
+    near = {unsolved.trajectory_id: [lessons[0].trajectory_id]}
+    found = {}
+    for weight in (0.0, 3.0):
+        corpus, bank = Corpus(base, some, max_tokens=700, retrieved=near), Bank(reader(base).read(some))
+        config = settings(
+            weights=Weights(cross_entropy=1.0, kl_static=weight), pairs=PairMix(recall=1.0), unrelated_every=1
+        )
+        folder = tmp_path / f"{weight:g}"
+        both = trainer.train_hypernet(
+            base, corpus, bank, StaticLora(base.layout(MODULES), rank=2, alpha=4.0), config,
+            seed=0, folder=folder, metrics=folder / "metrics.jsonl",
+        )  # fmt: skip
+        found[weight] = divergence(base, both, bank, corpus)
+    assert 0 < found[3.0] < 0.5 * found[0.0]
+
+
+def test_kl_static_without_an_unsolved_task_is_one_clear_error(base: bases.Base, lessons: list[Trajectory]) -> None:
+    near = {t.trajectory_id: [o.trajectory_id for o in lessons[:3]] for t in lessons}
+    with pytest.raises(DataError, match="kl_static needs tasks that no trajectory solved"):
+        Corpus(base, lessons, max_tokens=700, retrieved=near).strangers(np.random.default_rng(0), 2, max_sources=1)
 
 
 # --------------------------------------------------------------------------- pairs

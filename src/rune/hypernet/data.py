@@ -29,6 +29,13 @@ class Group(NamedTuple):
     ]  # for the first targets: same prompt, another lesson's solution; None if there is none
 
 
+class Stranger(NamedTuple):
+    """A task that nothing has learned: what an adapter of its neighbours must leave alone."""
+
+    sources: tuple[int, ...]
+    text: Text  # the prompt and an attempt
+
+
 class Corpus:
     """Solved trajectories are targets; solved and exhausted ones are sources."""
 
@@ -43,9 +50,15 @@ class Corpus:
         """`retrieved`: trajectory_id → ids of its nearest trajectories of other tasks (needed for retrieved pairs)."""
         self.trajectories = tuple(trajectories)
         self.texts: dict[int, Text] = {}
+        self._unsolved: dict[int, Text] = {}  # the last attempts at tasks that nobody solved
         self.too_long = 0
+        solved = {t.task_id for t in self.trajectories if t.solved}
         for i, trajectory in enumerate(self.trajectories):
             if not trajectory.solved:
+                if trajectory.attempts and trajectory.task_id not in solved:
+                    text = base.encode(trajectory.prompt, trajectory.attempts[-1].code)
+                    if len(text.ids) <= max_tokens:
+                        self._unsolved[i] = text
                 continue
             text = base.encode(trajectory.prompt, trajectory.solution)
             if len(text.ids) > max_tokens:
@@ -120,6 +133,23 @@ class Corpus:
             taken.add(self.lesson(first))
             groups.append(self._group(rng, first, ("recall", "family", "retrieved")[kind], mix, targets, contrasts))
         return groups
+
+    def strangers(self, rng: np.random.Generator, count: int, *, max_sources: int) -> list[Stranger]:
+        """Tasks that no trajectory solved, so that nothing has learned them, each with its nearest trajectories.
+
+        What a held-out task is at evaluation. Raises DataError if the corpus has none.
+        """
+        known = [i for i in self._unsolved if self._near(i)]
+        if not known:
+            raise DataError(
+                "kl_static needs tasks that no trajectory solved and neighbours for them; keep exhausted trajectories "
+                "and retrieved pairs, or set train.hypernet.weights.kl_static=0"
+            )
+        chosen = rng.choice(known, size=count, replace=count > len(known))
+        sizes = rng.integers(1, max_sources + 1, size=count)
+        return [
+            Stranger(tuple(self._near(int(i))[:n]), self._unsolved[int(i)]) for i, n in zip(chosen, sizes, strict=True)
+        ]
 
     def _group(
         self, rng: np.random.Generator, first: int, kind: str, mix: PairMix, targets: int, contrasts: int

@@ -33,6 +33,7 @@ class Weights:
     target_contrast: float = 0.0  # same prompt and adapter: the right lesson's solution over another lesson's
     source_contrast: float = 0.0  # same prompt and solution: the right adapter over another's
     kl_base: float = 0.0  # to the bare model on unrelated prompts
+    kl_static: float = 0.0  # to the static part alone, on tasks that no trajectory solved: a neighbour must do no harm
     kl_teacher: float = 0.0  # to the bare model that has the trajectories in context
     norm: float = 0.0  # squared ‖ΔW‖ over ‖W‖
     variance: float = 0.0  # hinge on the spread of the latents over a batch
@@ -101,7 +102,7 @@ class HypernetConfig:
     base_rate: float = 0.1  # learning rate of the static part as a share of the schedule's; 0 freezes it
     encoder_rate: float = 1.0  # the same for the encoder
     margin: float = 3.0  # nats by which the contrasts want the right one ahead
-    unrelated_every: int = 8  # steps between KL-to-base batches (scaled up to keep the weight's meaning)
+    unrelated_every: int = 8  # steps between batches of kl_base and kl_static (scaled up to keep the weights' meaning)
     teacher_top_k: int = 16
     drop_tokens: float = 0.1  # share of feature tokens hidden at random in training
     max_tokens: int = 512  # of prompt and solution; longer ones are left out and counted

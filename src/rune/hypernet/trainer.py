@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,11 +23,11 @@ from rune.config import build as build_config
 from rune.config import derive_seed
 from rune.hypernet import losses, unrelated
 from rune.hypernet.base import Base, Text, to_dtype
-from rune.hypernet.data import Corpus, Group
+from rune.hypernet.data import Corpus, Group, Stranger
 from rune.hypernet.features import Bank, statistics
 from rune.hypernet.loop import Rate, Step, fit
 from rune.hypernet.lora import Adapters, Factors, Layout, StaticLora, concatenate, select
-from rune.hypernet.model import Hypernet, make
+from rune.hypernet.model import Hypernet, Made, make
 from rune.hypernet.settings import HypernetConfig, LoraConfig
 
 
@@ -218,11 +218,19 @@ class Objective:
         config, weights = self.config, self.config.weights
         rng = np.random.default_rng([self.seed, step])
         groups = self.corpus.groups(rng, config.pairs, count=config.groups, targets=config.targets, contrasts=1)
+        strangers: list[Stranger] = []
+        if weights.kl_static and step % config.unrelated_every == 0:
+            count = min(8, config.groups)
+            strangers = self.corpus.strangers(rng, count, max_sources=config.pairs.max_sources)
         steps = self.bank.batch(
-            [g.sources for g in groups], max_tokens=config.max_source_tokens, drop=config.drop_tokens, rng=rng
+            [*(g.sources for g in groups), *(s.sources for s in strangers)],
+            max_tokens=config.max_source_tokens,
+            drop=config.drop_tokens,
+            rng=rng,
         )
         with torch.autocast(self.base.device.type, torch.bfloat16, enabled=self.base.device.type == "cuda"):
-            made = self.both.hypernet(steps)
+            every = self.both.hypernet(steps)
+        made = Made(select(every.factors, slice(0, len(groups))), *(t[: len(groups)] for t in every[1:]))
         adapters = to_dtype(concatenate(self.both.static.factors(), made.factors), self.dtype)
         layout = plan(
             self.corpus,
@@ -240,6 +248,8 @@ class Objective:
         terms |= self._contrast("source_contrast", sequence_B, layout.source_pairs)
         if weights.kl_base:
             terms["kl_base"] = self._kl_base(step, adapters)
+        if weights.kl_static:
+            terms["kl_static"] = self._kl_static(strangers, select(every.factors, slice(len(groups), None)))
         if weights.kl_teacher:
             terms["kl_teacher"] = self._kl_teacher(groups, layout, logits_PV, log_prob_P.detach(), rows.row_P)
         if weights.norm:
@@ -304,6 +314,17 @@ class Objective:
         with torch.no_grad():
             bare_PV = self.base.logits(rows, None)
         return every * losses.kl(bare_PV, self.base.logits(rows, select(adapters, slice(0, count))))
+
+    def _kl_static(self, strangers: Sequence[Stranger], parts: Adapters) -> Tensor:
+        """With the trajectory part of its neighbours, a task that nothing has learned is answered as without."""
+        if not strangers:
+            return torch.zeros((), device=self.base.device)
+        rows = self.base.rows([s.text for s in strangers])
+        static = {m: type(f)(*(t.detach() for t in f)) for m, f in self.both.static.factors().items()}
+        with torch.no_grad():
+            alone_PV = self.base.logits(rows, to_dtype(static, self.dtype))
+        worn = to_dtype(concatenate(static, parts), self.dtype)
+        return self.config.unrelated_every * losses.kl(alone_PV, self.base.logits(rows, worn))
 
     def _kl_teacher(
         self, groups: list[Group], layout: Plan, student_PV: Tensor, student_P: Tensor, row_P: Tensor

@@ -156,7 +156,8 @@ def _fit(trajectories: Sequence[Trajectory], config: Config, context: Context, f
         )
         checkpoint.save_lora(lora_folder, lora, layout, config.lora, model, trained_on=tasks)
     static = checkpoint.load(lora_folder, model, device=context.device).static.train()
-    near = neighbours(trajectories, config) if config.hypernet.pairs.retrieved else {}
+    wanted = config.hypernet.pairs.retrieved or config.hypernet.weights.kl_static
+    near = neighbours(trajectories, config) if wanted else {}
     corpus = Corpus(base, trajectories, max_tokens=config.hypernet.max_tokens, retrieved=near)
     _report_left_out(corpus, config.hypernet.max_tokens)
     bank = Bank(desk.features(corpus.trajectories, config.hypernet.taps, on_disk=config.cache_features))

@@ -1,7 +1,7 @@
 """results/corpus-0.5b: what configs/phase1-0.5b-wide.toml imports beside its own trajectories.
 
-    rune collect configs/phase1-0.5b.toml --set run.name=mbpp --set benchmark.name=mbpp --set benchmark.settings.path=DATA \\
-        --set collect.keep=2000 --set collect.keep_per_task=2 --set collect.chains=3
+    rune collect configs/phase1-0.5b.toml --set run.name=mbpp --set benchmark.name=mbpp \\
+        --set benchmark.settings.path=DATA --set collect.keep=2000 --set collect.keep_per_task=2 --set collect.chains=3
     python experiments/wide_corpus.py --mbpp runs/mbpp-…/trajectories.jsonl --families runs/families/trajectories.jsonl
 
 Of each MBPP task every solved trajectory, or one exhausted one (`kl_static` learns from those). Ids 511–600 (MBPP's

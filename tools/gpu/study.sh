@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# There, in the background: the cross-fitted runs of both corpora, with the families study between them. About 20 minutes.
+set -uo pipefail
+[ -d /tmp/w ] || cp -r . /tmp/w
+cd /tmp/w && . tools/gpu/env.sh
+say() { echo "== $1 $(date +%T)"; }
+say start
+mkdir -p /tmp/runs && tar xJf results/crossfit-0.5b/resume.tar.xz -C /tmp/runs --skip-old-files
+here="--set run.folder=/tmp/runs --resume --jobs 3"
+python3 -m rune crossfit configs/phase1-0.5b.toml $here > /tmp/specified.log 2>&1; say "specified: $?"
+mkdir -p /tmp/fam0 && tar xzf .carry/data/families.tgz -C /tmp/fam0 --skip-old-files
+python3 experiments/families.py --out /tmp/fam0 --train-seconds "${1:-200}" --set 'also=["results/corpus-0.5b/mbpp.jsonl"]' \
+    --set 'lora.shares={families=0.6,mbpp=0.4}' \
+    --set 'hypernet.pairs={recall=0.4,family=0.5,retrieved=0.1,max_sources=3,shares={families=0.85,mbpp=0.15}}' > /tmp/families.log 2>&1
+say "families: $?"
+mkdir -p results/hypernet-0.5b && cp /tmp/fam0/shipped/* results/hypernet-0.5b/
+python3 - <<'P'
+import glob, shutil
+from pathlib import Path
+from rune import __version__
+from rune.stages import _provenance, pipeline
+from rune.store import RunDir
+settings = pipeline.load(Path("configs/phase1-0.5b-wide.toml"), ["run.folder=/tmp/runs"])
+extra = {"rune": __version__, "environment": _provenance.environment()}
+wide = RunDir.create(Path("/tmp/runs"), "phase1-0.5b-wide-crossfit", settings, extra=extra, resume=True)
+if not (wide / "attempts.jsonl").exists():  # [collect] is the same in both: the loop need not run again
+    shutil.copy(glob.glob("/tmp/runs/phase1-0.5b-crossfit-*/attempts.jsonl")[0], wide / "attempts.jsonl")
+P
+python3 -m rune crossfit configs/phase1-0.5b-wide.toml $here > /tmp/wide.log 2>&1; say "wide: $?"
+touch /tmp/study.done

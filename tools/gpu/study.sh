@@ -6,8 +6,7 @@ cd /tmp/w && . tools/gpu/env.sh
 say() { echo "== $1 $(date +%T)"; }
 say start
 mkdir -p /tmp/runs && tar xJf results/crossfit-0.5b/resume.tar.xz -C /tmp/runs --skip-old-files
-here="--set run.folder=/tmp/runs --resume --jobs 3"
-python3 -m rune crossfit configs/phase1-0.5b.toml $here > /tmp/specified.log 2>&1; say "specified: $?"
+python3 -m rune crossfit /tmp/runs/phase1-0.5b-crossfit-67e7cb4a --resume --jobs 3 > /tmp/specified.log 2>&1; say "specified: $?"
 mkdir -p /tmp/fam0 && tar xzf .carry/data/families.tgz -C /tmp/fam0 --skip-old-files
 python3 experiments/families.py --out /tmp/fam0 --train-seconds "${1:-200}" --set 'also=["results/corpus-0.5b/mbpp.jsonl"]' \
     --set 'lora.shares={families=0.6,mbpp=0.4}' \
@@ -26,5 +25,5 @@ wide = RunDir.create(Path("/tmp/runs"), "phase1-0.5b-wide-crossfit", settings, e
 if not (wide / "attempts.jsonl").exists():  # [collect] is the same in both: the loop need not run again
     shutil.copy(glob.glob("/tmp/runs/phase1-0.5b-crossfit-*/attempts.jsonl")[0], wide / "attempts.jsonl")
 P
-python3 -m rune crossfit configs/phase1-0.5b-wide.toml $here > /tmp/wide.log 2>&1; say "wide: $?"
+python3 -m rune crossfit /tmp/runs/phase1-0.5b-wide-crossfit-* --resume --jobs 3 > /tmp/wide.log 2>&1; say "wide: $?"
 touch /tmp/study.done

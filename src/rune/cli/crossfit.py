@@ -11,7 +11,10 @@ from rune.cli import _stage
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "target", type=Path, metavar="CONFIG|RUN", help="a TOML file; or a finished cross-fit, to decide it again"
+        "target",
+        type=Path,
+        metavar="CONFIG|RUN",
+        help="a TOML file; or a folder, to decide again or --resume",
     )
     _stage.add_settings(parser)
     parser.add_argument("--resume", action="store_true", help="go on with one that was interrupted")
@@ -34,13 +37,16 @@ def run(args: argparse.Namespace) -> int:
     if args.jobs < 1:
         raise ConfigError(f"--jobs must be at least 1, found {args.jobs}")
     if args.worker:
-        crossfit.work(args.target, args.worker)
+        crossfit.work(args.target, args.worker, jobs=args.jobs)
         return 0
     if args.target.is_dir():
         if args.settings:
             raise ConfigError(f"--set cannot change the finished config of {args.target}; start another from a config")
         folder, settings = crossfit.reopen(args.target)
-        crossfit.decide(folder, settings)
+        if args.resume:
+            crossfit.go_on(folder, settings, jobs=args.jobs)
+        else:
+            crossfit.decide(folder, settings)
     else:
         settings = pipeline.load(args.target, args.settings)
         folder = crossfit.run(settings, resume=args.resume, jobs=args.jobs)

@@ -67,8 +67,7 @@ def run(settings: RunConfig, *, resume: bool, jobs: int = 1) -> RunDir:
         for start in settings.crossfit.start_from:
             _check.start(start, "crossfit.start_from")
         pipeline.Machinery(settings).device  # noqa: B018 (raises for a GPU that is not there)
-    problems = tasks(settings)
-    parts = _split.deal(problems, k=settings.benchmark.folds, seed=settings.benchmark.split_seed)
+    _parts(settings, tasks(settings))
     folder = RunDir.create(
         Path(settings.run.folder),
         name,
@@ -76,6 +75,14 @@ def run(settings: RunConfig, *, resume: bool, jobs: int = 1) -> RunDir:
         extra={"rune": __version__, "environment": _provenance.environment()},
         resume=resume,
     )
+    go_on(folder, settings, jobs=jobs)
+    return folder
+
+
+def go_on(folder: RunDir, settings: RunConfig, *, jobs: int = 1) -> None:
+    """What is left of a run, then the decision. `settings` are the folder's own."""
+    problems = tasks(settings)
+    parts = _parts(settings, problems)
     with folder.lock():
         store.write_jsonl(folder / "problems.jsonl", problems)
         if jobs == 1:
@@ -87,7 +94,10 @@ def run(settings: RunConfig, *, resume: bool, jobs: int = 1) -> RunDir:
             _by_workers(folder, wanted, jobs, len(settings.crossfit.seeds) * len(parts))
         settle(folder, settings)
     decide(folder, settings)
-    return folder
+
+
+def _parts(settings: RunConfig, problems: Sequence[Problem]) -> list[list[str]]:
+    return _split.deal(problems, k=settings.benchmark.folds, seed=settings.benchmark.split_seed)
 
 
 def pending(folder: RunDir, settings: RunConfig) -> list[Place]:
@@ -115,14 +125,16 @@ def settle(folder: RunDir, settings: RunConfig) -> None:
             (where / "trajectories.jsonl").unlink()
 
 
-def work(path: Path, wanted: Sequence[str]) -> None:
-    """What one of several processes does: folds "seed/fold" of a run whose trajectories are collected."""
+def work(path: Path, wanted: Sequence[str], *, jobs: int) -> None:
+    """What one of `jobs` processes does: folds "seed/fold" of a run whose trajectories are collected."""
     folder, settings = reopen(path)
+    if settings.engine.name == "torch":  # the others' caches stand on the same device
+        share = {"memory_fraction": round(0.85 / jobs, 3), **settings.engine.settings}
+        settings = replace(settings, engine=replace(settings.engine, settings=share))
     problems = store.read_jsonl(folder / "problems.jsonl", Problem)
-    parts = _split.deal(problems, k=settings.benchmark.folds, seed=settings.benchmark.split_seed)
     places = [Place(*map(int, one.split("/"))) for one in wanted]
     with pipeline.machinery(settings) as context:
-        Experiment(folder, settings, context, problems, parts=parts).run(places)
+        Experiment(folder, settings, context, problems, parts=_parts(settings, problems)).run(places)
 
 
 def _by_workers(folder: RunDir, wanted: Sequence[Place], jobs: int, total: int) -> None:
@@ -136,7 +148,17 @@ def _by_workers(folder: RunDir, wanted: Sequence[Place], jobs: int, total: int) 
         for i, share in enumerate(shares):
             log = folder / f"worker-{i}.log"
             names = [f"{p.seed}/{p.fold}" for p in share]
-            command = [sys.executable, "-m", "rune", "crossfit", str(folder.path), "--worker", *names]
+            command = [
+                sys.executable,
+                "-m",
+                "rune",
+                "crossfit",
+                str(folder.path),
+                "--jobs",
+                str(jobs),
+                "--worker",
+                *names,
+            ]
             out = stack.enter_context(log.open("ab"))
             running[log] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
         try:

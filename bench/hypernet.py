@@ -60,7 +60,7 @@ def main() -> None:
 
 def adapter(model: ModelRef, device: str) -> dict[str, Any]:
     """Seconds from a trajectory to an adapter in memory."""
-    dtype = "bfloat16" if device == "cuda" else "float32"
+    dtype = export.reading_dtype(device)
     schedule = Schedule(steps=1, learning_rate=1e-3)
     lora = LoraConfig(schedule=schedule, rank=8, alpha=16.0, rows=1)
     settings = HypernetConfig(
@@ -92,6 +92,7 @@ def adapter(model: ModelRef, device: str) -> dict[str, Any]:
         "tokens": len(source.reader.read([trajectory])[0].kind_T),
         "seconds_median": statistics.median(times[1:]),
         "seconds_all": times,
+        "dtype": dtype,
         "parameters": sizes,
         "checkpoint_megabytes_fp16": megabytes,
     }

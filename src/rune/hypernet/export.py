@@ -72,6 +72,16 @@ def maker(folder: Path, model: ModelRef, device: str, dtype: str, cache: Path | 
     return Maker(folder, model, device=device, dtype=dtype, cache=cache)
 
 
+def reading_dtype(device: str) -> str:
+    """What the base model reads trajectories in when an adapter is made outside of a run.
+
+    bfloat16 where the hardware multiplies it (twice as fast on a CPU; trained checkpoints read so too), else float32.
+    """
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private: absent in other versions of torch
+    native = any(getattr(torch.cpu, name, lambda: False)() for name in asked)
+    return "bfloat16" if device == "cuda" or native else "float32"
+
+
 @functools.lru_cache(maxsize=1)
 def load_trunk(model: ModelRef, layers: int, *, device: str, dtype: str) -> tuple[Any, Any]:
     """The base model cut to its first layers, and its tokenizer: the rest is never read from disk.

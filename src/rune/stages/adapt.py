@@ -242,7 +242,7 @@ def _training(metrics: Path) -> dict[str, Any]:
 
 
 def one(trajectory_file: Path, output: Path, checkpoint: Path, model: ModelRef, *, strength: float) -> AdapterRef:
-    """One adapter from the trajectories of a file, for use outside of any run; on the CPU, in float32."""
+    """One adapter from the trajectories of a file, for use outside of any run; made on the CPU."""
     from rune.hypernet import export
 
     trajectories = store.read_jsonl(trajectory_file, Trajectory)
@@ -250,6 +250,6 @@ def one(trajectory_file: Path, output: Path, checkpoint: Path, model: ModelRef, 
         raise ConfigError(f"{trajectory_file}: no such file; give trajectories, one JSON object a line")
     if not trajectories:
         raise ConfigError(f"{trajectory_file}: holds no trajectory; expected one JSON object a line, as collect writes")
-    source = export.Maker(checkpoint, model, device="cpu", dtype="float32", cache=None)
+    source = export.Maker(checkpoint, model, device="cpu", dtype=export.reading_dtype("cpu"), cache=None)
     made = source.make([trajectories], strength=strength)
     return export.write(output, made, source.stored.layout, source.model)

@@ -115,6 +115,18 @@ def test_a_finished_one_is_decided_again_without_a_model(finished: Path, monkeyp
     assert (finished / "result.json").read_text() == before
 
 
+def test_a_rule_that_was_changed_after_the_draws_decides_nothing(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / finished.name
+    shutil.copytree(finished, copy)
+    text = (copy / "config.toml").read_text()
+    assert "threshold_points = 5.0" in text
+    (copy / "config.toml").write_text(text.replace("threshold_points = 5.0", "threshold_points = 1.0"))
+    assert main(["crossfit", str(copy)]) == 2
+    assert "edited after the run was made" in capsys.readouterr().err
+
+
 def test_several_processes_share_the_folds_and_find_the_same(
     finished: Path, tmp_path: Path, tiny_model: ModelRef
 ) -> None:

@@ -253,16 +253,23 @@ def test_a_cpu_timeout_on_an_overloaded_machine_is_tried_again_alone_before_it_c
         Program(key=str(i), code=f"def f(x): return {-i}", test=check("candidate(1)"), entry_point="f")
         for i in range(9)
     ]
-    burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3 * (os.cpu_count() or 1))]
+    # Four on one processor, and at work before the program is: it waits for three quarters of the time.
+    processors = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(processors)})
+    burn = [sys.executable, "-c", "print(flush=True)\nwhile True: pass"]
+    burners = [subprocess.Popen(burn, stdout=subprocess.PIPE) for _ in range(3)]
     try:
+        for burner in burners:
+            assert burner.stdout is not None and burner.stdout.readline()
         _pool._Lane.send = watch  # type: ignore[method-assign]
         with fork.build(fork.Config(workers=1, cpu_seconds=0.5, wall_seconds=1.0)) as pool:
             found = {e.key: e for e in pool.judge([loop, *others])}
     finally:
         _pool._Lane.send = send  # type: ignore[method-assign]
+        os.sched_setaffinity(0, processors)
         for burner in burners:
             burner.kill()
-            burner.wait()
+            burner.communicate()
     assert found.pop("loop").outcome is Outcome.TIMED_OUT
     assert {e.outcome for e in found.values()} == {Outcome.PASSED}
     assert sent.count("loop") == 2 and sent[-1] == "loop"

@@ -33,7 +33,7 @@ from rune import __version__, config, console, plugins, store
 from rune.agent import importers
 from rune.benchmarks import _exclusion, _split
 from rune.errors import ConfigError, RuneError
-from rune.stages import _check, _counts, _crossfit_tables, _provenance, adapt, collect, gate, leakage, pipeline
+from rune.stages import _check, _counts, _crossfit_tables, _provenance, _seal, adapt, collect, gate, leakage, pipeline
 from rune.stages import sample as sampling
 from rune.stages import score as scoring
 from rune.stages import train as training
@@ -75,6 +75,10 @@ def run(settings: RunConfig, *, resume: bool, jobs: int = 1) -> RunDir:
         extra={"rune": __version__, "environment": _provenance.environment()},
         resume=resume,
     )
+    # The rule is promised with the rest of the config, before anything is drawn; `reopen` holds it to that.
+    if "seals" not in folder.manifest():
+        folder.update(seals={"config.toml": store.sha256_file(folder / "config.toml")})
+    _seal.demand_config(folder)
     go_on(folder, settings, jobs=jobs)
     return folder
 
@@ -185,8 +189,9 @@ def _by_workers(folder: RunDir, wanted: Sequence[Place], jobs: int, total: int) 
 
 
 def reopen(path: Path) -> tuple[RunDir, RunConfig]:
-    """A cross-fitted run and its config."""
+    """A cross-fitted run and its config. Raises StoreError if the config was edited since."""
     folder = RunDir.open(path)
+    _seal.demand_config(folder)
     return folder, pipeline.load(folder / "config.toml")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -24,7 +23,12 @@ DEADLINE = 240  # seconds after which a hung run is a failure of ours, not a mea
 def start(config: Path, *extra: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "rune", "run", str(config), *extra]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed)
+
+
+def heed() -> None:
+    """A shell starts what stands before an `&` with SIGINT ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finish(config: Path, *extra: str) -> Path:
@@ -44,13 +48,8 @@ def interrupt(config: Path, stage: str, how: signal.Signals, *extra: str) -> int
             process.send_signal(how)
             break
         time.sleep(0.01)
-    while process.poll() is None and time.monotonic() - begin < DEADLINE:
-        # Python loses a KeyboardInterrupt that comes inside a finaliser; a person would press Ctrl-C again.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=3)
-            break
-        process.send_signal(how)
-    return process.wait(timeout=DEADLINE)
+    process.communicate(timeout=DEADLINE)
+    return process.returncode
 
 
 def status(root: Path, stage: str) -> str:

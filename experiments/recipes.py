@@ -27,6 +27,9 @@ from rune.benchmarks import _exclusion
 from rune.config import build, override, plain
 from rune.stages import crossfit, pipeline
 from rune.stages import train as training
+from rune.stages._crossfit_decide import decide
+from rune.stages._crossfit_folder import Place
+from rune.stages._crossfit_folder import place as place_of
 from rune.store import RunDir
 from rune.types import Problem, Split, Trajectory
 
@@ -83,18 +86,18 @@ def one(
     folder = RunDir.create(out, name, settings, extra={"recipe": recipe}, resume=True)
     if (folder / "result.json").exists():
         return dict(store.read_json(folder / "result.json"))
-    place = crossfit.place(folder, 0, 0)
+    place = place_of(folder, 0, 0)
     if "like" in recipe and not place.exists():
         source = next(out.glob(f"{recipe['like']}-*"))
-        shutil.copytree(crossfit.place(RunDir(source), 0, 0) / "checkpoints", place / "checkpoints")
+        shutil.copytree(place_of(RunDir(source), 0, 0) / "checkpoints", place / "checkpoints")
     with folder.lock():
         context = machine.context()
         store.write_jsonl(folder / "problems.jsonl", dev)
         folder.update(model={"name": context.model().name, "sha256": context.model().digest})
         experiment = crossfit.Experiment(folder, settings, context, dev, parts=[[p.task_id for p in dev]], desk=desk)
-        experiment.fold(crossfit.Place(0, 0), [], [t for c in recipe["corpus"] for t in corpora[c]])
+        experiment.fold(Place(0, 0), [], [t for c in recipe["corpus"] for t in corpora[c]])
         crossfit.settle(folder, settings)
-    return crossfit.decide(folder, settings)
+    return decide(folder, settings)
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:

@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from rune import store
     from rune.errors import ConfigError
-    from rune.stages import _crossfit_tables, crossfit, pipeline
+    from rune.stages import _crossfit_decide, _crossfit_tables, crossfit, pipeline
 
     if args.jobs < 1:
         raise ConfigError(f"--jobs must be at least 1, found {args.jobs}")
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         if args.resume:
             crossfit.go_on(folder, settings, jobs=args.jobs)
         else:
-            crossfit.decide(folder, settings)
+            _crossfit_decide.decide(folder, settings)
     else:
         settings = pipeline.load(args.target, args.settings)
         folder = crossfit.run(settings, resume=args.resume, jobs=args.jobs)

@@ -39,24 +39,22 @@ def page(result: Mapping[str, Any]) -> str:
 def brief(result: Mapping[str, Any]) -> str:
     """The README's version: one row a temperature, the answer and the two differences that matter."""
     shown = ("vanilla", "rag", "lora", "static", "hypernet", "wrong_trajectory")
-    header = ("temperature", *shown, "hypernet − vanilla", "right − wrong", "answer")
+    header = ("temperature", *shown, "effect, points", "right − wrong", "answer")
     rows = []
     for temperature, found in result["temperatures"].items():
         pooled = found["pooled"]["decision"]
         arms = {a["condition"]: f"{100 * a['pass_at_1']:.1f}" for a in pooled["arms"]}
-        by_baseline = {c["baseline"]: c for c in reversed(pooled["contrasts"]) if c["treatment"] == "hypernet"}
-        cells = [f"{_evidence.points(by_baseline[b]['points'])} {_span(by_baseline[b]['interval'])}" for b in BESIDE]
+        effect = pooled["contrasts"][0]
+        wrong = next((c for c in pooled["contrasts"] if c["baseline"] == "wrong_trajectory"), None)
+        cells = [f"{_evidence.points(c['points'])} {_span(c['interval'])}" if c else "–" for c in (effect, wrong)]
         rows.append((temperature, *(arms.get(a, "–") for a in shown), *cells, f"**{pooled['answer']}**"))
     cosine = _number(_mean([d["cosine_raw"] for d in result["diagnostics"].values()]), 3)
     tasks = len(next(iter(result["temperatures"].values()))["pooled"]["decision"]["details"]["tasks"])
     return (
         f"{markdown(Table('', header, tuple(rows)))}\n\npass@1 in %, {tasks} tasks, each held out once in "
-        f"{result['folds']} folds, {len(result['seeds'])} training seed(s), {result['device']}; mean cosine of the "
-        f"generated ΔW {cosine}."
+        f"{result['folds']} folds, training seeds: {', '.join(map(str, result['seeds']))}; {result['device']}; mean "
+        f"cosine of the generated ΔW {cosine}."
     )
-
-
-BESIDE = ("vanilla", "wrong_trajectory")
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -27,35 +27,23 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 from rune import __version__, config, console, plugins, store
 from rune.agent import importers
 from rune.benchmarks import _exclusion, _split
 from rune.errors import ConfigError, RuneError
-from rune.stages import _check, _counts, _crossfit_tables, _provenance, _seal, adapt, collect, gate, leakage, pipeline
+from rune.stages import _check, _provenance, _seal, adapt, collect, pipeline
 from rune.stages import sample as sampling
 from rune.stages import score as scoring
 from rune.stages import train as training
 from rune.stages._context import Context
+from rune.stages._crossfit_decide import decide
+from rune.stages._crossfit_folder import CORPUS, DONE, Place, drawn_at, place, temperatures
+from rune.stages._crossfit_hands import Hands
 from rune.stages.pipeline import RunConfig
 from rune.store import RunDir
-from rune.types import AdapterRef, Problem, Split, Trajectory, Treatment, Verdict
-
-if TYPE_CHECKING:
-    from rune.engines._lora import Adapter
-    from rune.hypernet.lora import Adapters, Factors, Layout
-
-
-CORPUS = "corpus.jsonl"
-DONE = "done.json"
-
-
-class Place(NamedTuple):
-    """One fold of one seed."""
-
-    seed: int
-    fold: int
+from rune.types import Problem, Split, Trajectory, Treatment
 
 
 def run(settings: RunConfig, *, resume: bool, jobs: int = 1) -> RunDir:
@@ -211,19 +199,6 @@ def tasks(settings: RunConfig) -> list[Problem]:
     return [replace(p, split=Split.HELD_OUT) for p in found]
 
 
-def temperatures(settings: RunConfig) -> tuple[float, ...]:
-    return settings.crossfit.temperatures or (settings.sample.temperature,)
-
-
-def place(folder: RunDir, seed: int, fold: int) -> Path:
-    return folder.path / f"seed-{seed}" / f"fold-{fold}"
-
-
-def drawn_at(temperature: float) -> str:
-    """The name of the folder that holds what was drawn at a temperature."""
-    return f"t{temperature:g}"
-
-
 class Experiment:
     """What all folds share: the corpus, the base model in training, the engine."""
 
@@ -302,7 +277,7 @@ class Experiment:
         convergence = training.fit(corpus, plan, context, where / "checkpoints", desk=self._desk)
         missing = [t for t in temperatures(settings) if not (where / drawn_at(t) / "scored.json").exists()]
         if missing:
-            hands = _Hands(context, where.path)
+            hands = Hands(context, where.path)
             try:
                 treatments = self._treat(where, held_out, context, hands)
                 self._diagnose(where, held_out, treatments, hands, convergence, seed)
@@ -326,7 +301,7 @@ class Experiment:
         _exclusion.check_corpus(found, held_out, where=str(self.folder / "attempts.jsonl"))
         return found
 
-    def _treat(self, where: RunDir, held_out: Sequence[Problem], context: Context, hands: _Hands) -> list[Treatment]:
+    def _treat(self, where: RunDir, held_out: Sequence[Problem], context: Context, hands: Hands) -> list[Treatment]:
         """Every arm, by the same conditions as in a run."""
         workshop = replace(pipeline.workshop(where, self.settings, context), keep=hands.keep)
         section, made = self.settings.adapt, []
@@ -348,7 +323,7 @@ class Experiment:
         where: RunDir,
         held_out: Sequence[Problem],
         treatments: Sequence[Treatment],
-        hands: _Hands,
+        hands: Hands,
         convergence: Mapping[str, Any],
         seed: int,
     ) -> None:
@@ -392,181 +367,3 @@ def _make_room(context: Context) -> None:
 def _made(path: Path) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     return path
-
-
-class _Hands:
-    """Adapters on their way to the engine, kept for the probes until the fold is sampled."""
-
-    def __init__(self, context: Context, where: Path) -> None:
-        self._context, self._where = context, where
-        self._engine = context.engine()
-        self._takes_tensors = hasattr(self._engine, "put_adapter")
-        self._adapters: dict[str, Adapter] = {}
-        self._factors: dict[str, list[Mapping[str, Factors]]] = {}
-        self.layout: Layout
-
-    def keep(self, arm: str, key: str, made: Adapters, layout: Layout) -> AdapterRef:
-        """The conditions' `Workshop.keep`."""
-        import torch
-
-        from rune.engines import _lora
-        from rune.hypernet import export
-        from rune.hypernet.base import to_dtype
-
-        self.layout = layout
-        model, dtype = self._context.model(), getattr(torch, self._context.dtype)
-        # A static part is loaded on the CPU, a generated one is made on the device.
-        made = {m: type(f)(*(t.to(self._context.device) for t in f)) for m, f in to_dtype(made, dtype).items()}
-        adapter = export.to_adapter(made, layout, base_model=model.digest, dtype=dtype)
-        if self._takes_tensors:
-            name = f"{self._where.parent.name}/{self._where.name}/{arm}/{key}"
-            ref: AdapterRef = self._engine.put_adapter(name, adapter)  # type: ignore[attr-defined]
-        else:
-            ref = _lora.write_peft(self._where / "adapters" / arm / key, adapter, base_model_name=model.name)
-        self._adapters[ref.adapter_id] = adapter
-        self._factors.setdefault(arm, []).append(made)
-        return ref
-
-    def adapter(self, ref: AdapterRef) -> Adapter:
-        return self._adapters[ref.adapter_id]
-
-    def describe(self, arm: str, task_ids: Sequence[str], norms: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-        """As `adapt.describe`, from tensors."""
-        import torch
-
-        from rune.hypernet import diagnostics
-
-        some = self._factors[arm]
-
-        def layer(module: str, y: int) -> tuple[torch.Tensor, torch.Tensor]:
-            return (
-                torch.stack([f[module].down_YNRI[y, 0].float() for f in some]),
-                torch.stack([f[module].up_YNRO[y, 0].float() for f in some]),
-            )
-
-        return diagnostics.describe(task_ids[: len(some)], diagnostics.profile(layer, self.layout.layers, norms))
-
-    def drop(self) -> None:
-        if self._takes_tensors:
-            for adapter_id in self._adapters:
-                self._engine.drop_adapter(adapter_id)  # type: ignore[attr-defined]
-        self._adapters, self._factors = {}, {}
-
-
-# --------------------------------------------------------------------------- decide
-
-
-def decide(folder: RunDir, settings: RunConfig) -> dict[str, Any]:
-    """result.json and result.md from the verdicts: no model, no torch, no GPU."""
-    problems = store.read_jsonl(folder / "problems.jsonl", Problem)
-    seeds, folds = settings.crossfit.seeds, range(settings.benchmark.folds)
-    by_temperature: dict[str, Any] = {}
-    for temperature in temperatures(settings):
-        verdicts = {
-            seed: [
-                v
-                for fold in folds
-                for v in store.read_jsonl(place(folder, seed, fold) / drawn_at(temperature) / "verdicts.jsonl", Verdict)
-            ]
-            for seed in seeds
-        }
-        per_seed = {
-            str(seed): _decide(folder, settings, problems, found, [(seed, temperature)], settings.gate)
-            for seed, found in verdicts.items()
-        }
-        n = max((v.draw for found in verdicts.values() for v in found), default=0) + 1
-        pooled = [replace(v, draw=v.draw + i * n) for i, found in enumerate(verdicts.values()) for v in found]
-        whole = replace(settings.gate, n=settings.gate.n * len(seeds))
-        by_temperature[f"{temperature:g}"] = {
-            "pooled": _decide(folder, settings, problems, pooled, [(s, temperature) for s in seeds], whole),
-            "seeds": per_seed,
-        }
-    result = {
-        "name": folder.path.name,
-        "model": folder.manifest().get("model"),
-        "device": folder.manifest().get("device"),
-        "folds": settings.benchmark.folds,
-        "seeds": list(seeds),
-        "temperatures": by_temperature,
-        "diagnostics": _diagnostics(folder, settings),
-        "seconds": _seconds(folder, settings),
-    }
-    store.write_json(folder / "result.json", result)
-    store.write_atomic(folder / "result.md", _crossfit_tables.page(store.read_json(folder / "result.json")))
-    return result
-
-
-def _decide(
-    folder: RunDir,
-    settings: RunConfig,
-    problems: Sequence[Problem],
-    verdicts: Sequence[Verdict],
-    drawn: Sequence[tuple[int, float]],
-    rule: gate.Config,
-) -> dict[str, Any]:
-    arms = settings.adapt.arms
-    counts = _counts.count(
-        problems, verdicts, treatment=rule.treatment, baseline=rule.baseline, least=rule.n, arms=arms
-    )
-    found = _leaks(folder, settings, counts, drawn, rule)
-    decision = gate.decide(problems, verdicts, rule, arms=arms, leak=leakage.finding(found))
-    return {"decision": config.plain(decision), "suspicious": found["suspicious"]}
-
-
-def _leaks(
-    folder: RunDir, settings: RunConfig, counts: _counts.Counts, drawn: Sequence[tuple[int, float]], rule: gate.Config
-) -> dict[str, Any]:
-    """The leakage check fold by fold, each against its own corpus; a task is as suspicious as in its worst seed."""
-    rows: dict[str, leakage.Row] = {}
-    items = 0
-    pool = {t.trajectory_id: t for t in store.read_jsonl(folder / CORPUS, Trajectory)}
-    for seed, temperature in drawn:
-        for fold in range(settings.benchmark.folds):
-            where = place(folder, seed, fold)
-            trajectories = [pool[i] for i in store.read_json(where / "corpus.json")]
-            items = max(items, len(trajectories))
-            for row in leakage.rows(
-                store.read_jsonl(where / "problems.jsonl", Problem),
-                [t for t in trajectories if not t.family],
-                store.read_jsonl(where / drawn_at(temperature) / "treatments.jsonl", Treatment),
-            ):
-                if row.task_id not in rows or row.suspicious:
-                    rows[row.task_id] = row
-    treated, base = counts.passes[rule.treatment], counts.passes[rule.baseline]
-    return leakage.assess([rows[t] for t in counts.tasks], items, treated, base, counts.n)
-
-
-def _diagnostics(folder: RunDir, settings: RunConfig) -> dict[str, Any]:
-    """Mean over folds, for each seed: cosines, norms, effective rank, and what a swapped trajectory changes."""
-    found: dict[str, Any] = {}
-    for seed in settings.crossfit.seeds:
-        records = [
-            store.read_json(place(folder, seed, fold) / "diagnostics.json") for fold in range(settings.benchmark.folds)
-        ]
-        arm = settings.gate.treatment
-        own = [r["arms"][arm] for r in records if arm in r["arms"]]
-        swaps = [r["swap"][arm] for r in records if r["swap"].get(arm)]
-        if own:
-            found[str(seed)] = {
-                "cosine_raw": _mean(o["cosine_raw"]["mean_off_diagonal"] for o in own),
-                "cosine_centred": _mean(o["cosine_centred"]["mean_off_diagonal"] for o in own),
-                "effective_rank": _mean(o["effective_rank"] for o in own),
-                "delta_w_norm": _mean(o["delta_w_norm_mean"] for o in own),
-                "ratio": {m: _mean(x for o in own for x in o["ratio"][m]) for m in own[0]["ratio"]},
-                "swap_mean_lead_nats": _mean(s["mean_lead"] for s in swaps) if swaps else None,
-            }
-    return found
-
-
-def _seconds(folder: RunDir, settings: RunConfig) -> dict[str, float]:
-    """Of the collection, and of each fold's last go."""
-    found = {"collect": folder.manifest()["stages"].get("collect", {}).get("seconds", 0.0)}
-    for seed in settings.crossfit.seeds:
-        for fold in range(settings.benchmark.folds):
-            found[f"seed {seed} fold {fold}"] = store.read_json(place(folder, seed, fold) / DONE).get("seconds", 0.0)
-    return found
-
-
-def _mean(values: Any) -> float | None:
-    known = [v for v in values if v is not None]
-    return sum(known) / len(known) if known else None

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
+from rune import interrupt
+
 T = TypeVar("T")
 
 
@@ -62,10 +64,14 @@ class Progress:
             self._bar.refresh()
 
     def advance(self, amount: int = 1, **fields: object) -> None:
-        """Move on by `amount`; `fields` stand at the end of the line (loss=0.31, alive=40)."""
+        """Move on by `amount`; `fields` stand at the end of the line (loss=0.31, alive=40).
+
+        Raises KeyboardInterrupt if one was asked for and has been swallowed on its way.
+        """
         if fields:
             self._bar.set_postfix({k: str(v) for k, v in fields.items()}, refresh=False)
         self._bar.update(amount)
+        interrupt.check()
 
     def close(self) -> None:
         self._closed.set()

@@ -24,7 +24,7 @@ from enum import Enum
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from rune import config
+from rune import config, interrupt
 from rune.errors import DataError, StoreError
 
 T = TypeVar("T")
@@ -353,6 +353,7 @@ class RunDir:
         self._put_stage(name, entry)
         status = "failed"
         try:
+            interrupt.check()
             yield entry
             status = "done"
         except KeyboardInterrupt:

@@ -113,11 +113,12 @@ def test_the_suite_notices_what_is_left(tmp_path: Path) -> None:
         f"import sys; sys.path[:0] = [{str(suite.HERE)!r}]\n"
         "import os, pathlib, subprocess, suite, tempfile\n"
         "before = suite.possessions()\n"
-        "child = subprocess.Popen(['sh', '-c', 'echo; exec sleep 60'], stdout=subprocess.PIPE)\n"
+        "command = [sys.executable, '-c', 'print(flush=True); import time; time.sleep(60)', 'left-on-purpose']\n"
+        "child = subprocess.Popen(command, stdout=subprocess.PIPE)\n"
         "child.stdout.readline()\n"
         "file = pathlib.Path(tempfile.gettempdir(), f'rune-box-left-{os.getpid()}').open('w')\n"
         "print(suite.descendants(), sorted(suite.possessions() - before))\n"
         "child.kill(); os.unlink(file.name)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
-    assert "sleep 60" in done.stdout and "descriptor" in done.stdout and "/rune-box-left-" in done.stdout
+    assert "left-on-purpose" in done.stdout and "descriptor" in done.stdout and "/rune-box-left-" in done.stdout

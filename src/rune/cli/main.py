@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from rune import __version__
+from rune import __version__, interrupt
 from rune.errors import RuneError
 
 VERBS: dict[str, str] = {
@@ -70,11 +70,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     # One progress bar at a time, and ours: the libraries' bars and hints would stand between its lines.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    module = importlib.import_module(f"rune.cli.{verb}")
-    parser = _Parser(prog=f"rune {verb}", description=VERBS[verb])
-    module.configure(parser)
     try:
-        return int(module.run(parser.parse_args(args[1:])))
+        with interrupt.heard():
+            module = importlib.import_module(f"rune.cli.{verb}")
+            parser = _Parser(prog=f"rune {verb}", description=VERBS[verb])
+            module.configure(parser)
+            return int(module.run(parser.parse_args(args[1:])))
     except RuneError as error:
         print(f"rune: {error}", file=sys.stderr)
         return error.exit_code

@@ -141,6 +141,7 @@ def main() -> int:
     parser.add_argument(
         "--model", default="qwen2.5-coder-0.5b-instruct", help="a name of `rune models list`, or a folder"
     )
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on a GPU, else float32")
     parser.add_argument("--train-seconds", type=float, help="choose the hypernetwork's steps to fit; else as set")
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="a.b=c", help="any of Settings")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: checks the path, claims nothing")
@@ -155,7 +156,7 @@ def main() -> int:
             store.replace_block(args.readme, "families", brief(result))
         return 0
     clock = Clock(args.out / "seconds.json")
-    machine = _machine(args.model, args.cache)
+    machine = _machine(args.model, args.cache, args.dtype)
     settings = _settings(args)
     cases, trained = corpus(args.out, settings)
     clock.mark("corpus")
@@ -184,13 +185,13 @@ class Clock:
         store.write_json(self._path, spent)
 
 
-def _machine(name: str, cache: Path | None) -> Machine:
+def _machine(name: str, cache: Path | None, dtype: str | None) -> Machine:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
     model = resolve.resolve(name, sources=resolve.SOURCES, cache=cache)
-    return Machine(model, "cuda" if cuda else "cpu", "bfloat16" if cuda else "float32")
+    return Machine(model, "cuda" if cuda else "cpu", dtype or ("bfloat16" if cuda else "float32"))
 
 
 def _settings(args: argparse.Namespace) -> Settings:

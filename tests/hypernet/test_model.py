@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from rune import store
 from rune.benchmarks import families
 from rune.encoders._front import Ending, Kind
 from rune.errors import ConfigError, DataError, ModelError
@@ -18,8 +19,10 @@ from rune.hypernet.data import Corpus
 from rune.hypernet.features import Bank, Reader
 from rune.hypernet.loop import learning_rate
 from rune.hypernet.lora import StaticLora, concatenate, squared_norm
-from rune.hypernet.settings import MODULES, HypernetConfig, PairMix, Schedule, Weights
+from rune.hypernet.settings import MODULES, EncoderConfig, HypernetConfig, PairMix, Schedule, Weights
 from rune.types import Attempt, ModelRef, Outcome, Trajectory
+
+Curve = dict[str, list[float]]
 
 TRAJECTORY = Trajectory(
     trajectory_id="t",
@@ -221,6 +224,40 @@ def test_kl_static_without_an_unsolved_task_is_one_clear_error(base: bases.Base,
     near = {t.trajectory_id: [o.trajectory_id for o in lessons[:3]] for t in lessons}
     with pytest.raises(DataError, match="kl_static needs tasks that no trajectory solved"):
         Corpus(base, lessons, max_tokens=700, retrieved=near).strangers(np.random.default_rng(0), 2, max_sources=1)
+
+
+def test_an_encoder_that_was_taught_first_knows_its_lessons_when_the_adapters_begin(
+    base: bases.Base, lessons: list[Trajectory], tmp_path: Path
+) -> None:
+    """Its own phase is in the curve, and a run that is stopped after it goes on to the same weights."""
+    some = lessons[:6]
+    corpus, bank = Corpus(base, some, max_tokens=700), Bank(reader(base).read(some))
+    config = settings(
+        weights=Weights(cross_entropy=1.0, lesson=0.3),
+        schedule=Schedule(steps=4, learning_rate=1e-2, checkpoint_every=1),
+        encoder_first=EncoderConfig(groups=4, schedule=Schedule(steps=60, learning_rate=3e-3)),
+    )
+
+    def train(name: str, config: HypernetConfig, stops: tuple[int | None, ...]) -> tuple[trainer.Both, Curve]:
+        for stop in stops:
+            torch.manual_seed(0)  # the static part begins at random factors
+            both = trainer.train_hypernet(
+                base, corpus, bank, StaticLora(base.layout(MODULES), rank=2, alpha=4.0), config,
+                seed=0, folder=tmp_path / name, metrics=tmp_path / name / "metrics.jsonl", stop_after=stop,
+            )  # fmt: skip
+        curve: Curve = {}
+        for _, line in store.read_lines(tmp_path / name / "metrics.jsonl"):
+            curve.setdefault(line["phase"], []).append(line["lesson"])
+        return both, curve
+
+    straight, curve = train("straight", config, (None,))
+    assert len(curve["encoder"]) == 60 and curve["encoder"][-1] < curve["encoder"][0] - 0.5
+    _, plain = train("plain", replace(config, encoder_first=None), (None,))
+    assert "encoder" not in plain and curve["hypernet"][0] < plain["hypernet"][0] - 0.5
+    stopped, again = train("stopped", config, (2, None))
+    assert again == curve
+    for name, tensor in straight.state_dict().items():
+        assert torch.equal(tensor, stopped.state_dict()[name]), name
 
 
 # --------------------------------------------------------------------------- pairs

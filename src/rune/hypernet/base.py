@@ -17,7 +17,7 @@ from rune.hypernet.lora import Adapters, Layout, layout_of, weights_of
 from rune.models import chat
 from rune.types import ModelRef
 
-LENGTHS = 32  # rows are padded to a multiple: few shapes, so that memory and plans are used again
+LENGTHS = {"cuda": 32}  # rows are padded to a multiple: few shapes, so that a GPU uses memory and plans again
 
 
 class Text(NamedTuple):
@@ -63,7 +63,8 @@ class Base:
         return Text((*before, *answer), len(before))
 
     def rows(self, texts: Sequence[Text]) -> Rows:
-        longest = -(-max(len(t.ids) for t in texts) // LENGTHS) * LENGTHS
+        multiple = LENGTHS.get(self.device.type, 1)
+        longest = -(-max(len(t.ids) for t in texts) // multiple) * multiple
         ids = torch.zeros(len(texts), longest, dtype=torch.long)
         row: list[int] = []
         position: list[int] = []

@@ -85,6 +85,18 @@ class PairMix:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderConfig:
+    """A phase before B: the encoder alone learns the lesson term. A step costs no pass of the base model."""
+
+    schedule: Schedule
+    groups: int  # trajectory sets a step
+
+    def __post_init__(self) -> None:
+        if self.groups < 2:
+            raise ValueError(f"groups must be at least 2 (latents are standardised over them), found {self.groups}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HypernetConfig:
     """The hypernetwork and its training: stage A is the static LoRA, stage B the trajectory part on top."""
 
@@ -108,6 +120,7 @@ class HypernetConfig:
     max_tokens: int = 512  # of prompt and solution; longer ones are left out and counted
     max_source_tokens: int = 4096  # of a set, in training; whole steps are dropped beyond it
     reconstruct_from: str = ""  # folder of PEFT adapters named by trajectory_id
+    encoder_first: EncoderConfig | None = None  # not for a hypernetwork that starts from another
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.alpha <= 0 or self.groups < 2 or self.targets < 1:

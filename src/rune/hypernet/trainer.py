@@ -89,6 +89,14 @@ class Both(nn.Module):
         ]
 
 
+class Ears(nn.Module):
+    """The parts of `Both` that the lesson term alone can teach."""
+
+    def __init__(self, both: Both) -> None:
+        super().__init__()
+        self.encoder, self.centre, self.guess = both.hypernet.encoder, both.hypernet.centre, both.guess
+
+
 def new_hypernet(layout: Layout, config: HypernetConfig) -> Hypernet:
     """A fresh one. Raises ConfigError for an unknown encoder or setting of it."""
     encoder = plugins.load("encoders", config.encoder)
@@ -169,6 +177,11 @@ def train_hypernet(
         both.hypernet.encoder.front.standardise(*statistics_of(bank))  # type: ignore[union-attr,operator]
     both.train()
     objective = Objective(base, corpus, bank, both, config, layout, reconstruct or {}, seed)
+    if config.encoder_first is not None and initial is None:
+        first = config.encoder_first
+        ears = Ears(both)
+        rates = [Rate(list(ears.parameters()), 1.0)]
+        fit(ears, rates, first.schedule, objective.listen, folder=folder / "encoder", metrics=metrics, phase="encoder")
     fit(
         both,
         both.rates(config),
@@ -262,6 +275,20 @@ class Objective:
             terms["reconstruction"] = self._reconstruction(groups, adapters)
         loss = torch.stack([getattr(weights, name) * term for name, term in terms.items() if hasattr(weights, name)])
         return Step(loss.sum(), terms, rows.ids_BT.numel())
+
+    def listen(self, step: int) -> Step:
+        """A step of the phase that teaches the encoder alone."""
+        config, first = self.config, self.config.encoder_first
+        assert first is not None
+        rng = np.random.default_rng([derive_seed(self.seed, "encoder"), step])
+        groups = self.corpus.groups(rng, config.pairs, count=first.groups, targets=config.targets, contrasts=0)
+        steps = self.bank.batch(
+            [g.sources for g in groups], max_tokens=config.max_source_tokens, drop=config.drop_tokens, rng=rng
+        )
+        with torch.autocast(self.base.device.type, torch.bfloat16, enabled=self.base.device.type == "cuda"):
+            z_NLW = self.both.hypernet.standardise(self.both.hypernet.encoder(steps))
+        term = losses.lesson(self.both.guess(z_NLW.flatten(1)), self._words(groups))
+        return Step(term, {"lesson": term}, steps.mask_BT.numel())
 
     @torch.no_grad()
     def calibrate(self) -> None:

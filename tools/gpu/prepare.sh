@@ -34,5 +34,8 @@ study.corpus(Path(".carry/families"), dataclasses.replace(study.DEFAULTS, seed=0
 problems = mbpp.build(mbpp.Config(path=".carry/data/mbpp.jsonl")).problems()
 store.write_jsonl(Path(".carry/data/dev.jsonl"), [p for p in problems if 511 <= int(p.task_id.split("/")[1]) <= 600])
 P
+# The shipped weights would halve what a call can carry: aside while the pieces travel, back with the last of them.
+weights=results/hypernet-0.5b/model.safetensors
+[ ! -f "$weights" ] || { mkdir -p .carry/weights && mv "$weights" .carry/weights/; }
 tar czf .carry/data/families.tgz -C .carry/families . && rm -rf .carry/families "$work"
 du -sh .carry/gguf/* .carry/data .whl

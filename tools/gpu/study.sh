@@ -9,7 +9,7 @@ mkdir -p /tmp/runs && tar xJf results/crossfit-0.5b/resume.tar.xz -C /tmp/runs -
 python3 -m rune crossfit /tmp/runs/phase1-0.5b-crossfit-67e7cb4a --resume --jobs 3 > /tmp/specified.log 2>&1; say "specified: $?"
 mkdir -p /tmp/fam0 && tar xzf .carry/data/families.tgz -C /tmp/fam0 --skip-old-files
 python3 experiments/families.py --out /tmp/fam0 --train-seconds "${1:-200}" --set 'also=["results/corpus-0.5b/mbpp.jsonl"]' \
-    --set 'lora.shares={families=0.6,mbpp=0.4}' \
+    --set 'lora.shares={families=0.6,mbpp=0.4}' --set 'hypernet.encoder_first={groups=64,schedule={steps=400,learning_rate=1e-3}}' \
     --set 'hypernet.pairs={recall=0.4,family=0.5,retrieved=0.1,max_sources=3,shares={families=0.85,mbpp=0.15}}' > /tmp/families.log 2>&1
 say "families: $?"
 mkdir -p results/hypernet-0.5b && cp /tmp/fam0/shipped/* results/hypernet-0.5b/

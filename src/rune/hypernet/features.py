@@ -9,6 +9,7 @@ affordable on a CPU; only the layers below the deepest tap run.
 # Shapes: T tokens · S taps · D base width · B sets
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from rune import config, store
+from rune import config, console, store
 from rune.encoders._front import Ending, Kind, Steps, rms
 from rune.errors import ModelError
 from rune.types import Outcome, Trajectory
@@ -116,8 +117,14 @@ class Reader:
             ((i, j) for i in missing for j in range(len(tokens[i]))), key=lambda ij: len(tokens[ij[0]][ij[1]][0].ids)
         )
         states: dict[tuple[int, int], Tensor] = {}
-        for batch in _batches(flat, [len(tokens[i][j][0].ids) for i, j in flat]):
-            states |= zip(batch, self._forward([tokens[i][j][0].ids for i, j in batch]), strict=True)
+        batches = list(_batches(flat, [len(tokens[i][j][0].ids) for i, j in flat]))
+        with contextlib.ExitStack() as stack:
+            # One batch is read at once; a corpus takes minutes on a CPU.
+            bar = stack.enter_context(console.Progress("features", len(flat), unit="step")) if batches[1:] else None
+            for batch in batches:
+                states |= zip(batch, self._forward([tokens[i][j][0].ids for i, j in batch]), strict=True)
+                if bar is not None:
+                    bar.advance(len(batch))
         for i in missing:
             parts = tokens[i]
             done[i] = Features(

@@ -120,10 +120,10 @@ def fit(
         finally:
             if desk is None:
                 own.close()
-    return {
-        phase: diagnostics.convergence(row["loss"] for _, row in store.read_lines(metrics) if row["phase"] == phase)
-        for phase in ("lora", "hypernet")
-    }
+    losses: dict[str, list[float]] = {"lora": [], "hypernet": []}
+    for _, row in store.read_lines(metrics):
+        losses.setdefault(row["phase"], []).append(row["loss"])
+    return {phase: diagnostics.convergence(curve) for phase, curve in losses.items()}
 
 
 def _done(folder: Path) -> bool:

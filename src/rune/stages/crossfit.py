@@ -286,7 +286,8 @@ class Experiment:
             finally:
                 hands.drop()
                 _make_room(context)
-        for kind in ("lora", "hypernet", "hypernet/encoder"):  # only a training that goes on needs the optimiser's state
+        # Only a training that goes on needs the optimiser's state.
+        for kind in ("lora", "hypernet", "hypernet/encoder"):
             (where / "checkpoints" / kind / "state.safetensors").unlink(missing_ok=True)
         seconds = round(time.monotonic() - started, 3)
         store.write_json(where / DONE, {"tasks": sorted(ids), "seconds": seconds, "by": _provenance.worker()})

@@ -11,6 +11,7 @@ One command, resumable, everything on disk under --out as soon as it exists:
   sample      samples.jsonl: every arm × held-out task × draw, by the torch engine, adapters handed over as tensors
   score       verdicts.jsonl, by the sandbox
   decide      result.json: pass@1 of every arm, the contrasts of claims (a) and (b) with intervals; diagnostics.json
+              shipped/: the weights in float16 with settings.json and manifest.json, for results/hypernet-0.5b
 
 Arms: vanilla · static (constant part) · own (the task's own trajectory) · sibling (other tasks of its family) · wrong
 (another family of the same kind) · empty · teacher_own, teacher_sibling (the same trajectories in context).
@@ -24,6 +25,7 @@ import dataclasses
 import gc
 import json
 import os
+import platform
 import random
 import shutil
 import sys
@@ -37,7 +39,7 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 import torch
 
-from rune import config, console, plugins, prompts, stats, store
+from rune import __version__, config, console, plugins, prompts, stats, store
 from rune.agent import importers
 from rune.benchmarks import _exclusion, families
 from rune.hypernet import base as bases
@@ -47,6 +49,7 @@ from rune.hypernet.features import Bank, Reader
 from rune.hypernet.lora import Adapters, Factors, select
 from rune.hypernet.settings import HypernetConfig, LoraConfig, PairMix, Schedule, Weights
 from rune.models import chat, resolve
+from rune.stages import _provenance
 from rune.stages import train as train_stage
 from rune.types import (
     Completion,
@@ -112,6 +115,7 @@ SMOKE = {
         "encoder_settings": {"width": 32, "latents": 4, "hidden": 64},
     },
 }  # fmt: skip
+CORPUS = ("problems", "trajectories", "lessons")
 ARMS = ("vanilla", "static", "own", "sibling", "wrong", "empty", "teacher_own", "teacher_sibling")
 CONTRASTS = (("sibling", "wrong"), ("own", "wrong"), ("sibling", "static"), ("own", "static"), ("sibling", "empty"),
              ("sibling", "vanilla"), ("own", "vanilla"))  # fmt: skip
@@ -168,6 +172,7 @@ def main() -> int:
     clock.mark("score")
     decide(args.out, settings, cases)
     clock.mark("decide")
+    sign(args.out, settings, machine)
     return 0
 
 
@@ -216,8 +221,7 @@ def _merge(first: dict[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
 
 def corpus(out: Path, settings: Settings) -> tuple[list[Case], list[Trajectory]]:
     """Held-out cases and the training trajectories; generated once, then read."""
-    names = ("problems.jsonl", "trajectories.jsonl", "lessons.jsonl")
-    if not all((out / name).exists() for name in names):
+    if not all((out / f"{name}.jsonl").exists() for name in CORPUS):
         asked = families.Config(
             seed=settings.seed, families=settings.families, held_out=settings.held_out, tasks=settings.tasks
         )
@@ -591,6 +595,26 @@ def decide(out: Path, settings: Settings, cases: Sequence[Case]) -> None:
     }
     store.write_json(out / "result.json", result)
     tell(out, result)
+
+
+def sign(out: Path, settings: Settings, machine: Machine) -> None:
+    """shipped/manifest.json: what the weights were made from, by what, on what, and what they were measured to do."""
+    folder = out / "shipped"
+    files = [folder / "model.safetensors", folder / "settings.json", *(out / f"{n}.jsonl" for n in CORPUS)]
+    manifest = {
+        "made_by": "experiments/families.py",
+        "rune": __version__,
+        "environment": _provenance.environment(),
+        "device": torch.cuda.get_device_name() if machine.device == "cuda" else platform.processor() or "cpu",
+        "model": dataclasses.asdict(machine.model),
+        "dtype": machine.dtype,
+        "settings": settings,
+        "seconds": store.read_json(out / "seconds.json"),
+        "sha256": {str(file.relative_to(out)): store.sha256_file(file) for file in files},
+        "result": store.read_json(out / "result.json"),
+    }
+    manifest["model"].pop("path")
+    store.write_json(folder / "manifest.json", manifest)
 
 
 def tell(out: Path, result: Mapping[str, Any]) -> None:

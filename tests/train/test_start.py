@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-import pytest
+import dataclasses
+from pathlib import Path
 
+import pytest
+from safetensors.torch import load_file
+from train_setup import make_context, make_run, settings
+
+from rune import store
 from rune.benchmarks import _exclusion
-from rune.errors import ContaminationError
-from rune.types import Problem
+from rune.errors import ConfigError, ContaminationError
+from rune.hypernet.settings import EncoderConfig, Schedule
+from rune.stages import _check, train
+from rune.stages._context import Context
+from rune.types import ModelRef, Problem, Trajectory
+
+Corpus = tuple[list[Problem], list[Trajectory]]
 
 
 def test_a_checkpoint_trained_on_a_held_out_task_starts_no_run() -> None:
@@ -14,3 +25,48 @@ def test_a_checkpoint_trained_on_a_held_out_task_starts_no_run() -> None:
     _exclusion.check_ids(["HumanEval/8", "Mbpp/600"], held_out, where="x")
     with pytest.raises(ContaminationError, match="trained on HumanEvalFix/7, which is held out"):
         _exclusion.check_ids(["HumanEval/8", "HumanEvalFix/7"], held_out, where="x")
+
+
+@pytest.mark.parametrize("place", ["checkpoints", "checkpoints/hypernet"])
+def test_training_goes_on_from_a_runs_checkpoints_and_from_one_hypernetworks_folder(
+    trained: tuple[store.RunDir, Context], tmp_path: Path, tiny_model: ModelRef, corpus: Corpus, place: str
+) -> None:
+    """At a rate of almost nothing the weights stay what they were when they came in; without a start they are new."""
+    before = load_file(trained[0] / "checkpoints" / "hypernet" / "model.safetensors")
+    # The static part of a run's checkpoints is that of phase A, of a hypernetwork's folder its own.
+    static = load_file(trained[0] / "checkpoints" / "lora" / "model.safetensors")
+    begun = {f"static.{name}": tensor for name, tensor in static.items()} if place == "checkpoints" else before
+    config = settings(steps=1, lora_steps=1)
+    still = Schedule(steps=1, learning_rate=1e-9)
+    config = dataclasses.replace(
+        config,
+        lora=dataclasses.replace(config.lora, schedule=still),
+        hypernet=dataclasses.replace(config.hypernet, schedule=still),
+    )
+    for start in (str(trained[0] / place), ""):
+        folder = make_run(tmp_path / (start and "on"), corpus)
+        train.run(folder, dataclasses.replace(config, start_from=start), make_context(tiny_model, tmp_path / "cache"))
+        after = load_file(folder / "checkpoints" / "hypernet" / "model.safetensors")
+        weights = [n for n in before if n.endswith(("weight", "up_YRO")) or ".up." in n]
+        same = [
+            bool((after[n] - (begun if n.startswith("static.") else before)[n]).abs().max() < 1e-5) for n in weights
+        ]
+        assert weights and (all(same) if start else not all(same))
+
+
+def test_a_checkpoint_of_another_shape_is_one_line_before_anything_is_loaded(
+    trained: tuple[store.RunDir, Context],
+) -> None:
+    folder, config = str(trained[0] / "checkpoints"), settings()
+    _check.start(folder, "train.start_from", config)
+    for part, change in (("lora", {"rank": 3}), ("hypernet", {"alpha": 8.0}), ("hypernet", {"taps": (0, 2)})):
+        other = dataclasses.replace(config, **{part: dataclasses.replace(getattr(config, part), **change)})
+        (name,) = change
+        with pytest.raises(ConfigError, match=rf"was made with {part}\.{name} = .*; set train\.{part}\.{name} to it"):
+            _check.start(folder, "train.start_from", other)
+
+
+def test_an_encoder_that_comes_from_a_checkpoint_is_not_taught_from_the_beginning() -> None:
+    first = EncoderConfig(groups=2, schedule=Schedule(steps=1, learning_rate=1e-3))
+    with pytest.raises(ValueError, match="encoder_first is for an encoder that knows nothing"):
+        dataclasses.replace(settings(encoder_first=first), start_from="somewhere")

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rune import config, plugins
+from rune import config, plugins, store
 from rune.errors import ConfigError
 from rune.models import resolve
 
 if TYPE_CHECKING:
+    from rune.stages import train
     from rune.stages.pipeline import RunConfig
 
 
@@ -38,11 +39,18 @@ def inputs(settings: RunConfig) -> None:
         if not Path(file).is_file():
             raise ConfigError(f"collect.imports: {file}: no such file; `rune collect --import … -o {file}` makes one")
     if settings.train.start_from:
-        start(settings.train.start_from, "train.start_from")
+        start(settings.train.start_from, "train.start_from", settings.train)
 
 
-def start(folder: str, where: str) -> None:
-    """Raises ConfigError if `folder` holds no checkpoints to go on from."""
+# What decides the shape of the weights, or what they mean.
+FIXED = {
+    "lora": ("rank", "alpha", "modules"),
+    "hypernet": ("rank", "alpha", "encoder", "encoder_settings", "taps", "inputs"),
+}
+
+
+def start(folder: str, where: str, training: train.Config) -> None:
+    """Raises ConfigError if `folder` holds no checkpoints to go on from, or some of another shape than `training`'s."""
     one = Path(folder)
     if not (one / "settings.json").is_file() and not all(
         (one / kind / "settings.json").is_file() for kind in ("lora", "hypernet")
@@ -51,6 +59,17 @@ def start(folder: str, where: str) -> None:
             f"{where}: {folder}: no checkpoints (lora and hypernet, each with settings.json); "
             "give the checkpoints/ folder of a trained run, or one hypernetwork's folder"
         )
+    place = one if (one / "settings.json").is_file() else one / "hypernet"
+    stored = store.read_json(place / "settings.json")
+    asked = {"lora": config.plain(training.lora), "hypernet": config.plain(training.hypernet)}
+    for part, names in FIXED.items():
+        for name in names:
+            had, has = stored.get(part, {}).get(name), asked[part][name]
+            if had != has:
+                raise ConfigError(
+                    f"{where}: {place} was made with {part}.{name} = {had}, this config has {has}; "
+                    f"set train.{part}.{name} to it, or train from the start"
+                )
 
 
 def arms(settings: RunConfig) -> None:

@@ -53,7 +53,7 @@ def run(settings: RunConfig, *, resume: bool, jobs: int = 1) -> RunDir:
     if not RunDir.place(Path(settings.run.folder), name, settings).exists():
         _check.inputs(settings)
         for start in settings.crossfit.start_from:
-            _check.start(start, "crossfit.start_from")
+            _check.start(start, "crossfit.start_from", settings.train)
         pipeline.Machinery(settings).device  # noqa: B018 (raises for a GPU that is not there)
     _parts(settings, tasks(settings))
     folder = RunDir.create(

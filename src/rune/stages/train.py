@@ -37,6 +37,10 @@ class Config:
     start_from: str = ""  # checkpoints to go on from: a run's checkpoints/, or a hypernetwork's own folder
     cache_features: bool = False  # keep features on disk: 7 kB a token for four taps of the 0.5B
 
+    def __post_init__(self) -> None:
+        if self.start_from and self.hypernet.encoder_first is not None:
+            raise ValueError("encoder_first is for an encoder that knows nothing; leave it out, or start_from")
+
 
 def run(folder: store.RunDir, config: Config, context: Context) -> dict[str, Any]:
     """Train what is not trained yet. Returns {"lora": …, "hypernet": …}: convergence of each phase.

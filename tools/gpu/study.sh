@@ -21,7 +21,7 @@ wide = RunDir.create(Path("/tmp/runs"), "phase1-0.5b-wide-crossfit", settings, e
 if not (wide / "attempts.jsonl").exists():  # [collect] is the same in both: the loop need not run again
     shutil.copy(glob.glob("/tmp/runs/phase1-0.5b-crossfit-*/attempts.jsonl")[0], wide / "attempts.jsonl")
 P
-python3 -m rune crossfit /tmp/runs/phase1-0.5b-wide-crossfit-* --resume --jobs 3 > /tmp/wide.log 2>&1; say "wide: $?"
+python3 -m rune crossfit configs/phase1-0.5b-wide.toml --set run.folder=/tmp/runs --resume --jobs 3 > /tmp/wide.log 2>&1; say "wide: $?"
 mkdir -p /tmp/fam0 && tar xzf .carry/data/families.tgz -C /tmp/fam0 --skip-old-files
 python3 experiments/families.py --out /tmp/fam0 --train-seconds "${1:-170}" \
     --set 'hypernet.encoder_first={groups=64,schedule={steps=400,learning_rate=1e-3}}' > /tmp/families.log 2>&1

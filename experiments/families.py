@@ -77,6 +77,7 @@ class Settings:
     held_out: int = 64
     tasks: int = 6  # per family
     scored: int = 2  # tasks of each held-out family that are sampled; the others are their siblings
+    sampled: int = 0  # of those tasks, from the first; 0: all. A CPU draws one every ten seconds
     siblings: int = 3  # trajectories in a sibling set
     draws: int = 5
     temperature: float = 0.2
@@ -166,6 +167,7 @@ def main() -> int:
     clock.mark("corpus")
     settings = train(args.out, settings, machine, cases, trained, seconds=args.train_seconds)
     clock.mark("train")
+    cases = cases[: settings.sampled or None]
     sample(args.out, settings, machine, cases)
     clock.mark("sample")
     score(args.out, cases)
@@ -510,13 +512,15 @@ def _base_norms(machine: Machine, layout: Any) -> dict[str, list[float]]:
 def score(out: Path, cases: Sequence[Case]) -> None:
     """Judge what is not judged; a machine's failure raises and is judged again next time."""
     path = out / "verdicts.jsonl"
+    problems = {c.problem.task_id: c.problem for c in cases}
     done = {(v.condition, v.task_id, v.draw) for v in store.read_jsonl(path, Verdict)}
     samples = [
-        s for s in store.read_jsonl(out / "samples.jsonl", Sample) if (s.condition, s.task_id, s.draw) not in done
+        s
+        for s in store.read_jsonl(out / "samples.jsonl", Sample)
+        if s.task_id in problems and (s.condition, s.task_id, s.draw) not in done
     ]
     if not samples:
         return
-    problems = {c.problem.task_id: c.problem for c in cases}
     module = plugins.load("sandbox", "fork")
     sandbox = module.build(module.Config())
     self_check(sandbox, list(problems.values()))
@@ -556,6 +560,8 @@ def decide(out: Path, settings: Settings, cases: Sequence[Case]) -> None:
     """pass@1 of each arm and the contrasts, with task-bootstrap intervals → result.json and the terminal."""
     passes = {arm: dict.fromkeys((c.problem.task_id for c in cases), 0) for arm in ARMS}
     for verdict in store.read_jsonl(out / "verdicts.jsonl", Verdict):
+        if verdict.task_id not in passes["vanilla"]:
+            continue
         passes[verdict.condition][verdict.task_id] += verdict.outcome is Outcome.PASSED
     n, tasks = settings.draws, [c.problem.task_id for c in cases]
     weights = stats.task_weights(len(tasks), 10_000, settings.seed)

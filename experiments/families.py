@@ -331,7 +331,8 @@ def _affordable(
 ) -> int:
     """Steps that fit: the mean of steps 6–25 of a run that is thrown away."""
     probe = out / "speed"
-    short = dataclasses.replace(settings.hypernet, schedule=dataclasses.replace(settings.hypernet.schedule, steps=30))
+    schedule = dataclasses.replace(settings.hypernet.schedule, steps=30)
+    short = dataclasses.replace(settings.hypernet, schedule=schedule, encoder_first=None)
     marks = []
     for stop in (5, 30):
         trainer.train_hypernet(

@@ -1,13 +1,18 @@
 """Training recipes side by side on tasks that no gate ever scores: which one goes into the cross-fitted run?
 
-    python experiments/recipes.py configs/crossfit-0.5b.toml experiments/recipes.toml --dev dev.jsonl \\
+    python experiments/recipes.py configs/phase1-0.5b-wide.toml experiments/recipes.toml --dev dev.jsonl \\
         --corpus humaneval=FILE --corpus mbpp=FILE … --out runs/recipes
+    python experiments/recipes.py … --choose
 
 Every recipe is the config with its overrides (`[recipes.NAME] set = ["a.b=c"]`), trained on the corpora it names,
 sampled and scored on the development tasks, like a fold of `rune crossfit` (same code). `like` takes another recipe's
 checkpoints and changes only what comes after training, λ for instance. Choosing on evaluation tasks would be fitting
 the answer, so a development task that HumanEval knows is refused. Writes result.md and result.json per recipe and
-`recipes.md` over all; resumable.
+`recipes.md` over all; resumable, and recipes of several processes (`--only`) may share a folder.
+
+`--choose` trains nothing. The rule, written before any recipe was drawn: of the finished recipes whose adapters differ
+(mean pairwise cosine below 0.9), the one with the highest pass@1 of the gate's treatment at the first temperature. Its
+overrides go to chosen.json.
 """
 
 from __future__ import annotations
@@ -45,6 +50,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="*", help="recipes to run, in this order; default: all")
     parser.add_argument("--budget-seconds", type=float, default=0.0, help="begin no recipe after these")
+    parser.add_argument("--choose", action="store_true", help="write chosen.json from what is finished")
     args = parser.parse_args()
     dev = [replace(p, split=Split.HELD_OUT) for p in store.read_jsonl(args.dev, Problem)]
     if evaluated := next((p for p in dev if _exclusion.canonical_id(p.task_id).startswith("HumanEval/")), None):
@@ -56,7 +62,9 @@ def main() -> int:
         console.note(f"{name}: {report.kept} of {report.examined} trajectories ({dict(report.dropped)})")
     given = tomllib.loads(args.recipes.read_text())
     recipes = {n: {**r, "set": [*given.get("set", ()), *r.get("set", ())]} for n, r in given["recipes"].items()}
-    machine = pipeline.Machinery(pipeline.load(args.config))
+    if args.choose:
+        return choose(args.out, recipes, {n: given["recipes"][n] for n in recipes})
+    machine = pipeline.Machinery(pipeline.load(args.config, given.get("set", ())))
     desk = training.Desk(machine.context())
     begun, rows = time.monotonic(), {}
     for name in args.only or recipes:
@@ -98,6 +106,33 @@ def one(
         experiment.fold(Place(0, 0), [], [t for c in recipe["corpus"] for t in corpora[c]])
         crossfit.settle(folder, settings)
     return decide(folder, settings)
+
+
+COSINE = 0.9  # the issue's bound: adapters that are more alike count as collapsed
+
+
+def choose(out: Path, recipes: dict[str, dict[str, Any]], own: dict[str, dict[str, Any]]) -> int:
+    """The rule of the module's docstring; `own`: each recipe's overrides without what all share."""
+    results = {}
+    for name in recipes:
+        for folder in sorted(out.glob(f"{name}-????????")):
+            if (folder / "result.json").exists():
+                results[name] = store.read_json(folder / "result.json")
+    store.write_atomic(out / "recipes.md", table(results))
+    scores = {
+        name: score
+        for name, result in results.items()
+        if result["diagnostics"]["0"]["cosine_raw"] < COSINE
+        for score in [next(iter(result["temperatures"].values()))["pooled"]["decision"]]
+    }
+    console.out(table(results))
+    if not scores:
+        console.warn(f"no finished recipe in {out} has a mean cosine below {COSINE}")
+        return 10
+    name = max(scores, key=lambda n: scores[n]["effect_points"])
+    store.write_json(out / "chosen.json", {"name": name, "set": own[name]["set"], "of": sorted(results)})
+    console.out(f"chosen: {name}")
+    return 0
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:

@@ -329,6 +329,28 @@ def test_a_family_is_never_taught_by_strangers(base: bases.Base, lessons: list[T
         assert {corpus.lesson(i) for i in group.sources} == {corpus.lesson(group.targets[0])}
 
 
+def test_retrieved_pairs_are_about_spared_tasks_and_the_other_kinds_about_all(
+    base: bases.Base, lessons: list[Trajectory]
+) -> None:
+    plain = [replace(t, family="", task_id=f"T/{i}", trajectory_id=f"t{i}") for i, t in enumerate(lessons)]
+    near = {t.trajectory_id: [o.trajectory_id for o in plain if o is not t][:3] for t in plain}
+    spared = {"T/1", "T/4", "T/7"}
+    corpus = Corpus(base, plain, max_tokens=700, retrieved=near, spared=spared)
+
+    def targets(mix: PairMix) -> set[str]:
+        return {
+            plain[g.targets[0]].task_id
+            for step in range(60)
+            for g in corpus.groups(np.random.default_rng(step), mix, count=2, targets=1, contrasts=0)
+        }
+
+    assert targets(PairMix(retrieved=1.0)) == spared
+    assert targets(PairMix(retrieved=1.0, shares={"families": 1.0, "absent": 0.0})) == spared
+    assert targets(PairMix(recall=1.0)) > spared
+    with pytest.raises(DataError, match="none of the 1 tasks spared for retrieved pairs has a solution"):
+        Corpus(base, plain, max_tokens=700, retrieved=near, spared={"T/none"})
+
+
 def test_a_step_is_a_function_of_seed_and_step_alone(base: bases.Base, lessons: list[Trajectory]) -> None:
     corpus = Corpus(base, lessons, max_tokens=700)
     draw = [

@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from train_setup import make_context, make_run, settings
 from rune import store
 from rune.errors import AdapterError, ContaminationError, DataError
 from rune.hypernet import checkpoint, trainer
+from rune.hypernet import data as hypernet_data
 from rune.stages import train
 from rune.stages._context import Context
 from rune.types import ModelRef, Problem, Split, Trajectory
@@ -155,6 +157,40 @@ def test_a_held_out_task_in_the_corpus_is_refused_before_the_model_is_loaded(tmp
     context = dataclasses.replace(make_context(None, tmp_path), model=never)  # type: ignore[arg-type]
     with pytest.raises(ContaminationError, match=leaked.family):
         train.run(folder, settings(), context)
+
+
+def test_phase_a_never_sees_a_spared_task_and_retrieved_pairs_see_nothing_else(
+    tmp_path: Path, tiny_model: ModelRef, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Families share their conventions and are not spared; what is depends on the seed alone, not on the corpus."""
+    run = make_run(tmp_path, corpus)
+    own = store.read_jsonl(run / "trajectories.jsonl", Trajectory)
+    plain = [dataclasses.replace(t, family="", benchmark="plain") for t in own[: len(own) // 2]]
+    store.write_jsonl(run / "trajectories.jsonl", [*plain, *own[len(plain) :]])
+    seen: dict[str, set[str]] = {"lora": set(), "retrieved": set()}
+    solutions, group = hypernet_data.Corpus.solutions, hypernet_data.Corpus._group
+
+    def drawn(self: hypernet_data.Corpus, *given: Any) -> list[int]:
+        numbers = solutions(self, *given)
+        seen["lora"] |= {self.trajectories[i].task_id for i in numbers}
+        return numbers
+
+    def grouped(self: hypernet_data.Corpus, rng: Any, first: int, kind: str, *given: Any) -> hypernet_data.Group:
+        if kind == "retrieved":
+            seen["retrieved"].add(self.trajectories[first].task_id)
+        return group(self, rng, first, kind, *given)
+
+    monkeypatch.setattr(hypernet_data.Corpus, "solutions", drawn)
+    monkeypatch.setattr(hypernet_data.Corpus, "_group", grouped)
+    plan = dataclasses.replace(settings(lora_steps=30), spare=0.4)
+    context = make_context(tiny_model, tmp_path)
+    train.run(run, plan, context)
+    spared = train.spared(plain + own[len(plain) :], 0.4, seed=context.seed)
+    assert spared == train.spared(plain, 0.4, seed=context.seed)
+    assert 0 < len(spared) < len({t.task_id for t in plain})
+    assert seen["lora"] == {t.task_id for t in own if t.solved} - spared
+    assert seen["retrieved"] and seen["retrieved"] <= spared
+    assert train.spared(plain, 0.4, seed=context.seed + 1) != spared
 
 
 def test_a_corpus_without_any_solution_is_one_clear_error(tmp_path: Path, tiny_model: ModelRef, corpus: Corpus) -> None:

@@ -1,7 +1,11 @@
 #!/usr/bin/env bash
-# There: whatever is finished → $OUT, the weights first.
-[ -f /tmp/fam0/shipped/model.safetensors ] && mkdir -p "$OUT/w" && split -b 15M -d -a 1 /tmp/fam0/shipped/model.safetensors "$OUT/w/m." \
-    && cp /tmp/fam0/shipped/settings.json "$OUT/w/"
-tar czf "$OUT/runs.tgz" --exclude=checkpoints --exclude='trajectories.jsonl' -C /tmp runs study.log $(cd /tmp && ls specified.log families.log wide.log 2>/dev/null)
-[ -d /tmp/fam0 ] && tar czf "$OUT/families.tgz" --exclude='*.safetensors' --exclude=trajectories.jsonl --exclude=lessons.jsonl -C /tmp fam0
-cat /tmp/study.log; for log in specified families wide; do tail -c 300 /tmp/$log.log 2>/dev/null; done; ls -la "$OUT"
+# There: whatever is finished → $OUT, the weights first. A run that is not at its end can be gone on with from its archive.
+T=${T:-/tmp}
+[ -f $T/fam0/shipped/model.safetensors ] && mkdir -p "$OUT/w" && split -b 15M -d -a 1 $T/fam0/shipped/model.safetensors "$OUT/w/m."
+cd $T || exit
+tar czf "$OUT/rest.tgz" --exclude=checkpoints --exclude='*.safetensors' --exclude=trajectories.jsonl --exclude=lessons.jsonl \
+    --exclude=corpus.jsonl $(ls -d ./*.log fam0 recipes 2>/dev/null)
+for run in runs/*/; do
+    tar c --exclude=checkpoints -C runs "$(basename "$run")" | xz -1 --lzma2=preset=1,dict=32MiB > "$OUT/$(basename "$run").tar.xz"
+done
+cat study.log; for log in *.log; do echo; echo "-- $log"; tail -c 250 "$log"; done; cat recipes/recipes.md 2>/dev/null; ls -la "$OUT"

@@ -3,12 +3,15 @@
 A step is a function of (seed, step) alone, so a resumed run sees the very same batches. Three kinds of pair:
 *recall* (the target's own trajectory is in the set), *family* (only siblings of the target), *retrieved* (the nearest
 trajectories of other tasks, as at evaluation). Beside the right solutions a group carries contrast rows.
+
+What a neighbour's trajectory is worth shows only on a task whose solution the static part has not learned: where it
+has, a retrieved pair has nothing left to teach. So some tasks can be spared from phase A for retrieved pairs.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,8 +49,12 @@ class Corpus:
         *,
         max_tokens: int,
         retrieved: Mapping[str, Sequence[str]] | None = None,
+        spared: Collection[str] = (),
     ) -> None:
-        """`retrieved`: trajectory_id → ids of its nearest trajectories of other tasks (needed for retrieved pairs)."""
+        """`retrieved`: trajectory_id → ids of its nearest trajectories of other tasks (needed for retrieved pairs).
+
+        `spared`: the only tasks that retrieved pairs are about; empty: all.
+        """
         self.trajectories = tuple(trajectories)
         self.texts: dict[int, Text] = {}
         self._unsolved: dict[int, Text] = {}  # the last attempts at tasks that nobody solved
@@ -79,10 +86,18 @@ class Corpus:
             if i in self.texts:
                 self._prompt[trajectory.prompt].append(i)
         self._solved = np.array(sorted(self.texts))
-        by_benchmark: dict[str, list[int]] = defaultdict(list)
-        for i in sorted(self.texts):
-            by_benchmark[self.trajectories[i].benchmark].append(i)
-        self._by_benchmark = {name: np.array(numbers) for name, numbers in by_benchmark.items()}
+        self._by_benchmark = self._sorted_by_benchmark(sorted(self.texts))
+        kept = [i for i in sorted(self.texts) if self.trajectories[i].task_id in spared] if spared else []
+        if spared and not kept:
+            raise DataError(f"none of the {len(spared)} tasks spared for retrieved pairs has a solution; spare more")
+        self._spared = np.array(kept, dtype=int)
+        self._spared_by_benchmark = self._sorted_by_benchmark(kept)
+
+    def _sorted_by_benchmark(self, numbers: Sequence[int]) -> dict[str, np.ndarray]:
+        found: dict[str, list[int]] = defaultdict(list)
+        for i in numbers:
+            found[self.trajectories[i].benchmark].append(i)
+        return {name: np.array(some) for name, some in found.items()}
 
     def lesson(self, number: int) -> str:
         """What a trajectory teaches: its family, or its task where there are no families."""
@@ -112,11 +127,15 @@ class Corpus:
         weights = np.array([shares[name] for name in names])
         return names, weights / weights.sum()
 
-    def _first(self, rng: np.random.Generator, shares: Mapping[str, float]) -> int:
+    def _first(self, rng: np.random.Generator, shares: Mapping[str, float], *, spared: bool) -> int:
+        """`spared`: one of the spared tasks, by their benchmarks' shares among themselves."""
+        pools = self._spared_by_benchmark if spared else self._by_benchmark
+        if spared:
+            shares = {name: share for name, share in shares.items() if name in pools and share > 0}
         if not shares:
-            return int(rng.choice(self._solved))
+            return int(rng.choice(self._spared if spared else self._solved))
         names, weights = self._shared(shares)
-        return int(rng.choice(self._by_benchmark[names[rng.choice(len(names), p=weights)]]))
+        return int(rng.choice(pools[names[rng.choice(len(names), p=weights)]]))
 
     def groups(
         self, rng: np.random.Generator, mix: PairMix, *, count: int, targets: int, contrasts: int
@@ -127,7 +146,7 @@ class Corpus:
         taken: set[str] = set()
         for kind in kinds:
             for _ in range(50):
-                first = self._first(rng, mix.shares)
+                first = self._first(rng, mix.shares, spared=kind == 2 and len(self._spared) > 0)
                 if self.lesson(first) not in taken:
                     break
             taken.add(self.lesson(first))

@@ -19,10 +19,7 @@ seeds together, so the interval is over tasks; how far seeds differ stands besid
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -32,8 +29,8 @@ from typing import Any
 from rune import __version__, config, console, plugins, store
 from rune.agent import importers
 from rune.benchmarks import _exclusion, _split
-from rune.errors import ConfigError, RuneError
-from rune.stages import _check, _provenance, _seal, adapt, collect, pipeline
+from rune.errors import ConfigError
+from rune.stages import _check, _crossfit_workers, _provenance, _seal, adapt, collect, pipeline
 from rune.stages import sample as sampling
 from rune.stages import score as scoring
 from rune.stages import train as training
@@ -83,7 +80,8 @@ def go_on(folder: RunDir, settings: RunConfig, *, jobs: int = 1) -> None:
         elif wanted := pending(folder, settings):
             with pipeline.machinery(settings) as context:
                 Experiment(folder, settings, context, problems, parts=parts).collect()
-            _by_workers(folder, wanted, jobs, len(settings.crossfit.seeds) * len(parts))
+                gpus = _crossfit_workers.gpus() if context.device == "cuda" else []
+            _crossfit_workers.run(folder, wanted, jobs, gpus=gpus, total=len(settings.crossfit.seeds) * len(parts))
         settle(folder, settings)
     decide(folder, settings)
 
@@ -118,7 +116,7 @@ def settle(folder: RunDir, settings: RunConfig) -> None:
 
 
 def work(path: Path, wanted: Sequence[str], *, jobs: int) -> None:
-    """What one of `jobs` processes does: folds "seed/fold" of a run whose trajectories are collected."""
+    """What one of `jobs` processes on a device does: folds "seed/fold" of a run whose trajectories are collected."""
     folder, settings = reopen(path)
     if settings.engine.name == "torch":  # the others' caches stand on the same device
         share = {"memory_fraction": round(0.85 / jobs, 3), **settings.engine.settings}
@@ -127,53 +125,6 @@ def work(path: Path, wanted: Sequence[str], *, jobs: int) -> None:
     places = [Place(*map(int, one.split("/"))) for one in wanted]
     with pipeline.machinery(settings) as context:
         Experiment(folder, settings, context, problems, parts=_parts(settings, problems)).run(places)
-
-
-def _by_workers(folder: RunDir, wanted: Sequence[Place], jobs: int, total: int) -> None:
-    """Folds dealt out to processes of their own, each with a log; one that fails stops all. Raises RuneError."""
-    shares = [wanted[i::jobs] for i in range(min(jobs, len(wanted)))]
-    running: dict[Path, subprocess.Popen[bytes]] = {}
-    with (
-        contextlib.ExitStack() as stack,
-        console.Progress("crossfit", total, unit="fold", initial=total - len(wanted)) as bar,
-    ):
-        for i, share in enumerate(shares):
-            log = folder / f"worker-{i}.log"
-            names = [f"{p.seed}/{p.fold}" for p in share]
-            command = [
-                sys.executable,
-                "-m",
-                "rune",
-                "crossfit",
-                str(folder.path),
-                "--jobs",
-                str(jobs),
-                "--worker",
-                *names,
-            ]
-            out = stack.enter_context(log.open("ab"))
-            running[log] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
-        try:
-            left = {p: place(folder, p.seed, p.fold) / DONE for p in wanted}
-            while running:
-                time.sleep(0.5)
-                for one in [p for p, done in left.items() if done.exists()]:
-                    del left[one]
-                    bar.advance()
-                for log, process in list(running.items()):
-                    if process.poll() is None:
-                        continue
-                    del running[log]
-                    if process.returncode:
-                        last = log.read_text(errors="replace").strip().splitlines()[-1:]
-                        raise RuneError(
-                            f"crossfit: a worker ended with {process.returncode} ({''.join(last)}); see {log}"
-                        )
-        finally:
-            for process in running.values():
-                process.terminate()
-            for process in running.values():
-                process.wait()
 
 
 def reopen(path: Path) -> tuple[RunDir, RunConfig]:

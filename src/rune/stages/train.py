@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rune import console, plugins, store
 from rune.benchmarks import _exclusion
+from rune.config import derive_seed
 from rune.errors import ConfigError, DataError
 from rune.hypernet.settings import HypernetConfig, LoraConfig
 from rune.stages._context import Context
@@ -28,16 +29,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Settings of `[train]`. Both phases train on the same solutions."""
+    """Settings of `[train]`. Both phases train on the same solutions, but for `spare`."""
 
     lora: LoraConfig
     hypernet: HypernetConfig
     retriever: str = "bm25"  # finds the sources of retrieved pairs, as at evaluation
     neighbours: int = 8  # nearest trajectories of other tasks kept for each target
+    spare: float = 0.0  # share of the tasks outside families that phase A never sees: retrieved pairs are about those
     start_from: str = ""  # checkpoints to go on from: a run's checkpoints/, or a hypernetwork's own folder
     cache_features: bool = False  # keep features on disk: 7 kB a token for four taps of the 0.5B
 
     def __post_init__(self) -> None:
+        if not 0 <= self.spare < 1:
+            raise ValueError(f"spare is a share of the tasks, 0 or more and below 1, found {self.spare:g}")
+        if self.spare and not self.hypernet.pairs.retrieved:
+            raise ValueError(
+                "spare keeps tasks for retrieved pairs, and pairs.retrieved is 0; raise that, or spare none"
+            )
         if self.start_from and self.hypernet.encoder_first is not None:
             raise ValueError("encoder_first is for an encoder that knows nothing; leave it out, or start_from")
 
@@ -146,8 +154,10 @@ def _fit(trajectories: Sequence[Trajectory], config: Config, context: Context, f
     layout = base.layout(config.lora.modules)
     first = _begin(Path(config.start_from)) if config.start_from else None
     tasks = _tasks(trajectories, first)
+    kept_back = spared(trajectories, config.spare, seed=context.seed)
     if not checkpoint.done(lora_folder):
-        corpus = Corpus(base, trajectories, max_tokens=config.lora.max_tokens)
+        learned = [t for t in trajectories if t.task_id not in kept_back]
+        corpus = Corpus(base, learned, max_tokens=config.lora.max_tokens)
         _report_left_out(corpus, config.lora.max_tokens)
         lora = trainer.train_lora(
             base,
@@ -162,7 +172,7 @@ def _fit(trajectories: Sequence[Trajectory], config: Config, context: Context, f
     static = checkpoint.load(lora_folder, model, device=context.device).static.train()
     wanted = config.hypernet.pairs.retrieved or config.hypernet.weights.kl_static
     near = neighbours(trajectories, config) if wanted else {}
-    corpus = Corpus(base, trajectories, max_tokens=config.hypernet.max_tokens, retrieved=near)
+    corpus = Corpus(base, trajectories, max_tokens=config.hypernet.max_tokens, retrieved=near, spared=kept_back)
     _report_left_out(corpus, config.hypernet.max_tokens)
     bank = Bank(desk.features(corpus.trajectories, config.hypernet.taps, on_disk=config.cache_features))
     both = trainer.train_hypernet(
@@ -178,6 +188,12 @@ def _fit(trajectories: Sequence[Trajectory], config: Config, context: Context, f
         initial=checkpoint.load(first.hypernet, model, device=context.device).both if first else None,
     )
     checkpoint.save_hypernet(hypernet_folder, both, layout, config.lora, config.hypernet, model, trained_on=tasks)
+
+
+def spared(trajectories: Sequence[Trajectory], share: float, *, seed: int) -> set[str]:
+    """The tasks outside families that phase A leaves out: each by its own number, whatever else is in the corpus."""
+    plain = {t.task_id for t in trajectories if not t.family}
+    return {task for task in plain if derive_seed(seed, "spare", task) < share * 2**31}
 
 
 def _tasks(trajectories: Sequence[Trajectory], first: Begin | None) -> list[str]:

@@ -55,15 +55,15 @@ def main() -> int:
     dev = [replace(p, split=Split.HELD_OUT) for p in store.read_jsonl(args.dev, Problem)]
     if evaluated := next((p for p in dev if _exclusion.canonical_id(p.task_id).startswith("HumanEval/")), None):
         parser.exit(2, f"recipes: {evaluated.task_id} is scored by the gate; choose on other tasks\n")
+    given = tomllib.loads(args.recipes.read_text())
+    recipes = {n: {**r, "set": [*given.get("set", ()), *r.get("set", ())]} for n, r in given["recipes"].items()}
+    if args.choose:
+        return choose(args.out, recipes, {n: given["recipes"][n] for n in recipes})
     corpora = {}
     for entry in args.corpus:
         name, _, file = entry.partition("=")
         corpora[name], report = _exclusion.decontaminate(importers.read(Path(file)), dev)
         console.note(f"{name}: {report.kept} of {report.examined} trajectories ({dict(report.dropped)})")
-    given = tomllib.loads(args.recipes.read_text())
-    recipes = {n: {**r, "set": [*given.get("set", ()), *r.get("set", ())]} for n, r in given["recipes"].items()}
-    if args.choose:
-        return choose(args.out, recipes, {n: given["recipes"][n] for n in recipes})
     machine = pipeline.Machinery(pipeline.load(args.config, given.get("set", ())))
     desk = training.Desk(machine.context())
     begun, rows = time.monotonic(), {}

@@ -275,6 +275,26 @@ def test_a_cpu_timeout_on_an_overloaded_machine_is_tried_again_alone_before_it_c
     assert sent.count("loop") == 2 and sent[-1] == "loop"
 
 
+def test_a_hundred_boxes_at_work_do_not_shut_each_other(sandbox: Pool) -> None:
+    """Descriptors that travel between processes are counted per user, over all boxes: on a machine with 64 processors
+    every other box closed for want of room. What a program itself may open stays bounded."""
+    many = (
+        "import os\ndef f(x):\n    try:\n        return len([os.open('/dev/null', os.O_RDONLY) for _ in range(x)])\n"
+        "    except OSError as error:\n        return error.errno"
+    )
+    told = run(sandbox, many, check("assert candidate(20) == 20 and candidate(80) == 24"))
+    assert told.outcome is Outcome.PASSED, told
+    programs = [
+        Program(
+            key=str(i), code=f"def f(x): return x + {i}", test=check(f"assert candidate(1) == {1 + i}"), entry_point="f"
+        )
+        for i in range(400)
+    ]
+    with fork.build(fork.Config(workers=100)) as pool:
+        found = {e.key: e.outcome for e in pool.judge(programs)}
+    assert found == {str(i): Outcome.PASSED for i in range(400)}
+
+
 def test_a_thousand_programs_leave_nothing_open(sandbox: Pool) -> None:
     def descriptors() -> list[int]:
         pids = [os.getpid(), sandbox._lanes[0].process.pid]

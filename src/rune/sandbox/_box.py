@@ -11,7 +11,6 @@ from __future__ import annotations
 import array
 import contextlib
 import ctypes
-import functools
 import gc
 import importlib
 import json
@@ -174,7 +173,6 @@ def _limit(options: dict[str, Any], walls: bool) -> Callable[[], object]:
     limits = {
         "RLIMIT_AS": options["memory_mb"] * megabyte,
         "RLIMIT_FSIZE": options["work_mb"] * megabyte,
-        "RLIMIT_NOFILE": 64,
         "RLIMIT_CORE": 0,
         "RLIMIT_MSGQUEUE": 0,
         "RLIMIT_MEMLOCK": 0,
@@ -185,8 +183,18 @@ def _limit(options: dict[str, Any], walls: bool) -> Callable[[], object]:
         if hasattr(resource, name):
             with contextlib.suppress(ValueError, OSError):
                 resource.setrlimit(getattr(resource, name), (value, value))
+    # Linux counts the descriptors that are on their way through sockets per user, over all boxes, and holds a sender to
+    # its own limit of open files: at 64, some forty boxes that hand over their children's sockets close each other.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     seconds = int(options["cpu_seconds"]) + 2
-    return functools.partial(resource.setrlimit, resource.RLIMIT_CPU, (seconds, seconds + 1))
+
+    def of_a_child() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+
+    return of_a_child
 
 
 def _serve(control: socket.socket, doors: _Doors, options: dict[str, Any]) -> None:

@@ -118,8 +118,9 @@ def settle(folder: RunDir, settings: RunConfig) -> None:
 def work(path: Path, wanted: Sequence[str], *, jobs: int) -> None:
     """What one of `jobs` processes on a device does: folds "seed/fold" of a run whose trajectories are collected."""
     folder, settings = reopen(path)
-    if settings.engine.name == "torch":  # the others' caches stand on the same device
-        share = {"memory_fraction": round(0.85 / jobs, 3), **settings.engine.settings}
+    if settings.engine.name == "torch" and jobs > 1:
+        # Of what the others on the device have left, who have taken theirs already: an even share would be too small.
+        share = {"memory_fraction": round(min(0.6, 1.5 / jobs), 3), **settings.engine.settings}
         settings = replace(settings, engine=replace(settings.engine, settings=share))
     problems = store.read_jsonl(folder / "problems.jsonl", Problem)
     places = [Place(*map(int, one.split("/"))) for one in wanted]

@@ -8,4 +8,5 @@ tar czf "$OUT/rest.tgz" --exclude=checkpoints --exclude='*.safetensors' --exclud
 for run in runs/*/; do
     tar c --exclude=checkpoints -C runs "$(basename "$run")" | xz -1 --lzma2=preset=1,dict=32MiB > "$OUT/$(basename "$run").tar.xz"
 done
-cat study.log; for log in *.log; do echo; echo "-- $log"; tail -c 250 "$log"; done; cat recipes/recipes.md 2>/dev/null; ls -la "$OUT"
+cat study.log; ls -la "$OUT"
+for log in $(sed -n 's/^== .*s: \(.*\): \([1-9][0-9]*\) after .*/\1/p' study.log | sort -u); do echo "-- $log"; tail -c 400 "${log//\//-}.log"; done

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -139,9 +140,7 @@ def main() -> int:
     parser.add_argument("--run", type=Path, help="the specified corpus' cross-fit, unpacked")
     parser.add_argument("--recipes", type=Path, default=Path("experiments/recipes.toml"))
     parser.add_argument("--dev", type=Path, default=Path(".carry/data/dev.jsonl"))
-    parser.add_argument(
-        "--families", nargs="*", default=["--train-seconds", "240"], help="arguments of the families study"
-    )
+    parser.add_argument("--families", default="--train-seconds 240", help="arguments of the families study")
     args = parser.parse_args()
     study = Study(args)
     study.say(f"start on {study.gpus}")
@@ -160,7 +159,7 @@ def main() -> int:
     first += ["--set", "hypernet.schedule.learning_rate=8e-4"]
     families = [python, "experiments/families.py", "--out", str(args.root / "fam0")]
     study.waiting = [
-        Task("families", [*families, *first, *args.families], 0, whole=True),
+        Task("families", [*families, *first, *shlex.split(args.families)], 0, whole=True),
         *(Task(f"recipe-{name}", [*sweep, "--only", name], 1) for name in recipes),
         *(study.folds(args.run, 3) if args.run else []),
     ]  # fmt: skip

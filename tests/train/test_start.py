@@ -54,6 +54,30 @@ def test_training_goes_on_from_a_runs_checkpoints_and_from_one_hypernetworks_fol
         assert weights and (all(same) if start else not all(same))
 
 
+def test_the_static_part_of_a_checkpoint_can_be_left_out(
+    trained: tuple[store.RunDir, Context], tmp_path: Path, tiny_model: ModelRef, corpus: Corpus
+) -> None:
+    before = load_file(trained[0] / "checkpoints" / "hypernet" / "model.safetensors")
+    config = settings(steps=1, lora_steps=1)
+    still = Schedule(steps=1, learning_rate=1e-9)
+    config = dataclasses.replace(
+        config,
+        lora=dataclasses.replace(config.lora, schedule=still),
+        hypernet=dataclasses.replace(config.hypernet, schedule=still),
+        start_from=str(trained[0] / "checkpoints" / "hypernet"),
+        start_static=False,
+    )
+    folder = make_run(tmp_path, corpus)
+    train.run(folder, config, make_context(tiny_model, tmp_path / "cache"))
+    after = load_file(folder / "checkpoints" / "hypernet" / "model.safetensors")
+    heads = [n for n in before if n.startswith("hypernet.up.")]
+    assert heads and all((after[n] - before[n]).abs().max() < 1e-5 for n in heads)
+    ups = [n for n in before if n.startswith("static.up_YRO")]
+    assert ups and all(before[n].abs().max() > 1e-4 and after[n].abs().max() < 1e-5 for n in ups)
+    with pytest.raises(ValueError, match="start_static = false leaves a part of start_from out, and there is none"):
+        dataclasses.replace(config, start_from="")
+
+
 def test_a_checkpoint_of_another_shape_is_one_line_before_anything_is_loaded(
     trained: tuple[store.RunDir, Context],
 ) -> None:

@@ -37,6 +37,7 @@ class Config:
     neighbours: int = 8  # nearest trajectories of other tasks kept for each target
     spare: float = 0.0  # share of the tasks outside families that phase A never sees: retrieved pairs are about those
     start_from: str = ""  # checkpoints to go on from: a run's checkpoints/, or a hypernetwork's own folder
+    start_static: bool = True  # from its static part as well; if not, phase A begins at zero
     cache_features: bool = False  # keep features on disk: 7 kB a token for four taps of the 0.5B
 
     def __post_init__(self) -> None:
@@ -46,6 +47,8 @@ class Config:
             raise ValueError(
                 "spare keeps tasks for retrieved pairs, and pairs.retrieved is 0; raise that, or spare none"
             )
+        if not self.start_static and not self.start_from:
+            raise ValueError("start_static = false leaves a part of start_from out, and there is none; set start_from")
         if self.start_from and self.hypernet.encoder_first is not None:
             raise ValueError("encoder_first is for an encoder that knows nothing; leave it out, or start_from")
 
@@ -166,7 +169,9 @@ def _fit(trajectories: Sequence[Trajectory], config: Config, context: Context, f
             seed=context.seed,
             folder=lora_folder,
             metrics=metrics,
-            initial=checkpoint.load(first.lora, model, device=context.device).static if first else None,
+            initial=checkpoint.load(first.lora, model, device=context.device).static
+            if first and config.start_static
+            else None,
         )
         checkpoint.save_lora(lora_folder, lora, layout, config.lora, model, trained_on=tasks)
     static = checkpoint.load(lora_folder, model, device=context.device).static.train()

@@ -25,6 +25,7 @@ from rune.hypernet import trainer
 from rune.hypernet.data import Corpus
 from rune.hypernet.features import Bank, Reader
 from rune.hypernet.lora import StaticLora
+from rune.hypernet.objective import Objective
 from rune.hypernet.settings import MODULES, HypernetConfig, PairMix, Schedule, Weights
 from rune.models import resolve
 
@@ -59,7 +60,7 @@ def main() -> int:
     layout = base.layout(MODULES)
     both = trainer.Both(StaticLora(layout, rank=8, alpha=16.0), trainer.new_hypernet(layout, config)).to(base.device)
     both.train()
-    objective = trainer.Objective(base, corpus, bank, both, config, layout, {}, 0)
+    objective = Objective(base, corpus, bank, both, config, layout, {}, 0)
     optimiser = torch.optim.AdamW(both.parameters(), lr=1e-4)
 
     def step(number: int) -> int:

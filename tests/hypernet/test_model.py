@@ -14,7 +14,7 @@ from rune.benchmarks import families
 from rune.encoders._front import Ending, Kind
 from rune.errors import ConfigError, DataError, ModelError
 from rune.hypernet import base as bases
-from rune.hypernet import features, losses, trainer
+from rune.hypernet import features, losses, objective, trainer
 from rune.hypernet.data import Corpus
 from rune.hypernet.features import Bank, Reader
 from rune.hypernet.loop import learning_rate
@@ -224,6 +224,30 @@ def test_kl_static_without_an_unsolved_task_is_one_clear_error(base: bases.Base,
     near = {t.trajectory_id: [o.trajectory_id for o in lessons[:3]] for t in lessons}
     with pytest.raises(DataError, match="kl_static needs tasks that no trajectory solved"):
         Corpus(base, lessons, max_tokens=700, retrieved=near).strangers(np.random.default_rng(0), 2, max_sources=1)
+
+
+def test_a_term_taken_apart_has_the_same_value_and_gradient(base: bases.Base, lessons: list[Trajectory]) -> None:
+    """Its activations are gone before the next pass begins; a second backward through it finds nothing to do."""
+    corpus = Corpus(base, lessons[:2], max_tokens=700)
+    rows = base.rows([corpus.texts[0], corpus.texts[1]])
+    lora = StaticLora(base.layout(MODULES), rank=2, alpha=4.0)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in lora.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+        bare = base.logits(rows, None)
+    found = []
+    for take in (objective.apart, lambda adapters, term: term(adapters)):
+        lora.zero_grad()
+        value = take(concatenate(lora.factors(), lora.factors()), lambda worn: losses.kl(bare, base.logits(rows, worn)))
+        (3.0 * value).backward()
+        found.append((float(value), [p.grad.clone() for p in lora.parameters() if p.grad is not None]))
+    (mine, gradients), (plain, expected) = found
+    assert mine == pytest.approx(plain, rel=1e-5) and plain > 1e-4
+    assert len(gradients) == len(expected) == len(list(lora.parameters()))
+    for g, e in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(g, e, rtol=1e-3, atol=1e-6)
+    assert max(float(e.abs().max()) for e in expected) > 1e-4
 
 
 def test_an_encoder_that_was_taught_first_knows_its_lessons_when_the_adapters_begin(

@@ -1,33 +1,29 @@
 """Two phases. A: one static LoRA on all verified solutions. B: the trajectory part on top of it, the static part slow.
 
-A step of B: draw groups (data.py), make one adapter per group from its trajectories, run all rows of all groups
-through the frozen base in one padded batch, each group under its own adapter, and add up the terms with a weight.
+What a step of B adds up is in objective.py.
 """
 
-# Shapes: G groups = N adapters · R rows of a group · B = G·R rows · P packed response tokens · K teacher tokens
 from __future__ import annotations
 
 import contextlib
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rune import plugins, prompts
+from rune import plugins
 from rune.config import build as build_config
 from rune.config import derive_seed
-from rune.hypernet import losses, unrelated
-from rune.hypernet.base import Base, Text, to_dtype
-from rune.hypernet.data import Corpus, Group, Stranger
+from rune.hypernet import losses
+from rune.hypernet.base import Base, to_dtype
+from rune.hypernet.data import Corpus
 from rune.hypernet.features import Bank, statistics
 from rune.hypernet.loop import Rate, Step, fit
-from rune.hypernet.lora import Adapters, Factors, Layout, StaticLora, concatenate, select
-from rune.hypernet.model import Hypernet, Made, make
+from rune.hypernet.lora import Adapters, Layout, StaticLora
+from rune.hypernet.model import Hypernet, make
+from rune.hypernet.objective import BUCKETS, Objective
 from rune.hypernet.settings import HypernetConfig, LoraConfig
 
 
@@ -59,9 +55,6 @@ def train_lora(
     rates = [Rate(list(lora.parameters()), 1.0)]
     fit(lora, rates, config.schedule, take, folder=folder, metrics=metrics, phase="lora", stop_after=stop_after)
     return lora
-
-
-BUCKETS = 1024  # of the lesson term's word hash
 
 
 class Both(nn.Module):
@@ -110,41 +103,6 @@ def new_hypernet(layout: Layout, config: HypernetConfig) -> Hypernet:
         alpha=config.alpha,
         inputs=config.inputs,
     )
-
-
-class Plan(NamedTuple):
-    """The rows of a step, in group order, and which of them belong together."""
-
-    texts: list[Text]
-    right_B: list[bool]  # rows that cross-entropy counts
-    target_pairs: list[tuple[int, int]]  # (right solution, wrong solution) under one adapter
-    source_pairs: list[tuple[int, int]]  # one solution (under its own adapter, under another's)
-
-
-def plan(corpus: Corpus, groups: list[Group], *, target_contrast: bool, source_contrast: bool) -> Plan:
-    """Every group gets the same number of rows; a contrast without a partner keeps its place and is not counted."""
-    texts: list[Text] = []
-    right: list[bool] = []
-    first_row: list[int] = []
-    target_pairs: list[tuple[int, int]] = []
-    foreign: list[tuple[int, int]] = []  # (row, group whose first target it repeats)
-    for g, group in enumerate(groups):
-        first_row.append(len(texts))
-        texts += [corpus.texts[i] for i in group.targets]
-        right += [True] * len(group.targets)
-        if target_contrast:
-            wrong = group.wrongs[0]
-            if wrong is not None:
-                target_pairs.append((first_row[g], len(texts)))
-            texts.append(corpus.texts[group.targets[0] if wrong is None else wrong])
-            right.append(False)
-        if source_contrast:
-            other = (g + 1) % len(groups)
-            if corpus.lesson(groups[other].targets[0]) != corpus.lesson(group.targets[0]):
-                foreign.append((len(texts), other))
-            texts.append(corpus.texts[groups[other].targets[0]])
-            right.append(False)
-    return Plan(texts, right, target_pairs, [(first_row[other], row) for row, other in foreign])
 
 
 def train_hypernet(
@@ -196,200 +154,10 @@ def train_hypernet(
     return both.eval()
 
 
-CALIBRATION_SETS = 512  # trajectory sets that the latents' statistics are measured on
-
-
 def statistics_of(bank: Bank) -> tuple[Tensor, Tensor]:
     """Over at most some 200,000 tokens, evenly spread: more change nothing."""
     every = max(1, len(bank.features_XSD) // 200_000)
     return statistics(bank.features_XSD[::every].split(8192))
-
-
-class Objective:
-    """The loss of phase B as a function of the step."""
-
-    def __init__(
-        self,
-        base: Base,
-        corpus: Corpus,
-        bank: Bank,
-        both: Both,
-        config: HypernetConfig,
-        layout: Layout,
-        reconstruct: Mapping[int, Adapters],
-        seed: int,
-    ) -> None:
-        self.base, self.corpus, self.bank, self.both, self.config = base, corpus, bank, both, config
-        self.reconstruct = reconstruct
-        self.seed = derive_seed(seed, "hypernet data")
-        self.dtype = next(base.model.parameters()).dtype
-        self.base_squared_norm = base.squared_norm(layout)
-        encode = base.tokenizer
-        self.unrelated = [Text(tuple(encode(t, add_special_tokens=False)["input_ids"]), 1) for t in unrelated.TEXTS]
-
-    def take(self, step: int) -> Step:
-        config, weights = self.config, self.config.weights
-        rng = np.random.default_rng([self.seed, step])
-        groups = self.corpus.groups(rng, config.pairs, count=config.groups, targets=config.targets, contrasts=1)
-        strangers: list[Stranger] = []
-        if weights.kl_static and step % config.unrelated_every == 0:
-            count = min(8, config.groups)
-            strangers = self.corpus.strangers(rng, count, max_sources=config.pairs.max_sources)
-        steps = self.bank.batch(
-            [*(g.sources for g in groups), *(s.sources for s in strangers)],
-            max_tokens=config.max_source_tokens,
-            drop=config.drop_tokens,
-            rng=rng,
-        )
-        with torch.autocast(self.base.device.type, torch.bfloat16, enabled=self.base.device.type == "cuda"):
-            every = self.both.hypernet(steps)
-        made = Made(select(every.factors, slice(0, len(groups))), *(t[: len(groups)] for t in every[1:]))
-        adapters = to_dtype(concatenate(self.both.static.factors(), made.factors), self.dtype)
-        layout = plan(
-            self.corpus,
-            groups,
-            target_contrast=weights.target_contrast > 0,
-            source_contrast=weights.source_contrast > 0,
-        )
-        rows = self.base.rows(layout.texts)
-        logits_PV = self.base.logits(rows, adapters)
-        log_prob_P = -F.cross_entropy(logits_PV.float(), rows.label_P, reduction="none")
-        sequence_B = losses.sequence_log_prob(log_prob_P, rows.row_P, len(layout.texts))
-        right_P = torch.tensor(layout.right_B, device=self.base.device)[rows.row_P].float()
-        terms = {"cross_entropy": losses.cross_entropy(log_prob_P, right_P)}
-        terms |= self._contrast("target_contrast", sequence_B, layout.target_pairs)
-        terms |= self._contrast("source_contrast", sequence_B, layout.source_pairs)
-        if weights.kl_base:
-            terms["kl_base"] = self._kl_base(step, adapters)
-        if weights.kl_static:
-            terms["kl_static"] = self._kl_static(strangers, select(every.factors, slice(len(groups), None)))
-        if weights.kl_teacher:
-            terms["kl_teacher"] = self._kl_teacher(groups, layout, logits_PV, log_prob_P.detach(), rows.row_P)
-        if weights.norm:
-            terms["norm"] = losses.norm(made.factors, self.base_squared_norm)
-        if weights.variance:
-            terms["variance"] = losses.variance_hinge(made.latents_NLW.flatten(1))
-        if weights.lesson:
-            terms["lesson"] = losses.lesson(self.both.guess(made.standardised_NLW.flatten(1)), self._words(groups))
-        if weights.reconstruction:
-            terms["reconstruction"] = self._reconstruction(groups, adapters)
-        loss = torch.stack([getattr(weights, name) * term for name, term in terms.items() if hasattr(weights, name)])
-        return Step(loss.sum(), terms, rows.ids_BT.numel())
-
-    def listen(self, step: int) -> Step:
-        """A step of the phase that teaches the encoder alone."""
-        config, first = self.config, self.config.encoder_first
-        assert first is not None
-        rng = np.random.default_rng([derive_seed(self.seed, "encoder"), step])
-        groups = self.corpus.groups(rng, config.pairs, count=first.groups, targets=config.targets, contrasts=0)
-        steps = self.bank.batch(
-            [g.sources for g in groups], max_tokens=config.max_source_tokens, drop=config.drop_tokens, rng=rng
-        )
-        with torch.autocast(self.base.device.type, torch.bfloat16, enabled=self.base.device.type == "cuda"):
-            z_NLW = self.both.hypernet.standardise(self.both.hypernet.encoder(steps))
-        term = losses.lesson(self.both.guess(z_NLW.flatten(1)), self._words(groups))
-        return Step(term, {"lesson": term}, steps.mask_BT.numel())
-
-    @torch.no_grad()
-    def calibrate(self) -> None:
-        """Measure the latents' mean and spread over training sets with the finished encoder.
-
-        The running averages lag behind a moving encoder: in a test they turned a lead of 134 nats into 14.
-        """
-        config, hypernet = self.config, self.both.hypernet
-        found = []
-        for number in range(-(-CALIBRATION_SETS // config.groups)):
-            rng = np.random.default_rng([derive_seed(self.seed, "calibrate"), number])
-            groups = self.corpus.groups(rng, config.pairs, count=config.groups, targets=1, contrasts=0)
-            steps = self.bank.batch([g.sources for g in groups], max_tokens=config.max_source_tokens)
-            with torch.autocast(self.base.device.type, torch.bfloat16, enabled=self.base.device.type == "cuda"):
-                found.append(hypernet.encoder(steps).float().flatten(1))
-        latents_ND = torch.cat(found)
-        hypernet.centre.running_mean.copy_(latents_ND.mean(0))  # type: ignore[union-attr]
-        hypernet.centre.running_var.copy_(latents_ND.var(0))  # type: ignore[union-attr]
-
-    def _words(self, groups: list[Group]) -> Tensor:
-        """Hash buckets of the words that the targets' solutions have and their prompts lack [N, H]."""
-        bag_NH = torch.zeros(len(groups), BUCKETS)
-        for n, group in enumerate(groups):
-            for number in group.targets:
-                text = self.corpus.texts[number]
-                fresh = set(text.ids[text.start :]) - set(text.ids[: text.start])
-                bag_NH[n, [token * 40503 % 65521 % BUCKETS for token in fresh]] = 1.0
-        return bag_NH.to(self.base.device, non_blocking=True)
-
-    def _contrast(self, name: str, sequence_B: Tensor, pairs: list[tuple[int, int]]) -> dict[str, Tensor]:
-        """The term, and beside it the mean lead of the right one in nats."""
-        if not getattr(self.config.weights, name):
-            return {}
-        if not pairs:
-            zero = sequence_B.sum() * 0.0
-            return {name: zero, f"{name}_lead": zero}
-        index_2Q = torch.tensor(pairs, device=sequence_B.device).T
-        right_Q, wrong_Q = sequence_B[index_2Q[0]], sequence_B[index_2Q[1]]
-        term = losses.contrast(right_Q, wrong_Q, margin=self.config.margin)
-        return {name: term, f"{name}_lead": (right_Q - wrong_Q).mean()}
-
-    def _kl_base(self, step: int, adapters: Adapters) -> Tensor:
-        """Every `unrelated_every` steps, that many times as strong; one text per adapter, for a few adapters."""
-        every = self.config.unrelated_every
-        if step % every:
-            return torch.zeros((), device=self.base.device)
-        count = min(8, self.config.groups)
-        texts = list(itertools.islice(itertools.cycle(self.unrelated), step, step + count))
-        rows = self.base.rows(texts)
-        with torch.no_grad():
-            bare_PV = self.base.logits(rows, None)
-        return every * losses.kl(bare_PV, self.base.logits(rows, select(adapters, slice(0, count))))
-
-    def _kl_static(self, strangers: Sequence[Stranger], parts: Adapters) -> Tensor:
-        """With the trajectory part of its neighbours, a task that nothing has learned is answered as without."""
-        if not strangers:
-            return torch.zeros((), device=self.base.device)
-        rows = self.base.rows([s.text for s in strangers])
-        static = {m: type(f)(*(t.detach() for t in f)) for m, f in self.both.static.factors().items()}
-        with torch.no_grad():
-            alone_PV = self.base.logits(rows, to_dtype(static, self.dtype))
-        worn = to_dtype(concatenate(static, parts), self.dtype)
-        return self.config.unrelated_every * losses.kl(alone_PV, self.base.logits(rows, worn))
-
-    def _kl_teacher(
-        self, groups: list[Group], layout: Plan, student_PV: Tensor, student_P: Tensor, row_P: Tensor
-    ) -> Tensor:
-        """The bare model with the trajectories in context, where it knows the solution better than the student."""
-        texts = []
-        for group in groups:
-            sources = [self.corpus.trajectories[i] for i in group.sources]
-            context = "\n\n".join(prompts.render_trajectory(t) for t in sources)
-            for number in group.targets:
-                target = self.corpus.trajectories[number]
-                texts.append(self.base.encode(target.prompt, target.solution, context=context))
-        rows = self.base.rows(texts)
-        with torch.no_grad():
-            teacher_PV = self.base.logits(rows, None).float().log_softmax(-1)
-            top = teacher_PV.topk(self.config.teacher_top_k, -1)
-            teacher_P = teacher_PV.gather(-1, rows.label_P[:, None])[:, 0]
-        right_P = torch.tensor(layout.right_B, device=row_P.device)[row_P]
-        ahead_P = teacher_P > student_P[right_P]
-        if not bool(ahead_P.any()):
-            return torch.zeros((), device=row_P.device)
-        return losses.kl_top(top.values[ahead_P], top.indices[ahead_P], student_PV[right_P][ahead_P])
-
-    def _reconstruction(self, groups: list[Group], adapters: Adapters) -> Tensor:
-        """Only groups made from one trajectory that has a fine-tuned adapter."""
-        alone = {n: g.sources[0] for n, g in enumerate(groups) if len(g.sources) == 1}
-        known = {n: self.reconstruct[number] for n, number in alone.items() if number in self.reconstruct}
-        if not known:
-            return torch.zeros((), device=self.base.device)
-        mine = to_dtype(select(adapters, torch.tensor(list(known), device=self.base.device)), torch.float32)
-        goals = {
-            module: Factors(
-                torch.cat([goal[module].down_YNRI for goal in known.values()], 1).to(mine[module].down_YNRI),
-                torch.cat([goal[module].up_YNRO for goal in known.values()], 1).to(mine[module].up_YNRO),
-            )
-            for module in mine
-        }
-        return losses.reconstruction(mine, goals)
 
 
 @contextlib.contextmanager

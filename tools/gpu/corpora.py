@@ -1,0 +1,41 @@
+"""Here: what the recipes are tried on and trained on, into .carry/data.
+
+dev.jsonl: MBPP's validation tasks. humaneval.jsonl: the loop's chains kept in results/crossfit-0.5b, up to four a task.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+from rune import store
+from rune.agent import loop
+from rune.benchmarks import humaneval, mbpp
+from rune.stages import collect
+
+DATA = Path(".carry/data")
+
+
+def main() -> None:
+    problems = mbpp.build(mbpp.Config(path=str(DATA / "mbpp.jsonl"))).problems()
+    store.write_jsonl(DATA / "dev.jsonl", [p for p in problems if 511 <= int(p.task_id.split("/")[1]) <= 600])
+    attempts = DATA / "attempts.jsonl"
+    with tarfile.open("results/crossfit-0.5b/run.tar.xz") as archive:
+        (name,) = [n for n in archive.getnames() if n.endswith("/attempts.jsonl")]
+        found = archive.extractfile(name)
+        assert found is not None
+        attempts.write_bytes(found.read())
+    tasks = {p.task_id: p for p in humaneval.build(humaneval.Config()).problems()}
+    chains: dict[tuple[str, int], loop.Chain] = {}
+    for step in store.read_jsonl(attempts, collect.Step):
+        chain = chains.setdefault((step.task_id, step.chain), loop.Chain(tasks[step.task_id], step.chain))
+        chain.attempts.append(step.attempt)
+    attempts.unlink()
+    every = [collect.to_trajectory(c, source="qwen2.5-coder-0.5b-instruct") for c in chains.values()]
+    kept = collect.keep(every, limit=600, per_task=4)
+    store.write_jsonl(DATA / "humaneval.jsonl", kept)
+    print(f"humaneval: {len(kept)} trajectories, {sum(t.solved for t in kept)} solved")
+
+
+if __name__ == "__main__":
+    main()

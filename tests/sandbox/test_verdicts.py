@@ -253,11 +253,12 @@ def test_a_cpu_timeout_on_an_overloaded_machine_is_tried_again_alone_before_it_c
         Program(key=str(i), code=f"def f(x): return {-i}", test=check("candidate(1)"), entry_point="f")
         for i in range(9)
     ]
-    # Four on one processor, and at work before the program is: it waits for three quarters of the time.
+    # Four on one processor, and at work before the program is: it waits for three quarters of the time. Each in a
+    # session of its own, or Linux's autogroups let all that this one runs elsewhere count against them.
     processors = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(processors)})
     burn = [sys.executable, "-c", "print(flush=True)\nwhile True: pass"]
-    burners = [subprocess.Popen(burn, stdout=subprocess.PIPE) for _ in range(3)]
+    burners = [subprocess.Popen(burn, stdout=subprocess.PIPE, start_new_session=True) for _ in range(3)]
     try:
         for burner in burners:
             assert burner.stdout is not None and burner.stdout.readline()
@@ -275,7 +276,7 @@ def test_a_cpu_timeout_on_an_overloaded_machine_is_tried_again_alone_before_it_c
     assert sent.count("loop") == 2 and sent[-1] == "loop"
 
 
-def test_a_hundred_boxes_at_work_do_not_shut_each_other(sandbox: Pool) -> None:
+def test_sixty_four_boxes_at_work_do_not_shut_each_other(sandbox: Pool) -> None:
     """Descriptors that travel between processes are counted per user, over all boxes: on a machine with 64 processors
     every other box closed for want of room. What a program itself may open stays bounded."""
     many = (
@@ -288,11 +289,11 @@ def test_a_hundred_boxes_at_work_do_not_shut_each_other(sandbox: Pool) -> None:
         Program(
             key=str(i), code=f"def f(x): return x + {i}", test=check(f"assert candidate(1) == {1 + i}"), entry_point="f"
         )
-        for i in range(400)
+        for i in range(256)
     ]
-    with fork.build(fork.Config(workers=100)) as pool:
+    with fork.build(fork.Config(workers=64)) as pool:
         found = {e.key: e.outcome for e in pool.judge(programs)}
-    assert found == {str(i): Outcome.PASSED for i in range(400)}
+    assert found == {str(i): Outcome.PASSED for i in range(256)}
 
 
 def test_a_thousand_programs_leave_nothing_open(sandbox: Pool) -> None:

@@ -58,7 +58,7 @@ def main() -> int:
     given = tomllib.loads(args.recipes.read_text())
     recipes = {n: {**r, "set": [*given.get("set", ()), *r.get("set", ())]} for n, r in given["recipes"].items()}
     if args.choose:
-        return choose(args.out, recipes, {n: given["recipes"][n] for n in recipes})
+        return choose(args.out, given["recipes"])
     corpora = {}
     for entry in args.corpus:
         name, _, file = entry.partition("=")
@@ -111,26 +111,25 @@ def one(
 COSINE = 0.9  # the issue's bound: adapters that are more alike count as collapsed
 
 
-def choose(out: Path, recipes: dict[str, dict[str, Any]], own: dict[str, dict[str, Any]]) -> int:
-    """The rule of the module's docstring; `own`: each recipe's overrides without what all share."""
+def choose(out: Path, recipes: dict[str, dict[str, Any]]) -> int:
+    """The rule of the module's docstring."""
     results = {}
     for name in recipes:
         for folder in sorted(out.glob(f"{name}-????????")):
             if (folder / "result.json").exists():
                 results[name] = store.read_json(folder / "result.json")
     store.write_atomic(out / "recipes.md", table(results))
-    scores = {
-        name: score
+    effects = {
+        name: next(iter(result["temperatures"].values()))["pooled"]["decision"]["effect_points"]
         for name, result in results.items()
         if result["diagnostics"]["0"]["cosine_raw"] < COSINE
-        for score in [next(iter(result["temperatures"].values()))["pooled"]["decision"]]
     }
     console.out(table(results))
-    if not scores:
+    if not effects:
         console.warn(f"no finished recipe in {out} has a mean cosine below {COSINE}")
         return 10
-    name = max(scores, key=lambda n: scores[n]["effect_points"])
-    store.write_json(out / "chosen.json", {"name": name, "set": own[name]["set"], "of": sorted(results)})
+    name = max(effects, key=lambda n: effects[n])
+    store.write_json(out / "chosen.json", {"name": name, "set": recipes[name]["set"], "of": sorted(results)})
     console.out(f"chosen: {name}")
     return 0
 

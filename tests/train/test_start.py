@@ -27,22 +27,26 @@ def test_a_checkpoint_trained_on_a_held_out_task_starts_no_run() -> None:
         _exclusion.check_ids(["HumanEval/8", "HumanEvalFix/7"], held_out, where="x")
 
 
+def still() -> train.Config:
+    """One step of each phase at a rate of almost nothing: weights stay what they were when they came in."""
+    config, schedule = settings(), Schedule(steps=1, learning_rate=1e-9)
+    return dataclasses.replace(
+        config,
+        lora=dataclasses.replace(config.lora, schedule=schedule),
+        hypernet=dataclasses.replace(config.hypernet, schedule=schedule),
+    )
+
+
 @pytest.mark.parametrize("place", ["checkpoints", "checkpoints/hypernet"])
 def test_training_goes_on_from_a_runs_checkpoints_and_from_one_hypernetworks_folder(
     trained: tuple[store.RunDir, Context], tmp_path: Path, tiny_model: ModelRef, corpus: Corpus, place: str
 ) -> None:
-    """At a rate of almost nothing the weights stay what they were when they came in; without a start they are new."""
+    """Without a start they are new."""
     before = load_file(trained[0] / "checkpoints" / "hypernet" / "model.safetensors")
     # The static part of a run's checkpoints is that of phase A, of a hypernetwork's folder its own.
     static = load_file(trained[0] / "checkpoints" / "lora" / "model.safetensors")
     begun = {f"static.{name}": tensor for name, tensor in static.items()} if place == "checkpoints" else before
-    config = settings(steps=1, lora_steps=1)
-    still = Schedule(steps=1, learning_rate=1e-9)
-    config = dataclasses.replace(
-        config,
-        lora=dataclasses.replace(config.lora, schedule=still),
-        hypernet=dataclasses.replace(config.hypernet, schedule=still),
-    )
+    config = still()
     for start in (str(trained[0] / place), ""):
         folder = make_run(tmp_path / (start and "on"), corpus)
         train.run(folder, dataclasses.replace(config, start_from=start), make_context(tiny_model, tmp_path / "cache"))
@@ -58,15 +62,8 @@ def test_the_static_part_of_a_checkpoint_can_be_left_out(
     trained: tuple[store.RunDir, Context], tmp_path: Path, tiny_model: ModelRef, corpus: Corpus
 ) -> None:
     before = load_file(trained[0] / "checkpoints" / "hypernet" / "model.safetensors")
-    config = settings(steps=1, lora_steps=1)
-    still = Schedule(steps=1, learning_rate=1e-9)
-    config = dataclasses.replace(
-        config,
-        lora=dataclasses.replace(config.lora, schedule=still),
-        hypernet=dataclasses.replace(config.hypernet, schedule=still),
-        start_from=str(trained[0] / "checkpoints" / "hypernet"),
-        start_static=False,
-    )
+    start = str(trained[0] / "checkpoints" / "hypernet")
+    config = dataclasses.replace(still(), start_from=start, start_static=False)
     folder = make_run(tmp_path, corpus)
     train.run(folder, config, make_context(tiny_model, tmp_path / "cache"))
     after = load_file(folder / "checkpoints" / "hypernet" / "model.safetensors")

@@ -9,26 +9,20 @@ import shutil
 import sys
 from pathlib import Path
 
-from rune import __version__, store
-from rune.stages import _provenance, crossfit, pipeline
-from rune.store import RunDir
+from rune import store
+from rune.stages import crossfit, pipeline
 
 
 def main() -> int:
     attempts, config, *sets = sys.argv[1:]
     settings = pipeline.load(Path(config), sets)
-    extra = {"rune": __version__, "environment": _provenance.environment()}
-    folder = RunDir.create(
-        Path(settings.run.folder), f"{settings.run.name}-crossfit", settings, extra=extra, resume=True
-    )
-    if "seals" not in folder.manifest():
-        folder.update(seals={"config.toml": store.sha256_file(folder / "config.toml")})
+    folder = crossfit.begin(settings, resume=True)
     if not (folder / "attempts.jsonl").exists():
         shutil.copy(attempts, folder / "attempts.jsonl")
     problems = crossfit.tasks(settings)
     store.write_jsonl(folder / "problems.jsonl", problems)
-    with folder.lock(), pipeline.machinery(settings) as context:
-        crossfit.Experiment(folder, settings, context, problems, parts=crossfit._parts(settings, problems)).collect()
+    with folder.lock():
+        crossfit.gather(folder, settings, problems)
     print(folder.path)
     return 0
 

@@ -45,6 +45,13 @@ from rune.types import Problem, Split, Trajectory, Treatment
 
 def run(settings: RunConfig, *, resume: bool, jobs: int = 1) -> RunDir:
     """Everything that is not done; folds by `jobs` processes. Raises ConfigError and the stages' own errors."""
+    folder = begin(settings, resume=resume)
+    go_on(folder, settings, jobs=jobs)
+    return folder
+
+
+def begin(settings: RunConfig, *, resume: bool) -> RunDir:
+    """The run's folder, its rule sealed. Raises ConfigError for what a new one cannot use, before it is made."""
     _check.arms(settings)
     name = f"{settings.run.name}-crossfit"
     if not RunDir.place(Path(settings.run.folder), name, settings).exists():
@@ -64,7 +71,6 @@ def run(settings: RunConfig, *, resume: bool, jobs: int = 1) -> RunDir:
     if "seals" not in folder.manifest():
         folder.update(seals={"config.toml": store.sha256_file(folder / "config.toml")})
     _seal.demand_config(folder)
-    go_on(folder, settings, jobs=jobs)
     return folder
 
 
@@ -78,12 +84,17 @@ def go_on(folder: RunDir, settings: RunConfig, *, jobs: int = 1) -> None:
             with pipeline.machinery(settings) as context:
                 Experiment(folder, settings, context, problems, parts=parts).run(pending(folder, settings))
         elif wanted := pending(folder, settings):
-            with pipeline.machinery(settings) as context:
-                Experiment(folder, settings, context, problems, parts=parts).collect()
-                gpus = _crossfit_workers.gpus() if context.device == "cuda" else []
+            gather(folder, settings, problems)
+            gpus = _crossfit_workers.gpus() if pipeline.Machinery(settings).device == "cuda" else []
             _crossfit_workers.run(folder, wanted, jobs, gpus=gpus, total=len(settings.crossfit.seeds) * len(parts))
         settle(folder, settings)
     decide(folder, settings)
+
+
+def gather(folder: RunDir, settings: RunConfig, problems: Sequence[Problem]) -> None:
+    """The trajectories that all folds share: what must be there before processes share the folds."""
+    with pipeline.machinery(settings) as context:
+        Experiment(folder, settings, context, problems, parts=_parts(settings, problems)).collect()
 
 
 def _parts(settings: RunConfig, problems: Sequence[Problem]) -> list[list[str]]:

@@ -2,7 +2,7 @@
 # There: whatever is finished → $OUT. A run that is not at its end can be gone on with from its archive.
 T=${T:-/tmp}
 cd $T || exit
-tar czf "$OUT/rest.tgz" --exclude=checkpoints --exclude=trajectories.jsonl --exclude=corpus.jsonl $(ls -d ./*.log recipes 2>/dev/null)
+tar czf "$OUT/rest.tgz" --exclude=checkpoints --exclude='*.jsonl' $(ls -d ./*.log recipes 2>/dev/null)
 for run in runs/*/; do
     tar c --exclude=checkpoints -C runs "$(basename "$run")" | xz -1 --lzma2=preset=1,dict=32MiB > "$OUT/$(basename "$run").tar.xz"
 done

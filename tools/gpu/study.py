@@ -1,10 +1,11 @@
 """There, in the background, without a hand: recipes on development tasks, cross-fitted runs, what their rule chose.
 
-    python3 tools/gpu/study.py [--runs FOLDER …] [--seconds 1500]
+    python3 tools/gpu/study.py [--runs FOLDER …] [--name NAME] [--seconds 1500]
 
 A queue of processes over all GPUs, each with its own processors. First the recipes of the wide corpus, beside them the
-open folds of `--runs`; once the recipes are scored their rule chooses one (`recipes.py --choose`), and its cross-fit is
-begun; last an ablation. A task that fails is tried once more. Everything goes on where it was left.
+open folds of `--runs`; once the recipes are scored their rule chooses one (`recipes.py --choose`), whose cross-fit is
+begun if it is given a name; then the runs of `FURTHER`. A task that fails is tried once more. Everything goes on where
+it was left.
 """
 
 from __future__ import annotations
@@ -21,7 +22,22 @@ from pathlib import Path
 
 ROOM = 6  # of a GPU, in shares
 LARGE, SMALL = 3, 2  # shares of a process that trains on the wide corpus, on the specified one
-ABLATION = ["train.hypernet.weights.kl_static=0.5"]
+FURTHER = [  # name, config, overrides, shares of a GPU
+    (  # the shipped wide recipe on three new seeds, at the temperature where right − wrong was +3.2: was it luck?
+        "phase1-0.5b-wide-again",
+        "wide",
+        [
+            "crossfit.seeds=[3,4,5]",
+            "crossfit.temperatures=[0.2]",
+            'adapt.arms=["vanilla","hypernet","static","wrong_trajectory","empty_trajectory"]',
+            "sample.n=15",
+            "gate.n=15",
+        ],
+        LARGE,
+    ),
+    # ablation: does the term that forbids harm help where the corpus is the specified one?
+    ("phase1-0.5b-harmless", "specified", ["train.hypernet.weights.kl_static=0.5"], SMALL),
+]
 CORPORA = {
     "humaneval": "results/phase1-0.5b/trajectories.jsonl",
     "humaneval_all": ".carry/data/humaneval.jsonl",
@@ -125,7 +141,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=1500, help="begin nothing later than 120 s before")
     parser.add_argument("--runs", type=Path, nargs="*", default=[], help="cross-fitted runs to go on with")
     parser.add_argument("--wide", type=Path, default=Path("configs/phase1-0.5b-wide.toml"))
-    parser.add_argument("--name", default="phase1-0.5b-wide2", help="of the chosen recipe's run")
+    parser.add_argument("--name", default="", help="of the chosen recipe's run; without: none is begun")
     parser.add_argument("--specified", type=Path, default=Path("configs/phase1-0.5b.toml"))
     parser.add_argument("--recipes", type=Path, default=Path("experiments/recipes.toml"))
     parser.add_argument("--dev", type=Path, default=Path(".carry/data/dev.jsonl"))
@@ -143,22 +159,26 @@ def main() -> int:
     for folder in args.runs:
         study.waiting += folds(folder, 1, LARGE)
     study.turn()
-    harmless = study.begin(args.specified, "phase1-0.5b-harmless", ABLATION)
-    chosen: subprocess.Popen[bytes] | None = None
-    queued = False
-    while study.running or study.waiting or not queued:
+    begun = [
+        (study.begin(getattr(args, config), name, sets), 3 + i, size)
+        for i, (name, config, sets, size) in enumerate(FURTHER)
+    ]
+    chosen = False
+    while study.running or study.waiting or begun or not chosen:
         study.turn()
-        if swept <= study.over and chosen is None:
+        if swept <= study.over and not chosen:
+            chosen = True
             subprocess.run([*sweep, "--choose"])
             result = args.root / "recipes" / "chosen.json"
             name = json.loads(result.read_text())["name"] if result.exists() else next(iter(recipes))
             study.say(f"chosen: {name}")
-            chosen = study.begin(args.wide, args.name, recipes[name]["set"])
-        if chosen is not None and chosen.poll() is not None and not queued:
-            queued = True
-            study.waiting += folds(where(chosen), 2, LARGE) + folds(where(harmless), 3, SMALL)
+            if args.name:
+                begun.append((study.begin(args.wide, args.name, recipes[name]["set"]), 2, LARGE))
+        for entry in [b for b in begun if b[0].poll() is not None]:
+            begun.remove(entry)
+            study.waiting += folds(where(entry[0]), *entry[1:])
         if time.monotonic() - study.began > args.seconds - 120:
-            study.waiting, queued = [], True
+            study.waiting, begun, chosen = [], [], True
         time.sleep(0.3)
     for folder in sorted((args.root / "runs").iterdir()):
         if not folds(folder, 0, SMALL):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,21 @@ def test_a_finished_one_is_decided_again_without_a_model(finished: Path, monkeyp
     assert (finished / "result.json").read_text() == before
 
 
+def test_a_run_that_was_gone_on_with_elsewhere_names_every_device(finished: Path, tmp_path: Path) -> None:
+    copy = tmp_path / finished.name
+    shutil.copytree(finished, copy)
+    (here,) = {store.read_json(f / "done.json")["device"] for f in folds(copy)}
+    assert store.read_json(copy / "result.json")["device"] == here
+    done = folds(copy)[1] / "done.json"
+    store.write_json(done, {**store.read_json(done), "device": "an abacus"})
+    old = folds(copy)[0] / "done.json"  # before folds named theirs: the run's
+    store.write_json(old, {k: v for k, v in store.read_json(old).items() if k != "device"})
+    assert main(["crossfit", str(copy)]) in (0, 10)
+    result = store.read_json(copy / "result.json")
+    assert result["device"] == f"{here} ({len(folds(copy)) - 1} of the folds), an abacus (1 of the folds)"
+    assert result["device"] in (copy / "result.md").read_text()
+
+
 def test_a_rule_that_was_changed_after_the_draws_decides_nothing(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -131,8 +147,9 @@ def test_several_processes_share_the_folds_and_find_the_same(
     finished: Path, tmp_path: Path, tiny_model: ModelRef
 ) -> None:
     readme = tmp_path / "README.md"
-    readme.write_text("<!-- rune:crossfit:begin -->\n<!-- rune:crossfit:end -->\n")
     config = write(tmp_path, raw(tmp_path, tiny_model))
+    name = tomllib.loads(config.read_text())["run"]["name"]
+    readme.write_text(f"<!-- rune:{name}:begin -->\n<!-- rune:{name}:end -->\n")
     assert main(["crossfit", str(config), "--jobs", "2", "--readme", str(readme)]) in (0, 10)
     (folder,) = (tmp_path / "runs").iterdir()
     ours, theirs = (store.read_json(f / "result.json")["temperatures"] for f in (folder, finished))

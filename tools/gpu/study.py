@@ -23,7 +23,7 @@ from pathlib import Path
 ROOM = 6  # of a GPU, in shares
 LARGE, SMALL = 3, 2  # shares of a process that trains on the wide corpus, on the specified one
 FURTHER = [  # name, config, overrides, shares of a GPU
-    (  # the shipped wide recipe on three new seeds, at the temperature where right − wrong was +3.2: was it luck?
+    (  # three new seeds at the temperature where right − wrong was +3.2: was it luck?
         "phase1-0.5b-wide-again",
         "wide",
         [
@@ -140,7 +140,7 @@ def main() -> int:
     parser.add_argument("--gpus", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=1500, help="begin nothing later than 120 s before")
     parser.add_argument("--runs", type=Path, nargs="*", default=[], help="cross-fitted runs to go on with")
-    parser.add_argument("--wide", type=Path, default=Path("configs/phase1-0.5b-wide.toml"))
+    parser.add_argument("--wide", type=Path, default=Path("results/crossfit-0.5b-wide-harmless/config.toml"))
     parser.add_argument("--name", default="", help="of the chosen recipe's run; without: none is begun")
     parser.add_argument("--specified", type=Path, default=Path("configs/phase1-0.5b.toml"))
     parser.add_argument("--recipes", type=Path, default=Path("experiments/recipes.toml"))

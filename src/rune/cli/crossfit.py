@@ -24,7 +24,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="processes that share the folds, each with a model (default: %(default)s)",
     )
-    parser.add_argument("--readme", type=Path, metavar="FILE", help="also write the result between its markers")
+    parser.add_argument(
+        "--readme", type=Path, metavar="FILE", help="also write a table between the lines <!-- rune:NAME:begin/end -->"
+    )
     parser.add_argument("--worker", nargs="+", metavar="SEED/FOLD", help=argparse.SUPPRESS)
     parser.epilog = "Exit codes: 0 the gate passed over all seeds together, 10 it failed, 2 bad input, 130 interrupted."
 
@@ -53,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     result = store.read_json(folder / "result.json")
     first = next(iter(result["temperatures"].values()))["pooled"]["decision"]
     if args.readme:
-        store.replace_block(args.readme, "crossfit", _crossfit_tables.brief(result))
+        store.replace_block(args.readme, settings.run.name, _crossfit_tables.brief(result))
     console.out((folder / "result.md").read_text())
     console.out(f"result: {folder / 'result.md'}")
     console.out(first["answer"])

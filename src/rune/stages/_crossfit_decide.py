@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -42,7 +43,7 @@ def decide(folder: RunDir, settings: RunConfig) -> dict[str, Any]:
     result = {
         "name": folder.path.name,
         "model": folder.manifest().get("model"),
-        "device": folder.manifest().get("device"),
+        "device": _devices(folder, settings),
         "folds": settings.benchmark.folds,
         "seeds": list(seeds),
         "temperatures": by_temperature,
@@ -116,12 +117,29 @@ def _diagnostics(folder: RunDir, settings: RunConfig) -> dict[str, Any]:
     return found
 
 
+def _done(folder: RunDir, settings: RunConfig) -> dict[tuple[int, int], dict[str, Any]]:
+    """What each fold left at its end, by seed and fold."""
+    return {
+        (seed, fold): store.read_json(place(folder, seed, fold) / DONE)
+        for seed in settings.crossfit.seeds
+        for fold in range(settings.benchmark.folds)
+    }
+
+
+def _devices(folder: RunDir, settings: RunConfig) -> str:
+    """What the folds ran on: a run that was gone on with elsewhere names every device and how many folds each did."""
+    began = folder.manifest().get("device")
+    found = Counter(done.get("device", began) for done in _done(folder, settings).values())
+    if len(found) == 1:
+        return str(next(iter(found)))
+    return ", ".join(f"{name} ({count} of the folds)" for name, count in found.most_common())
+
+
 def _seconds(folder: RunDir, settings: RunConfig) -> dict[str, float]:
     """Of the collection, and of each fold's last go."""
     found = {"collect": folder.manifest()["stages"].get("collect", {}).get("seconds", 0.0)}
-    for seed in settings.crossfit.seeds:
-        for fold in range(settings.benchmark.folds):
-            found[f"seed {seed} fold {fold}"] = store.read_json(place(folder, seed, fold) / DONE).get("seconds", 0.0)
+    for (seed, fold), done in _done(folder, settings).items():
+        found[f"seed {seed} fold {fold}"] = done.get("seconds", 0.0)
     return found
 
 

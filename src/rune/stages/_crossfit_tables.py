@@ -47,7 +47,7 @@ def brief(result: Mapping[str, Any]) -> str:
         effect = pooled["contrasts"][0]
         wrong = next((c for c in pooled["contrasts"] if c["baseline"] == "wrong_trajectory"), None)
         cells = [f"{_evidence.points(c['points'])} {_span(c['interval'])}" if c else "–" for c in (effect, wrong)]
-        rows.append((temperature, *(arms.get(a, "–") for a in shown), *cells, f"**{pooled['answer']}**"))
+        rows.append((temperature, *(arms.get(a, "–") for a in shown), *cells, f"**{pooled['answer']}**: {_why(pooled)}"))
     cosine = _number(_mean([d["cosine_raw"] for d in result["diagnostics"].values()]), 3)
     tasks = len(next(iter(result["temperatures"].values()))["pooled"]["decision"]["details"]["tasks"])
     return (
@@ -55,6 +55,12 @@ def brief(result: Mapping[str, Any]) -> str:
         f"{result['folds']} folds, training seeds: {', '.join(map(str, result['seeds']))}; {result['device']}; mean "
         f"cosine of the generated ΔW {cosine}."
     )
+
+
+def _why(decision: Mapping[str, Any]) -> str:
+    """The evidence's first clause: a pass that is no trajectory's says so wherever the answer stands."""
+    clause = str(decision["evidence"]).partition(";")[0]
+    return clause[:1].lower() + clause[1:]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -253,7 +253,9 @@ class Experiment:
         for kind in ("lora", "hypernet", "hypernet/encoder"):
             (where / "checkpoints" / kind / "state.safetensors").unlink(missing_ok=True)
         seconds = round(time.monotonic() - started, 3)
-        store.write_json(where / DONE, {"tasks": sorted(ids), "seconds": seconds, "by": _provenance.worker()})
+        device = pipeline.device_name(self.context.device)
+        done = {"tasks": sorted(ids), "seconds": seconds, "device": device, "by": _provenance.worker()}
+        store.write_json(where / DONE, done)
 
     def corpus(
         self, held_out: Sequence[Problem], own: Sequence[Trajectory], imported: Sequence[Trajectory]

@@ -120,5 +120,7 @@ def test_the_suite_notices_what_is_left(tmp_path: Path) -> None:
         "print(suite.descendants(), sorted(suite.possessions() - before))\n"
         "child.kill(); os.unlink(file.name)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    own = {**os.environ, "TMPDIR": str(tmp_path)}  # /tmp holds the boxes of other tests
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, env=own)
+    assert done.returncode == 0, done.stderr
     assert "left-on-purpose" in done.stdout and "descriptor" in done.stdout and "/rune-box-left-" in done.stdout

@@ -15,6 +15,7 @@ from rune import store
 from rune.cli.main import main
 from rune.types import ModelRef, Problem, Sample, Trajectory, Treatment, Verdict
 
+pytestmark = pytest.mark.xdist_group("crossfit")  # one finished run for all of them
 SEEDS = (3, 4)
 FOLDS = 2
 

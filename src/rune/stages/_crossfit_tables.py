@@ -47,7 +47,8 @@ def brief(result: Mapping[str, Any]) -> str:
         effect = pooled["contrasts"][0]
         wrong = next((c for c in pooled["contrasts"] if c["baseline"] == "wrong_trajectory"), None)
         cells = [f"{_evidence.points(c['points'])} {_span(c['interval'])}" if c else "–" for c in (effect, wrong)]
-        rows.append((temperature, *(arms.get(a, "–") for a in shown), *cells, f"**{pooled['answer']}**: {_why(pooled)}"))
+        answer = f"**{pooled['answer']}**: {_why(pooled)}"
+        rows.append((temperature, *(arms.get(a, "–") for a in shown), *cells, answer))
     cosine = _number(_mean([d["cosine_raw"] for d in result["diagnostics"].values()]), 3)
     tasks = len(next(iter(result["temperatures"].values()))["pooled"]["decision"]["details"]["tasks"])
     return (

@@ -1,6 +1,6 @@
 """Training recipes side by side on tasks that no gate ever scores: which one goes into the cross-fitted run?
 
-    python experiments/recipes.py configs/phase1-0.5b-wide.toml experiments/recipes.toml --dev dev.jsonl \\
+    python experiments/recipes.py CONFIG experiments/recipes.toml --dev dev.jsonl \\
         --corpus humaneval=FILE --corpus mbpp=FILE … --out runs/recipes
     python experiments/recipes.py … --choose
 

@@ -2,6 +2,7 @@
 # There, in the background: study.py in a copy of the tree, which no later call overwrites. `.carry/weights` holds the shipped
 # hypernetwork, `.carry/runs` the archives of what was begun elsewhere (`recipes.tar.xz`, cross-fitted runs).
 set -euo pipefail
+shopt -s nullglob  # nothing may have been begun elsewhere
 cp -r . /tmp/w && cd /tmp/w && . tools/gpu/env.sh
 cp .carry/weights/model.safetensors results/hypernet-0.5b/
 mkdir -p /tmp/runs

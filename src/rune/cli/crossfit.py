@@ -25,7 +25,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="processes that share the folds, each with a model (default: %(default)s)",
     )
     parser.add_argument(
-        "--readme", type=Path, metavar="FILE", help="also write a table between the lines <!-- rune:NAME:begin/end -->"
+        "--readme",
+        type=Path,
+        metavar="FILE",
+        help="also write a table between <!-- rune:NAME:begin --> and <!-- rune:NAME:end -->, NAME being [run] name",
     )
     parser.add_argument("--worker", nargs="+", metavar="SEED/FOLD", help=argparse.SUPPRESS)
     parser.epilog = "Exit codes: 0 the gate passed over all seeds together, 10 it failed, 2 bad input, 130 interrupted."

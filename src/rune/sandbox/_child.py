@@ -111,6 +111,7 @@ class _Shelf:
 
     def __init__(self) -> None:
         self._objects: list[object] = []
+        self._walks: dict[int, Any] = {}
 
     def register(self, value: object) -> _codec.Handle:
         if len(self._objects) >= 10_000:
@@ -126,6 +127,12 @@ class _Shelf:
 
     def resolve(self, handle: _codec.Handle) -> object:
         return self._objects[handle.number]
+
+    def walk(self, target: Any) -> Any:
+        """What `iter` made of an object when it was first walked: one that starts again is not asked to."""
+        if id(target) not in self._walks:
+            self._walks[id(target)] = iter(target)
+        return self._walks[id(target)]
 
 
 def run(sock: socket.socket, output_bytes: int) -> None:
@@ -155,7 +162,7 @@ def _reply(kind: int, data: bytes, scope: dict[str, Any], shelf: _Shelf, output:
         if kind == LOAD:
             _load(scope, *request)
             return DONE, b""
-        return VALUE, _codec.encode(_answer(scope, *request), shelf.register)
+        return VALUE, _codec.encode(_answer(scope, shelf, *request), shelf.register)
     except BaseException as error:
         return ERROR, _describe(error, output)
 
@@ -182,7 +189,9 @@ class _MissingEntryPoint(Exception):
 _ABOUT: dict[type, int] = {_codec.CodecError: UNFIT, MemoryError: MEMORY, _MissingEntryPoint: MISSING}
 
 
-def _answer(scope: dict[str, Any], operation: str, target: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+def _answer(
+    scope: dict[str, Any], shelf: _Shelf, operation: str, target: Any, args: tuple[Any, ...], options: dict[str, Any]
+) -> Any:
     """One operation on the candidate's side: `target` is a name of the program or an object of the shelf."""
     if isinstance(target, str):
         target = scope[target] if target in scope else getattr(builtins, target)
@@ -200,9 +209,10 @@ def _answer(scope: dict[str, Any], operation: str, target: Any, args: tuple[Any,
         return setattr(target, *args)
     if operation == "next":
         # An end is a value of its own: StopIteration from inside a program must not end a loop of the test.
-        for item in target:
-            return (item,)
-        return ()
+        try:
+            return (next(shelf.walk(target)),)
+        except StopIteration:
+            return ()
     raise TypeError(f"unknown operation {operation}")
 
 

@@ -186,7 +186,8 @@ class _MissingEntryPoint(Exception):
     pass
 
 
-_ABOUT: dict[type, int] = {_codec.CodecError: UNFIT, MemoryError: MEMORY, _MissingEntryPoint: MISSING}
+_ABOUT = ((_codec.CodecError, UNFIT), (MemoryError, MEMORY), (_MissingEntryPoint, MISSING))
+_NAME_OF, _ANCESTORS_OF = type.__dict__["__name__"].__get__, type.__dict__["__mro__"].__get__
 
 
 def _answer(
@@ -220,10 +221,10 @@ def _describe(error: BaseException, output: _Output) -> bytes:
     """An exception as data: what it is about, its name, the built-in class it derives from, its text, the candidate's
     own lines."""
     kind = type(error)
-    about = _ABOUT.get(kind, RAISED)
-    name = _name(kind)
+    about = next((number for own, number in _ABOUT if kind is own), RAISED)
+    name = _NAME_OF(kind)[:100]  # whatever a metaclass would make of it
     # By identity: a program's own classes say that they are from builtins too, as its namespace has no name.
-    base = next((c.__name__ for c in kind.__mro__ if vars(builtins).get(c.__name__) is c), "Exception")
+    base = next((_NAME_OF(c) for c in _ANCESTORS_OF(kind) if vars(builtins).get(_NAME_OF(c)) is c), "Exception")
     try:
         message = str(error)
     except BaseException:
@@ -236,15 +237,6 @@ def _describe(error: BaseException, output: _Output) -> bytes:
         trace = name
     parts = (about, name, base, message[:ERROR_CHARS], trace[:ERROR_CHARS])
     return json.dumps(parts).encode("ascii", "replace")
-
-
-def _name(kind: type) -> str:
-    """What a class is called, whatever its metaclass makes of that."""
-    try:
-        name = type.__dict__["__name__"].__get__(kind)
-        return name[:100] if type(name) is str else ""
-    except BaseException:
-        return ""
 
 
 def _trace(error: BaseException, name: str, message: str) -> str:

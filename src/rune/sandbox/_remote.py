@@ -167,7 +167,16 @@ def weight(value: object, limit: int) -> int:
     return total
 
 
-_CONTAINERS = (list, tuple, set, frozenset, deque, type({}.keys()), type({}.values()), type({}.items()))
+_CONTAINERS: tuple[type, ...] = (
+    list,
+    tuple,
+    set,
+    frozenset,
+    deque,
+    type({}.keys()),
+    type({}.values()),
+    type({}.items()),
+)
 
 
 def _beginning(value: object, limit: int) -> str:

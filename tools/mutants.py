@@ -104,9 +104,12 @@ def applied(mutant: Mutant, tree: Path) -> Iterator[None]:
 
 def run_tests(tree: Path, tests: Sequence[str], *extra: str) -> tuple[int, str]:
     """pytest's exit code in `tree` (124 for out of time) and the end of its output."""
+    cache = tree.parent / "cache"
+    shutil.rmtree(cache, ignore_errors=True)
     environment = {
         **os.environ,
         "PYTHONPATH": str(tree / "src"),
+        "RUNE_CACHE": str(cache),  # verdicts of the unbroken scorer hide a breakage, and a breakage's must not stay
         "PYTHONDONTWRITEBYTECODE": "1",  # an edit within a second of the last must not meet stale bytecode
         "OMP_NUM_THREADS": "1",
         "RUNE_DATA": os.environ.get("RUNE_DATA") or str(ROOT.parent / "shared" / "data"),

@@ -47,7 +47,7 @@ def grade(
         return "suspended"
     if primary.interval.low <= 0 or primary.p_greater >= alpha:
         return "luck"
-    if wrong is not None and wrong.interval.low > 0 and (wrong.p_adjusted or 0.0) < alpha:
+    if wrong is not None and wrong.interval.low > 0 and wrong.p_adjusted is not None and wrong.p_adjusted < alpha:
         return "attributed"
     return "unattributed"
 

@@ -13,8 +13,8 @@ from test_crossfit_decide import settings, trajectory
 
 from rune import config, store
 from rune.engines import scripted
-from rune.errors import ContaminationError
-from rune.stages import crossfit, score
+from rune.errors import ConfigError, ContaminationError
+from rune.stages import collect, crossfit, score
 from rune.stages._context import Context
 from rune.stages._crossfit_folder import CORPUS, DONE, Place, drawn_at, place, temperatures
 from rune.stages.pipeline import RunConfig
@@ -139,6 +139,45 @@ def test_an_import_of_a_held_out_task_stops_the_fold(tmp_path: Path) -> None:
         experiment(tmp_path, settings()).corpus(held_out, own, [bad])
     held_out = [p for p in TASKS if p.task_id in PARTS[1]]
     assert bad in experiment(tmp_path, settings()).corpus(held_out, own, [bad])
+
+
+def test_all_tasks_are_worked_on_and_imports_lose_what_any_of_them_forbids(tmp_path: Path) -> None:
+    """Every chain is done already, so nothing is drawn; an import may stand in no fold, whichever holds its task out."""
+    rule = keeping(imports=(str(tmp_path / "imports.jsonl"),))
+    bad = [dataclasses.replace(trajectory(f"bad{i}", "other/1"), task_id=f"T/{i}") for i in range(4)]
+    good = trajectory("good", "other/1")
+    store.write_jsonl(tmp_path / "imports.jsonl", [*bad[:2], good, *bad[2:]])
+    done = [
+        collect.Step(task_id=p.task_id, chain=0, step=0, attempt=Attempt(code=p.reference, outcome=Outcome.PASSED))
+        for p in TASKS
+    ]
+    store.write_jsonl(tmp_path / "run" / "attempts.jsonl", done)
+
+    def none() -> Any:
+        raise AssertionError("nothing is left to do")
+
+    context = Context(
+        seed=0, model=lambda: ModelRef(name="m", path="", digest="", source="local"), device="cpu", dtype="float32",
+        engine=none, sandbox=none, cache=tmp_path,
+    )  # fmt: skip
+    own, imported = experiment(tmp_path / "run", rule, context)._corpus()
+    assert sorted(t.task_id for t in own) == [p.task_id for p in TASKS] and all(t.solved for t in own)
+    assert imported == [good]
+    report = store.read_json(tmp_path / "run" / "imports.json")
+    assert (report["examined"], report["kept"], report["dropped"]) == (5, 1, {"evaluation task": 4})
+
+
+def test_every_task_of_a_benchmark_is_held_out_in_its_turn_unless_it_has_evaluation_tasks_of_its_own() -> None:
+    def asked(**benchmark: Any) -> RunConfig:
+        return dataclasses.replace(settings(), benchmark=dataclasses.replace(settings().benchmark, **benchmark))
+
+    every = crossfit.tasks(asked(folds=6))
+    assert len(every) == 164 and {p.split for p in every} == {Split.HELD_OUT}
+    parts = crossfit._parts(asked(folds=6), every)
+    assert len(parts) == 6 and sorted(t for part in parts for t in part) == sorted(p.task_id for p in every)
+    assert len(crossfit.tasks(asked(limit=12))) == 12
+    with pytest.raises(ConfigError, match="mbpp marks its own evaluation tasks, so they cannot train in turn"):
+        crossfit.tasks(asked(name="mbpp"))
 
 
 # --------------------------------------------------------------------------- whole folds of two seeds

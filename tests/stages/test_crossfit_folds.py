@@ -142,7 +142,7 @@ def test_an_import_of_a_held_out_task_stops_the_fold(tmp_path: Path) -> None:
 
 
 def test_all_tasks_are_worked_on_and_imports_lose_what_any_of_them_forbids(tmp_path: Path) -> None:
-    """Every chain is done already, so nothing is drawn; an import may stand in no fold, whichever holds its task out."""
+    """Every chain is done already, so nothing is drawn; an import may not train any fold if one holds its task out."""
     rule = keeping(imports=(str(tmp_path / "imports.jsonl"),))
     bad = [dataclasses.replace(trajectory(f"bad{i}", "other/1"), task_id=f"T/{i}") for i in range(4)]
     good = trajectory("good", "other/1")
@@ -167,17 +167,21 @@ def test_all_tasks_are_worked_on_and_imports_lose_what_any_of_them_forbids(tmp_p
     assert (report["examined"], report["kept"], report["dropped"]) == (5, 1, {"evaluation task": 4})
 
 
-def test_every_task_of_a_benchmark_is_held_out_in_its_turn_unless_it_has_evaluation_tasks_of_its_own() -> None:
-    def asked(**benchmark: Any) -> RunConfig:
-        return dataclasses.replace(settings(), benchmark=dataclasses.replace(settings().benchmark, **benchmark))
+def asked(**benchmark: Any) -> RunConfig:
+    return dataclasses.replace(settings(), benchmark=dataclasses.replace(settings().benchmark, **benchmark))
 
+
+def test_every_task_of_a_benchmark_is_held_out_in_its_turn() -> None:
     every = crossfit.tasks(asked(folds=6))
     assert len(every) == 164 and {p.split for p in every} == {Split.HELD_OUT}
     parts = crossfit._parts(asked(folds=6), every)
     assert len(parts) == 6 and sorted(t for part in parts for t in part) == sorted(p.task_id for p in every)
     assert len(crossfit.tasks(asked(limit=12))) == 12
+
+
+def test_a_benchmark_with_evaluation_tasks_of_its_own_is_not_cross_fitted(data_dir: Path) -> None:
     with pytest.raises(ConfigError, match="mbpp marks its own evaluation tasks, so they cannot train in turn"):
-        crossfit.tasks(asked(name="mbpp"))
+        crossfit.tasks(asked(name="mbpp", settings={"path": str(data_dir)}))
 
 
 # --------------------------------------------------------------------------- whole folds of two seeds

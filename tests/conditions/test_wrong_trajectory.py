@@ -98,14 +98,15 @@ def test_it_is_drawn_for_all_tasks_at_once_from_the_runs_seed() -> None:
     assert first != _adapters.permuted(workshop(own, corpus, seed=1))
 
 
-def test_a_task_that_no_other_set_suits_gets_as_many_solved_strangers_of_the_corpus() -> None:
-    mine = [tried("a1", "train/a"), tried("b1", "train/b")]
-    alike = [tried("a2", "train/a"), tried("b2", "train/b")]
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_task_that_no_other_set_suits_gets_as_many_solved_strangers_of_the_corpus(size: int) -> None:
+    mine = [tried("a1", "train/a"), tried("b1", "train/b")][:size]
+    alike = [tried("a2", "train/a"), tried("b2", "train/b")][:size]
     strangers = [tried(f"s{i}", f"train/s{i}") for i in range(3)]
     corpus = [*mine, *alike, *strangers, tried("lost", "train/l", solved=False)]
     for seed in range(10):
         for wrong in _adapters.permuted(workshop({"T/1": mine, "T/2": alike}, corpus, seed=seed)).values():
-            assert len(set(wrong)) == 2 and set(wrong) <= set(strangers)
+            assert len(wrong) == len(set(wrong)) == size and set(wrong) <= set(strangers)
 
 
 def test_a_corpus_of_one_lesson_is_refused() -> None:

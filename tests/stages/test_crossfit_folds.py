@@ -13,7 +13,7 @@ from test_crossfit_decide import settings, trajectory
 
 from rune import config, store
 from rune.engines import scripted
-from rune.errors import ConfigError, ContaminationError
+from rune.errors import AdapterError, ConfigError, ContaminationError
 from rune.stages import collect, crossfit, score
 from rune.stages._context import Context
 from rune.stages._crossfit_folder import CORPUS, DONE, Place, drawn_at, place, temperatures
@@ -208,7 +208,9 @@ class Folds(NamedTuple):
     made: crossfit.Experiment
 
 
-def starting(folder: Path, model: ModelRef, rule: RunConfig, *, seed: int, trained_on: Sequence[str]) -> Path:
+def starting(
+    folder: Path, model: ModelRef, rule: RunConfig, *, seed: int, trained_on: Sequence[str], spread: float = 0.05
+) -> Path:
     """A hypernetwork's folder with random weights: nothing in it is zero, no two seeds share a number."""
     import torch
 
@@ -223,7 +225,7 @@ def starting(folder: Path, model: ModelRef, rule: RunConfig, *, seed: int, train
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in both.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
     checkpoint.save_hypernet(folder, both, layout, lora, hypernet, model, trained_on=trained_on)
     base.hooks.remove()
     return folder
@@ -298,6 +300,14 @@ def test_a_checkpoint_trained_on_a_held_out_task_starts_no_fold(
     made = experiment(tmp_path / "runs", rule, folds.made.context)
     with pytest.raises(ContaminationError, match="trained on T/2, which is held out here"):
         made.fold(Place(3, 0), [tried(f"a{i}", i) for i in range(4)], [])
+
+
+def test_a_fold_whose_adapters_do_nothing_is_not_sampled(folds: Folds, tmp_path: Path, tiny_model: ModelRef) -> None:
+    dead = starting(tmp_path / "dead", tiny_model, folds.rule, seed=1, trained_on=["other/9"], spread=0.0)
+    made = experiment(tmp_path / "runs", resting(tmp_path, [folds.starts[7], dead]), folds.made.context)
+    with pytest.raises(AdapterError, match=r"hypernet: the adapter .* is dead"):
+        made.fold(Place(3, 0), [tried(f"a{i}", i) for i in range(4)], [])
+    assert not list((tmp_path / "runs").rglob("samples.jsonl"))
 
 
 def test_every_temperature_is_drawn_at_its_own_with_the_same_seeds_and_adapters(folds: Folds) -> None:

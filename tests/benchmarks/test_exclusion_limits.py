@@ -156,6 +156,19 @@ def test_relatives_stand_together_through_a_third_and_strangers_apart() -> None:
     assert _exclusion.relatives(named) == [[0, 1]]
 
 
+def test_small_things_that_coincide_make_neither_duplicates_nor_relatives() -> None:
+    honest = [trajectory(f"other/{i}", prompt=f"Task {i}.") for i in range(3)]  # all solved by `y = 2`
+    assert _exclusion.decontaminate(honest, [problem()])[0] == honest
+    for tokens, groups in ((10, [[0], [1]]), (11, [[0, 1]])):  # one shingle of a prompt, and two
+        pair = [problem(f"T/{i}", prompt=words("ask", tokens), reference="") for i in range(2)]
+        assert sorted(_exclusion.relatives(pair)) == groups
+    for steps in range(2, 8):
+        codes = [chain("x", steps) + f"    return x + {end}\n" for end in ("1", "x")]  # two trees, one beginning
+        enough = min(len(_exclusion.code_shingles(c)) for c in codes) >= _exclusion.LEAST_SHINGLES
+        pair = [problem(f"T/{i}", prompt="", reference=codes[i]) for i in range(2)]
+        assert (len(_exclusion.relatives(pair)) == 1) is enough
+
+
 def test_folds_hold_every_task_once_and_no_relatives_apart() -> None:
     tasks = [problem(f"f/{i}", family=str(i // 2)) for i in range(12)]
     parts = _split.deal(tasks, k=3, seed=1)

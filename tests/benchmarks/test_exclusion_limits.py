@@ -162,11 +162,15 @@ def test_small_things_that_coincide_make_neither_duplicates_nor_relatives() -> N
     for tokens, groups in ((10, [[0], [1]]), (11, [[0, 1]])):  # one shingle of a prompt, and two
         pair = [problem(f"T/{i}", prompt=words("ask", tokens), reference="") for i in range(2)]
         assert sorted(_exclusion.relatives(pair)) == groups
-    for steps in range(2, 8):
-        codes = [chain("x", steps) + f"    return x + {end}\n" for end in ("1", "x")]  # two trees, one beginning
-        enough = min(len(_exclusion.code_shingles(c)) for c in codes) >= _exclusion.LEAST_SHINGLES
+    for sign, shingles, related in (("", 15, False), ("-", 16, True)):
+        codes = [chain("x", 2) + f"    return {sign}x + {end}\n" for end in ("1", "x")]  # two trees, one beginning
+        assert [len(_exclusion.code_shingles(c)) for c in codes] == [shingles] * 2
         pair = [problem(f"T/{i}", prompt="", reference=codes[i]) for i in range(2)]
-        assert (len(_exclusion.relatives(pair)) == 1) is enough
+        assert (len(_exclusion.relatives(pair)) == 1) is related
+    for kept, related in ((20, True), (19, False)):  # 11 and 10 of 22 shingles
+        texts = [words("ask", 31), f"{words('ask', kept)} {words('own', 60)}"]
+        pair = [problem(f"T/{i}", prompt=texts[i], reference="") for i in range(2)]
+        assert (len(_exclusion.relatives(pair)) == 1) is related
 
 
 def test_folds_hold_every_task_once_and_no_relatives_apart() -> None:

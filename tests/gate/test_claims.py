@@ -182,6 +182,7 @@ def test_the_family_is_the_treatment_against_its_controls_and_nothing_else() -> 
         expected[arm] = running
     assert {a: found[f"hypernet − {a}"].p_value for a in raw} == pytest.approx({a: min(1, p) for a, p in raw.items()})
     assert {a: found[f"hypernet − {a}"].p_adjusted for a in raw} == pytest.approx(expected)
+    assert [a.condition for a in decision.arms[:2]] == list(decision.details["passes"])[:2] == ["vanilla", "hypernet"]
     assert [c.name for c in decision.contrasts[1:8]] == [f"hypernet − {a}" for a in gate.SECONDARY]
     rest = [c for c in decision.contrasts if c.role != "secondary"]
     assert [c.p_adjusted for c in rest] == [None] * len(rest)

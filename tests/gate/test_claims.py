@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -87,6 +88,20 @@ def test_only_a_passed_outcome_is_a_pass() -> None:
     for outcome in Outcome:
         records = [replace(v, outcome=outcome) if v.condition == "hypernet" else v for v in both(FIVE, BASE)]
         assert decide(records).passed is (outcome is Outcome.PASSED)
+
+
+@pytest.mark.parametrize(
+    ("vanilla", "hypernet", "said"),
+    [
+        (6, 5, "arm 'hypernet' has 5 draws per task, 'vanilla' 6; arms must be equal"),
+        (5, 7, "arm 'hypernet' has 7 draws per task, 'vanilla' 5; arms must be equal"),
+        (4, 7, "the gate needs 5 samples per task, arm 'vanilla' has 4; "),
+        (3, 2, "the gate needs 5 samples per task, arm 'hypernet' has 2; "),
+    ],
+)
+def test_a_refusal_names_the_arm_and_its_own_number_of_draws(vanilla: int, hypernet: int, said: str) -> None:
+    with pytest.raises(GateError, match=re.escape(said)):
+        decide(verdicts("vanilla", BASE, vanilla) + verdicts("hypernet", FIVE, hypernet))
 
 
 # --------------------------------------------------------------------------- intervals and tests

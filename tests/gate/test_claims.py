@@ -10,7 +10,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
-from test_gate import BASE, FIVE, SETTINGS, both, decide, verdicts
+from test_gate import BASE, FIVE, SETTINGS, both, decide, tasks, verdicts
 
 from rune import power, stats
 from rune.errors import GateError
@@ -102,6 +102,22 @@ def test_only_a_passed_outcome_is_a_pass() -> None:
 def test_a_refusal_names_the_arm_and_its_own_number_of_draws(vanilla: int, hypernet: int, said: str) -> None:
     with pytest.raises(GateError, match=re.escape(said)):
         decide(verdicts("vanilla", BASE, vanilla) + verdicts("hypernet", FIVE, hypernet))
+
+
+def test_a_doubled_verdict_or_task_is_named_wherever_it_stands() -> None:
+    records = both(FIVE, BASE)
+    for twice in (records[7], records[-1]):
+        with pytest.raises(GateError, match=f"{twice.condition}, {twice.task_id}, draw {twice.draw}: two verdicts"):
+            decide([*records, twice])
+    with pytest.raises(GateError, match="held-out task T/3 stands twice"):
+        gate.decide([*tasks(20), tasks(4)[3]], records, SETTINGS)
+
+
+def test_an_arm_without_verdicts_is_named_with_those_that_have_some() -> None:
+    with pytest.raises(GateError, match=r"no verdicts of arm 'hypernet' \(found: rag, vanilla\); run `rune score RUN`"):
+        decide(verdicts("vanilla", BASE) + verdicts("rag", BASE))
+    with pytest.raises(GateError, match=r"no verdicts of arm 'vanilla' \(found: none\)"):
+        decide([])
 
 
 # --------------------------------------------------------------------------- intervals and tests

@@ -153,6 +153,42 @@ def test_intervals_stay_within_what_a_rate_and_a_difference_can_be() -> None:
     assert all(-100 <= c.interval.low <= c.points <= c.interval.high <= 100 for c in decision.contrasts)
 
 
+def test_intervals_are_the_task_bootstrap_of_rates_and_of_differences_in_points() -> None:
+    passes = {"vanilla": BASE, "hypernet": [5, 0, 3, 4] * 5, "lora": [5] * 20, "rag": [0] * 20}
+    decision = arms(passes)
+    weights = stats.task_weights(20, SETTINGS.resamples, SETTINGS.seed)
+    for score in decision.arms:
+        rates = [20.0 * c for c in passes[score.condition]]
+        assert score.interval == stats.task_interval(rates, weights, level=0.95, low=0.0, high=100.0)
+    for contrast in decision.contrasts:
+        pairs = zip(passes[contrast.treatment], passes[contrast.baseline], strict=True)
+        gains = [20.0 * (a - b) for a, b in pairs]
+        assert contrast.interval == stats.task_interval(gains, weights, level=0.95, low=-100.0, high=100.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "fits"),
+    [
+        ({"floor": 0.0, "ceiling": 1.0}, True),
+        ({"floor": 0.5, "ceiling": 0.5}, False),
+        ({"floor": -0.01}, False),
+        ({"ceiling": 1.01}, False),
+        ({"level": 0.0}, False),
+        ({"alpha": 0.0}, False),
+        ({"alpha": 1.0}, False),
+        ({"n": 1, "resamples": 100, "simulations": 100}, True),
+        ({"resamples": 99}, False),
+        ({"simulations": 99}, False),
+    ],
+)
+def test_settings_are_refused_exactly_where_they_lose_their_meaning(settings: dict[str, float], fits: bool) -> None:
+    if fits:
+        replace(SETTINGS, **settings)  # type: ignore[arg-type]
+    else:
+        with pytest.raises(ValueError, match="needs"):
+            replace(SETTINGS, **settings)  # type: ignore[arg-type]
+
+
 def test_both_p_values_are_those_of_the_exact_test_over_tasks() -> None:
     treated = [3, 3, 3, 3, 3, 1, *BASE[6:]]
     primary = decide(both(treated, BASE)).contrasts[0]

@@ -86,8 +86,9 @@ def _leaks(
             items = max(items, len(trajectories))
             for row in leakage.rows(
                 store.read_jsonl(where / "problems.jsonl", Problem),
-                [t for t in trajectories if not t.family],
+                trajectories,
                 store.read_jsonl(where / drawn_at(temperature) / "treatments.jsonl", Treatment),
+                compared=[t for t in trajectories if not t.family],
             ):
                 if row.task_id not in rows or row.suspicious:
                     rows[row.task_id] = row

@@ -20,7 +20,7 @@ from rune.benchmarks import _split
 from rune.conditions._workshop import Workshop
 from rune.errors import ConfigError, DataError, ModelError
 from rune.models import resolve
-from rune.stages import _check, _provenance, _seal, adapt, collect, gate, report, sample, score, train
+from rune.stages import _check, _provenance, _retrieval, _seal, adapt, collect, gate, report, sample, score, train
 from rune.stages._context import Context
 from rune.types import Engine, ModelRef, Problem, Sandbox, Split, Trajectory
 
@@ -55,12 +55,15 @@ class RetrieveSection:
     """`[retrieve]`: which trajectories a held-out task is given, by RAG and by the hypernetwork alike."""
 
     top_k: int
+    per_task: int = 1  # trajectories of one training task at most, so that top_k are of so many tasks; 0 = no limit
     retriever: str = "bm25"
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
             raise ValueError(f"top_k must be at least 1, found {self.top_k}")
+        if self.per_task < 0:
+            raise ValueError(f"per_task must be 0 (no limit) or more, found {self.per_task}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -338,17 +341,20 @@ def workshop(folder: store.RunDir, settings: RunConfig, context: Context) -> Wor
     module = plugins.load("retrievers", section.retriever)
     # A family's private convention is no help to a task outside of all families.
     in_families = any(p.family for p in held_out)
-    retriever = module.build(
-        config.build(module.Config, section.settings, where="retrieve.settings"),
-        [t for t in trajectories if t.solved and (in_families or not t.family)],
-    )
+    indexed = [t for t in trajectories if t.solved and (in_families or not t.family)]
+    retriever = module.build(config.build(module.Config, section.settings, where="retrieve.settings"), indexed)
     return Workshop(
         model=context.model(),
         device=context.device,
         dtype=context.dtype,
         seed=context.seed,
         trajectories=tuple(trajectories),
-        hits={p.task_id: tuple(retriever.retrieve(p.prompt, top_k=section.top_k)) for p in held_out},
+        hits={
+            p.task_id: _retrieval.nearest(
+                retriever, p.prompt, ranked=len(indexed), count=section.top_k, per_task=section.per_task
+            )
+            for p in held_out
+        },
         checkpoints=folder / "checkpoints",
         adapters=folder / "adapters",
         cache=context.cache,

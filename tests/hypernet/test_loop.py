@@ -1,4 +1,4 @@
-"""The training loop on a module of a few numbers: rates, schedule, clipping, decay, and a curve that is never doubled."""
+"""The training loop on a module of a few numbers: rates, schedule, clipping, decay, no step twice in a curve."""
 
 from __future__ import annotations
 

@@ -286,7 +286,7 @@ def test_the_page_holds_in_a_real_browser(full: RunDir) -> None:
 
 
 def test_the_pages_figures_are_drawn_from_the_runs_own_records(full: RunDir) -> None:
-    """Cosines from the gated arm's diagnostics, raw and centred apart; passes, curves and losses from what was scored."""
+    """Cosines of the gated arm, raw and centred apart; passes as judged, curves as decided, losses as trained."""
     content = _report_data.gather(full, programs_per_arm=1, most_programs=100)
     found = report.figures(content)
     measured = store.read_json(full / "diagnostics.json")["arms"]["hypernet"]

@@ -140,6 +140,7 @@ def test_the_cache_answers_only_for_the_same_taps_base_and_text(base: bases.Base
     """Features of other layers, or of another ending of the same code, are read anew and not mixed up."""
     plain = reader(base).read([TRAJECTORY])[0]
     assert torch.equal(reader(base, tmp_path).read([TRAJECTORY])[0].features_TSD, plain.features_TSD)
+    assert not torch.equal(plain.features_TSD, reader(base, taps=(0, 2)).read([TRAJECTORY])[0].features_TSD)
     deep = reader(base, tmp_path, taps=(0, 2)).read([TRAJECTORY])[0]
     assert torch.equal(deep.features_TSD, reader(base, taps=(0, 2)).read([TRAJECTORY])[0].features_TSD)
     slow = replace(TRAJECTORY.attempts[0], outcome=Outcome.TIMED_OUT)
@@ -147,6 +148,22 @@ def test_the_cache_answers_only_for_the_same_taps_base_and_text(base: bases.Base
     assert Ending.TIMED_OUT in other.ending_T.tolist() and Ending.TIMED_OUT not in plain.ending_T.tolist()
     renamed = Reader(base.model, base.tokenizer, taps=(0, 1), digest="another base", folder=tmp_path)
     assert renamed._folder != reader(base, tmp_path)._folder
+
+
+def test_a_tap_is_its_layer_for_every_reader_of_one_model(base: bases.Base) -> None:
+    """Readers share the model's layers: the second one, and one after the whole model ran, see what the first saw."""
+    ids = torch.tensor([features.tokenise(base.tokenizer, features.steps_of(TRAJECTORY)[0]).ids])
+    layers = base.model.model.layers  # type: ignore[union-attr]
+    for taps in ((0, 1), (0, 2), (1, 2), (0, 1)):
+        found = reader(base, taps=taps).read([TRAJECTORY])[0]
+        seen = [base.model.get_input_embeddings()(ids)[0]]  # type: ignore[operator]
+        handles = [m.register_forward_hook(lambda m, i, o: seen.append(o[0])) for m in layers]  # type: ignore[union-attr]
+        with torch.no_grad():
+            base.model(input_ids=ids, output_hidden_states=True)
+        for handle in handles:
+            handle.remove()
+        expected = torch.stack([seen[tap].reshape(ids.shape[1], -1) for tap in taps], 1)
+        torch.testing.assert_close(found.features_TSD[found.step_T == 0], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_features_do_not_depend_on_what_is_read_beside_them(base: bases.Base) -> None:

@@ -28,7 +28,7 @@ from rune.hypernet.data import Corpus, Group
 from rune.hypernet.features import Bank, Features, Reader, statistics
 from rune.hypernet.lora import Adapters, Factors, StaticLora, concatenate, select
 from rune.hypernet.model import Made
-from rune.hypernet.objective import BUCKETS, Objective
+from rune.hypernet.objective import BUCKETS, Objective, plan
 from rune.hypernet.settings import MODULES, HypernetConfig, LoraConfig, PairMix, Schedule, Weights
 from rune.types import ModelRef, Outcome, Trajectory
 
@@ -337,13 +337,24 @@ def test_a_teacher_that_knows_nothing_better_teaches_nothing(world: World) -> No
     rows = world.base.rows(texts)
     with torch.no_grad():
         logits = world.base.logits(rows, None)
-    from rune.hypernet.objective import plan
-
     layout = plan(world.corpus, reference.groups, target_contrast=False, source_contrast=False)
     certain = torch.zeros(len(rows.label_P))  # log p = 0 of every token
     assert float(objective._kl_teacher(reference.groups, layout, logits, certain, rows.row_P)) == 0.0
     hopeless = torch.full_like(certain, -1e9)
     assert float(objective._kl_teacher(reference.groups, layout, logits, hopeless, rows.row_P)) > 0.0
+
+
+def test_a_contrast_without_a_partner_keeps_its_place_and_is_not_counted(world: World) -> None:
+    """Rows 0 and 1 are of one family, row 3 is another lesson's answer to the prompt of row 0."""
+    corpus = world.corpus
+    assert corpus.lesson(0) == corpus.lesson(1) != corpus.lesson(3)
+    groups = [Group((0,), (0,), (3,)), Group((1,), (1,), (None,)), Group((3,), (3,), (0,))]
+    made = plan(corpus, groups, target_contrast=True, source_contrast=True)
+    # Each group: its target, the wrong solution (or the target again), the next group's target.
+    assert made.texts == [corpus.texts[i] for i in (0, 3, 1, 1, 1, 3, 3, 0, 0)]
+    assert made.right_B == [True, False, False] * 3
+    assert made.target_pairs == [(0, 1), (6, 7)]
+    assert made.source_pairs == [(6, 5), (0, 8)]  # no lesson is set against itself
 
 
 def test_a_term_of_weight_zero_is_left_out(world: World) -> None:

@@ -97,7 +97,7 @@ class Reader:
     """Computes and caches features. `folder` None keeps nothing on disk."""
 
     def __init__(self, model: nn.Module, tokenizer: Any, *, taps: Sequence[int], digest: str, folder: Path | None):
-        self._trunk = trunk(model, max(taps))
+        self._trunk = trunk(model, max(1, *taps))
         self._tokenizer = tokenizer
         self._taps = tuple(taps)
         self._folder = None if folder is None else folder / f"features-{config.digest([digest, list(taps)])[:12]}"

@@ -48,7 +48,7 @@ TEMPERATURE = 0.2
 NEW_TOKENS = 384
 SIBLINGS = 3  # trajectories a set holds at most
 CHAINS, ATTEMPTS = 3, 3  # of the loop that makes a real trajectory
-ADAPTER_ARMS = ("static", "sibling1", "sibling", "wrong", "own", "empty")
+ADAPTER_ARMS = ("sibling", "wrong", "static", "own", "sibling1", "empty")
 CONTEXT_ARMS = ("vanilla", "documentation", "context_sibling1", "context_sibling", "context_wrong", "context_own")
 CONTRASTS = (
     ("sibling", "wrong"), ("sibling", "static"), ("sibling", "vanilla"), ("sibling", "context_sibling"),
@@ -445,10 +445,10 @@ def train(
         )  # fmt: skip
         with store.Appender(out / "watch.jsonl") as log:
             log.write({"step": round(share * steps), "seconds": time.monotonic() - began, **watched.look(both)[0]})
-    record, matrix = Donors(base, reader, cases, limit=6 if args.smoke else 0).look(both)
-    store.write_json(out / "donors.json", {**record, "matrix": [[round(v, 2) for v in row] for row in matrix]})
     for place, dtype in ((folder / "hypernet", torch.float32), (out / "shipped", torch.float16)):
         checkpoint.save_hypernet(place, both, layout, lora, hypernet, machine.model, trained_on=tasks, dtype=dtype)
+    record, matrix = Donors(base, reader, cases, limit=6 if args.smoke else 0).look(both)
+    store.write_json(out / "donors.json", {**record, "matrix": [[round(v, 2) for v in row] for row in matrix]})
     base.hooks.remove()
     store.write_json(out / "seconds.json", {"train": time.monotonic() - began, "steps": steps})
 
@@ -459,16 +459,14 @@ def _affordable(
 ) -> int:  # fmt: skip
     """Steps that fit what is left of the seconds, from steps 6–20 of a run that is thrown away."""
     probe, marks = out / "speed", []
-    short = dataclasses.replace(
-        hypernet, schedule=dataclasses.replace(hypernet.schedule, steps=20), encoder_first=None
-    )
+    short = dataclasses.replace(hypernet, schedule=dataclasses.replace(hypernet.schedule, steps=20), encoder_first=None)
     for stop in (5, 20):
         trainer.train_hypernet(
             base, corpus, bank, static, short, seed=1, folder=probe, metrics=probe / "metrics.jsonl", stop_after=stop
         )
         marks.append(time.monotonic())
     pace = (marks[1] - marks[0]) / 15
-    left = seconds - (time.monotonic() - began) - 60  # the encoder's own phase, looks and checkpoints
+    left = seconds - (time.monotonic() - began) - 110  # the encoder's own phase, looks and checkpoints
     steps = max(50, int(left / pace))
     console.note(f"{pace:.2f} s a step: {steps} steps in {left:.0f} s")
     return steps
@@ -558,24 +556,22 @@ def sample(out: Path, machine: Machine, cases: Sequence[Case], args: argparse.Na
     def ready(made: Any) -> Any:
         return export.to_adapter(made, layout, base_model=machine.model.digest, dtype=dtype)
 
-    engine = _engine(machine, max_adapters=4096)
-    worn = {
-        ("static", ""): engine.put_adapter("static", ready(source.static())),
-        ("empty", ""): engine.put_adapter("empty", ready(source.make([()]))),
-    }
-    for arm in ("sibling1", "sibling", "wrong", "own"):
-        for start in range(0, len(cases), 16):
+    engine = _engine(machine)
+    engine.bank.reserve(len(cases) + 1)
+    for arm in ADAPTER_ARMS:  # one arm after the other: an adapter takes 20 MB
+        worn = {}
+        if arm in ("static", "empty"):
+            made = source.static() if arm == "static" else source.make([()])
+            worn = dict.fromkeys((c.problem.task_id for c in cases), engine.put_adapter(arm, ready(made)))
+        for start in range(0, len(cases), 16) if not worn else ():
             some = cases[start : start + 16]
             made = source.make([c.sources(arm) for c in some])
             for n, case in enumerate(some):
                 task = case.problem.task_id
-                worn[arm, task] = engine.put_adapter(f"{arm}/{task}", ready(select(made, slice(n, n + 1))))
-    wanted = [
-        (arm, case.problem, "", worn.get((arm, case.problem.task_id)) or worn[arm, ""])
-        for arm in ADAPTER_ARMS
-        for case in cases
-    ]
-    _draw(args, machine, engine, path, wanted)
+                worn[task] = engine.put_adapter(f"{arm}/{task}", ready(select(made, slice(n, n + 1))))
+        _draw(args, machine, engine, path, [(arm, c.problem, "", worn[c.problem.task_id]) for c in cases])
+        for adapter in {ref.adapter_id for ref in worn.values()}:
+            engine.drop_adapter(adapter)
     engine.close()
 
 
@@ -680,7 +676,9 @@ def queue(args: argparse.Namespace) -> None:
     left = args.seconds - (time.monotonic() - began)
     train_seconds = str(max(60.0, left - 330))
     say(f"training for {train_seconds} s")
-    jobs = {n: (["study", "--variant", n, "--train-seconds", train_seconds], i % gpus) for i, n in enumerate(args.variants)}
+    jobs = {
+        n: (["study", "--variant", n, "--train-seconds", train_seconds], i % gpus) for i, n in enumerate(args.variants)
+    }
     all_of({"context-score": (["context-score"], gpus - 1), **jobs})
     tell(args)
     say("end")

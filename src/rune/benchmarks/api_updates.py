@@ -275,7 +275,9 @@ def _argument(draw: _Draw, function: Function) -> tuple[Effect, str, str, str]:
     effect = draw.choice(EFFECTS[function.gives])
     if len(effect.values) == 1:  # the argument takes a word
         old, new = effect.values[0], repr(draw.word((eval(effect.values[0]),)))
-        effect = effect._replace(code=effect.code.replace(old, new), means=effect.means.replace(old, new), values=(new,))
+        effect = effect._replace(
+            code=effect.code.replace(old, new), means=effect.means.replace(old, new), values=(new,)
+        )
     argument = draw.word(effect.names)
     code = effect.code.replace("{a}", argument)
     return effect, argument, f"    if {argument} is not None:\n        result = {code}\n", effect.means
@@ -384,8 +386,9 @@ def _new_error(draw: _Draw, function: Function) -> _Change | None:
         condition, words = f"result > {bound!r}", f"the result is above {bound!r}"
     elif function.gives in ("text", "list"):
         bound = sorted(len(r) for r in results)[20]
-        condition, words = f"len(result) > {bound}", f"the result has more than {bound} " + (
-            "characters" if function.gives == "text" else "elements"
+        condition, words = (
+            f"len(result) > {bound}",
+            f"the result has more than {bound} " + ("characters" if function.gives == "text" else "elements"),
         )
     else:
         condition, words = "not result", "the answer is no"
@@ -507,11 +510,10 @@ _SHAPES = (
            "Given {words}, return a dictionary with it under 'input' and {one} under 'output'{asks}.", "it",
            lambda rng, draw: draw(rng)),
 )  # fmt: skip
-_VERBS = "build make collect compute prepare derive produce obtain form gather".split()
-_INPUTS = "data source given entry subject original".split()
+_VERBS = ("build", "make", "collect", "compute", "prepare", "derive", "produce", "obtain", "form", "gather")
 _ROLES = (
     "A librarian", "A teacher", "An engineer at a small firm", "A data analyst", "A journalist", "A researcher",
-    "A student", "A shop owner", "A developer of a web service", "A museum curator", "A weather station", "A bookkeeper",
+    "A student", "A shop owner", "A web developer", "A museum curator", "A weather station", "A bookkeeper",
 )  # fmt: skip
 _NEEDS = (
     "wants this done many times a day.", "is cleaning up a script.", "has a large archive to go through.",
@@ -536,9 +538,7 @@ def _program(function: Function, name: str, shape: _Shape, use: _Use) -> str:
     return f"import {function.module}\n\n\n{helper}def {name}({argument}{second}):\n{body}"
 
 
-def _prompt(
-    rng: random.Random, function: Function, shape: _Shape, use: _Use, name: str, kind: str, words: str
-) -> str:
+def _prompt(rng: random.Random, function: Function, shape: _Shape, use: _Use, name: str, kind: str, words: str) -> str:
     one = function.says.replace("{x}", shape.subject)
     asks = f", {use.asks}" if use.asks else ""
     what = shape.says.replace("{words}", words).replace("{one}", one).replace("{asks}", asks)
@@ -632,5 +632,7 @@ def verify(tasks: Sequence[Task], sandbox: Sandbox) -> dict[str, int]:
         if passed != (role == "reference"):
             found = graded.plain
             raise DataError(f"{NAME}: {task_id}: {role}: {found.outcome.value} {found.error_kind} {found.error}")
-        counts[{"reference": "references_count", "habit": "habits_fail", "under": "strangers_fail"}[role.split()[0]]] += 1
+        counts[
+            {"reference": "references_count", "habit": "habits_fail", "under": "strangers_fail"}[role.split()[0]]
+        ] += 1
     return dict(counts)

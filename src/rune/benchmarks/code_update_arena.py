@@ -1,4 +1,4 @@
-"""CodeUpdateArena (Liu, Pandit, Ye, Choi & Durrett 2024, arXiv 2407.06249): tasks that want an updated library function.
+"""CodeUpdateArena (Liu, Pandit, Ye, Choi & Durrett 2024, arXiv 2407.06249): tasks that want an updated function.
 
 A domain is an update; its tasks share nothing but the updated function, and no prompt says what changed. Scored by
 UPass (`_updates.judge`): passes with the update installed and not without it. Folds are by function, so that all
@@ -14,6 +14,7 @@ from __future__ import annotations
 import ast
 import random
 import re
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,7 +137,7 @@ def _problem(update: Update, number: int, task: Mapping[str, Any], split: Split,
         reference=reference,
         category=update.package,
         split=split,
-        prelude=_updates.prelude(update, before=f"{update.setup}\n", after=_runner(tests)),
+        prelude=_updates.prelude(update, before=f"{_given(signature)}{update.setup}\n", after=_runner(tests)),
         family=update.domain,
     )
 
@@ -149,12 +150,21 @@ def _entry_point(signature: str, where: str) -> str:
     return found[1]
 
 
+def _given(signature: str) -> str:
+    """Imports of what the signature itself names: who repeats it must not fail for `List`."""
+    names = set(re.findall(r"[A-Za-z_]\w*", signature))
+    lines = [f"from typing import {name}" for name in sorted(names & set(typing.__all__))]
+    modules = {"re": "import re", "numpy": "import numpy", "np": "import numpy as np", "sympy": "import sympy"}
+    lines += [line for name, line in modules.items() if f"{name}." in signature]
+    return "".join(f"{line}\n" for line in lines)
+
+
 def _runner(tests: Sequence[str]) -> str:
     """Source that defines run_unit_test(number) beside the program, which the tests see as if they stood below it."""
     return f"_UNIT_TESTS = {list(tests)!r}\n{_RUNNER}"
 
 
-_RUNNER = '''
+_RUNNER = """
 def run_unit_test(number):
     import importlib, sys
     scope = {}
@@ -189,4 +199,4 @@ def _explain(name, text, error):
     ]
     said = f"{name}: {line}" + (f", where {', '.join(values)}" if values else "")
     return said
-'''.lstrip("\n")
+""".lstrip("\n")

@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 from rune import plugins
-from rune.benchmarks import _updates, api_updates, code_update_arena
+from rune.benchmarks import _api_tasks, _updates, api_updates, code_update_arena
 from rune.benchmarks._api_functions import FUNCTIONS
 from rune.errors import ContaminationError, DataError
 from rune.types import Outcome, Split, Trajectory
@@ -95,7 +95,7 @@ def test_what_stays_without_the_update_is_kept():
 
 def test_our_own_programs_leave_the_library_as_it_was():
     before = statistics.mean
-    assert api_updates.run(UPDATE, USES, "f", ([1, 3],)) == 6
+    assert _api_tasks.run(UPDATE, USES, "f", ([1, 3],)) == 6
     assert statistics.mean is before
 
 

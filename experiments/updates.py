@@ -117,6 +117,10 @@ class Case(NamedTuple):
         }[arm]
 
 
+def _function(update: str) -> str:
+    return _updates.function_of(code_update_arena.NAME, update)
+
+
 class Machine(NamedTuple):
     model: ModelRef
     device: str
@@ -283,7 +287,7 @@ def _cases(problems: Iterable[Problem], lessons: Sequence[Trajectory]) -> list[C
             if not siblings:
                 continue
             package = [u for u in by_update if u != update and by_update[u][0].category == own.category]
-            far = [u for u in package if _updates.function_of(u) != _updates.function_of(update)]
+            far = [u for u in package if _function(u) != _function(update)]
             donors = [u for u in by_update if u != update]
             donor = by_update[rng.choice(sorted(far or package or donors))]
             wrong = rng.sample(donor, min(len(siblings), len(donor)))
@@ -382,7 +386,6 @@ def study(args: argparse.Namespace) -> None:
     held_ids = {p.task_id for p in held}
     trained += [t for t in lessons if t.task_id not in held_ids]
     _exclusion.check_corpus(trained, held)
-    _updates.check_functions(trained, held)
     lora, hypernet = _recipe(variant, args.smoke)
     store.write_json(out / "settings.json", {"variant": variant, "lora": lora, "hypernet": hypernet})
     train(out, machine, lora, hypernet, cases, trained, args)
@@ -516,7 +519,7 @@ class Donors:
             near = [
                 d for d, other in enumerate(self._cases)
                 if d != t and other.problem.category == case.problem.category
-                and _updates.function_of(other.problem.family) != _updates.function_of(case.problem.family)
+                and _function(other.problem.family) != _function(case.problem.family)
             ]  # fmt: skip
             ranks.append(1 + int((np.delete(matrix[:n, t], t) > mine).sum()))
             package_ranks.append((1 + int((matrix[near, t] > mine).sum()), len(near) + 1))

@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 from rune import plugins
-from rune.benchmarks import _api_tasks, _updates, api_updates, code_update_arena
+from rune.benchmarks import _api_tasks, _exclusion, _updates, api_updates, code_update_arena
 from rune.benchmarks._api_functions import FUNCTIONS
 from rune.errors import ContaminationError, DataError
 from rune.types import Outcome, Split, Trajectory
@@ -185,7 +185,7 @@ def test_all_updates_of_a_function_are_on_one_side(arena):
     assert sum(sizes) == len(updates) and max(sizes) - min(sizes) <= 2
     sides: dict[str, set[Split]] = {}
     for p in arena.problems():
-        sides.setdefault(_updates.function_of(p.family), set()).add(p.split)
+        sides.setdefault(p.family.partition(":")[0], set()).add(p.split)
     assert all(len(side) == 1 for side in sides.values())
 
 
@@ -210,9 +210,17 @@ def trajectory(domain: str, benchmark: str = "api_updates") -> Trajectory:
 def test_a_held_out_function_in_a_training_corpus_is_refused(arena):
     held = [p for p in arena.problems() if p.split is Split.HELD_OUT]
     free = next(p for p in arena.problems() if p.split is Split.TRAIN)
-    function = _updates.function_of(held[0].family)
-    _updates.check_functions([trajectory(free.family, "code_update_arena")], held)
+    function = held[0].family.partition(":")[0]
+    _exclusion.check_corpus([trajectory(free.family, "code_update_arena")], held)
     for name in ("api_updates", "code_update_arena"):
         # Another update of the same function is no less forbidden.
         with pytest.raises(ContaminationError, match=f"held-out function: {function}"):
-            _updates.check_functions([trajectory(f"{function}:new-argument:other", name)], held)
+            _exclusion.check_corpus([trajectory(f"{function}:new-argument:other", name)], held)
+
+
+def test_tasks_of_one_function_are_relatives_whatever_the_update(arena):
+    problems = [p for p in arena.problems() if p.category == "re"]
+    groups = _exclusion.relatives(problems)
+    found = [{problems[i].family.partition(":")[0] for i in group} for group in groups]
+    assert all(len(functions) == 1 for functions in found)
+    assert len(found) == len({f for functions in found for f in functions})

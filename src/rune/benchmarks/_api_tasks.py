@@ -66,7 +66,8 @@ SHAPES = (
 _VERBS = ("build", "make", "collect", "compute", "prepare", "derive", "produce", "obtain", "form", "gather")
 _ROLES = (
     "A librarian", "A teacher", "An engineer at a small firm", "A data analyst", "A journalist", "A researcher",
-    "A student", "A shop owner", "A developer of a web service", "A museum curator", "A weather station", "A bookkeeper",
+    "A student", "A shop owner", "A developer of a web service",
+    "A museum curator", "A weather station", "A bookkeeper",
 )  # fmt: skip
 _NEEDS = (
     "wants this done many times a day.", "is cleaning up a script.", "has a large archive to go through.",

@@ -14,10 +14,9 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from rune.errors import ContaminationError
-from rune.types import Execution, Outcome, Problem, Program, Sandbox, Trajectory
+from rune.types import Execution, Outcome, Problem, Program, Sandbox
 
 BENCHMARKS = ("code_update_arena", "api_updates")  # whose domains are named by `domain`
 
@@ -47,9 +46,9 @@ def domain(function: str, kind: str, detail: str) -> str:
     return f"{function}:{kind}:{detail}"
 
 
-def function_of(name: str) -> str:
-    """The function that a domain's name begins with."""
-    return name.partition(":")[0]
+def function_of(benchmark: str, name: str) -> str:
+    """The function that a domain's name begins with; "" for benchmarks whose domains are no updates."""
+    return name.partition(":")[0] if benchmark in BENCHMARKS else ""
 
 
 # --------------------------------------------------------------------------- installing
@@ -127,28 +126,3 @@ def judge(sandbox: Sandbox, programs: Iterable[tuple[str, Problem, str]]) -> Ite
 
 def program(key: str, problem: Problem, code: str) -> Program:
     return Program(key=key, code=code, test=problem.test, entry_point=problem.entry_point, prelude=problem.prelude)
-
-
-# --------------------------------------------------------------------------- leakage
-
-
-def check_functions(trajectories: Iterable[Trajectory], held_out: Iterable[Problem], *, where: str = "corpus") -> None:
-    """No trajectory may come from an update of a function that a held-out update changes, whatever the update.
-
-    Raises ContaminationError that names the first one.
-    """
-    forbidden = {function_of(p.family): p.family for p in held_out if p.benchmark in BENCHMARKS}
-    for number, trajectory in enumerate(trajectories, start=1):
-        found = forbidden.get(function_of(trajectory.family)) if trajectory.benchmark in BENCHMARKS else None
-        if found:
-            raise ContaminationError(
-                f"{where}:{number}: field 'task_id' {trajectory.task_id!r}, trajectory {trajectory.trajectory_id}: "
-                f"held-out function: {function_of(found)} is changed by the held-out update {found}; remove it"
-            )
-
-
-def counts(graded: Iterable[Graded]) -> dict[str, Any]:
-    """How many passed, and how many count."""
-    every = list(graded)
-    plain = sum(g.plain.outcome is Outcome.PASSED for g in every)
-    return {"programs": len(every), "pass_with_update": plain, "pass_without_too": plain - sum(g.used for g in every)}

@@ -35,7 +35,9 @@ def main() -> int:
     args = parser.parse_args()
     module = plugins.load("sandbox", "fork")
     # Some tests build arrays of 800 MB; importing sympy on a busy machine takes seconds.
-    sandbox = module.build(module.Config(workers=args.workers, cpu_seconds=30.0, memory_mb=4096))
+    lent = {"packages": code_update_arena.LENT} if args.benchmark == "code_update_arena" else {}
+    limits = module.Config(workers=args.workers, cpu_seconds=30.0, wall_seconds=60.0, memory_mb=4096, **lent)
+    sandbox = module.build(limits)
     found = {"code_update_arena": _arena, "private_library": _libraries, "api_updates": _generated}[args.benchmark](
         args, sandbox
     )
@@ -48,7 +50,7 @@ def main() -> int:
 
 def _environment(sandbox: Any) -> dict[str, str]:
     versions = {"python": platform.python_version()}
-    for name in ("numpy", "scipy", "sympy", "pandas"):
+    for name in ("numpy", "scipy", "sympy", "pandas", "pytest"):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

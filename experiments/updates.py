@@ -161,7 +161,7 @@ def _machine(args: argparse.Namespace) -> Machine:
 
 def _sandbox() -> Any:
     module = plugins.load("sandbox", "fork")
-    return module.build(module.Config(cpu_seconds=10.0, memory_mb=2048))
+    return module.build(module.Config(cpu_seconds=10.0, wall_seconds=20.0, packages=code_update_arena.LENT))
 
 
 def _engine(machine: Machine, **settings: Any) -> Any:

@@ -14,6 +14,9 @@ go)
     cp .carry/data/arena.jsonl.gz data/code_update_arena/
     tar xJf .carry/data/corpus.tar.xz -C corpus
     cp .carry/data/*.whl .whl/ 2> /dev/null || true
+    for wheel in .carry/data/optional/*.whl; do  # pytest, which some tasks' tests import; without it they are left out
+        python3 -m pip install -q --no-index --no-deps --no-compile "$wheel" || true
+    done
     [ -n "${MODEL_FOLDER:-}" ] || bash tools/gpu/setup.sh
     . tools/gpu/env.sh
     export HF_HUB_OFFLINE=1

@@ -28,6 +28,11 @@ from rune.types import Problem, Split
 NAME = "code_update_arena"
 FILE = "code_update_arena/arena.jsonl.gz"
 SHA256 = {"arena.jsonl.gz": "d58b04e03c9dadfa773bf990d0afbdb271fc625da1d71c01050b1878f7cc6648"}
+# What the tasks' tests import, where it is installed; the second line is pytest and what it needs.
+LENT = (
+    *("numpy", "scipy", "sympy", "mpmath"),
+    *("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "py"),
+)
 HUB = _data.OnHub("leo-liuzy/CodeUpdateArena", "", 0)
 
 

@@ -24,6 +24,7 @@ go)
         --model "${MODEL_FOLDER:-qwen2.5-coder-0.5b-instruct}" ${MORE:-}
     ;;
 fetch)
+    for file in "$U"/*/checkpoints/metrics.jsonl; do cp "$file" "${file%/checkpoints/*}/metrics.jsonl" 2> /dev/null; done
     tar c --exclude=checkpoints --exclude=shipped --exclude=speed -C "$U" . | xz -1 -T4 > "$OUT/updates.tar.xz"
     [ ! -e /tmp/go.log ] || cp /tmp/go.log "$OUT/go.log"
     grep -v '^|' /tmp/go.log | tail -n 15

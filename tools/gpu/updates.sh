@@ -13,7 +13,7 @@ go)
     mkdir -p data/code_update_arena corpus .whl
     cp .carry/data/arena.jsonl.gz data/code_update_arena/
     tar xJf .carry/data/corpus.tar.xz -C corpus
-    cp .carry/data/*.whl .whl/ 2> /dev/null || true
+    cp .carry/data/bm25s-*.whl .carry/data/gguf-*.whl .whl/
     for wheel in .carry/data/optional/*.whl; do  # pytest, which some tasks' tests import; without it they are left out
         python3 -m pip install -q --no-index --no-deps --no-compile "$wheel" || true
     done

@@ -10,7 +10,8 @@ Against a set of evaluation tasks a trajectory is refused for
   HumanEval the nearest unrelated pairs share 0.34 of a prompt and less of a solution.
 
 Tasks of a *family* (a private convention, `Problem.family`) share prompts and plain code on purpose: there the
-family is what must not cross, and text is not compared.
+family is what must not cross, and text is not compared. Where a family is an update of a library function, no update of
+that function may cross.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rune import overlap
+from rune.benchmarks._updates import function_of
 from rune.errors import ContaminationError
 from rune.types import Problem, Trajectory
 
@@ -72,6 +74,8 @@ class Exclusion:
         self._problems = list(problems)
         self._ids = {canonical_id(p.task_id) for p in self._problems}
         self._families = {p.family for p in self._problems if p.family}
+        self._functions = {function_of(p.benchmark, p.family): p.family for p in self._problems}
+        self._functions.pop("", None)
         self._problems = [p for p in self._problems if not p.family]
         self._near = {canonical_id(t): e for e in self._ids for t in (near_duplicates or {}).get(e, ())}
         self._trees: dict[str, str] = {}
@@ -114,6 +118,9 @@ class Exclusion:
             return f"near-duplicate: listed as too like {self._near[task]}"
         if trajectory.family and trajectory.family in self._families:
             return f"held-out family: {trajectory.family}"
+        function = function_of(trajectory.benchmark, trajectory.family)
+        if function in self._functions:
+            return f"held-out function: {function} is changed by {self._functions[function]}"
         names = {_plain(trajectory.benchmark), _plain(trajectory.task_id.partition("/")[0])}
         if names & _EVALUATION_ONLY:
             return "evaluation only: this benchmark is never trained on"
@@ -215,6 +222,8 @@ def relatives(problems: Sequence[Problem]) -> list[list[int]]:
         tree = overlap.shape(problem.reference) if problem.reference and not problem.family else None
         keys: list[object] = [("id", canonical_id(problem.task_id))]
         keys += [("family", problem.family)] if problem.family else []
+        function = function_of(problem.benchmark, problem.family)
+        keys += [("function", function)] if function else []
         keys += [("tree", tree.digest)] if tree and tree.size >= TREE_SIZE else []
         for key in keys:
             join(first.setdefault(key, i), i)

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from rune import config, store
-from rune.types import Execution, Outcome, Program, Sandbox
+from rune.types import Execution, Program, Sandbox
 
-SCORER = 2  # raise it when a change of the scorer can change a verdict
+SCORER = 3  # raise it when a change of the scorer can change a verdict
 
 
 class Cached:
@@ -58,7 +58,7 @@ class Cached:
         for execution in self.inner.judge(unknown()):
             yield from _drain(ready)
             name = keys.pop(execution.key)
-            if name not in self._known and _settled(execution):
+            if name not in self._known and execution.settled:
                 self._known[name] = dataclasses.replace(execution, key=name)
                 self._log.write(self._known[name])
             yield execution
@@ -71,10 +71,6 @@ class Cached:
     def _name(self, program: Program) -> str:
         parts = (program.code, program.test, program.entry_point, program.prelude, self._context)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _settled(execution: Execution) -> bool:
-    return execution.outcome is not Outcome.TIMED_OUT or "CPU time" in execution.error
 
 
 def _drain(ready: list[Execution]) -> Iterator[Execution]:

@@ -230,8 +230,8 @@ WORDS = [
 ]  # fmt: skip
 BASES = [
     "StopIteration", "StopIteration", "StopIteration", "StopAsyncIteration", "GeneratorExit", "SystemExit",
-    "KeyboardInterrupt", "BaseException", "MemoryError", "AssertionError", "BaseExceptionGroup", "UnicodeDecodeError", "RecursionError", "Warning",
-    "SyntaxError", "KeyError",
+    "KeyboardInterrupt", "BaseException", "MemoryError", "AssertionError", "BaseExceptionGroup", "UnicodeDecodeError",
+    "RecursionError", "Warning", "SyntaxError", "KeyError",
 ]  # fmt: skip
 ODD: list[object] = [None, True, False, 0, 1, 2, 3, 4, -1, 10**30, 1.0, [], ["ValueError"], {}, {"a": 1}]
 OBJECTS = ("iterator", "callable", "class", "object", "", "nonsense")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import platform
 from collections.abc import Iterable, Iterator
@@ -41,7 +42,9 @@ class Cached:
 
     def judge(self, programs: Iterable[Program]) -> Iterator[Execution]:
         """As the inner sandbox, but known verdicts come at once."""
-        keys: dict[str, str] = {}
+        # Two programs may have one key; those that the inner sandbox is given have keys of their own.
+        keys: dict[str, tuple[str, str]] = {}
+        numbers = itertools.count(2)
         ready: list[Execution] = []
 
         def unknown() -> Iterator[Program]:
@@ -49,15 +52,19 @@ class Cached:
                 name = self._name(program)
                 found = self._known.get(name)
                 if found is None:
-                    keys[program.key] = name
-                    yield program
+                    own = program.key
+                    while own in keys:
+                        own = f"{program.key} ({next(numbers)})"
+                    keys[own] = program.key, name
+                    yield dataclasses.replace(program, key=own)
                 else:
                     self.hits += 1
                     ready.append(dataclasses.replace(found, key=program.key))
 
         for execution in self.inner.judge(unknown()):
             yield from _drain(ready)
-            name = keys.pop(execution.key)
+            key, name = keys.pop(execution.key)
+            execution = dataclasses.replace(execution, key=key)
             if name not in self._known and execution.settled:
                 self._known[name] = dataclasses.replace(execution, key=name)
                 self._log.write(self._known[name])

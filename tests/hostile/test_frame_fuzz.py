@@ -25,7 +25,7 @@ def test_no_frames_make_a_wrong_program_pass_or_the_judge_die_or_hang() -> None:
     [
         ("nameless", 1500, "secret first", "a wrong program passed"),
         ("ending", 4000, "loops over calls", "a wrong program passed"),
-        ("unasked", 1000, "one by one", "a right program passed with other answers"),
+        ("unasked", 1500, "random", "a right program passed with other answers"),
     ],
 )
 def test_a_judge_with_a_flaw_is_found(plant: str, sequences: int, task: str, how: str) -> None:

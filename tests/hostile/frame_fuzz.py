@@ -808,7 +808,7 @@ def run(seed: int, sequences: int, *, jobs: int = 1, plant: str = "", only: str 
 
 
 def again(seed: int, number: int, *, plant: str = "", only: str = "") -> list[dict[str, Any]]:
-    """What sequence `number` finds. Those before it on its lane are put through too: what is sent ahead hangs on them."""
+    """What sequence `number` finds, after those before it on its lane: what is sent ahead hangs on them."""
     first = number - number % CHUNK
     return [f for f in chunk(seed, first, number - first + 1, plant, only)["finds"] if f["sequence"] == number]
 

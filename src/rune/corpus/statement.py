@@ -1,0 +1,74 @@
+"""The task out of the first message to an agent: the issue, not the manual around it."""
+
+from __future__ import annotations
+
+import re
+
+_TAGS = (
+    "pr_description",
+    "issue_description",
+    "problem_statement",
+    "issue",
+    "github_issue",
+    "task_description",
+    "task",
+    "user_query",
+    "description",
+)
+_TAGGED = re.compile(rf"<({'|'.join(_TAGS)})>\s*(.*?)\s*</\1>", re.DOTALL)
+_LEADS = re.compile(
+    r"(?:^|\n)(?:ISSUE:\s*\n|[^\n]{0,80}?(?:solve|resolve|fix|implement|address|work on)[^\n]{0,40}"
+    r"(?:issue|problem|task|bug|ticket)[^\n:]{0,40}:[ \t]*\n*|(?:[^\n]{0,60}\bfollowing (?:PR description|issue)"
+    r"[^\n:]{0,40}:[ \t]*\n+))",
+    re.IGNORECASE,
+)
+_BEFORE = re.compile(r"\A(?:Consider the following (?:PR|issue) description:|Issue:|Task:)\s*", re.IGNORECASE)
+# Where the task ends and the tool's manual begins.
+_MANUAL = re.compile(
+    r"\n\s*(?:INSTRUCTIONS:|You can execute bash commands|You have access to|Your (?:task|response) (?:is|must)\b"
+    r"|#{1,3} (?:Recommended Workflow|Important Rules|Command Execution Rules|Formatting your response|Instructions"
+    r"|Task Instructions|Useful command examples|Workflow|Rules|Submission|Guidelines|Response Format|Tools)\b"
+    r"|<(?:instructions|system_information|IMPORTANT|uploaded_files|rules|example_response|format_example)>"
+    r"|IMPORTANT TIPS:|NOTE ABOUT THE EDIT COMMAND|Follow these (?:steps|phases)|Can you help me implement"
+    r"|Remember, YOU (?:CAN|SHOULD)|\(Open file: |bash-\$\s*$|To finish, issue)",
+)
+_NOISE = re.compile(
+    r"<(system-reminder|local-command-caveat|local-command-stdout|command-name|command-message|command-args"
+    r"|environment_context|user_instructions|ide_opened_file|ide_selection)>.*?</\1>",
+    re.DOTALL,
+)
+_SLOT = re.compile(
+    r"\{\{-?\s*(?:task|problem_statement|issue|instruction)[^}]*\}\}|\{(?:problem_statement|task|issue)\}"
+)
+
+
+def find(text: str, template: str = "") -> str:
+    """The task in a message; with the template that made the message, exactly what was put into it."""
+    text = _NOISE.sub("", text.replace("\r\n", "\n")).strip()
+    if found := _by_template(text, template.replace("\r\n", "\n")):
+        return _BEFORE.sub("", found).strip()
+    if match := _TAGGED.search(text):
+        return _BEFORE.sub("", match[2]).strip() or text
+    if match := _LEADS.search(text):
+        rest = text[match.end() :]
+        end = _MANUAL.search("\n" + rest)
+        found = rest[: max(end.start() - 1, 0)] if end else rest
+    else:
+        # Without a word that introduces it, only what stands before a manual's unmistakable head is cut off.
+        end = _MANUAL.search(text)
+        found = text[: end.start()] if end else text
+    return _BEFORE.sub("", found).strip() or text
+
+
+def _by_template(text: str, template: str) -> str:
+    slot = _SLOT.search(template)
+    if not slot:
+        return ""
+    before = re.split(r"\}\}|%\}|\}", template[: slot.start()])[-1].lstrip()
+    after = re.split(r"\{\{|\{%|\{", template[slot.end() :])[0].rstrip()
+    start = text.find(before) if before else 0
+    if start < 0:
+        return ""
+    start += len(before)
+    end = text.find(after, start) if after.strip() else len(text)
+    return text[start:end].strip() if end >= 0 else ""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,7 +23,7 @@ from rune.corpus.files import Item
 from rune.corpus.redact import Redactor
 from rune.corpus.session import NothingToLearn, Session, check, to_trajectory
 from rune.errors import ContaminationError, DataError
-from rune.types import Attempt, Problem, Trajectory
+from rune.types import Problem, Trajectory
 
 FOLDER = "corpus.importers"
 
@@ -81,9 +81,11 @@ def read_all(paths: Sequence[Path]) -> Imported:
         for number in range(before, len(found.trajectories)):
             earlier = first.setdefault(found.trajectories[number].trajectory_id, number)
             if earlier != number:
+                here, there = found.places[number], found.places[earlier]
+                same = here != there and here.rpartition(":")[0] == there.rpartition(":")[0]
+                what = f"line {there.rpartition(':')[2]}" if same else there
                 raise DataError(
-                    f"{found.places[number]}: field 'trajectory_id' repeats {found.places[earlier]}; "
-                    "each trajectory needs its own, and each file is given once"
+                    f"{here}: field 'trajectory_id' repeats {what}; each line needs its own, and a file is given once"
                 )
     return found
 
@@ -190,17 +192,19 @@ def _sessions(module: ModuleType, record: Any, where: str, name: str, path: Path
 
 def redacted(trajectory: Trajectory, redact: Redactor) -> Trajectory:
     """A finished trajectory with every text redacted; its own id stays."""
-
-    def texts(record: Trajectory | Attempt) -> dict[str, str]:
-        kept = ("trajectory_id", "error_kind", "solution")
-        given = {f.name: getattr(record, f.name) for f in fields(record) if f.name not in kept}
-        return {k: redact(v) for k, v in given.items() if type(v) is str}
-
-    attempts = tuple(replace(a, **texts(a)) for a in trajectory.attempts)
+    attempts = tuple(
+        replace(a, code=redact(a.code), error=redact(a.error), reflection=redact(a.reflection))
+        for a in trajectory.attempts
+    )
     # The solution is the code of the passing attempt: counted once, and the same afterwards.
     solution = trajectory.solution
-    if solution and attempts and trajectory.attempts[-1].code == solution:
+    if solution and trajectory.attempts and trajectory.attempts[-1].code == solution:
         solution = attempts[-1].code
-    elif solution:
-        solution = redact(solution)
-    return replace(trajectory, **texts(trajectory), attempts=attempts, solution=solution)  # type: ignore[arg-type]
+    return replace(
+        trajectory,
+        task_id=redact(trajectory.task_id),
+        prompt=redact(trajectory.prompt),
+        attempts=attempts,
+        solution=redact(solution) if solution is trajectory.solution else solution,
+        source=redact(trajectory.source),
+    )

@@ -2,8 +2,8 @@
 
 Before: {id, source, action, args} and {id, source, observation, content, extras, cause}; the oldest benchmark files
 pair them. Since the SDK (1.0): {kind: ActionEvent, action, tool_name, tool_call_id} and {kind: ObservationEvent,
-observation, action_id}. A benchmark's row adds `instance`, `instruction`, `test_result.git_patch` and, once evaluated, a report. The patch in
-`instance` is the benchmark's answer, never the agent's, and is not read.
+observation, action_id}. A benchmark's row adds `instance`, `instruction`, `test_result.git_patch` and, once evaluated,
+a report. The patch in `instance` is the benchmark's answer, never the agent's, and is not read.
 """
 
 from __future__ import annotations

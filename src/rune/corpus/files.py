@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,16 +28,24 @@ class Item(NamedTuple):
 
 
 def expand(path: Path) -> list[Path]:
-    """The files of a folder that may hold trajectories, in order of their names; any other path is itself.
+    """The files of a folder that may hold trajectories, folder by folder; any other path is itself.
 
     Raises DataError for a folder that holds none.
     """
     if not path.is_dir():
         return [path]
-    found = sorted(p for p in path.rglob("*") if p.is_file() and p.name.removesuffix(".gz").endswith(SUFFIXES))
+    found = sorted(
+        (p for p in path.rglob("*") if p.is_file() and p.name.removesuffix(".gz").endswith(SUFFIXES)), key=_order
+    )
     if not found:
         raise DataError(f"{path}: no file in this folder ends in {', '.join(SUFFIXES)} (or one of these and .gz)")
     return found
+
+
+def _order(path: Path) -> list[tuple[str, int, str]]:
+    """Folder by folder, numbers in names by their value: 2.json before 10.json."""
+    parts = re.split(r"(\d+)", path.name)
+    return [(str(path.parent), int(part) if part.isdecimal() else -1, part) for part in parts]
 
 
 def read_text(path: Path) -> str:

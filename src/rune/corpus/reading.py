@@ -10,7 +10,8 @@ nothing else is refused. Everything else that is wrong is an error that names fi
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -112,29 +113,32 @@ def importers() -> dict[str, ModuleType]:
 # --------------------------------------------------------------------------- files
 
 
-def _sources(path: Path) -> list[tuple[Path, str, list[Item]]]:
+def _sources(path: Path) -> Iterator[tuple[Path, str, list[Item]]]:
     """(file, name for what has none of its own, values), one for each session log of a folder."""
     if not path.is_dir():
-        return [(path, _stem(path), files.read(path))]
-    found: list[tuple[Path, str, list[Item]]] = []
-    events: dict[Path, list[Item]] = {}
-    requests: dict[Path, tuple[int, Path, list[Item]]] = {}
+        requests = path.resolve().parent.parent.name == "llm_completions"
+        yield path, path.resolve().parent.name if requests else _stem(path), files.read(path)
+        return
     openhands, completions = (importers()[name] for name in ("openhands", "openhands_completions"))
-    for file in files.expand(path):
-        items = files.read(file)
-        alone = items[0].value if len(items) == 1 else None
-        if file.parent.name == "events" and openhands.event(alone):
-            events.setdefault(file.parent, []).append(Item(1, alone))
-        elif alone is not None and completions.claims(alone):
-            # A folder of requests is one session, and its longest request holds all of it.
-            length = len(completions.messages_of(alone, str(file)))
-            if length > requests.get(file.parent, (-1,))[0]:
-                requests[file.parent] = (length, file, items)
-        else:
-            found.append((file, _stem(file), items))
-    found += [(folder, folder.parent.name, items) for folder, items in events.items()]
-    found += [(file, folder.name, items) for folder, (_, file, items) in requests.items()]
-    return sorted(found, key=lambda one: str(one[0]))
+    for folder, inside in itertools.groupby(files.expand(path), key=lambda file: file.parent):
+        events: list[Item] = []
+        longest: tuple[int, Path, list[Item]] | None = None
+        for file in inside:
+            items = files.read(file)
+            alone = items[0].value if len(items) == 1 else None
+            if folder.name == "events" and openhands.event(alone):
+                events.append(Item(1, alone))  # a log of one file an event
+            elif completions.claims(alone):
+                # A folder of requests is one session, and its longest request holds all of it.
+                length = len(completions.messages_of(alone, str(file)))
+                if longest is None or length > longest[0]:
+                    longest = (length, file, items)
+            else:
+                yield file, _stem(file), items
+        if events:
+            yield folder, folder.parent.name, events
+        if longest:
+            yield longest[1], folder.name, longest[2]
 
 
 def _stem(path: Path) -> str:
@@ -156,7 +160,7 @@ def _take(path: Path, name: str, items: list[Item], found: Imported, *, folder: 
     for number, item in enumerate(items, start=1):
         where = f"{path}:{item.line}"
         if (module := _claimant(formats, item.value)) is None:
-            if folder:
+            if folder and number == 1:
                 found.strangers.append(str(path))
                 return
             raise DataError(f"{where}: {_shape(item.value)} is no trajectory of a known format: {known()}")

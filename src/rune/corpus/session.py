@@ -33,11 +33,16 @@ UNVERIFIED = "The agent submitted this patch; the file does not say whether its 
 _EXCEPTION = re.compile(
     r"^(?:E\s+|- E\d+ )?(?:\w+\.)*([A-Z]\w*(?:Error|Exception|Interrupt))\b\s*(?::|$)", re.MULTILINE
 )
+# What a tool says when it did not make the edit; a shell's output may be a test's, so there only the editor counts.
 _REJECTED = re.compile(
     r"has introduced new syntax error|No replacement was performed|did not appear verbatim|<tool_use_error>"
-    r"|String to replace not found|\AERROR:|\AError:|Invalid `?path|No edit was made|patch does not apply"
-    r"|Text not found|is not a valid path|can't read |No such file or directory",
+    r"|String to replace not found|\AERROR:|\AError:|Invalid `?path|No edit was made|Text not found",
     re.IGNORECASE,
+)
+_REJECTED_BY_SHELL = re.compile(
+    r"has introduced new syntax error|No replacement was performed|did not appear verbatim|patch does not apply"
+    r"|^(?:sed|perl|patch|error|git): [^\n]*(?:can't read|No such file|patch failed|does not apply)|Text not found",
+    re.IGNORECASE | re.MULTILINE,
 )
 _OUTSIDE = re.compile(r"^(?:/tmp/|/var/tmp/|/dev/shm/|~|\$HOME|/root/(?!\w+/))")
 _TRIAL = re.compile(
@@ -185,7 +190,11 @@ class _Log:
 
     def scratch(self, path: str) -> bool:
         """Made outside of the repository, or made here and removed again."""
-        return bool(_OUTSIDE.match(path)) or _among(path, self.removed)
+        return bool(_OUTSIDE.match(path) and self._works_inside()) or _among(path, self.removed)
+
+    def _works_inside(self) -> bool:
+        """Whether anything is edited elsewhere than in temporary folders: a repository may lie in one itself."""
+        return any(not _OUTSIDE.match(p) for e in self.effects for p in e.written)
 
 
 def _among(path: str, others: set[str]) -> bool:
@@ -206,7 +215,8 @@ def _follow(steps: Sequence[Step], prompt: str) -> _Log:
         log.created |= new
         log.removed = {p for p in log.removed if not _among(p, set(effect.written))}
         log.effects.append(effect)
-        log.standing.append(effect.edits and not step.failed and not _REJECTED.search(step.observation[:2000]))
+        rejected = _REJECTED_BY_SHELL if edits.shell_text(step.call) else _REJECTED
+        log.standing.append(effect.edits and not step.failed and not rejected.search(step.observation[:2000]))
         _take_back(log, effect)
         log.ran |= set(effect.ran)
         seen += f"\n{step.observation}"

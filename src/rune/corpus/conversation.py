@@ -7,11 +7,11 @@ does (`action`) and as OpenHands does for models without tool calls (`<function=
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rune.corpus import files
 from rune.corpus.edits import Call
 from rune.corpus.session import Step
 from rune.errors import DataError
@@ -38,8 +38,8 @@ def from_json_text(value: Any, where: str, name: str) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
+        return files.parse(value)
+    except ValueError:
         raise DataError(
             f"{where}: field '{name}': expected a list, or one as JSON text; this text is no JSON"
         ) from None
@@ -172,8 +172,8 @@ def _structured(message: Mapping[str, Any]) -> list[tuple[str, str, str, Any]]:
     calls = message.get("tool_calls")
     if isinstance(calls, str):
         try:
-            calls = json.loads(calls)
-        except (ValueError, RecursionError):
+            calls = files.parse(calls)
+        except ValueError:
             calls = None
     for number, call in enumerate(calls if isinstance(calls, list) else []):
         if isinstance(call, Mapping):
@@ -204,8 +204,8 @@ def _arguments(given: Any, where: str) -> Mapping[str, Any]:
     """A call's arguments: an object, or one as JSON text. Models write broken JSON too: that call did nothing."""
     if isinstance(given, str):
         try:
-            given = json.loads(given) if given.strip() else {}
-        except (ValueError, RecursionError):
+            given = files.parse(given) if given.strip() else {}
+        except ValueError:
             return {}
     if given is None:
         return {}

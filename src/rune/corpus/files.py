@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from rune.errors import DataError
 
 SUFFIXES = (".traj", ".json", ".jsonl", ".ndjson")  # what is looked at in a folder; each may end in .gz
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _MARKS = ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))  # PowerShell's `>` writes UTF-16
 
 
@@ -68,6 +69,26 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path}:{line}: not UTF-8 text: {error.reason} at byte {error.start}") from None
 
 
+def parse(text: str) -> Any:
+    """JSON → value, with U+FFFD for halves of surrogate pairs: no tokenizer and no UTF-8 file takes those.
+
+    Raises ValueError for text that is no JSON, or nested too deeply.
+    """
+    try:
+        return sound(json.loads(text)) if _HALF.search(text) else json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply to read") from None
+
+
+def sound(value: Any) -> Any:
+    """A JSON value whose texts hold no halves of surrogate pairs."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [sound(one) for one in value]
+    return {sound(k): sound(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
 def read(path: Path) -> list[Item]:
     """Every value of a file: the elements of a JSON list, the lines of JSON Lines, or the one value that it is.
 
@@ -78,9 +99,7 @@ def read(path: Path) -> list[Item]:
     if start == len(text):
         raise DataError(f"{path}: is empty")
     try:
-        value = json.loads(text)
-    except RecursionError:
-        raise DataError(f"{path}: JSON nested too deeply to read") from None
+        value = parse(text)
     except ValueError as error:
         return _lines(path, text, error)
     if isinstance(value, list):
@@ -100,7 +119,7 @@ def _elements(text: str, start: int) -> Iterator[Item]:
         value, end = decoder.raw_decode(text, at)
         line += text.count("\n", counted, at)
         counted = at
-        yield Item(line, value)
+        yield Item(line, sound(value) if _HALF.search(text, at, end) else value)
         at = end
 
 
@@ -111,9 +130,7 @@ def _lines(path: Path, text: str, whole: ValueError) -> list[Item]:
         if not line.strip():
             continue
         try:
-            found.append(Item(number, json.loads(line)))
-        except RecursionError:
-            raise DataError(f"{path}:{number}: JSON nested too deeply to read") from None
+            found.append(Item(number, parse(line)))
         except ValueError as error:
             if not found and isinstance(whole, json.JSONDecodeError):
                 raise DataError(f"{path}:{whole.lineno}: not valid JSON: {whole}") from None

@@ -22,6 +22,8 @@ _HEADS = (
     "index ",
 )
 
+CONTEXT = 3  # lines around a change: as many empty ones may have been stripped from the end
+
 
 def normal(text: str) -> str:
     """A submission as a patch: \\n for \\r\\n, no empty lines around it."""
@@ -75,8 +77,10 @@ def fault(patch: str) -> str:
 
 def _hunk(lines: list[str], at: int, old: int, new: int) -> tuple[int, str]:
     """(line after the hunk, what is wrong with it)."""
+    changed = False
     while (old > 0 or new > 0) and at < len(lines):
         line = lines[at]
+        changed |= line.startswith(("+", "-"))
         if line.startswith("\\"):
             pass
         elif line.startswith("-"):
@@ -90,8 +94,8 @@ def _hunk(lines: list[str], at: int, old: int, new: int) -> tuple[int, str]:
         at += 1
     if old < 0 or new < 0:
         return at, "longer than its head says"
-    at_end = at >= len(lines) or not any(lines[at:])
-    if (old or new) and not (at_end and old == new):
+    stripped = changed and old == new <= CONTEXT and not any(lines[at:])
+    if (old or new) and not stripped:
         return at, "shorter than its head says"
     return at, ""
 

@@ -140,18 +140,21 @@ _RULES: list[tuple[str, re.Pattern[str], Callable[[re.Match[str]], str]]] = [
     ),
     (
         "password",
-        re.compile(rf"\b[A-Z0-9_]*(?:{_PASSWORD.upper()})=(?P<value>(?!\[redacted )[^\s\"'$()<>]{{4,}})(?=\s|$)"),
+        re.compile(
+            r"\b[A-Z0-9_]*(?:PASSWORD|PASSWD|PASSPHRASE|PWD)=(?!None\b|True\b|False\b)"
+            r"(?P<value>(?!\[redacted )[^\s\"'$()<>;,&|{}]{4,})(?![\w(.\[])"
+        ),
         _value("password"),
     ),
     (
         "e-mail address",
-        re.compile(rf"(?<![\w.+%/-])(?!git@)[A-Za-z0-9][\w.+%-]*@(?:[A-Za-z0-9-]+\.)+{_TLD}\b(?![\w(\[]|\.\w)"),
+        re.compile(rf"(?<![\w.+%/])(?!git@)[A-Za-z0-9][\w.+%-]*@(?:[A-Za-z0-9-]+\.)+{_TLD}\b(?![\w(\[]|\.\w)"),
         _whole("e-mail"),
     ),
     (
         "home folder",
         re.compile(
-            r"(?P<base>/(?:home|Users)/|\b[A-Za-z]:\\{1,2}Users\\{1,2}|\b[A-Za-z]:/Users/|(?<=/projects/)-(?:home|Users)-)"
+            r"(?P<base>(?:(?<![\w.-])|(?<=/mnt)|(?<=/nfs)|(?<=/net)|(?<=/data)|(?<=/export))/(?:home|Users)/|\b[A-Za-z]:\\{1,2}Users\\{1,2}|\b[A-Za-z]:/Users/|(?<=/projects/)-(?:home|Users)-)"
             r"(?P<name>[A-Za-z0-9_][\w.]*(?:-(?!-)[\w.]+)*)"
         ),
         _home,

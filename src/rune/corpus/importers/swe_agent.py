@@ -7,13 +7,12 @@ verdict is not SWE-agent's to give: `resolved` stands at the top or in `info` wh
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from rune.corpus import conversation, statement
+from rune.corpus import conversation, files, statement
 from rune.corpus.edits import Call
 from rune.corpus.session import Session, Step, proved, text_field
 from rune.errors import DataError
@@ -89,8 +88,8 @@ def _replay_config(record: Mapping[str, Any]) -> Mapping[str, Any]:
     given = record.get("replay_config")
     if isinstance(given, str):
         try:
-            given = json.loads(given)
-        except (ValueError, RecursionError):
+            given = files.parse(given)
+        except ValueError:
             return {}
     return given if isinstance(given, Mapping) else {}
 

@@ -47,8 +47,12 @@ SED = [
     "bash <<'EOF'\nsed -i s/a/b/ x.py\nEOF",
     "sed \\\n  -i \\\n  's/a/b/' x.py",
     "sed 's/a/b/' x.py > y.py",
+    "sed 's/a/b/' x.py > tmp && mv tmp x.py",
+    "busybox sed -i s/a/b/ x.py",
+    "ls *.py | parallel sed -i s/a/b/ {}",
 ]
 OTHERS = [
+    "awk '{ sub(/a/, \"b\"); print }' x.py > tmp && cp tmp x.py",
     "perl -pi -e 's/a/b/' x.py",
     "perl -i -pe 's/a/b/' x.py",
     "perl -0pi -e 's/a/b/s' x.py",
@@ -144,6 +148,7 @@ READ = [
     "((a > b)) || true",
     "diff x.py y.py",
     "cp x.py x.py.bak",
+    "ls > tmp && mv other x.py",
     "open x.py 12",
     "create x.py",
     "str_replace_editor view /r/x.py",

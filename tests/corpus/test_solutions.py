@@ -276,6 +276,7 @@ PROMPTS = {
     "Claude Code": f"<system-reminder>\nYou may use sed -i.\n</system-reminder>\n{ISSUE}\n",
     "CRLF": f"Please solve this issue: {ISSUE}\r\n\r\nYou can execute bash commands and edit files.\r\n",
     "GitHub": f"Fix the following GitHub issue:\n\n{ISSUE}\n\n## Instructions\n1. Edit",
+    "headings": f"## Problem Statement\n\n{ISSUE}\n\n## Instructions\n\nUse sed -i.",
     "nothing around it": ISSUE,
     "rules after it": f"{ISSUE}\n\n## Important Rules\n\n1. Every response must contain exactly one action",
 }
@@ -287,9 +288,25 @@ def test_the_task_is_the_issue_not_the_manual_around_it(name: str) -> None:
 
 
 def test_an_issue_keeps_its_own_headings_code_and_tags() -> None:
-    issue = "# Half is wrong\n\n## Steps\n\n```python\nhalf(3)\n```\n\n<details>\nSee ISSUE: 12\n</details>"
+    issue = (
+        "# Half is wrong\n\n## Steps\n\n```python\nhalf(3)\n```\n\n<details>\nSee ISSUE: 12 <task>x</task>\n</details>"
+    )
     for before, after in (("<pr_description>\n", "\n</pr_description>"), ("", "")):
         assert statement.find(f"{before}{issue}{after}") == issue
+
+
+PLAIN = [
+    "The calc is off.\nPlease fix the bug in half: it should be 1.5",
+    "Half is wrong.\n\nCan you help me implement it for negatives too?\n\n## Instructions\n\nNone.",
+    "Consider x.\nYour task is to mend half.\nTools are in ./tools",
+    "See <issue>12</issue> in the tracker: <task>half</task> fails.",
+    "Solve it. The problem: half(3) gives 1.",
+]
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_what_a_person_wrote_without_a_manual_stays_whole(text: str) -> None:
+    assert statement.find(text) == text
 
 
 def test_the_template_that_made_the_message_says_exactly_what_the_task_was() -> None:

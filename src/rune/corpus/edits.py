@@ -50,6 +50,7 @@ class Effect:
     reverted: list[str] = field(default_factory=list)  # set back to the repository's state; "." is everything
     moved: list[tuple[str, str]] = field(default_factory=list)
     ran: list[str] = field(default_factory=list)  # scripts run directly
+    outputs: list[str] = field(default_factory=list)  # files that some program's output went to
     opened: str = ""  # SWE-agent's `edit` writes the file that is open
     undone: bool = False  # the tool's own undo
 
@@ -204,6 +205,7 @@ def _notebook_cell(code: str, found: Effect) -> None:
 _KEYWORDS = {"if", "then", "elif", "else", "while", "until", "do", "!", "{", "time", "exec", "command", "builtin"}
 _WRAPPERS = {"sudo", "env", "nohup", "nice", "timeout", "stdbuf", "xargs", "uv", "poetry", "pipenv", "conda", "docker"}
 _WRAPPERS |= {"ssh", "unbuffer", "script", "chroot", "podman", "micromamba", "mamba", "pdm", "hatch", "rye"}
+_WRAPPERS |= {"parallel", "busybox", "runuser", "setsid", "ionice", "kubectl", "flock"}
 _SHELL_PROGRAMS = {"bash", "sh", "zsh", "dash", "ksh"}
 _WRITERS = {"echo", "printf", "cat", "base64", "envsubst"}
 _SINK = re.compile(r"^(?:/dev/|/proc/|/sys/|&)|\.(?:log|out|err|pid|patch|diff|bak|orig|lock)$|^-$|^$|^\d$")
@@ -275,9 +277,11 @@ def _command(command: shell.Command, found: Effect, depth: int) -> None:
             found.write(path, whole="-a" not in rest and "--append" not in rest)
     elif name in ("rm", "unlink"):
         found.removed += [w for w in rest if not w.startswith("-")]
-    elif name == "mv":
+    elif name in ("mv", "cp"):
         paths = [w for w in rest if not w.startswith("-")]
-        if len(paths) == 2:
+        if len(paths) == 2 and paths[0] in found.outputs:  # `sed … x.py > tmp && mv tmp x.py`
+            found.write(paths[1])
+        elif len(paths) == 2 and name == "mv":
             found.moved.append((paths[0], paths[1]))
     elif name in ("str_replace_editor", "str_replace_based_edit_tool", "edit_anthropic", "file_editor"):
         _editor_command(rest, found)
@@ -338,6 +342,7 @@ def _redirections(command: shell.Command, name: str, rest: list[str], found: Eff
     for operator, path in command.redirects:
         if operator not in (">", ">>", ">|", "&>", "&>>") or _SINK.search(path):
             continue
+        found.outputs.append(path)
         writes = name in ("echo", "printf", "base64", "envsubst") or (
             name == "cat" and (command.stdin or (command.source is not None and not _operands(rest)))
         )

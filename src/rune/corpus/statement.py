@@ -13,14 +13,16 @@ _TAGS = (
     "task_description",
     "task",
     "user_query",
-    "description",
 )
-_TAGGED = re.compile(rf"<({'|'.join(_TAGS)})>\s*(.*?)\s*</\1>", re.DOTALL)
+_TAGGED = re.compile(rf"(?:^|\n)[ \t]*<({'|'.join(_TAGS)})>\s*(.*?)\s*</\1>", re.DOTALL)
+# What introduces the task: nothing that could stand in the middle of one.
 _LEADS = re.compile(
-    r"(?:^|\n)(?:ISSUE:\s*\n|[^\n]{0,80}?(?:solve|resolve|fix|implement|address|work on)[^\n]{0,40}"
-    r"(?:issue|problem|task|bug|ticket)[^\n:]{0,40}:[ \t]*\n*|(?:[^\n]{0,60}\bfollowing (?:PR description|issue)"
-    r"[^\n:]{0,40}:[ \t]*\n+))",
-    re.IGNORECASE,
+    r"(?:\A|\n)ISSUE:[ \t]*\n"
+    r"|\A[^\n]{0,60}?\b(?:solve|resolve|fix|address|implement|work on)\s+(?:the |this |these )?(?:following )?"
+    r"(?:\w+ ){0,2}?(?:issue|problem|task|bug|ticket)s?(?: described)?(?: below)?:\s*"
+    r"|\A.{0,500}?\bfollowing (?:PR|issue|problem|task)(?: description| text| statement)?:[ \t]*\n+"
+    r"|\A#{1,3} (?:Task|Issue|Problem|Problem Statement|PR Description|Issue Description)[ \t]*\n+",
+    re.IGNORECASE | re.DOTALL,
 )
 _BEFORE = re.compile(r"\A(?:Consider the following (?:PR|issue) description:|Issue:|Task:)\s*", re.IGNORECASE)
 # Where the task ends and the tool's manual begins.
@@ -31,6 +33,11 @@ _MANUAL = re.compile(
     r"|<(?:instructions|system_information|IMPORTANT|uploaded_files|rules|example_response|format_example)>"
     r"|IMPORTANT TIPS:|NOTE ABOUT THE EDIT COMMAND|Follow these (?:steps|phases)|Can you help me implement"
     r"|Remember, YOU (?:CAN|SHOULD)|\(Open file: |bash-\$\s*$|To finish, issue)",
+)
+# The same where nothing introduced the task: only what no issue would say.
+_RULES = re.compile(
+    r"\n\s*(?:INSTRUCTIONS:\n|You can execute bash commands|#{1,3} (?:Recommended Workflow|Important Rules"
+    r"|Command Execution Rules|Formatting your response|Task Instructions)\b|<(?:instructions|system_information)>)",
 )
 _NOISE = re.compile(
     r"<(system-reminder|local-command-caveat|local-command-stdout|command-name|command-message|command-args"
@@ -49,14 +56,10 @@ def find(text: str, template: str = "") -> str:
         return _BEFORE.sub("", found).strip()
     if match := _TAGGED.search(text):
         return _BEFORE.sub("", match[2]).strip() or text
-    if match := _LEADS.search(text):
-        rest = text[match.end() :]
-        end = _MANUAL.search("\n" + rest)
-        found = rest[: max(end.start() - 1, 0)] if end else rest
-    else:
-        # Without a word that introduces it, only what stands before a manual's unmistakable head is cut off.
-        end = _MANUAL.search(text)
-        found = text[: end.start()] if end else text
+    lead = _LEADS.search(text)
+    rest = text[lead.end() :] if lead else text
+    end = (_MANUAL if lead else _RULES).search(f"\n{rest}")
+    found = rest[: max(end.start() - 1, 0)] if end else rest
     return _BEFORE.sub("", found).strip() or text
 
 

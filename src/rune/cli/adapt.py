@@ -56,9 +56,9 @@ def _one(args: argparse.Namespace) -> int:
 
     found = reading.read_all(args.trajectory)
     found.check_exclusion([])
-    console.note("\n".join(found.words()))
     model = resolve.resolve(args.model, sources=resolve.SOURCES, cache=pipeline.cache_dir())
     ref = adapt.one(found.trajectories, args.output, args.checkpoint, model, strength=args.strength)
+    console.note("\n".join(found.words()))
     console.note(f"rank {ref.rank}, ‖ΔW‖_F {ref.delta_w_norm:.3f}, id {ref.adapter_id}")
     console.out(str(args.output))
     return 0

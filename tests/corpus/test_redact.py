@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from corpus.samples import OURS, SAMPLES, UPLOADED, call, tool, user
 from rune.cli.main import main
-from rune.corpus import reading
+from rune.corpus import conversation, reading, statement
 from rune.corpus.redact import Redactor
 
 # Made up, in the shape of the real ones.
@@ -153,3 +156,39 @@ def test_our_own_records_and_names_of_files_and_sessions_are_redacted_too(tmp_pa
     path.write_text("".join(json.dumps(line) + "\n" for line in claude).replace("5e55-10", "-home-alice@c.de"))
     (trajectory,) = reading.read(path)
     assert "alice" not in repr(trajectory)
+
+
+def test_what_was_redacted_and_left_out_is_recorded_for_corpus_json(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    nothing = {"instance_id": "x", "messages": [user("look")]}
+    path.write_text("".join(json.dumps(r) + "\n" for r in (every_place("jane.doe@corp.example.com"), nothing)))
+    assert reading.read_all([path]).record() == {"redacted": {"e-mail address": 4}, "left_out": 1}
+    assert reading.read_all([]).record() == {}
+
+
+@pytest.mark.parametrize(
+    "part", ["-----BEGIN PRIVATE KEY-----\n", "<issue>\n", "<function=x>", "<system-reminder>", "a@a."]
+)
+def test_openings_that_are_never_closed_do_not_hang(part: str) -> None:
+    """Quadratic patterns took minutes on these; linear ones take none of the test's time limit."""
+    text = part * 20000
+    with signal_after(20):
+        assert Redactor()(text)
+        assert statement.find(text)
+        conversation.steps([{"role": "assistant", "content": text}], "f:1")
+
+
+@contextlib.contextmanager
+def signal_after(cpu_seconds: float) -> Iterator[None]:
+    """Raises TimeoutError after so much processor time of this process: other load does not count."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)

@@ -19,9 +19,9 @@ from rune.errors import DataError
 ASSISTANT = {"assistant", "ai", "model", "agent", "gpt"}
 _SHELL_BLOCK = re.compile(r"```(?:mswea_bash_command|bash|sh|shell|console|zsh)[ \t]*\n(.*?)\n?```", re.DOTALL)
 _ANY_BLOCK = re.compile(r"```[^\n`]*\n(.*?)\n?```", re.DOTALL)
-_XML_CALL = re.compile(r"<function=([\w.-]+)>\s*(.*?)\s*</function>", re.DOTALL)
+_XML_CALL = re.compile(r"<function=([\w.-]+)>((?:(?!<function=).)*?)</function>", re.DOTALL)
 _XML_PARAMETER = re.compile(r"<parameter=([\w.-]+)>(.*?)</parameter>", re.DOTALL)
-_THOUGHT = re.compile(r"<(think|thinking)>.*?</\1>", re.DOTALL)
+_THOUGHT = re.compile(r"<(think|thinking)>(?:(?!<\1>).)*?</\1>", re.DOTALL)
 _OBSERVATION = re.compile(r"\A\s*OBSERVATION:[ \t]*\n", re.IGNORECASE)
 
 

@@ -30,7 +30,8 @@ class Redactor:
     def _counted(self, kind: str, replace: Callable[[re.Match[str]], str]) -> Callable[[re.Match[str]], str]:
         def once(match: re.Match[str]) -> str:
             new = replace(match)
-            self.counts[kind] += new != match[0]
+            if new != match[0]:
+                self.counts[kind] += 1
             return new
 
         return once
@@ -109,7 +110,7 @@ _RULES: list[tuple[str, re.Pattern[str], Callable[[re.Match[str]], str]]] = [
     (
         "private key",
         re.compile(
-            r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----(?!\s*\n?[ +-]?\[redacted).*?"
+            r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----(?!\s*\n?[ +-]?\[redacted)(?:(?!-----BEGIN).)*?"
             r"-----END (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----",
             re.DOTALL,
         ),

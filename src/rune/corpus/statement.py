@@ -14,7 +14,7 @@ _TAGS = (
     "task",
     "user_query",
 )
-_TAGGED = re.compile(rf"(?:^|\n)[ \t]*<({'|'.join(_TAGS)})>\s*(.*?)\s*</\1>", re.DOTALL)
+_TAG = re.compile(rf"(?:^|\n)[ \t]*<({'|'.join(_TAGS)})>")
 # What introduces the task: nothing that could stand in the middle of one.
 _LEADS = re.compile(
     r"(?:\A|\n)ISSUE:[ \t]*\n"
@@ -41,7 +41,7 @@ _RULES = re.compile(
 )
 _NOISE = re.compile(
     r"<(system-reminder|local-command-caveat|local-command-stdout|command-name|command-message|command-args"
-    r"|environment_context|user_instructions|ide_opened_file|ide_selection)>.*?</\1>",
+    r"|environment_context|user_instructions|ide_opened_file|ide_selection)>(?:(?!<\1>).)*?</\1>",
     re.DOTALL,
 )
 _SLOT = re.compile(
@@ -54,13 +54,25 @@ def find(text: str, template: str = "") -> str:
     text = _NOISE.sub("", text.replace("\r\n", "\n")).strip()
     if found := _by_template(text, template.replace("\r\n", "\n")):
         return _BEFORE.sub("", found).strip()
-    if match := _TAGGED.search(text):
-        return _BEFORE.sub("", match[2]).strip() or text
+    if found := _tagged(text):
+        return _BEFORE.sub("", found).strip() or text
     lead = _LEADS.search(text)
     rest = text[lead.end() :] if lead else text
     end = (_MANUAL if lead else _RULES).search(f"\n{rest}")
     found = rest[: max(end.start() - 1, 0)] if end else rest
     return _BEFORE.sub("", found).strip() or text
+
+
+def _tagged(text: str) -> str:
+    """What stands in the first of the known tags that is closed."""
+    unclosed: set[str] = set()
+    for match in _TAG.finditer(text):
+        if match[1] not in unclosed:
+            end = text.find(f"</{match[1]}>", match.end())
+            if end >= 0:
+                return text[match.end() : end].strip()
+            unclosed.add(match[1])
+    return ""
 
 
 def _by_template(text: str, template: str) -> str:

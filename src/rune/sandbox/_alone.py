@@ -1,0 +1,148 @@
+"""Inside the box: one program and its test in one fresh interpreter, as the original harnesses run them.
+
+The second opinion's side of the walls. Nothing of the judge's conversation is used: no encoding of values, no calls from
+outside, no server. The walls are the box's own (`_box.shut`). Program and test share a process here, so a program could
+forge this answer; it is only ever asked about programs that the judge, which shares nothing with them, let pass.
+"""
+
+from __future__ import annotations
+
+import builtins
+import json
+import os
+import random
+import signal
+import sys
+from typing import Any
+
+from rune.sandbox import _box
+
+FILE = "<candidate>"
+ERROR_CHARS = 600
+# What may be relaxed, one at a time, to find out why the two differ.
+NAMES, COPIES, PLAIN, DEPTH = "names", "copies", "plain", "depth"
+
+
+def main() -> None:
+    """The job as JSON on stdin, the options as `argv`; one JSON object on stdout. Never returns."""
+    options = json.loads(sys.argv[1])
+    job = json.loads(sys.stdin.buffer.read())
+    out = os.dup(1)
+    try:
+        doors = _box.shut(options)
+        lost = sorted(set(options["demand"]) - set(doors.layers))
+        if lost:
+            raise OSError(f"without {', '.join(lost)} this time")
+    except BaseException as error:
+        _answer(out, {"broken": f"{type(error).__name__}: {error}"[:ERROR_CHARS]})
+    ours, theirs = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(out)
+        os.close(ours)
+        _begin(theirs, job, doors)
+    os.close(theirs)
+    late = False
+
+    def too_late(*_: object) -> None:
+        nonlocal late
+        late = True
+        os.kill(pid, signal.SIGKILL)
+
+    signal.signal(signal.SIGALRM, too_late)
+    signal.setitimer(signal.ITIMER_REAL, options["wall_seconds"])
+    _, status, usage = os.wait4(pid, 0)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    _box.end_all(pid)  # whatever it has left
+    os.set_blocking(ours, False)
+    try:
+        said = json.loads(os.read(ours, 1 << 16))
+    except (OSError, ValueError):
+        said = {}
+    if doors.leave is not None:
+        doors.leave()
+    cpu = usage.ru_utime + usage.ru_stime
+    timed_out = late or os.WIFSIGNALED(status) and cpu >= options["cpu_seconds"]
+    _answer(out, {"layers": doors.layers, "said": said, "status": status, "cpu": cpu, "timed_out": timed_out})
+
+
+def _answer(out: int, message: dict[str, Any]) -> None:
+    os.write(out, json.dumps(message).encode())
+    os._exit(0)
+
+
+def _begin(out: int, job: dict[str, Any], doors: _box.Doors) -> None:
+    """In the child: the last doors, then the program. Never returns."""
+    said: dict[str, Any] = {"passed": False, "error": "the test did not begin"}
+    try:
+        for step in doors.steps:
+            step()
+        sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8", errors="replace")  # noqa: PTH123, SIM115
+        _run(job)
+        said = {"passed": True, "error": ""}
+    except BaseException as error:
+        said["error"] = _describe(error)
+    finally:
+        os.write(out, json.dumps(said).encode())
+        os._exit(0)
+
+
+def _describe(error: BaseException) -> str:
+    try:
+        text = f"{type(error).__name__}: {error}"
+        return text[:ERROR_CHARS].encode("ascii", "backslashreplace").decode()[: 2 * ERROR_CHARS]
+    except BaseException:
+        return "an exception that cannot be shown"
+
+
+def _run(job: dict[str, Any]) -> None:
+    """Prelude, program and test one after the other in one namespace, then `check(candidate)`. Raises what they raise."""
+    relaxed = set(job["relaxed"])
+    if DEPTH in relaxed:
+        sys.setrecursionlimit(sys.getrecursionlimit() + 200)
+    random.seed(job["seed"])
+    prelude = compile(job["prelude"], "<prelude>", "exec", dont_inherit=True)
+    scope: dict[str, Any] = {}
+    exec(prelude, scope)
+    exec(compile(job["code"] + "\n", FILE, "exec", dont_inherit=True), scope)
+    candidate = eval(job["entry_point"], scope)
+    tests = scope
+    if NAMES in relaxed:
+        tests = {name: value for name, value in scope.items() if not hasattr(builtins, name)}
+        exec(prelude, tests)
+        tests[job["entry_point"]] = candidate
+    exec(compile(job["test"], "<test>", "exec", dont_inherit=True), tests)
+    tests["check"](_relaxed(candidate, relaxed))
+
+
+def _relaxed(candidate: Any, relaxed: set[str]) -> Any:
+    """The candidate as the judge would let the test see it, in one respect or two."""
+    if not relaxed & {COPIES, PLAIN}:
+        return candidate
+    import copy
+
+    def copied(value: Any) -> Any:
+        return value if COPIES not in relaxed or hasattr(value, "__next__") else copy.deepcopy(value)
+
+    def call(*args: Any, **options: Any) -> Any:
+        result = copied(candidate(*map(copied, args), **{k: copied(v) for k, v in options.items()}))
+        return _plain(result) if PLAIN in relaxed else result
+
+    return call
+
+
+def _plain(value: Any) -> Any:
+    """numpy's numbers and arrays as Python's, subclasses of plain containers as what they derive from."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    for kind in (list, tuple, set, frozenset):
+        if isinstance(value, kind):
+            return kind(_plain(item) for item in value)
+    if isinstance(value, dict):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    if hasattr(value, "__index__"):
+        return int(value)
+    return value

@@ -99,7 +99,7 @@ def test_honest_programs_pass(sandbox: Pool, code: str, body: str) -> None:
 )  # fmt: skip
 def test_failures_say_what_a_model_can_use(sandbox: Pool, code: str, body: str, kind: str, words: str) -> None:
     found = run(sandbox, code, check(body))
-    assert (found.outcome, found.error_kind) == (Outcome.FAILED, kind), found
+    assert (found.outcome, found.label) == (Outcome.FAILED, kind), found
     assert words in found.error
     assert len(found.error) <= 1500
 
@@ -128,7 +128,7 @@ def test_a_prelude_exists_before_the_program_and_is_gone_after(sandbox: Pool) ->
     code = "import grobnik\ndef f(x): return grobnik.twice(x)"
     body = check("assert candidate(2) == 4")
     assert run(sandbox, code, body, prelude=prelude).outcome is Outcome.PASSED
-    assert run(sandbox, code, body).error_kind == "ModuleNotFoundError"
+    assert run(sandbox, code, body).raised == "ModuleNotFoundError"
 
 
 def test_the_same_program_is_judged_once_and_answers_for_every_key(sandbox: Pool) -> None:

@@ -25,6 +25,7 @@ FILE = "<candidate>"
 HEAD = struct.Struct("<IB")  # payload size, kind of message
 LOAD, CALL, SCRIPT = 1, 2, 3  # to the child
 BROKEN, READY, DONE, VALUE, ERROR = 10, 11, 12, 13, 14  # from the child; the first two before any program
+RAISED, UNFIT, MEMORY, MISSING = 0, 1, 2, 3  # what an ERROR is about: only the word for it hangs on that
 ERROR_CHARS = 1200
 _SIZE = struct.Struct("<I")
 
@@ -178,6 +179,9 @@ class _MissingEntryPoint(Exception):
     pass
 
 
+_ABOUT: dict[type, int] = {_codec.CodecError: UNFIT, MemoryError: MEMORY, _MissingEntryPoint: MISSING}
+
+
 def _answer(scope: dict[str, Any], operation: str, target: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """One operation on the candidate's side: `target` is a name of the program or an object of the shelf."""
     if isinstance(target, str):
@@ -203,9 +207,11 @@ def _answer(scope: dict[str, Any], operation: str, target: Any, args: tuple[Any,
 
 
 def _describe(error: BaseException, output: _Output) -> bytes:
-    """An exception as data: its name, the built-in class it derives from, its text, the candidate's own lines."""
+    """An exception as data: what it is about, its name, the built-in class it derives from, its text, the candidate's
+    own lines."""
     kind = type(error)
-    name = kind.__name__ if kind is not _MissingEntryPoint else "MissingEntryPoint"
+    about = _ABOUT.get(kind, RAISED)
+    name = _name(kind)
     # By identity: a program's own classes say that they are from builtins too, as its namespace has no name.
     base = next((c.__name__ for c in kind.__mro__ if vars(builtins).get(c.__name__) is c), "Exception")
     try:
@@ -218,8 +224,17 @@ def _describe(error: BaseException, output: _Output) -> bytes:
         trace += f"\nprinted before: {printed}" if printed else ""
     except BaseException:
         trace = name
-    parts = (name[:100], base, message[:ERROR_CHARS], trace[:ERROR_CHARS], isinstance(error, _codec.CodecError))
+    parts = (about, name, base, message[:ERROR_CHARS], trace[:ERROR_CHARS])
     return json.dumps(parts).encode("ascii", "replace")
+
+
+def _name(kind: type) -> str:
+    """What a class is called, whatever its metaclass makes of that."""
+    try:
+        name = type.__dict__["__name__"].__get__(kind)
+        return name[:100] if type(name) is str else ""
+    except BaseException:
+        return ""
 
 
 def _trace(error: BaseException, name: str, message: str) -> str:

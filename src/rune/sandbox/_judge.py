@@ -27,6 +27,7 @@ from typing import Any
 from rune.sandbox import _box, _tests
 from rune.sandbox._link import Broken, Diverged, Link, Stop
 from rune.sandbox._remote import short
+from rune.types import FailureKind, Outcome
 
 ERROR_CHARS = 1500
 _START_SECONDS = 60.0
@@ -134,11 +135,12 @@ class _Lane:
             self.scripts[name] = list(itertools.takewhile(bool, link.asked))
         cpu = link.cpu_seconds()
         self.box.next()
-        if answer.get("kind") == "Crash":
+        if answer["kind"] == FailureKind.CRASH:
             status, cpu = self.box.ended()
             answer["error"] = _crash(status)
             if status & 0x7F == signal.SIGXCPU:
-                answer.update(kind="Timeout", error=f"no answer after {self.options['cpu_seconds']:g} s of CPU time")
+                text = f"no answer after {self.options['cpu_seconds']:g} s of CPU time"
+                answer.update(_failure(FailureKind.TIMEOUT, text))
         answer.update(cpu=round(cpu, 6), wall=round(time.monotonic() - began, 6))
         if len(sys.modules) != len(self.modules):
             self._forget_modules()
@@ -152,9 +154,8 @@ class _Lane:
         self.modules = set(sys.modules)
 
     def _converse(self, job: dict[str, Any], ahead: list[bytes]) -> tuple[Link, dict[str, Any]]:
-        link = Link(
-            self.box.child(), cpu_seconds=self.options["cpu_seconds"], wall_seconds=self.options["wall_seconds"]
-        )
+        limits = {name: self.options[name] for name in ("cpu_seconds", "wall_seconds")}
+        link = Link(self.box.child(), **limits, alone=job.get("alone", False))
         return link, self._finding_of(link, job, ahead)
 
     def _finding_of(self, link: Link, job: dict[str, Any], ahead: list[bytes]) -> dict[str, Any]:
@@ -173,7 +174,7 @@ class _Lane:
         except Stop as stop:
             return self._finding(link, stop)
         except _TestTooSlow:
-            link.finding = Stop("Timeout", "the test did not finish with what the program returned")
+            link.finding = Stop(FailureKind.TIMEOUT, "the test did not finish with what the program returned")
             return self._finding(link, link.finding)
         except (Broken, Diverged):
             raise
@@ -182,19 +183,21 @@ class _Lane:
             if link.finding is not None:
                 return self._finding(link, link.finding)
             if error is link.last_error:
-                return {"kind": type(error).__name__, "error": _join(link.story(), link.last_trace)}
+                return _failure(FailureKind.RAISED, _join(link.story(), link.last_trace), raised=link.last_raised)
             if isinstance(error, MemoryError):
-                return {"kind": "MemoryLimit", "error": "the test ran out of memory with what the program returned"}
-            return {"kind": "WrongAnswer", "error": _tests.explain(test, link, error)}
+                text = "the test ran out of memory with what the program returned"
+                return _failure(FailureKind.MEMORY_LIMIT, text)
+            return _failure(FailureKind.WRONG_ANSWER, _tests.explain(test, link, error))
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
         if link.finding is not None:  # the test swallowed it; it stands
             return self._finding(link, link.finding)
-        return {"kind": "", "error": ""}
+        # The test has returned and nothing was found: the one place from which a pass can come.
+        return {"outcome": Outcome.PASSED, "kind": FailureKind.NONE, "raised": "", "error": "", "settled": True}
 
     def _finding(self, link: Link, stop: Stop) -> dict[str, Any]:
         story = link.story() if link.last_call is not None and not link._loading else ""
-        return {"kind": stop.kind, "error": _join(story, stop.text), "unsure": stop.unsure}
+        return _failure(stop.kind, _join(story, stop.text), raised=stop.raised, settled=not stop.unsure)
 
     def _test(self, name: str, source: str, entry_point: str) -> _tests.Test:
         test = self.tests.get((name, entry_point))
@@ -205,6 +208,12 @@ class _Lane:
                 raise Broken(f"the test for {entry_point} does not compile: {error}") from None
             self.tests[name, entry_point] = test
         return test
+
+
+def _failure(kind: FailureKind, error: str, *, raised: str = "", settled: bool = True) -> dict[str, Any]:
+    """What the scorer is told of a program that did not pass."""
+    outcome = Outcome.TIMED_OUT if kind is FailureKind.TIMEOUT else Outcome.FAILED
+    return {"outcome": outcome, "kind": kind, "raised": raised, "error": error, "settled": settled}
 
 
 def _join(story: str, text: str) -> str:
@@ -255,7 +264,6 @@ def main() -> None:
             lane.texts.update(job.get("texts", {}))
             answer = lane.judge(job)
             answer["error"] = clean(answer["error"])
-            answer["kind"] = clean(answer["kind"], 100)
             _answer(sock, answer)
         lane.box.close()
     except (Broken, OSError) as error:

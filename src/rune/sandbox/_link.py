@@ -18,20 +18,23 @@ from typing import Any
 
 from rune.sandbox import _child, _codec, _decode
 from rune.sandbox._remote import NOTHING, Remote, short
+from rune.types import FailureKind
 
 _TICK = 0.1  # seconds between looks at the clocks while a candidate computes
 _CREDENTIALS = struct.Struct("3i")
 _LENGTH = struct.Struct("<I")
+_NAME = 60  # characters of an exception's name
 _AHEAD_BYTES = 1 << 17  # of calls that are sent with a program
 
 
 class Stop(BaseException):
     """The conversation is over. `kind` and `text` are the finding."""
 
-    def __init__(self, kind: str, text: str, *, unsure: bool = False) -> None:
+    def __init__(self, kind: FailureKind, text: str, *, raised: str = "", unsure: bool = False) -> None:
         super().__init__(kind, text)
         self.kind = kind
         self.text = text
+        self.raised = raised  # the program's name for its exception, as `plain_name` leaves it
         self.unsure = unsure  # a timeout that may be the machine's: to be run again, alone
 
 
@@ -50,8 +53,9 @@ def _frame(kind: int, data: bytes) -> bytes:
 class Link:
     """One conversation with one child. All limits are for the whole of it."""
 
-    def __init__(self, sock: socket.socket, *, cpu_seconds: float, wall_seconds: float) -> None:
+    def __init__(self, sock: socket.socket, *, cpu_seconds: float, wall_seconds: float, alone: bool = False) -> None:
         self._sock = sock
+        self._alone = alone  # nothing else of ours runs: CPU time that is used up now is used up for good
         self._cpu_limit = cpu_seconds
         self._wall_limit = wall_seconds
         self._waited = 0.0
@@ -69,6 +73,7 @@ class Link:
         self._asked_bytes = 0
         self.last_error: BaseException | None = None
         self.last_trace = ""
+        self.last_raised = ""  # `last_error`'s name, as the program says it
         seconds = struct.pack("@ll", 0, int(_TICK * 1e6))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds)
@@ -143,7 +148,7 @@ class Link:
         if answer == _child.ERROR:
             raise self._error(data)
         if answer != _child.VALUE:
-            raise self._stop("Protocol", "the program answered something that is no answer")
+            raise self._stop(FailureKind.PROTOCOL, "the program answered something that is no answer")
         return self._decode(data)
 
     def _remember(self, request: bytes, plain: bool) -> None:
@@ -164,7 +169,7 @@ class Link:
             assert self.finding is not None
             raise self.finding from error
         if answer != _child.DONE:
-            raise self._stop("Protocol", "the program answered something that is no answer")
+            raise self._stop(FailureKind.PROTOCOL, "the program answered something that is no answer")
 
     def _encode(self, request: object) -> bytes:
         try:
@@ -176,7 +181,9 @@ class Link:
         try:
             return _decode.decode(data, lambda handle: Remote(self, handle))
         except _codec.CodecError as error:
-            raise self._stop("BadValue", f"the program returned something that cannot be read: {error}") from None
+            raise self._stop(
+                FailureKind.BAD_VALUE, f"the program returned something that cannot be read: {error}"
+            ) from None
 
     def _hold(self, value: object) -> _codec.Handle:
         if isinstance(value, Remote):
@@ -214,7 +221,9 @@ class Link:
                 if size < 0:
                     size, kind = _child.HEAD.unpack_from(self._inbox)
                     if size > _codec.MAX_BYTES:
-                        raise self._stop("BadValue", f"the program returned {size} bytes; at most 64 MiB fit")
+                        raise self._stop(
+                            FailureKind.BAD_VALUE, f"the program returned {size} bytes; at most 64 MiB fit"
+                        )
                     want += size
                     continue
                 data = self._inbox[_child.HEAD.size : want]
@@ -281,11 +290,13 @@ class Link:
         cpu = self.cpu_seconds()
         if cpu >= self._cpu_limit:
             text = f"no answer after {self._cpu_limit:g} s of CPU time"
-            raise self._stop("Timeout", text, unsure=self._disturbed(cpu))
+            raise self._stop(FailureKind.TIMEOUT, text, unsure=not self._alone and self._disturbed(cpu))
         if wall >= 10 * max(self._wall_limit, self._cpu_limit):
-            raise self._stop("Timeout", f"no answer after {wall:.0f} s", unsure=True)
+            raise self._stop(FailureKind.TIMEOUT, f"no answer after {wall:.0f} s", unsure=True)
         if wall >= self._wall_limit and wall - self._queued() >= self._wall_limit:
-            raise self._stop("Timeout", f"no answer after {self._wall_limit:g} s ({cpu:.1f} s computing)", unsure=True)
+            raise self._stop(
+                FailureKind.TIMEOUT, f"no answer after {self._wall_limit:g} s ({cpu:.1f} s computing)", unsure=True
+            )
 
     def _disturbed(self, cpu: float) -> bool:
         """Whether CPU time may be the machine's: a processor shared with others, or memory that a host had to find."""
@@ -307,28 +318,39 @@ class Link:
         except (OSError, IndexError, ValueError):
             return 0.0
 
-    def _stop(self, kind: str, text: str, *, unsure: bool = False) -> Stop:
-        self.finding = Stop(kind, text, unsure=unsure)
+    def _stop(self, kind: FailureKind, text: str, *, raised: str = "", unsure: bool = False) -> Stop:
+        self.finding = Stop(kind, text, raised=raised, unsure=unsure)
         return self.finding
 
     def _died(self) -> Stop:
-        return self._stop("Crash", "the program's process ended before it answered")
+        return self._stop(FailureKind.CRASH, "the program's process ended before it answered")
 
     def _error(self, data: bytes, *, loading: bool = False) -> BaseException:
         """The exception that the candidate raised, as one that the test can catch."""
         try:
-            name, base, message, trace, unfit = json.loads(data)
-            if not all(isinstance(part, str) for part in (name, base, message, trace)):
+            about, name, base, message, trace = json.loads(data)
+            kind = _ABOUT[about]
+            if type(about) is not int or not all(isinstance(part, str) for part in (name, base, message, trace)):
                 raise ValueError
-        except (ValueError, TypeError, RecursionError):
-            return self._stop("Protocol", "the program answered something that is no answer")
-        if unfit is True:
-            return self._stop("BadValue", f"the program returned something that cannot be read: {message}")
-        if loading or name == "MemoryError":
-            return self._stop("MemoryLimit" if name == "MemoryError" else name, trace)
+        except (ValueError, TypeError, LookupError, RecursionError):
+            return self._stop(FailureKind.PROTOCOL, "the program answered something that is no answer")
+        if kind is FailureKind.BAD_VALUE:
+            return self._stop(kind, f"the program returned something that cannot be read: {message}")
+        name = plain_name(name)
+        if loading or kind is not FailureKind.RAISED:
+            return self._stop(kind, trace, raised=name if kind is FailureKind.RAISED else "")
         error = _exception(name, base, message)
-        self.last_error, self.last_trace = error, trace
+        self.last_error, self.last_trace, self.last_raised = error, trace, name
         return error
+
+
+# What the child says an exception is about → our word.
+_ABOUT = (FailureKind.RAISED, FailureKind.BAD_VALUE, FailureKind.MEMORY_LIMIT, FailureKind.MISSING_ENTRY_POINT)
+
+
+def plain_name(name: str) -> str:
+    """A name that a program chose, if it is a short plain identifier; else ""."""
+    return name if len(name) <= _NAME and name.isascii() and name.isidentifier() else ""
 
 
 # An end of iteration raised inside a candidate would end a loop of the test without a failure.
@@ -342,7 +364,7 @@ def _exception(name: str, base: str, message: str) -> BaseException:
     if issubclass(kind, _ENDS):
         kind = RuntimeError
     if kind.__name__ != name:
-        kind = type(name if name.isidentifier() else "Exception", (kind,), {})
+        kind = type(name or "Exception", (kind,), {})
     try:
         return kind(message)
     except TypeError:  # UnicodeDecodeError and its like want more arguments

@@ -25,20 +25,21 @@ from typing import Any
 
 from rune.errors import SandboxError
 from rune.sandbox._limits import Limits, below_floor, box_options, python_command
-from rune.types import Execution, Outcome, Program
+from rune.types import Execution, FailureKind, Outcome, Program
 
 _TRIES = 3
 _REMEMBERED = 4096  # verdicts kept for identical programs
 
 
 class _Job:
-    __slots__ = ("digest", "keys", "program", "tries")
+    __slots__ = ("alone", "digest", "keys", "program", "tries")
 
     def __init__(self, program: Program, digest: bytes) -> None:
         self.program = program
         self.digest = digest
         self.keys = [program.key]
         self.tries = 0
+        self.alone = False
 
 
 class _Lane:
@@ -72,6 +73,8 @@ class _Lane:
                 texts[name] = text
                 self._sent.add(name)
         message = {"code": program.code, "entry_point": program.entry_point, "test": names[0], "prelude": names[1]}
+        if job.alone:
+            message["alone"] = True  # type: ignore[assignment]
         if texts:
             message["texts"] = texts  # type: ignore[assignment]
         if not self.jobs:
@@ -286,17 +289,25 @@ class _Round:
                 self._lost(number, "", hung=True)
 
     def _answer(self, job: _Job, answer: dict[str, Any]) -> None:
-        if answer.get("unsure") and not job.tries:
+        found = Execution(
+            key="",
+            outcome=Outcome(answer["outcome"]),
+            error_kind=FailureKind(answer["kind"]),
+            raised=answer["raised"],
+            error=answer["error"],
+            settled=answer["settled"],
+            cpu_seconds=answer["cpu"],
+            wall_seconds=answer["wall"],
+        )
+        if not found.settled and not job.tries:
             job.tries += 1
+            job.alone = True
             self.alone.append(job)
-            return
-        kind = answer["kind"]
-        outcome = Outcome.PASSED if not kind else Outcome.TIMED_OUT if kind == "Timeout" else Outcome.FAILED
-        self._done(job, outcome, kind, answer["error"], answer["cpu"], answer["wall"])
+        else:
+            self._done(job, found)
 
-    def _done(self, job: _Job, outcome: Outcome, kind: str, error: str, cpu: float, wall: float) -> None:
+    def _done(self, job: _Job, execution: Execution) -> None:
         del self.waiting[job.digest]
-        execution = Execution(key="", outcome=outcome, error_kind=kind, error=error, cpu_seconds=cpu, wall_seconds=wall)
         self.known[job.digest] = execution
         if len(self.known) > _REMEMBERED:
             self.known.popitem(last=False)
@@ -317,7 +328,15 @@ class _Round:
         head.tries += 1
         if hung and head.tries > 1:
             text = "the test could not be brought to an end with what the program returned"
-            self._done(head, Outcome.TIMED_OUT, "Timeout", text, 0.0, self.pool._watch_seconds)
+            found = Execution(
+                key="",
+                outcome=Outcome.TIMED_OUT,
+                error_kind=FailureKind.TIMEOUT,
+                error=text,
+                settled=False,
+                wall_seconds=self.pool._watch_seconds,
+            )
+            self._done(head, found)
         elif head.tries >= _TRIES:
             raise SandboxError(f"{head.program.key}: could not be judged in {_TRIES} tries: {reason}")
         else:

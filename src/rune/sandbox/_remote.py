@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rune.sandbox import _codec
+from rune.types import FailureKind
 
 if TYPE_CHECKING:
     from rune.sandbox._link import Link
@@ -74,7 +75,7 @@ class Candidate:
         self._note(args, options)
         reply = self._link.operate("observe", self.__name__, *args, **options)
         if not (type(reply) is tuple and len(reply) == 3 and type(reply[1]) is tuple and type(reply[2]) is dict):
-            raise self._link._stop("Protocol", "the program answered something that is no answer")
+            raise self._link._stop(FailureKind.PROTOCOL, "the program answered something that is no answer")
         self._link.last_result = reply[0]
         for before, after in zip(args, reply[1], strict=False):
             become(before, after)

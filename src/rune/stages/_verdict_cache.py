@@ -18,9 +18,9 @@ from typing import Any
 
 from rune import config, console, store
 from rune.errors import DataError
-from rune.types import Execution, Outcome, Program, Sandbox
+from rune.types import Execution, Program, Sandbox
 
-SCORER = 2  # raise it when a change of the scorer can change a verdict
+SCORER = 3  # raise it when a change of the scorer can change a verdict
 
 
 class Cached:

@@ -146,6 +146,7 @@ def _judge(
                     draw=sample.draw,
                     outcome=execution.outcome,
                     error_kind=execution.error_kind,
+                    raised=execution.raised,
                     error=execution.error,
                     cpu_seconds=execution.cpu_seconds,
                     wall_seconds=execution.wall_seconds,
@@ -205,7 +206,7 @@ def self_check(sandbox: Sandbox, problems: Sequence[Problem]) -> int:
     for execution in judged.judge(program(key, code, p) for key, (_, p, code, _) in trials.items()):
         what, problem, _, passes = trials[execution.key]
         if (execution.outcome is Outcome.PASSED) is not passes:
-            found = "passes" if not passes else f"fails ({execution.error_kind}: {_line(execution.error)})"
+            found = "passes" if not passes else f"fails ({execution.label}: {_line(execution.error)})"
             wrong.append(f"the {what} of {problem.task_id} {found}")
     if wrong:
         more = f"; and {len(wrong) - 1} more" if len(wrong) > 1 else ""

@@ -148,7 +148,7 @@ def test_seals_rewritten_to_fit_an_edit_are_caught_by_the_manifest(run: RunDir) 
 
 def test_a_second_seal_does_not_launder_an_edit(run: RunDir) -> None:
     touch(run, "verdicts.jsonl", turn)
-    with pytest.raises(StoreError, match="1 outcome edited, the first .*, after it was sealed"):
+    with pytest.raises(StoreError, match=r"1 outcome edited, the first .*, after it was sealed"):
         _seal.seal(run, "score")
     touch(run, "samples.jsonl", edit)
     with pytest.raises(StoreError, match="line 3 edited, after it was sealed; put it back"):

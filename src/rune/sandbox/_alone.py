@@ -1,8 +1,8 @@
 """Inside the box: one program and its test in one fresh interpreter, as the original harnesses run them.
 
-The second opinion's side of the walls. Nothing of the judge's conversation is used: no encoding of values, no calls from
-outside, no server. The walls are the box's own (`_box.shut`). Program and test share a process here, so a program could
-forge this answer; it is only ever asked about programs that the judge, which shares nothing with them, let pass.
+The second opinion's side of the walls. Nothing of the judge's conversation is used: no encoding of values, no calls
+from outside, no server. The walls are the box's own (`_box.shut`). Program and test share a process here, so a program
+could forge this answer; it is only ever asked about programs that the judge, which shares nothing with them, let pass.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def main() -> None:
     if doors.leave is not None:
         doors.leave()
     cpu = usage.ru_utime + usage.ru_stime
-    timed_out = late or os.WIFSIGNALED(status) and cpu >= options["cpu_seconds"]
+    timed_out = late or (os.WIFSIGNALED(status) and cpu >= options["cpu_seconds"])
     _answer(out, {"layers": doors.layers, "said": said, "status": status, "cpu": cpu, "timed_out": timed_out})
 
 
@@ -96,7 +96,7 @@ def _describe(error: BaseException) -> str:
 
 
 def _run(job: dict[str, Any]) -> None:
-    """Prelude, program and test one after the other in one namespace, then `check(candidate)`. Raises what they raise."""
+    """Prelude, program and test in one namespace, then `check(candidate)`. Raises what they raise."""
     relaxed = set(job["relaxed"])
     if DEPTH in relaxed:
         sys.setrecursionlimit(sys.getrecursionlimit() + 200)

@@ -36,6 +36,7 @@ class SecondOpinion:
 
     def __init__(self, limits: Limits, launch: Callable[[dict[str, Any]], list[str]]) -> None:
         """Raises SandboxError where untrusted code cannot be held and `allow_weak` is off."""
+        self.workers = limits.workers or _processors()
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
         self._closed = False
@@ -141,3 +142,9 @@ class SecondOpinion:
 def of_server(options: dict[str, Any]) -> list[str]:
     """The command line of a process that makes its own walls."""
     return [*python_command(module="_alone", isolated=True), json.dumps(options)]
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

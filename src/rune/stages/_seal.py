@@ -130,9 +130,9 @@ def demand_samples(folder: RunDir) -> None:
 
 
 def demand_outcomes(folder: RunDir, made: Path) -> tuple[int, int]:
-    """Hold outcomes that were found again in `made` against the sealed ones: how many could be compared, of how many.
+    """Hold the outcomes in `made` against the sealed ones: how many could be compared, of how many.
 
-    Under a seal of version 1 those lines can be compared that are there and unchanged. Raises StoreError if one differs.
+    Under a seal of version 1 those can be whose lines are there and unchanged. Raises StoreError if one differs.
     """
     before = _read(folder).get(_outcomes.FILE)
     found = _outcomes.read(made)
@@ -152,8 +152,8 @@ def demand_outcomes(folder: RunDir, made: Path) -> tuple[int, int]:
         by = folder.manifest().get("stages", {}).get("score", {}).get("by", {})
         what = changes.describe().replace("edited", "other than sealed").removeprefix(f"{_outcomes.FILE}: ")
         raise StoreError(
-            f"{folder.path}: judged again, {what}; {_outcomes.FILE} is left as it was, the new verdicts are in {made.name}. "
-            f"Sealed by rune {by.get('rune', '?')}, commit {by.get('commit', '?')}, Python {by.get('python', '?')}: "
+            f"{folder.path}: judged again, {what}; {_outcomes.FILE} is left as it was, the new verdicts are in "
+            f"{made.name}. Sealed by commit {by.get('commit', '?')}, Python {by.get('python', '?')}: "
             "judge with that again, or start a new run"
         )
     return compared, len(found.outcomes)

@@ -72,7 +72,7 @@ def test_each_backend_has_a_second_path_that_tells_right_from_wrong_and_holds_th
 
 def test_a_weak_backend_is_refused_without_the_users_word() -> None:
     module = plugins.load("sandbox", "subprocess")
-    with pytest.raises(SandboxError, match="cannot hold untrusted code.*--allow-weak-sandbox"):
+    with pytest.raises(SandboxError, match=r"cannot hold untrusted code.*--allow-weak-sandbox"):
         module.second(module.Config())
 
 
@@ -143,8 +143,8 @@ def test_an_honest_difference_is_found_and_named(second: SecondOpinion, reason: 
 
 def test_two_honest_differences_at_once_are_explained_together(second: SecondOpinion) -> None:
     names, copies = (EXPLAINED[_audit.EXPLANATIONS[key]] for key in (_alone.NAMES, _alone.COPIES))
-    code = f"{names.code}\n{copies.code.replace('def double', 'def grow')}\n\ndef both(x):\n    twice(1)\n    return grow(x)\n"
-    code = code.replace("return 2 * x", "x + 0\n    return 2 * x")
+    grow = copies.code.replace("def double", "def grow")
+    code = f"{names.code}\n{grow}\n\ndef both(x):\n    twice(1)\n    return grow(x)\n"
     test = "def twice(x):\n    raise ValueError\n\n" + copies.test
     found = _audit._doubt(second, program(code, test, "both"), 0)
     assert found is not None
@@ -224,7 +224,11 @@ def test_a_pass_that_is_none_is_named_by_task_arm_and_draw(run: RunDir, capsys: 
 
 
 def test_an_interrupted_audit_leaves_no_process_and_no_file(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    marker = random.SystemRandom().randrange(10**6, 10**7)  # a memory limit that no other process was told
+    seen = []
+
     def stop(*_: object, **__: object) -> None:
+        seen.append(any(str(marker) in line for line in _command_lines()))
         raise KeyboardInterrupt
 
     monkeypatch.setattr("rune.console.Progress.advance", stop)
@@ -233,10 +237,10 @@ def test_an_interrupted_audit_leaves_no_process_and_no_file(run: RunDir, monkeyp
     # The first program ends and is the one that is interrupted; the others sleep on meanwhile.
     sleepy = [_audit.Pass(f"{n}", f"import time\ntime.sleep(300)\n# {n}\n", DOUBLE) for n in range(4)]
     passes = [_audit.Pass("", DOUBLE.reference, DOUBLE), *sleepy]
-    marker = random.SystemRandom().randrange(10**6, 10**7)  # a memory limit that no other process was told
     settings = score.Config(settings={"workers": 3, "memory_mb": marker - 1024})
     with pytest.raises(KeyboardInterrupt):
         _audit.run(passes, None, seed=0, config=settings)
+    assert seen == [False, True]
     deadline = time.monotonic() + 20
     while any(str(marker) in line for line in _command_lines()):
         assert time.monotonic() < deadline
@@ -278,10 +282,10 @@ def test_folds_of_a_cross_fitted_run_are_named(run: RunDir, tmp_path: Path) -> N
 def test_verdicts_without_their_samples_are_refused(run: RunDir) -> None:
     samples = store.read_jsonl(run / "samples.jsonl", Sample)
     store.write_jsonl(run / "samples.jsonl", samples[1:])
-    with pytest.raises(DataError, match=f"verdict on {samples[0].task_id} vanilla draw 0 without its sample"):
+    with pytest.raises(DataError, match=rf"verdict on {samples[0].task_id} vanilla draw 0 without its sample"):
         _audit.of_run(run.path)
     (run / "verdicts.jsonl").unlink()
-    with pytest.raises(DataError, match="no passes in verdicts.jsonl; run `rune score"):
+    with pytest.raises(DataError, match=r"no passes in verdicts.jsonl; run `rune score"):
         _audit.of_run(run.path)
 
 

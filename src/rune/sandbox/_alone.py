@@ -20,7 +20,7 @@ from rune.sandbox import _box
 FILE = "<candidate>"
 ERROR_CHARS = 600
 # What may be relaxed, one at a time, to find out why the two differ.
-NAMES, COPIES, PLAIN, DEPTH = "names", "copies", "plain", "depth"
+NAMES, COPIES, PLAIN = "names", "copies", "plain"
 
 
 def main() -> None:
@@ -98,8 +98,6 @@ def _describe(error: BaseException) -> str:
 def _run(job: dict[str, Any]) -> None:
     """Prelude, program and test in one namespace, then `check(candidate)`. Raises what they raise."""
     relaxed = set(job["relaxed"])
-    if DEPTH in relaxed:
-        sys.setrecursionlimit(sys.getrecursionlimit() + 200)
     random.seed(job["seed"])
     prelude = compile(job["prelude"], "<prelude>", "exec", dont_inherit=True)
     scope: dict[str, Any] = {}

@@ -1,8 +1,7 @@
 """Passes doubted: each judged again by another path, every disagreement named, and explained if an experiment can.
 
 The other path (`sandbox/_second.py`) runs program and test together in a fresh interpreter, as the original harnesses
-do. There a pass can honestly be lost: program and test share names, objects and a recursion limit, and no value is
-made plain on its way. For a pass that is lost each of these is taken away in turn; the one that brings it back is the
+do. There a pass can honestly be lost: program and test share names and objects, and no value is made plain on its way. For a pass that is lost each of these is taken away in turn; the one that brings it back is the
 explanation. What none of them brings back is a pass that nobody should believe.
 """
 
@@ -34,9 +33,8 @@ EXPLANATIONS = {
     _alone.NAMES: "program and test define the same name, and here they share a namespace",
     _alone.COPIES: "the program changes its arguments, or returns one object twice, and the test looks at it again",
     _alone.PLAIN: "the program returns numpy's values or a subclass of a plain type, which the judge reads as plain",
-    _alone.DEPTH: "the program recurses to within a few frames of the limit",
 }
-TOGETHER = "several of: shared names, shared objects, values that are not plain, recursion limit"
+TOGETHER = "several of: shared names, shared objects, values that are not plain"
 CHANCE = "random numbers: with other seeds it passes"
 SEEDS = 4  # tried, besides the first
 

@@ -1,22 +1,26 @@
-"""Inside the box: one program and its test in one fresh interpreter, as the original harnesses run them.
+"""Inside the box: one program and its test in one process of their own, as the original harnesses run them.
 
-The second opinion's side of the walls. Nothing of the judge's conversation is used: no encoding of values, no calls
-from outside, no server. The walls are the box's own (`_box.shut`). Program and test share a process here, so a program
-could forge this answer; it is only ever asked about programs that the judge, which shares nothing with them, let pass.
+The second opinion's side of the walls. A fresh interpreter that runs nothing itself copies itself for each program;
+the copy shuts the box's walls around itself (`_box.shut`). Nothing of the judge's conversation is used: no encoding of
+values, no calls from outside. Program and test share a process, so a program could forge this answer; it is only ever
+asked about programs that the judge, which shares nothing with them, let pass.
 """
 
 from __future__ import annotations
 
 import builtins
+import contextlib
 import json
 import os
 import random
 import signal
+import struct
 import sys
 from typing import Any
 
-from rune.sandbox import _box
+from rune.sandbox import _box, _seccomp
 
+SIZE = struct.Struct("<I")
 FILE = "<candidate>"
 ERROR_CHARS = 600
 # What may be relaxed, one at a time, to find out why the two differ.
@@ -24,12 +28,41 @@ NAMES, COPIES, PLAIN = "names", "copies", "plain"
 
 
 def main() -> None:
-    """The job as JSON on stdin, the options as `argv`; one JSON object on stdout. Never returns."""
+    """The options as `argv`; on stdin one job after another, on stdout an answer each: JSON, its size before it."""
     options = json.loads(sys.argv[1])
-    job = json.loads(sys.stdin.buffer.read())
-    out = os.dup(1)
+    if sys.platform == "linux":
+        _seccomp.die_with_parent()
+    while head := _exactly(SIZE.size):
+        job = json.loads(_exactly(*SIZE.unpack(head)))
+        ours, theirs = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(ours)
+            _one(job, options, theirs)
+        os.close(theirs)
+        with open(ours, "rb") as file:  # noqa: PTH123
+            answer = file.read() or b'{"broken": "it said nothing"}'
+        os.waitpid(pid, 0)
+        if os.getpid() == 1:  # in namespaces that a launcher made: whatever the program left there
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(-1, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                while True:
+                    os.wait()
+        sys.stdout.buffer.write(SIZE.pack(len(answer)) + answer)
+        sys.stdout.buffer.flush()
+
+
+def _exactly(size: int) -> bytes:
+    return sys.stdin.buffer.read(size)
+
+
+def _one(job: dict[str, Any], options: dict[str, Any], out: int) -> None:
+    """In a copy: the walls, then the program in a child. Writes one answer to `out`; never returns."""
     try:
         doors = _box.shut(options)
+        if sys.platform == "linux":
+            _seccomp.die_with_parent()
         lost = sorted(set(options["demand"]) - set(doors.layers))
         if lost:
             raise OSError(f"without {', '.join(lost)} this time")
@@ -59,8 +92,9 @@ def main() -> None:
         said = json.loads(os.read(ours, 1 << 16))
     except (OSError, ValueError):
         said = {}
-    if doors.leave is not None:
-        doors.leave()
+    for step in (doors.clean, doors.leave):
+        if step is not None:
+            step()
     cpu = usage.ru_utime + usage.ru_stime
     timed_out = late or (os.WIFSIGNALED(status) and cpu >= options["cpu_seconds"])
     _answer(out, {"layers": doors.layers, "said": said, "status": status, "cpu": cpu, "timed_out": timed_out})

@@ -1,21 +1,22 @@
-"""A second opinion on programs that passed: each with its test in a fresh interpreter, behind the same walls.
+"""A second opinion on programs that passed: each with its test in a process of its own, behind the same walls.
 
-It shares the walls with the judge and nothing else: no encoding of values, no proxies, no calls sent ahead, no server
-that lives on. What it cannot do is what the judge is for: a program that shares a process with its test can forge this
-answer. So it never makes a pass; it only doubts one.
+It shares the walls with the judge and nothing else: no encoding of values, no proxies, no calls sent ahead. What it
+cannot do is what the judge is for: a program that shares a process with its test can forge this answer. So it never
+makes a pass; it only doubts one.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
+import struct
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from rune.errors import SandboxError
+from rune.sandbox import _alone
 from rune.sandbox._limits import Limits, below_floor, box_options, python_command
 from rune.types import Outcome, Program
 
@@ -37,7 +38,8 @@ class SecondOpinion:
     def __init__(self, limits: Limits, launch: Callable[[dict[str, Any]], list[str]]) -> None:
         """Raises SandboxError where untrusted code cannot be held and `allow_weak` is off."""
         self.workers = limits.workers or _processors()
-        self._running: set[subprocess.Popen[bytes]] = set()
+        self._servers: set[_Server] = set()
+        self._mine = threading.local()
         self._lock = threading.Lock()
         self._closed = False
         # The judge gives the test a clock and memory of its own; here both draw on one.
@@ -79,8 +81,9 @@ class SecondOpinion:
         """End what still runs; whoever waits for it gets a SandboxError."""
         with self._lock:
             self._closed = True
-            for process in self._running:
-                process.kill()
+            for server in self._servers:
+                server.close()
+            self._servers.clear()
 
     def __enter__(self) -> SecondOpinion:
         return self
@@ -99,7 +102,7 @@ class SecondOpinion:
         }
         reason = ""
         for _ in range(_TRIES):
-            answer = self._run(json.dumps(job).encode())
+            answer = self._server().ask(json.dumps(job).encode(), self._options["wall_seconds"] + 60.0)
             if "broken" not in answer:
                 return answer
             reason = answer["broken"]
@@ -107,36 +110,56 @@ class SecondOpinion:
                 break
         raise SandboxError(f"{program.key}: no second opinion in {_TRIES} tries: {reason}")
 
-    def _run(self, job: bytes) -> dict[str, Any]:
+    def _server(self) -> _Server:
+        """This thread's own, started if it has none that works with today's options."""
+        command = self._launch(self._options)
+        server: _Server | None = getattr(self._mine, "server", None)
+        if server is None or server.gone or server.command != command:
+            with self._lock:
+                if self._closed:
+                    raise SandboxError("the second opinion is closed")
+                if server is not None:
+                    self._servers.discard(server)
+                    server.close()
+                server = self._mine.server = _Server(command)
+                self._servers.add(server)
+        return server
+
+
+class _Server:
+    """A fresh interpreter that copies itself for each program (see `_alone`)."""
+
+    def __init__(self, command: list[str]) -> None:
         environment = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         environment |= {k: os.environ[k] for k in ("LD_LIBRARY_PATH",) if k in os.environ}
-        with self._lock:
-            if self._closed:
-                return {"broken": "closed"}
-            process = subprocess.Popen(
-                self._launch(self._options),
-                env=environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            )
-            self._running.add(process)
+        self.command = command
+        self.gone = False
+        self._process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+
+    def ask(self, job: bytes, seconds: float) -> dict[str, Any]:
+        """Its answer, or {"broken": why}; then it is gone."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        late = threading.Timer(seconds, self._process.kill)
+        late.daemon = True
+        late.start()
         try:
-            out, err = process.communicate(job, timeout=self._options["wall_seconds"] + 60.0)
-        except subprocess.TimeoutExpired:
-            return {"broken": "its process hangs"}
+            self._process.stdin.write(_alone.SIZE.pack(len(job)) + job)
+            self._process.stdin.flush()
+            (size,) = _alone.SIZE.unpack(self._process.stdout.read(_alone.SIZE.size))
+            answer = json.loads(self._process.stdout.read(size))
+        except (OSError, ValueError, struct.error):
+            self.close()
+            return {"broken": f"its process ended ({self._process.returncode})"}
         finally:
-            with self._lock:
-                self._running.discard(process)
-            with contextlib.suppress(OSError):
-                process.kill()
-            process.communicate()
-        try:
-            answer = json.loads(out)
-        except ValueError:
-            last = err.decode(errors="replace").strip().splitlines()[-1:]
-            return {"broken": f"its process ended with {process.returncode} {''.join(last)}".strip()}
+            late.cancel()
         return answer if isinstance(answer, dict) else {"broken": "its process said something odd"}
+
+    def close(self) -> None:
+        self.gone = True
+        self._process.kill()
+        self._process.wait()
 
 
 def of_server(options: dict[str, Any]) -> list[str]:

@@ -1,8 +1,9 @@
 """Passes doubted: each judged again by another path, every disagreement named, and explained if an experiment can.
 
-The other path (`sandbox/_second.py`) runs program and test together in a fresh interpreter, as the original harnesses
-do. There a pass can honestly be lost: program and test share names and objects, and no value is made plain on its way. For a pass that is lost each of these is taken away in turn; the one that brings it back is the
-explanation. What none of them brings back is a pass that nobody should believe.
+The other path (`sandbox/_second.py`) runs program and test together in a process of their own, as the original
+harnesses do. There a pass can honestly be lost: program and test share names and objects, and no value is made plain
+on its way. For a pass that is lost each of these is taken away in turn; the one that brings it back is the explanation.
+What none of them brings back is a pass that nobody should believe.
 """
 
 from __future__ import annotations

@@ -167,14 +167,14 @@ def _plain(value: Any) -> Any:
     """numpy's numbers and arrays as Python's, subclasses of plain containers as what they derive from."""
     if hasattr(value, "tolist"):
         return value.tolist()
-    for kind in (list, tuple, set, frozenset):
-        if isinstance(value, kind):
-            return kind(_plain(item) for item in value)
     if isinstance(value, dict):
         return {_plain(key): _plain(item) for key, item in value.items()}
-    for kind in (bool, int, float, str):
-        if isinstance(value, kind):
-            return kind(value)
+    for container in (list, tuple, set, frozenset):
+        if isinstance(value, container):
+            return container(_plain(item) for item in value)
+    for scalar in (bool, int, float, str):
+        if isinstance(value, scalar):
+            return scalar(value)
     if hasattr(value, "__index__"):
         return int(value)
     return value

@@ -41,6 +41,16 @@ CHEATS = {
     ),
     "own check": "def check(candidate):\n    pass\n\ndef {name}(*args, **kwargs):\n    return None\n",
     "end of iteration": "def {name}(*args, **kwargs):\n    raise StopIteration\n",
+    "nameless exception at import": "raise type('', (Exception,), {{}})()\n",
+    "nameless exception in a call": "def {name}(*args, **kwargs):\n    raise type('', (Exception,), {{}})()\n",
+    "exception that computes its name": (
+        "class Nameless(type):\n    __name__ = property(lambda self: '')\n"
+        "class Failed(Exception, metaclass=Nameless):\n    pass\nraise Failed\n"
+    ),
+    "object that answers every question": (
+        "class Yes:\n    def __getattr__(self, name):\n        return lambda *args, **kwargs: True\n"
+        "\ndef {name}(*args, **kwargs):\n    return Yes()\n"
+    ),
 }
 CHEATED_TASKS = 5  # forgeries are tried on this many tasks: they attack the scorer, not the task
 

@@ -209,7 +209,7 @@ def _three(parts: Any) -> tuple[int, int, int]:
 
 
 def _keys(parts: Any) -> Any:
-    unique = {}
+    unique: dict[Any, None] = {}
     for key in _want(parts, list):  # one at a time: see _dict
         unique[key] = None
     return unique.keys()

@@ -70,9 +70,10 @@ def _number(value: Any) -> object:
 
 def _date(value: Any) -> object:
     """A subclass (pandas' Timestamp and Timedelta) as its base, where that says all that it says."""
+    base: Any
     if isinstance(value, datetime.timedelta):
-        base: Any = datetime.timedelta(value.days, value.seconds, value.microseconds)
+        base = datetime.timedelta(value.days, value.seconds, value.microseconds)
     else:
-        kind = next(k for k in _DATES if isinstance(value, k))
+        kind: Any = next(k for k in _DATES if isinstance(value, k))
         base = kind.fromisoformat(kind.isoformat(value))
     return base if value == base else NONE  # not so: nanoseconds, NaT

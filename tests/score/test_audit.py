@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.hostile import suite
 
 from rune import config, plugins, store
 from rune.cli.main import main
@@ -109,6 +110,31 @@ def test_no_program_runs_behind_fewer_walls_than_the_probe_had(second: SecondOpi
     second._options["demand"] = [*second._options["demand"], "a wall that is not there"]
     with pytest.raises(SandboxError, match=r"T/1: no second opinion in 3 tries: .*without a wall that is not there"):
         second.judge(program(DOUBLE.reference))
+
+
+@pytest.mark.parametrize("name", ["fork", "without-namespaces"])
+def test_no_program_of_the_hostile_suite_stops_the_audit_or_is_felt_by_the_next(name: str) -> None:
+    """In a shared process some of them do pass; that is why this path never makes a pass."""
+    backend, settings = BACKENDS[name]
+    module = plugins.load("sandbox", backend)
+    marker = (
+        random.SystemRandom().randrange(10**3, 10**4) * 1000
+    )  # an option that says nothing here, to know our processes by
+    looks = "os.listdir('.')" if name == "fork" else "[]"
+    honest = f"import os\n\ndef solve(x):\n    found = {looks}\n    return sorted(x) + found\n"
+    with module.second(module.Config(memory_mb=512, **settings)) as found:
+        found._options |= {"cpu_seconds": 0.5, "wall_seconds": 2.0, "work_mb": 16, "output_kb": marker}
+        for case in suite.chosen(weak=False, brief=True):
+            one = Program(key=case.name, code=case.code, test=suite.TESTS[case.test], entry_point="solve")
+            assert len(found.judge(one).why) < 2000
+            after = Program(key=f"after {case.name}", code=honest, test=suite.TEST, entry_point="solve")
+            assert found.judge(after).outcome is Outcome.PASSED, case.name
+        assert any(str(marker) in line for line in _command_lines())
+    deadline = time.monotonic() + 20
+    while any(str(marker) in line for line in _command_lines()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert not list(Path("/tmp").glob("rune-escaped*"))
 
 
 # --------------------------------------------------------------------------- explanations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -144,17 +144,17 @@ def cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 3 :]}"
 
 
-def weight(value: object, limit: int) -> int:
+def weight(value: Any, limit: int) -> int:
     """About how many characters its `repr` has; `limit` or more as soon as that is clear."""
     kind = type(value)
     if kind in (str, bytes, bytearray):
-        return len(value)  # type: ignore[arg-type]
+        return len(value)
     if kind is int:
-        return value.bit_length() // 3  # type: ignore[attr-defined]
+        return value.bit_length() // 3
     if kind is Fraction:
-        return weight((value.numerator, value.denominator), limit)  # type: ignore[attr-defined]
+        return weight((value.numerator, value.denominator), limit)
     if isinstance(value, dict):
-        parts: Iterable[object] = itertools.chain.from_iterable(dict.items(value))
+        parts: Iterable[Any] = itertools.chain.from_iterable(dict.items(value))
     elif isinstance(value, _CONTAINERS):
         parts = value
     else:
@@ -167,19 +167,11 @@ def weight(value: object, limit: int) -> int:
     return total
 
 
-_CONTAINERS: tuple[type, ...] = (
-    list,
-    tuple,
-    set,
-    frozenset,
-    deque,
-    type({}.keys()),
-    type({}.values()),
-    type({}.items()),
-)
+_VIEWS: tuple[type[Collection[Any]], ...] = (type({}.keys()), type({}.values()), type({}.items()))
+_CONTAINERS: tuple[type[Collection[Any]], ...] = (list, tuple, set, frozenset, deque, *_VIEWS)
 
 
-def _beginning(value: object, limit: int) -> str:
+def _beginning(value: Any, limit: int) -> str:
     """The first characters of the `repr` of something large, and that there is more."""
     if isinstance(value, (str, bytes, bytearray)):
         return f"{value[:limit]!r} … ({len(value)} in all)"

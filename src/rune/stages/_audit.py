@@ -165,12 +165,11 @@ def run(passes: Sequence[Pass], number: int | None, *, seed: int, config: score.
         for program, found in judged:
             if found is not None:
                 disagreements.append(_named(program, groups[program], *found))
-            doubted = sum(len(d.samples) for d in disagreements)
-            bar.advance(len(groups[program]), disagree=doubted)
+            bar.advance(len(groups[program]), disagree=sum(len(d.samples) for d in disagreements))
     disagreements.sort(key=lambda d: (d.explanation, d.task_id, d.samples))
     explained: collections.Counter[str] = collections.Counter()
-    for one in disagreements:
-        explained[one.explanation] += len(one.samples)
+    for doubted in disagreements:
+        explained[doubted.explanation] += len(doubted.samples)
     unexplained = explained.pop("", 0)
     return Report(
         passes=len(passes),

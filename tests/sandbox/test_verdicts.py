@@ -7,6 +7,7 @@ import importlib
 import marshal
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from rune.errors import SandboxError
-from rune.sandbox import _ahead, _limits, _pool, _tests, fork
+from rune.sandbox import _ahead, _child, _decode, _limits, _link, _pool, _tests, fork
 from rune.sandbox._pool import Pool
 from rune.stages._verdict_cache import Cached
 from rune.types import Execution, FailureKind, Outcome, Program
@@ -177,6 +178,80 @@ def test_a_test_that_catches_everything_swallows_no_finding(everywhere: Pool, en
         found = run(everywhere, code, test)
         assert found.outcome is not Outcome.PASSED
         assert found.error_kind in (FailureKind.CRASH, FailureKind.TIMEOUT)
+
+
+def conversation() -> tuple[_link.Link, socket.socket]:
+    ours, theirs = socket.socketpair()
+    link = _link.Link(ours, cpu_seconds=5.0, wall_seconds=5.0)
+    link.load("", "", "f", 0, [])
+    say(theirs, _child.READY, b"")
+    say(theirs, _child.DONE, b"")
+    return link, theirs
+
+
+def say(sock: socket.socket, kind: int, data: bytes) -> None:
+    _child.send(sock, kind, data)
+
+
+def test_a_finding_is_raised_again_at_every_use() -> None:
+    link, child = conversation()
+    say(child, 99, b"")
+    say(child, _child.VALUE, b"T")
+    found = []
+    for _ in range(3):
+        with pytest.raises(_link.Stop) as caught:
+            link.operate("call", "f", 1)
+        found.append(caught.value)
+    with pytest.raises(_link.Stop) as caught:
+        link.finish()
+    assert {id(stop) for stop in (*found, caught.value)} == {id(link.finding)}
+    assert found[0].kind is FailureKind.PROTOCOL
+    child.close()
+
+
+def test_an_answer_before_the_call_is_none() -> None:
+    link, child = conversation()
+    say(child, _child.VALUE, b"T")
+    assert link.operate("call", "f", 1) is True
+    say(child, _child.VALUE, b"F")
+    with pytest.raises(_link.Stop, match="before the call"):
+        link.operate("call", "f", 2)
+    child.close()
+
+
+def test_more_answers_than_calls_are_a_finding() -> None:
+    for rest in (b"T", b"T" * 70_000):
+        link, child = conversation()
+        say(child, _child.VALUE, b"T")
+        assert link.operate("call", "f", 1) is True
+        say(child, _child.VALUE, rest)
+        with pytest.raises(_link.Stop, match="more answers than calls"):
+            link.finish()
+        child.close()
+    link, child = conversation()
+    link.finish()
+    assert link.finding is None
+    child.close()
+
+
+def test_an_answer_cut_off_half_way_is_followed_by_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of memory or out of stack while an answer is read: what is left of it would be taken for the next."""
+    for error in (MemoryError, RecursionError, KeyError):
+        link, child = conversation()
+        say(child, _child.VALUE, b"T")
+        say(child, _child.VALUE, b"F")
+
+        def fails(*_: object, error: type[Exception] = error) -> None:
+            raise error
+
+        with monkeypatch.context() as patched:
+            patched.setattr(_decode, "decode", fails)
+            with pytest.raises(_link.Stop):
+                link.operate("call", "f", 1)
+        with pytest.raises(_link.Stop):
+            link.operate("call", "f", 2)
+        assert isinstance(link.finding, _link.Stop)
+        child.close()
 
 
 def test_a_test_that_catches_everything_swallows_no_fault_of_the_machinery(sandbox: Pool) -> None:

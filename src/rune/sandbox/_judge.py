@@ -224,7 +224,7 @@ class _Lane:
         if isinstance(finding, Stop):
             text = self._explained(lambda: _join(link.story(), finding.text), finding.text)
             return _failure(finding.kind, text, raised=finding.raised, settled=not finding.unsure)
-        if error is None and link.finding is None:
+        if finding is None:
             # The one place from which a pass can come: the test has returned, and nothing was found.
             return {"outcome": Outcome.PASSED, "kind": FailureKind.NONE, "raised": "", "error": "", "settled": True}
         assert error is not None

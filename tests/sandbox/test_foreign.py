@@ -18,7 +18,7 @@ from rune.benchmarks import humaneval
 from rune.sandbox import _codec, _decode, fork
 from rune.sandbox._codec import Handle
 from rune.sandbox._pool import Pool
-from rune.types import Outcome, Program
+from rune.types import FailureKind, Outcome, Program
 
 
 def stays(value: object) -> Handle:
@@ -171,3 +171,22 @@ def test_a_timestamp_of_pandas_is_the_moment_that_it_says(sandbox: Pool) -> None
     )
     programs = [Program(key=str(day), code=code, test=test.format(day), entry_point="f") for day in (2, 3)]
     assert {e.key: e.outcome for e in sandbox.judge(programs)} == {"2": Outcome.PASSED, "3": Outcome.FAILED}
+
+
+@pytest.mark.parametrize(
+    ("code", "expected", "kind"),
+    [
+        ("import numpy\ndef f(x): return numpy.float16('inf')", "70000", FailureKind.WRONG_ANSWER),
+        ("import numpy\ndef f(x): return numpy.array([numpy.float16('inf')])", "[70000]", FailureKind.WRONG_ANSWER),
+        ("from fractions import Fraction\ndef f(x): return Fraction(3 ** 5000000, 2)", "1", FailureKind.BAD_VALUE),
+        ("def f(x): return 1 << 8000000", "1", FailureKind.BAD_VALUE),
+        ("def f(x): return range(10 ** 12)", "[0]", FailureKind.BAD_VALUE),
+        ("from decimal import Decimal\ndef f(x): return Decimal('1e999999')", "1", FailureKind.BAD_VALUE),
+    ],
+)  # fmt: skip
+def test_numbers_that_are_rounder_or_longer_than_honest_ones_do_not_pass(
+    sandbox: Pool, code: str, expected: str, kind: FailureKind
+) -> None:
+    test = f"def check(candidate):\n    assert candidate(1) == {expected}\n"
+    (found,) = sandbox.judge([Program(key="k", code=code, test=test, entry_point="f")])
+    assert (found.outcome, found.error_kind) == (Outcome.FAILED, kind), found

@@ -212,15 +212,15 @@ def self_check(sandbox: Sandbox, problems: Sequence[Problem]) -> int:
         if number < CHEATED_TASKS:
             for what, text in CHEATS.items():
                 add(f"forgery '{what}'", problem, text.format(name=problem.entry_point), False)
-    wrong: list[str] = []
+    wrong: dict[int, str] = {}  # by trial: executions come in any order, and a run should name the same one each time
     for execution in judged.judge(program(key, code, p) for key, (_, p, code, _) in trials.items()):
         what, problem, _, passes = trials[execution.key]
         if (execution.outcome is Outcome.PASSED) is not passes:
             found = "passes" if not passes else f"fails ({execution.label}: {_line(execution.error)})"
-            wrong.append(f"the {what} of {problem.task_id} {found}")
+            wrong[int(execution.key)] = f"the {what} of {problem.task_id} {found}"
     if wrong:
         more = f"; and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        raise SandboxError(f"the scorer failed its own check, nothing is scored: {wrong[0]}{more}")
+        raise SandboxError(f"the scorer failed its own check, nothing is scored: {wrong[min(wrong)]}{more}")
     return len(trials)
 
 

@@ -298,7 +298,7 @@ class Link:
     def _meet(self) -> None:
         """Whose clock to read: the child's first word tells, and one that does not listen may have said it already."""
         if not self._pid:
-            with contextlib.suppress(BlockingIOError):
+            with contextlib.suppress(OSError):  # nothing there yet, or nobody: the next attempt to send says which
                 self._inbox += self._recv(1 << 16, socket.MSG_DONTWAIT)
 
     def _arrived(self) -> bool:

@@ -44,6 +44,8 @@ class Remote:
         return self
 
     def __next__(self) -> Any:
+        if self._handle.kind != "iterator":
+            raise TypeError(f"'{self._handle.label}' object is not an iterator")
         return self._link.walk(self)
 
     def __getattr__(self, name: str) -> Any:

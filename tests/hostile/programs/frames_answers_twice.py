@@ -1,5 +1,5 @@
 # Answers right, and sends each answer again.
-# expect: failed Protocol
+# expect: failed
 # test: one by one
 import json, os, socket, stat, struct, time
 def say(kind, data):

@@ -20,13 +20,20 @@ def test_no_frames_make_a_wrong_program_pass_or_the_judge_die_or_hang() -> None:
     assert {"Protocol", "WrongAnswer", "Raised", "BadValue", "Crash", "MemoryLimit"} <= set(found["verdicts"])
 
 
-@pytest.mark.parametrize(("plant", "task"), [("nameless", "secret first"), ("ending", "loops over calls")])
-def test_a_judge_with_an_old_flaw_is_found(plant: str, task: str) -> None:
-    """An exception without a name meant passed; an end of iteration raised in a program ended a test's loop."""
-    found = frame_fuzz.run(7, 4000, plant=plant, only=task)
-    assert found["wrong_programs_passed"] > 0
-    assert {find["what"] for find in found["finds"]} == {"a wrong program passed"}
-    # One of them again, alone, and not with the judge as it is.
-    number = found["finds"][0]["sequence"]
-    assert frame_fuzz.run(7, 1, plant=plant, only=task, first=number)["wrong_programs_passed"] == 1
-    assert frame_fuzz.run(7, 1, only=task, first=number)["finds"] == []
+@pytest.mark.parametrize(
+    ("plant", "sequences", "task", "how"),
+    [
+        ("nameless", 1500, "secret first", "a wrong program passed"),
+        ("ending", 4000, "loops over calls", "a wrong program passed"),
+        ("unasked", 1500, "random", "a right program passed with other answers"),
+    ],
+)
+def test_a_judge_with_a_flaw_is_found(plant: str, sequences: int, task: str, how: str) -> None:
+    """An exception without a name meant passed; an end of iteration raised in a program ended a test's loop; answers
+    that nobody asked for are passed over."""
+    found = frame_fuzz.run(7, sequences, plant=plant, only=task)
+    passed = [find["sequence"] for find in found["finds"] if find["what"] == how]
+    assert passed and found["wrong_programs_passed"] >= len(passed)
+    # The first of them again, and not with the judge as it is.
+    assert [find["what"] for find in frame_fuzz.again(7, min(passed), plant=plant, only=task)] == [how]
+    assert frame_fuzz.again(7, min(passed), only=task) == []

@@ -26,15 +26,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rune.stages._crossfit_decide import decide
+from rune.stages._crossfit_folder import Place
+from rune.stages._crossfit_folder import place as place_of
+
 from rune import console, store
 from rune.agent import importers
 from rune.benchmarks import _exclusion
 from rune.config import build, override, plain
 from rune.stages import crossfit, pipeline
 from rune.stages import train as training
-from rune.stages._crossfit_decide import decide
-from rune.stages._crossfit_folder import Place
-from rune.stages._crossfit_folder import place as place_of
 from rune.store import RunDir
 from rune.types import Problem, Split, Trajectory
 

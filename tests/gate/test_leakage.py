@@ -122,11 +122,11 @@ def test_a_treatment_made_from_a_held_out_trajectory_is_found() -> None:
 
 
 def test_families_are_compared_by_family_and_not_by_text() -> None:
-    task = replace(victim(), family="f1")
+    task = replace(victim(), domain="f1")
     sibling_text = leakage.Item("other/1", task.prompt, (task.reference,), "f2")
     (row,) = leakage.examine([task], [sibling_text], {})
     assert not row.suspicious
-    (row,) = leakage.examine([task], [sibling_text._replace(family="f1")], {})
+    (row,) = leakage.examine([task], [sibling_text._replace(domain="f1")], {})
     assert row.why == "its family is in the corpus"
 
 

@@ -31,8 +31,16 @@ SEEDS, FOLDS, TEMPERATURES = (3, 4), 2, ("0.8", "0.2")
 ARMS = ("vanilla", "rag", "lora", "hypernet", "wrong_trajectory")
 
 
+def one_thread() -> None:
+    """Sums over several threads round differently from machine to machine."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 def run(root: Path, model: ModelRef) -> Path:
     """A plain run's folder."""
+    one_thread()
     raw = experiment.settings(root, model, adapt={"arms": list(ARMS)})
     assert main(["run", str(experiment.write(root, raw))]) in (0, 10)
     (folder,) = (root / "runs").iterdir()
@@ -41,14 +49,20 @@ def run(root: Path, model: ModelRef) -> Path:
 
 def crossfit(root: Path, model: ModelRef) -> Path:
     """A cross-fitted run's folder: two seeds, two folds, two temperatures."""
+    one_thread()
     raw = experiment.settings(
         root,
         model,
-        benchmark={"limit": 8, "folds": FOLDS},
-        adapt={"arms": list(ARMS)},
-        crossfit={"seeds": list(SEEDS), "temperatures": [float(t) for t in TEMPERATURES]},
+        design={
+            "scored": 0,
+            "tasks": 8,
+            "folds": FOLDS,
+            "seeds": list(SEEDS),
+            "temperatures": [float(t) for t in TEMPERATURES],
+        },
+        adapt={"arms": list(ARMS), "save_adapters": False},
     )
-    assert main(["crossfit", str(experiment.write(root, raw))]) in (0, 10)
+    assert main(["run", str(experiment.write(root, raw))]) in (0, 10)
     (folder,) = (root / "runs").iterdir()
     return folder
 
@@ -80,25 +94,26 @@ def view_run(folder: Path) -> dict[str, Any]:
 
 def view_crossfit(folder: Path) -> dict[str, Any]:
     """Everything that a cross-fitted run wrote, by seed, fold and temperature."""
-    pool = {t.trajectory_id: t for t in store.read_jsonl(folder / "corpus.jsonl", Trajectory)}
     cells, decisions = {}, {}
     for seed in SEEDS:
         for fold in range(FOLDS):
-            where = folder / f"seed-{seed}" / f"fold-{fold}"
-            corpus = [pool[i] for i in store.read_json(where / "corpus.json")]
             for t in TEMPERATURES:
-                cells[f"seed {seed} fold {fold} temperature {t}"] = cell(where, where / f"t{t}", corpus)
-    for t, found in store.read_json(folder / "result.json")["temperatures"].items():
+                where = folder / "cells" / f"temperature-{t}.seed-{seed}.fold-{fold}"
+                corpus = store.read_jsonl(where / "trajectories.jsonl", Trajectory)
+                cells[f"seed {seed} fold {fold} temperature {t}"] = cell(where, where, corpus)
+    for t in TEMPERATURES:
+        found = store.read_json(folder / "result.json")["variants"][f"temperature-{t}"]
         decisions[t] = {
             "pooled": rounded(found["pooled"]["decision"]),
             "suspicious": found["pooled"]["suspicious"],
             "seeds": {s: rounded(d["decision"]) for s, d in found["seeds"].items()},
         }
-    return {"cells": cells, "decisions": decisions, "attempts": digest(lines(folder / "attempts.jsonl"))}
+    (attempts,) = (folder / "attempts").iterdir()
+    return {"cells": cells, "decisions": decisions, "attempts": digest(lines(attempts))}
 
 
 def cell(trained: Path, drawn: Path, corpus: list[Trajectory]) -> dict[str, Any]:
-    """One cell. `trained` holds problems, checkpoints and diagnostics; `drawn` what one temperature gave."""
+    """One cell: `trained` holds problems, checkpoints and diagnostics; `drawn` what was drawn with them."""
     treatments = store.read_jsonl(drawn / "treatments.jsonl", Treatment)
     verdicts = store.read_jsonl(drawn / "verdicts.jsonl", Verdict)
     samples = sorted(store.read_jsonl(drawn / "samples.jsonl", Sample), key=lambda s: (s.condition, s.task_id, s.draw))

@@ -300,7 +300,7 @@ def test_only_recall_shows_a_target_its_own_trajectory(
             assert (lessons[group.targets[0]].task_id in tasks) is own
             if kind == "family":
                 assert not tasks & {lessons[i].task_id for i in group.targets}
-                assert {lessons[i].family for i in (*group.sources, *group.targets)} == {
+                assert {lessons[i].domain for i in (*group.sources, *group.targets)} == {
                     lessons[group.targets[0]].family
                 }
 
@@ -317,7 +317,7 @@ def test_the_wrong_solution_answers_the_same_prompt_for_another_lesson(
                 continue
             found += 1
             right = group.targets[0]
-            assert lessons[wrong].prompt == lessons[right].prompt and lessons[wrong].family != lessons[right].family
+            assert lessons[wrong].prompt == lessons[right].prompt and lessons[wrong].domain != lessons[right].domain
             assert lessons[wrong].solution != lessons[right].solution
     assert found
 
@@ -347,7 +347,7 @@ def test_shares_say_how_often_each_benchmark_is_drawn(base: bases.Base, lessons:
 
 
 def test_a_family_is_never_taught_by_strangers(base: bases.Base, lessons: list[Trajectory]) -> None:
-    near = {t.trajectory_id: [o.trajectory_id for o in lessons if o.family != t.family] for t in lessons}
+    near = {t.trajectory_id: [o.trajectory_id for o in lessons if o.domain != t.domain] for t in lessons}
     corpus = Corpus(base, lessons, max_tokens=700, retrieved=near)
     for group in corpus.groups(np.random.default_rng(0), PairMix(retrieved=1.0), count=6, targets=1, contrasts=0):
         assert {corpus.lesson(i) for i in group.sources} == {corpus.lesson(group.targets[0])}

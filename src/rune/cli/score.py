@@ -42,13 +42,12 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{args.target}: a samples file needs its benchmark; add --benchmark humaneval")
     if args.problems or args.k or args.ignore_incomplete:
         raise ConfigError("--problems, --k and --ignore_incomplete go with --benchmark and a samples file")
-    from rune.stages import pipeline
+    from rune.study import executor
 
-    folder, settings = _stage.resolve(args)
-    settings = dataclasses.replace(settings, score=_adjusted(settings.score, args))
-    with folder.lock(), pipeline.machinery(settings) as context:
-        pipeline.run_stage(folder, settings, context, "score")
-    console.out(str(folder / "verdicts.jsonl"))
+    experiment = _stage.resolve(args)
+    settings = dataclasses.replace(experiment.settings, score=_adjusted(experiment.settings.score, args))
+    executor.run_one(experiment._replace(settings=settings), "score")
+    _stage.show_files(experiment, "verdicts.jsonl")
     return 0
 
 

@@ -78,12 +78,9 @@ def place(workshop: Workshop, condition: str, name: str, made: Adapters, layout:
     """One adapter as a PEFT folder of the run, or to where the workshop wants it."""
     if workshop.keep:
         return workshop.keep(condition, name, made, layout)
-    import torch
+    from rune.hypernet.adapter_store import FolderStore
 
-    from rune.hypernet import export
-
-    dtype = getattr(torch, workshop.dtype)
-    return export.write(workshop.adapters / condition / name, made, layout, workshop.model, dtype=dtype)
+    return FolderStore(workshop.adapters, workshop.model, dtype=workshop.dtype).put(condition, name, made, layout)
 
 
 def permuted(workshop: Workshop) -> dict[str, tuple[Trajectory, ...]]:
@@ -111,5 +108,5 @@ def permuted(workshop: Workshop) -> dict[str, tuple[Trajectory, ...]]:
 
 
 def _foreign(theirs: Sequence[Trajectory], mine: Sequence[Trajectory]) -> bool:
-    lessons = {t.family or t.trajectory_id for t in mine}
-    return not any((t.family or t.trajectory_id) in lessons for t in theirs)
+    lessons = {t.domain or t.trajectory_id for t in mine}
+    return not any((t.domain or t.trajectory_id) in lessons for t in theirs)

@@ -58,7 +58,7 @@ class Item(NamedTuple):
     task_id: str
     prompt: str
     programs: tuple[str, ...]
-    family: str = ""
+    domain: str = ""
 
 
 def check(folder: RunDir, tasks: Sequence[str], treated: Sequence[int], base: Sequence[int], n: int) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class _Corpus:
             for name in overlap.functions(code):
                 self.names.setdefault(name, number)
 
-    def row(self, problem: Problem, shown: bool, same_family: bool) -> Row:
+    def row(self, problem: Problem, shown: bool, same_domain: bool) -> Row:
         by_prompt, prompt_share = overlap.best(
             self.prompts.containments(overlap.shingles(problem.prompt, GRAM) - self.frame)
         )
@@ -132,7 +132,7 @@ class _Corpus:
         by_id = self.ids.get(problem.task_id, -1)
         by_share = by_prompt if prompt_share >= solution_share else self.owner[by_code] if by_code >= 0 else -1
         near = next((i for i in (by_id, by_tree, by_share) if i >= 0), -1)
-        why = _why(by_id >= 0, by_tree >= 0, prompt_share, solution_share, shown, same_family)
+        why = _why(by_id >= 0, by_tree >= 0, prompt_share, solution_share, shown, same_domain)
         return Row(
             task_id=problem.task_id,
             nearest=self.items[near].task_id if near >= 0 else "",
@@ -157,10 +157,10 @@ def examine(held_out: Sequence[Problem], items: Sequence[Item], contexts: Mappin
     prompts = [overlap.shingles(text, GRAM) for text in [i.prompt for i in items] + [p.prompt for p in held_out]]
     frame = overlap.boilerplate(prompts, share=_COMMON) if len(prompts) >= 40 else frozenset()
     everything = _Corpus(items, frame)
-    apart = _Corpus([i for i in items if not i.family], frame)
-    families = {i.family for i in items if i.family}
+    apart = _Corpus([i for i in items if not i.domain], frame)
+    families = {i.domain for i in items if i.domain}
     return [
-        (apart if p.family else everything).row(p, _shown(p, contexts.get(p.task_id, "")), p.family in families)
+        (apart if p.domain else everything).row(p, _shown(p, contexts.get(p.task_id, "")), p.domain in families)
         for p in held_out
     ]
 
@@ -188,10 +188,10 @@ def consequences(rows: Sequence[Row], treated: Sequence[int], base: Sequence[int
     }
 
 
-def _why(same_id: bool, same_tree: bool, prompt: float, solution: float, shown: bool, same_family: bool) -> str:
+def _why(same_id: bool, same_tree: bool, prompt: float, solution: float, shown: bool, same_domain: bool) -> str:
     grounds = []
-    if same_family:
-        grounds.append("its family is in the corpus")
+    if same_domain:
+        grounds.append("its domain is in the corpus")
     if same_id:
         grounds.append("the task itself is in the corpus")
     if same_tree:
@@ -221,7 +221,7 @@ def _forbidden_sources(
 
 def _item(trajectory: Trajectory) -> Item:
     programs = [a.code for a in trajectory.attempts] + ([trajectory.solution] if trajectory.solution else [])
-    return Item(trajectory.task_id, trajectory.prompt, tuple(dict.fromkeys(programs)), trajectory.family)
+    return Item(trajectory.task_id, trajectory.prompt, tuple(dict.fromkeys(programs)), trajectory.domain)
 
 
 def _contexts(treatments: Sequence[Treatment]) -> dict[str, str]:

@@ -145,7 +145,26 @@ def load(path: Path, changes: Sequence[str] = ()) -> Loaded:
         raise ConfigError(f"{path}: cannot read the config: {error.strerror}; see configs/ for examples") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not a text file, expected TOML; see configs/ for examples") from None
-    return Loaded(build(config.override(config.parse(text, where=str(path)), changes)), path.parent)
+    raw = _extended(config.parse(text, where=str(path)), path)
+    return Loaded(build(config.override(raw, changes)), path.parent)
+
+
+def _extended(raw: dict[str, Any], path: Path) -> dict[str, Any]:
+    """`extends = "other.toml"`: that config with this one's values in it, section by section; lists are replaced."""
+    name = raw.pop("extends", None)
+    if name is None:
+        return raw
+    if not isinstance(name, str) or Path(name).name != name:
+        raise ConfigError(f"{path}: extends names a config in the same folder, found {name!r}")
+    other = path.with_name(name)
+    if not other.is_file():
+        raise ConfigError(f"{path}: extends {name}, and there is no such file beside it")
+    return _merged(_extended(config.parse(other.read_text(), where=str(other)), other), raw)
+
+
+def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    both = {k: _merged(first[k], v) for k, v in second.items() if isinstance(v, Mapping) and isinstance(first.get(k), dict)}
+    return {**first, **second, **both}
 
 
 def build(raw: Mapping[str, Any]) -> RunConfig:

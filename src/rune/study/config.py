@@ -163,7 +163,9 @@ def _extended(raw: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    both = {k: _merged(first[k], v) for k, v in second.items() if isinstance(v, Mapping) and isinstance(first.get(k), dict)}
+    both = {
+        k: _merged(first[k], v) for k, v in second.items() if isinstance(v, Mapping) and isinstance(first.get(k), dict)
+    }
     return {**first, **second, **both}
 
 

@@ -1,4 +1,4 @@
-"""A study is a config and its parts: a new benchmark, a new arm, two seeds × two folds × a grid of two, no other code."""
+"""A study is a config and its parts: a new benchmark, a new arm, two seeds × two folds × a grid of two."""
 
 from __future__ import annotations
 

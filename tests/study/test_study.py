@@ -1,4 +1,4 @@
-"""An experiment of several cells: each is a run of its own, sealed alike; a stopped one goes on; one decision over all."""
+"""An experiment of several cells: each is a run of its own, sealed alike; one decision over all."""
 
 from __future__ import annotations
 

@@ -15,10 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from rune import overlap, stats, store
-from rune.stages import _counts
-from rune.store import RunDir
-from rune.types import Problem, Trajectory, Treatment, Verdict
+from rune import overlap, stats
+from rune.types import Problem, Trajectory, Treatment
 
 GRAM = 8  # tokens in a shingle
 PROMPT_LIMIT = 0.5  # share of the held-out prompt's shingles in one training prompt
@@ -61,15 +59,6 @@ class Item(NamedTuple):
     domain: str = ""
 
 
-def check(folder: RunDir, tasks: Sequence[str], treated: Sequence[int], base: Sequence[int], n: int) -> dict[str, Any]:
-    """The whole check of a scored run, JSON-ready; `status` is "clean" or "suspicious"."""
-    problems = {p.task_id: p for p in store.read_jsonl(folder / "problems.jsonl", Problem)}
-    held_out = [problems[t] for t in tasks]
-    trajectories = store.read_jsonl(folder / "trajectories.jsonl", Trajectory)
-    treatments = store.read_jsonl(folder / "treatments.jsonl", Treatment)
-    return assess(rows(held_out, trajectories, treatments), len(trajectories), treated, base, n)
-
-
 def rows(held_out: Sequence[Problem], trajectories: Sequence[Trajectory], treatments: Sequence[Treatment]) -> list[Row]:
     """One row for each held-out task, against the corpus and contexts of its own run or fold."""
     found = examine(held_out, [_item(t) for t in trajectories], _contexts(treatments))
@@ -91,16 +80,6 @@ def assess(rows: Sequence[Row], items: int, treated: Sequence[int], base: Sequen
 
 def finding(found: Mapping[str, Any]) -> Finding:
     return Finding(found["status"], found["effect_without"])
-
-
-def recheck(folder: RunDir, *, treatment: str, baseline: str) -> dict[str, Any]:
-    """`rune leakage RUN`: check a scored run again and rewrite leakage.json."""
-    problems = store.read_jsonl(folder / "problems.jsonl", Problem)
-    verdicts = store.read_jsonl(folder / "verdicts.jsonl", Verdict)
-    counts = _counts.count(problems, verdicts, treatment=treatment, baseline=baseline, least=1)
-    found = check(folder, counts.tasks, counts.passes[treatment], counts.passes[baseline], counts.n)
-    store.write_json(folder / "leakage.json", found)
-    return found
 
 
 class _Corpus:

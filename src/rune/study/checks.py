@@ -69,7 +69,10 @@ FIXED = {
 
 
 def start(folder: str, name: str, training: train.Config) -> None:
-    """`name` is the folder as the config calls it. Raises ConfigError if `folder` holds no checkpoints to go on from, or some of another shape than `training`'s."""
+    """Raises ConfigError if `folder` holds no checkpoints to go on from, or some of another shape than `training`'s.
+
+    `name` is the folder as the config calls it.
+    """
     one = Path(folder)
     if not (one / "settings.json").is_file() and not all(
         (one / kind / "settings.json").is_file() for kind in ("lora", "hypernet")

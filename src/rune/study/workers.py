@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rune import console
 from rune.errors import EngineError, RuneError
@@ -122,7 +122,7 @@ def _on_ray(
     ours = not ray.is_initialized()
     if ours:
         path = os.pathsep.join(entry for entry in sys.path if entry)
-        size = {} if address else {"num_cpus": max(jobs, 1), "include_dashboard": False}
+        size: dict[str, Any] = {} if address else {"num_cpus": max(jobs, 1), "include_dashboard": False}
         ray.init(
             address=address or None,
             log_to_driver=False,

@@ -18,7 +18,7 @@ from rune.stages import gate, records, report
 from rune.stages.records import Records
 from rune.store import RunDir
 from rune.study import tables
-from rune.study.cells import Cell, variants
+from rune.study.cells import MAIN, Cell, variants
 from rune.study.folders import Experiment, check_promises
 from rune.types import Decision, Problem
 
@@ -62,13 +62,30 @@ class Source(NamedTuple):
         return len(self.cells) == 1
 
 
+def of_one_cell(folder: RunDir, raw: Mapping[str, Any]) -> Source:
+    """A run folder by itself, of whatever version. Of its config only what decides and shows is read."""
+    manifest = folder.manifest()
+    cell = Cell(MAIN, int(raw.get("run", {}).get("seed", 0)), -1)
+    return Source(
+        folder=folder,
+        gate=config.build(gate.Config, raw.get("gate", {}), where="gate"),
+        report=config.build(report.Config, raw.get("report", {}), where="report"),
+        problems=store.read_jsonl(folder / "problems.jsonl", Problem),
+        variants={MAIN: {}},
+        cells=[Done(cell, records.of_run(folder), str(manifest.get("device", "unknown")), 0.0)],
+        verify=lambda: gate.demand(folder),
+        seconds={},
+    )
+
+
 def of_experiment(experiment: Experiment) -> Source:
     """An experiment that this version wrote."""
+    if experiment.single:
+        return of_one_cell(experiment.folder, config.plain(experiment.settings))
 
     def verify() -> None:
-        if not experiment.single:
-            gate.demand_promise(experiment.folder)
-            check_promises(experiment)
+        gate.demand_promise(experiment.folder)
+        check_promises(experiment)
         for place in experiment.places():
             gate.demand(place.folder)
 

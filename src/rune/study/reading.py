@@ -9,15 +9,18 @@ from rune import store
 from rune.errors import DataError
 from rune.store import RunDir
 from rune.study import combine, folders, version1
+from rune.study.config import raw_in
 from rune.types import Decision
 
 
 def source(path: Path) -> combine.Source:
     """An experiment as the decision sees it. Raises StoreError if `path` is none."""
     folder = RunDir.open(path)
-    if folder.version == store.SCHEMA_VERSION:
+    if folder.version != store.SCHEMA_VERSION:
+        return version1.source(folder)
+    if "cells" in folder.manifest():
         return combine.of_experiment(folders.reopen(path))
-    return version1.source(folder)
+    return combine.of_one_cell(folder, raw_in(folder))
 
 
 def result(folder: RunDir) -> dict[str, Any] | None:

@@ -20,8 +20,8 @@ from rune.errors import DataError
 from rune.models import resolve
 from rune.stages import _seal, gate, records, report
 from rune.store import RunDir
-from rune.study.cells import MAIN, Cell
-from rune.study.combine import Done, Source
+from rune.study.cells import Cell
+from rune.study.combine import Done, Source, of_one_cell
 from rune.study.config import raw_in
 from rune.types import Problem, Trajectory
 
@@ -36,25 +36,10 @@ def is_crossfit(folder: RunDir) -> bool:
 def source(folder: RunDir) -> Source:
     """A version 1 folder as the decision sees it. Raises DataError if its records are not there."""
     raw = raw_in(folder)
-    rule = config.build(gate.Config, raw.get("gate", {}), where="gate")
-    page = config.build(report.Config, raw.get("report", {}), where="report")
-    if is_crossfit(folder):
-        return _crossfit(folder, raw, rule, page)
-    device = str(folder.manifest().get("device", "unknown"))
-    cell = Cell(MAIN, int(raw.get("run", {}).get("seed", 0)), -1)
-    return Source(
-        folder=folder,
-        gate=rule,
-        report=page,
-        problems=store.read_jsonl(folder / "problems.jsonl", Problem),
-        variants={MAIN: {}},
-        cells=[Done(cell, records.of_run(folder), device, 0.0)],
-        verify=lambda: gate.demand(folder),
-        seconds={},
-    )
+    return _crossfit(folder, raw) if is_crossfit(folder) else of_one_cell(folder, raw)
 
 
-def _crossfit(folder: RunDir, raw: Mapping[str, Any], rule: gate.Config, page: report.Config) -> Source:
+def _crossfit(folder: RunDir, raw: Mapping[str, Any]) -> Source:
     root = _unpacked(folder)
     pool = functools.cache(lambda: {t.trajectory_id: t for t in store.read_jsonl(root / "corpus.jsonl", Trajectory)})
     heats = temperatures(raw)
@@ -75,8 +60,8 @@ def _crossfit(folder: RunDir, raw: Mapping[str, Any], rule: gate.Config, page: r
     began = folder.manifest().get("stages", {}).get("collect", {}).get("seconds", 0.0)
     return Source(
         folder=folder,
-        gate=rule,
-        report=page,
+        gate=config.build(gate.Config, raw.get("gate", {}), where="gate"),
+        report=config.build(report.Config, raw.get("report", {}), where="report"),
         problems=store.read_jsonl(root / "problems.jsonl", Problem),
         variants={name: {"sample.temperature": t} for name, t in heats.items()},
         cells=cells,

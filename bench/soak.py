@@ -108,7 +108,7 @@ class Verdicts:
 
     def add(self, execution: Execution) -> None:
         number = int(execution.key.split(" ", 1)[0])
-        self.findings[number] = sys.intern(f"{execution.outcome} {execution.error_kind}".strip())
+        self.findings[number] = sys.intern(f"{execution.outcome} {execution.label}".strip())
         self.cpu[number] = execution.cpu_seconds
 
     def tally(self) -> dict[str, int]:

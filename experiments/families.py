@@ -551,6 +551,7 @@ def _verdict(sample: Sample, found: Execution) -> Verdict:
         draw=sample.draw,
         outcome=found.outcome,
         error_kind=found.error_kind,
+        raised=found.raised,
         error=found.error,
         cpu_seconds=found.cpu_seconds,
         wall_seconds=found.wall_seconds,

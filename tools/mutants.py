@@ -102,8 +102,8 @@ def applied(mutant: Mutant, tree: Path) -> Iterator[None]:
         file.write_text(whole)
 
 
-def run_tests(tree: Path, tests: Sequence[str], *extra: str) -> tuple[int, str]:
-    """pytest's exit code in `tree` (124 for out of time) and the end of its output."""
+def run_tests(tree: Path, tests: Sequence[str], *extra: str, seconds: float = SECONDS) -> tuple[int, str]:
+    """pytest's exit code in `tree` (124 for out of time) and its output."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(tree / "src"),
@@ -117,7 +117,7 @@ def run_tests(tree: Path, tests: Sequence[str], *extra: str) -> tuple[int, str]:
         start_new_session=True,
     )  # fmt: skip
     try:
-        output, _ = process.communicate(timeout=SECONDS)
+        output, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, 9)
         process.communicate()

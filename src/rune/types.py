@@ -20,6 +20,20 @@ class Outcome(StrEnum):
     TIMED_OUT = "timed_out"
 
 
+class FailureKind(StrEnum):
+    """Why a program did not pass, in the scorer's words. A program's own words are never among them (see `raised`)."""
+
+    NONE = ""  # it passed
+    WRONG_ANSWER = "WrongAnswer"  # the test failed on what the program returned
+    RAISED = "Raised"  # the program raised an exception
+    MISSING_ENTRY_POINT = "MissingEntryPoint"  # it loads, and does not define what the test calls
+    TIMEOUT = "Timeout"
+    MEMORY_LIMIT = "MemoryLimit"
+    CRASH = "Crash"  # its process ended
+    BAD_VALUE = "BadValue"  # it returned what is no plain data, or too much of it
+    PROTOCOL = "Protocol"  # it spoke to the scorer in a way that no answer has
+
+
 class Split(StrEnum):
     """Which side of the experiment a task is on. Only TRAIN tasks may give trajectories."""
 
@@ -49,7 +63,7 @@ class Attempt:
 
     code: str
     outcome: Outcome
-    error_kind: str = ""  # "" if passed, else a key like SyntaxError, NameError, WrongAnswer, Timeout
+    error_kind: str = ""  # "" if passed, else `Execution.label`: SyntaxError, NameError, WrongAnswer, Timeout
     error: str = ""  # the text the model was shown, truncated from the middle
     reflection: str = ""  # what the model said of its mistake before the next attempt, if it was asked
 
@@ -117,11 +131,17 @@ class Verdict:
     condition: str
     draw: int
     outcome: Outcome
-    error_kind: str = ""
+    error_kind: str = ""  # a FailureKind; in records of before `raised`, the name of an exception too
+    raised: str = ""  # the name the program gave to the exception it raised; nothing is decided by it
     error: str = ""
     cpu_seconds: float = 0.0
     wall_seconds: float = 0.0
     machine: str = ""
+
+    @property
+    def label(self) -> str:
+        """One word for a reader: NameError, WrongAnswer, Timeout; "" if passed."""
+        return _label(self.error_kind, self.raised)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,14 +202,32 @@ class Program:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
-    """What happened to a program. CPU and wall time apart: a loaded machine changes only the second."""
+    """What happened to a program. CPU and wall time apart: a loaded machine changes only the second.
+
+    `outcome`, `error_kind` and `settled` are the scorer's; `raised` and `error` may hold what the program says.
+    """
 
     key: str
     outcome: Outcome
-    error_kind: str = ""  # SyntaxError, NameError, …, WrongAnswer, MemoryLimit, Crash, Timeout
-    error: str = ""
+    error_kind: FailureKind = FailureKind.NONE
+    raised: str = ""  # the name of the exception's class, if it is a short plain identifier; nothing is decided by it
+    error: str = ""  # text for a reader
+    settled: bool = True  # False: a timeout by a clock that the machine moves too; such a verdict is not kept
     cpu_seconds: float = 0.0
     wall_seconds: float = 0.0
+
+    @property
+    def label(self) -> str:
+        """One word for a reader: NameError, WrongAnswer, Timeout; "" if passed."""
+        return _label(self.error_kind, self.raised)
+
+
+def _label(error_kind: str, raised: str) -> str:
+    """The program's word for its exception, unless a reader would take it for one of the scorer's."""
+    return raised if raised and raised not in _WORDS else error_kind
+
+
+_WORDS = frozenset(kind.value for kind in FailureKind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

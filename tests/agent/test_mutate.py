@@ -84,7 +84,7 @@ def test_trajectories_hold_real_failures_and_end_with_the_reference(problems: li
             )
             told.append((attempt.outcome, attempt.error_kind))
     # Judged again, every recorded failure fails in the recorded way.
-    again = {int(e.key): (e.outcome, e.error_kind) for e in sandbox.judge(programs)}
+    again = {int(e.key): (e.outcome, e.label) for e in sandbox.judge(programs)}
     assert [again[i] for i in range(len(told))] == told
     assert len({kind for _, kind in told}) >= 4
 

@@ -191,6 +191,33 @@ def test_puzzle_solutions_satisfy_their_puzzles(data_dir: Path, sandbox: Sandbox
     assert outcomes(sandbox, chosen, ["def sol(*a):\n    return None\n"] * len(chosen))["passed"] == 0
 
 
+@pytest.mark.parametrize(
+    ("stated", "right", "wrong"),
+    [
+        ("int", "1", ["True", "1.0", "'1'", "None"]),
+        ("float", "1.5", ["True", "'1.5'"]),
+        ("List[int]", "[1, 2]", ["[1, True]", "(1, 2)", "['1']", "Liar()", "range(3)", "iter([1])"]),
+        ("List[List[str]]", "[['a'], []]", ["[['a'], 'b']", "[[1]]"]),
+        ("Dict[str, float]", "{'a': 1.5}", ["{1: 1.5}", "{'a': 'b'}"]),
+        ("Tuple[int, str]", "(1, 'a')", ["(1,)", "('a', 1)", "[1, 'a']"]),
+        ("Set[int]", "{1}", ["[1]", "{'a'}"]),
+        ("Optional[bool]", "None", ["0", "Liar()"]),
+        ("Union[int, str]", "'a'", ["1.5"]),
+        ("str", "'a'", ["['a']", "b'a'"]),
+    ],
+)
+def test_a_puzzle_s_answer_is_of_the_type_it_states(
+    tmp_path: Path, sandbox: Sandbox, stated: str, right: str, wrong: list[str]
+) -> None:
+    record = {"name": "Any:0", "sat": f"def sat(x: {stated}, y=3):\n    return True", "module": "any.py"}
+    record |= {"sol_header": "def sol(y=3):", "sol_bodies": [f"    return {right}"]}  # type: ignore[dict-item]
+    (tmp_path / "puzzles.json").write_text(json.dumps([record]))
+    (problem,) = puzzles.build(puzzles.Config(path=str(tmp_path), verify=False)).problems()
+    liar = "class Liar:\n    __class__ = list\n    def count(self, x): return 1000\n"
+    codes = [problem.reference, *(f"{liar}def sol(y=3):\n    return {value}" for value in wrong)]
+    assert outcomes(sandbox, [problem] * len(codes), codes) == {"passed": 1, "failed": len(wrong)}
+
+
 def test_a_puzzle_file_with_humanevals_module_is_refused(data_dir: Path, tmp_path: Path) -> None:
     records = json.loads((data_dir / puzzles.FILE).read_text())[:3]
     records[1]["module"] = "human_eval.py"

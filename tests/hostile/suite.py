@@ -52,6 +52,56 @@ def check(candidate):
     else:
         assert numpy.allclose(candidate([3, 1, 2]), [1, 2, 3])
 """,
+    # An argument that hangs on the answer before: nothing behind it is sent ahead.
+    "one by one": """
+def check(candidate):
+    first = candidate([3, 1, 2])
+    assert first == [1, 2, 3]
+    assert candidate(first + []) == [1, 2, 3]
+    assert candidate([5, 5, -1]) == [-1, 5, 5]
+    assert candidate([]) == []
+""",
+    "catches": """
+def check(candidate):
+    for data in ([3, 1, 2], [], [5, 5, -1]):
+        try:
+            assert candidate(data) == sorted(data)
+        except BaseException:
+            pass
+""",
+    "random": """
+import random
+def check(candidate):
+    for _ in range(5):
+        wanted = [random.randrange(10**9) for _ in range(3)]
+        assert candidate([]) == wanted
+""",
+    "asks methods": """
+def check(candidate):
+    assert candidate([3, 1, 2]).count(7) == 1000
+""",
+    "walks twice": """
+def check(candidate):
+    found = candidate([3, 1, 2])
+    assert list(found) != []
+    assert list(found) == [] and next(iter(found), 0) == 0
+    assert candidate([3, 1, 2]) == [1, 2, 3]
+""",
+    "says what it got": """
+def check(candidate):
+    out = candidate([3, 1, 2])
+    assert out == [1, 2, 3], out
+""",
+    "compares with a part": """
+def check(candidate):
+    out = candidate([3, 1, 2])
+    assert [1, 2, 3] == out.size
+""",
+    "passes on": """
+def check(candidate):
+    assert candidate(candidate([3, 1, 2])) == [1, 2, 3]
+    assert candidate([candidate([3, 1, 2])]) == [[1, 2, 3]]
+""",
 }
 
 

@@ -66,7 +66,7 @@ def assert_held(results: list[dict[str, Any]], *, weak: bool = False, brief: boo
     assert names == expected | {f"after {name}" for name in expected}
     for result in results:
         name, found = result["key"], result["outcome"]
-        what = f"{name}: {found} {result['error_kind']}: {result['error'][-300:]}"
+        what = f"{name}: {found} {result['error_kind']} {result['raised']}: {result['error'][-300:]}"
         assert "returned 'ESCAPED" not in result["error"], what
         result["error"].encode()
         assert not [c for c in result["error"] if unicodedata.category(c) == "Cc" and c not in "\n\t"], what
@@ -76,7 +76,7 @@ def assert_held(results: list[dict[str, Any]], *, weak: bool = False, brief: boo
             continue
         case = CASES[name]
         assert found == case.outcome or (case.outcome == "not-passed" and found != "passed"), what
-        assert not case.kind or result["error_kind"] == case.kind, what
+        assert not case.kind or case.kind == (result["error_kind"] + " " + result["raised"]).strip(), what
     assert not list(Path("/tmp").glob("rune-escaped*"))
 
 

@@ -107,7 +107,7 @@ def test_known_verdicts_are_free_and_other_limits_judge_anew(sandbox: Sandbox, t
 def test_a_timeout_by_the_wall_clock_is_not_kept_and_one_by_cpu_time_is(tmp_path: Path) -> None:
     bodies = ["    import time\n    time.sleep(60)\n", "    while True: pass\n"]
     jobs = [score.program(str(i), problem("T").prompt + body, problem("T")) for i, body in enumerate(bodies)]
-    limits = fork.Config(workers=1, cpu_seconds=0.4, wall_seconds=0.4)
+    limits = fork.Config(workers=1, cpu_seconds=0.4, wall_seconds=2.0)
     for hits in (0, 1):
         with fork.build(limits) as pool:
             cached = Cached(pool, tmp_path, backend="fork", settings=limits)
@@ -293,3 +293,19 @@ def _context(sandbox: Sandbox, cache: Path):  # type: ignore[no-untyped-def]
     return Context(
         seed=0, model=none, device="cpu", dtype="float32", engine=none, sandbox=lambda: sandbox, cache=cache  # type: ignore[arg-type]
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("record", "label"),
+    [
+        ({"error_kind": "NameError"}, "NameError"),  # as records were before `raised`
+        ({"error_kind": "Raised", "raised": "NameError"}, "NameError"),
+        ({"error_kind": "Raised", "raised": ""}, "Raised"),
+        ({"error_kind": "Raised", "raised": "Timeout"}, "Raised"),  # a program's word is not taken for the scorer's
+        ({"error_kind": "WrongAnswer"}, "WrongAnswer"),
+        ({}, ""),
+    ],
+)
+def test_a_verdict_of_any_age_is_read_and_has_one_word_for_a_reader(record: dict[str, str], label: str) -> None:
+    whole = {"task_id": "T", "condition": "vanilla", "draw": 0, "outcome": "failed", **record}
+    assert store.decode(Verdict, whole, where="here").label == label

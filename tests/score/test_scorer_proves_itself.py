@@ -91,7 +91,7 @@ def test_every_sample_gets_its_own_verdict_once_and_a_second_run_adds_none(sandb
     verdicts = {v.draw: v for v in store.read_jsonl(tmp_path / "verdicts.jsonl", Verdict)}
     outcomes = [verdicts[draw].outcome for draw in range(4)]
     assert outcomes == [Outcome.PASSED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.FAILED]
-    assert verdicts[3].error_kind == "SyntaxError"
+    assert (verdicts[3].error_kind, verdicts[3].raised) == ("Raised", "SyntaxError")
     assert score.run(folder, score.Config(), _context(sandbox, tmp_path)) == 0
 
 

@@ -114,7 +114,7 @@ def _execute(chains: Sequence[Chain], programs: Sequence[str], settings: Setting
         Attempt(
             code=code,
             outcome=executions[chain.key].outcome,
-            error_kind=executions[chain.key].error_kind,
+            error_kind=executions[chain.key].label,
             error=prompts.truncate(executions[chain.key].error, settings.error_chars),
         )
         for chain, code in zip(chains, programs, strict=True)

@@ -64,7 +64,7 @@ def _assemble(
     said: set[tuple[str, str]] = set()
     for number, mutant in enumerate(mutants):
         execution = found[f"{problem.task_id}#{number}"]
-        signature = (execution.error_kind, execution.error)
+        signature = (execution.label, execution.error)
         if execution.outcome is Outcome.PASSED or signature in said:
             continue
         said.add(signature)
@@ -72,7 +72,7 @@ def _assemble(
             Attempt(
                 code=mutant.code,
                 outcome=execution.outcome,
-                error_kind=execution.error_kind,
+                error_kind=execution.label,
                 error=prompts.truncate(execution.error, settings.error_chars),
             )
         )

@@ -17,7 +17,7 @@ from rune import config
 from rune.benchmarks import _families_conventions as conventions
 from rune.benchmarks._families_tasks import BY_NAME
 from rune.errors import DataError
-from rune.types import Attempt, Execution, Outcome, Problem, Program, Sandbox, Trajectory
+from rune.types import Attempt, Execution, FailureKind, Outcome, Problem, Program, Sandbox, Trajectory
 
 SOURCE = "families"
 
@@ -62,7 +62,7 @@ def _trajectory(problem: Problem, codes: list[str], executions: list[Execution])
         if (execution.outcome is Outcome.PASSED) != (i == len(codes) - 1):
             raise DataError(f"families: {problem.task_id}: attempt {i} {execution.outcome.value} {execution.error}")
     attempts = tuple(
-        Attempt(code=code, outcome=e.outcome, error_kind=e.error_kind, error=e.error)
+        Attempt(code=code, outcome=e.outcome, error_kind=e.label, error=e.error)
         for code, e in zip(codes, executions, strict=True)
     )
     return Trajectory(
@@ -96,12 +96,12 @@ def run_here(program: Program) -> Execution:
             story = f"{program.entry_point}({', '.join(map(repr, arguments))})"
             got = scope[program.entry_point](*arguments)
             if got != expected:
-                return _failed(program, "WrongAnswer", f"check: {story} returned {got!r}, expected {expected!r}")
+                text = f"check: {story} returned {got!r}, expected {expected!r}"
+                return _failed(program, FailureKind.WRONG_ANSWER, "", text)
     except Exception as error:
         name = type(error).__name__
-        return _failed(
-            program, name, "\n".join([*([f"{story}:"] if story else []), *_frames(error), f"{name}: {error}"])
-        )
+        text = "\n".join([*([f"{story}:"] if story else []), *_frames(error), f"{name}: {error}"])
+        return _failed(program, FailureKind.RAISED, name, text)
     finally:
         del linecache.cache[FILE]
         for name in set(sys.modules) - before:
@@ -115,5 +115,5 @@ def _frames(error: Exception) -> list[str]:
     return [f"  line {f.lineno}, in {f.name}\n    {(f.line or '').strip()}" for f in frames]
 
 
-def _failed(program: Program, kind: str, text: str) -> Execution:
-    return Execution(key=program.key, outcome=Outcome.FAILED, error_kind=kind, error=text)
+def _failed(program: Program, kind: FailureKind, raised: str, text: str) -> Execution:
+    return Execution(key=program.key, outcome=Outcome.FAILED, error_kind=kind, raised=raised, error=text)

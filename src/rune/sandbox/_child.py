@@ -25,6 +25,7 @@ FILE = "<candidate>"
 HEAD = struct.Struct("<IB")  # payload size, kind of message
 LOAD, CALL, SCRIPT = 1, 2, 3  # to the child
 BROKEN, READY, DONE, VALUE, ERROR = 10, 11, 12, 13, 14  # from the child; the first two before any program
+RAISED, UNFIT, MEMORY, MISSING = 0, 1, 2, 3  # what an ERROR is about: only the word for it hangs on that
 ERROR_CHARS = 1200
 _SIZE = struct.Struct("<I")
 
@@ -110,6 +111,7 @@ class _Shelf:
 
     def __init__(self) -> None:
         self._objects: list[object] = []
+        self._walks: dict[int, Any] = {}
 
     def register(self, value: object) -> _codec.Handle:
         if len(self._objects) >= 10_000:
@@ -125,6 +127,12 @@ class _Shelf:
 
     def resolve(self, handle: _codec.Handle) -> object:
         return self._objects[handle.number]
+
+    def walk(self, target: Any) -> Any:
+        """What `iter` made of an object when it was first walked: one that starts again is not asked to."""
+        if id(target) not in self._walks:
+            self._walks[id(target)] = iter(target)
+        return self._walks[id(target)]
 
 
 def run(sock: socket.socket, output_bytes: int) -> None:
@@ -154,7 +162,7 @@ def _reply(kind: int, data: bytes, scope: dict[str, Any], shelf: _Shelf, output:
         if kind == LOAD:
             _load(scope, *request)
             return DONE, b""
-        return VALUE, _codec.encode(_answer(scope, *request), shelf.register)
+        return VALUE, _codec.encode(_answer(scope, shelf, *request), shelf.register)
     except BaseException as error:
         return ERROR, _describe(error, output)
 
@@ -178,7 +186,13 @@ class _MissingEntryPoint(Exception):
     pass
 
 
-def _answer(scope: dict[str, Any], operation: str, target: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+_ABOUT = ((_codec.CodecError, UNFIT), (MemoryError, MEMORY), (_MissingEntryPoint, MISSING))
+_NAME_OF, _ANCESTORS_OF = type.__dict__["__name__"].__get__, type.__dict__["__mro__"].__get__
+
+
+def _answer(
+    scope: dict[str, Any], shelf: _Shelf, operation: str, target: Any, args: tuple[Any, ...], options: dict[str, Any]
+) -> Any:
     """One operation on the candidate's side: `target` is a name of the program or an object of the shelf."""
     if isinstance(target, str):
         target = scope[target] if target in scope else getattr(builtins, target)
@@ -196,18 +210,21 @@ def _answer(scope: dict[str, Any], operation: str, target: Any, args: tuple[Any,
         return setattr(target, *args)
     if operation == "next":
         # An end is a value of its own: StopIteration from inside a program must not end a loop of the test.
-        for item in target:
-            return (item,)
-        return ()
+        try:
+            return (next(shelf.walk(target)),)
+        except StopIteration:
+            return ()
     raise TypeError(f"unknown operation {operation}")
 
 
 def _describe(error: BaseException, output: _Output) -> bytes:
-    """An exception as data: its name, the built-in class it derives from, its text, the candidate's own lines."""
+    """An exception as data: what it is about, its name, the built-in class it derives from, its text, the candidate's
+    own lines."""
     kind = type(error)
-    name = kind.__name__ if kind is not _MissingEntryPoint else "MissingEntryPoint"
+    about = next((number for own, number in _ABOUT if kind is own), RAISED)
+    name = _NAME_OF(kind)[:100]  # whatever a metaclass would make of it
     # By identity: a program's own classes say that they are from builtins too, as its namespace has no name.
-    base = next((c.__name__ for c in kind.__mro__ if vars(builtins).get(c.__name__) is c), "Exception")
+    base = next((_NAME_OF(c) for c in _ANCESTORS_OF(kind) if vars(builtins).get(_NAME_OF(c)) is c), "Exception")
     try:
         message = str(error)
     except BaseException:
@@ -218,7 +235,7 @@ def _describe(error: BaseException, output: _Output) -> bytes:
         trace += f"\nprinted before: {printed}" if printed else ""
     except BaseException:
         trace = name
-    parts = (name[:100], base, message[:ERROR_CHARS], trace[:ERROR_CHARS], isinstance(error, _codec.CodecError))
+    parts = (about, name, base, message[:ERROR_CHARS], trace[:ERROR_CHARS])
     return json.dumps(parts).encode("ascii", "replace")
 
 

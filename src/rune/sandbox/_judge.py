@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import itertools
+import hashlib
 import json
 import os
 import random
@@ -22,18 +22,60 @@ import sys
 import time
 import zlib
 from collections import deque
-from typing import Any
+from collections.abc import Callable
+from types import CodeType, FrameType
+from typing import Any, NamedTuple
 
-from rune.sandbox import _box, _tests
+from rune.sandbox import _ahead, _box, _tests
 from rune.sandbox._link import Broken, Diverged, Link, Stop
 from rune.sandbox._remote import short
+from rune.types import FailureKind, Outcome
 
 ERROR_CHARS = 1500
 _START_SECONDS = 60.0
+_FORESEE_SECONDS = 1.0  # of CPU time, once a test
+_EXPLAIN_SECONDS = 5.0
 
 
-class _TestTooSlow(BaseException):
-    """Our own comparing took too long on what the program returned."""
+class _Alarm:
+    """Ends what this process computes itself. Virtual time: waiting for a program does not count."""
+
+    def __init__(self) -> None:
+        self._ring: Callable[[], BaseException] | None = None
+        signal.signal(signal.SIGPROF, self._rings)
+
+    def run(
+        self, seconds: float, ring: Callable[[], BaseException], step: Callable[[], object]
+    ) -> BaseException | None:
+        """Do `step`; what it raised, whatever it was, or None. After `seconds` it is raised what `ring` gives, and
+        again every second if it is not the end."""
+        self._ring = ring
+        signal.setitimer(signal.ITIMER_PROF, seconds, 1.0)
+        try:
+            step()
+        except BaseException as error:
+            return error
+        finally:
+            self._ring = None
+            signal.setitimer(signal.ITIMER_PROF, 0)
+        return None
+
+    def _rings(self, _: int, frame: FrameType | None) -> None:
+        # Never in `run` itself, which is to return whatever happens.
+        if self._ring is not None and frame is not None and frame.f_code is not _Alarm.run.__code__:
+            raise self._ring()
+
+
+class _Task(NamedTuple):
+    """All that a lane knows of one test."""
+
+    test: _tests.Test
+    prelude_text: str
+    prelude: CodeType | None
+    entry_point: str
+    seed: bytes  # of the test's own random numbers: nothing that a program is told or could work out
+    program_seed: int  # of the program's
+    script: _ahead.Script
 
 
 class _Box:
@@ -114,31 +156,37 @@ class _Box:
 
 
 class _Lane:
-    def __init__(self, options: dict[str, Any]) -> None:
+    def __init__(self, options: dict[str, Any], key: bytes) -> None:
         self.options = options
+        self.key = key
         self.box = _Box(options["box"])
+        self.alarm = _Alarm()
         self.texts: dict[str, str] = {}
-        self.tests: dict[tuple[str, str], _tests.Test] = {}
-        self.scripts: dict[tuple[str, str], list[bytes]] = {}  # the calls each test makes, to be sent ahead
+        self.tasks: dict[tuple[str, str, str], _Task] = {}
         self.modules = set(sys.modules)
 
     def judge(self, job: dict[str, Any]) -> dict[str, Any]:
         began = time.monotonic()
-        name = (job["test"], job["entry_point"])
-        try:
-            link, answer = self._converse(job, self.scripts.get(name, []))
-        except Diverged:
+        task = self._task(job)
+        ahead = task.script.calls
+        link, error = self._converse(task, job, ahead)
+        if isinstance(link.finding, Diverged):
+            task.script.diverged(link.used)
             self.box.next()
-            link, answer = self._converse(job, [])
-        if link.asked is not None and len(link.asked) > len(self.scripts.get(name, ())):
-            self.scripts[name] = list(itertools.takewhile(bool, link.asked))
+            link, error = self._converse(task, job, [])
+        elif ahead:
+            task.script.held()
+        answer = self._verdict(task, link, error)
+        del error  # and with it all that the test had in hand
         cpu = link.cpu_seconds()
         self.box.next()
-        if answer.get("kind") == "Crash":
+        if answer["kind"] is FailureKind.CRASH:
             status, cpu = self.box.ended()
             answer["error"] = _crash(status)
-            if status & 0x7F == signal.SIGXCPU:
-                answer.update(kind="Timeout", error=f"no answer after {self.options['cpu_seconds']:g} s of CPU time")
+            # A program can send itself that signal; the time it used is the kernel's word.
+            if status & 0x7F == signal.SIGXCPU and cpu >= self.options["cpu_seconds"]:
+                text = f"no answer after {self.options['cpu_seconds']:g} s of CPU time"
+                answer = _failure(FailureKind.TIMEOUT, text)
         answer.update(cpu=round(cpu, 6), wall=round(time.monotonic() - began, 6))
         if len(sys.modules) != len(self.modules):
             self._forget_modules()
@@ -151,60 +199,79 @@ class _Lane:
                 del sys.modules[name]
         self.modules = set(sys.modules)
 
-    def _converse(self, job: dict[str, Any], ahead: list[bytes]) -> tuple[Link, dict[str, Any]]:
-        link = Link(
-            self.box.child(), cpu_seconds=self.options["cpu_seconds"], wall_seconds=self.options["wall_seconds"]
-        )
-        return link, self._finding_of(link, job, ahead)
+    def _converse(self, task: _Task, job: dict[str, Any], ahead: list[bytes]) -> tuple[Link, BaseException | None]:
+        """The test against the program: the conversation and what the test raised, None if it returned."""
+        limits = {name: self.options[name] for name in ("cpu_seconds", "wall_seconds")}
+        link = Link(self.box.child(), **limits, alone=job.get("alone", False))
 
-    def _finding_of(self, link: Link, job: dict[str, Any], ahead: list[bytes]) -> dict[str, Any]:
-        prelude = self.texts[job["prelude"]]
-        entry_point = job["entry_point"]
-        source = self.texts[job["test"]]
-        seed = zlib.crc32(source.encode("utf-8", "replace"))
-        test = self._test(job["test"], source, entry_point)
-        random.seed(seed)
-        # Virtual time: only what this process computes counts, not the waiting.
-        signal.setitimer(signal.ITIMER_PROF, self.options["test_seconds"])
-        try:
-            link.load(prelude, job["code"], entry_point, seed, ahead)
-            _tests.run(test, link, compile(prelude, "<prelude>", "exec") if prelude else None, entry_point)
+        def test() -> None:
+            random.seed(task.seed)
+            link.load(task.prelude_text, job["code"], task.entry_point, task.program_seed, ahead)
+            _tests.run(task.test, link, task.prelude, task.entry_point)
             link.finish()
-        except Stop as stop:
-            return self._finding(link, stop)
-        except _TestTooSlow:
-            link.finding = Stop("Timeout", "the test did not finish with what the program returned")
-            return self._finding(link, link.finding)
-        except (Broken, Diverged):
-            raise
-        except BaseException as error:
-            signal.setitimer(signal.ITIMER_PROF, 0)
-            if link.finding is not None:
-                return self._finding(link, link.finding)
-            if error is link.last_error:
-                return {"kind": type(error).__name__, "error": _join(link.story(), link.last_trace)}
-            if isinstance(error, MemoryError):
-                return {"kind": "MemoryLimit", "error": "the test ran out of memory with what the program returned"}
-            return {"kind": "WrongAnswer", "error": _tests.explain(test, link, error)}
-        finally:
-            signal.setitimer(signal.ITIMER_PROF, 0)
-        if link.finding is not None:  # the test swallowed it; it stands
-            return self._finding(link, link.finding)
-        return {"kind": "", "error": ""}
 
-    def _finding(self, link: Link, stop: Stop) -> dict[str, Any]:
-        story = link.story() if link.last_call is not None and not link._loading else ""
-        return {"kind": stop.kind, "error": _join(story, stop.text), "unsure": stop.unsure}
+        def too_slow() -> Stop:
+            return link.stop(FailureKind.TIMEOUT, "the test did not finish with what the program returned")
 
-    def _test(self, name: str, source: str, entry_point: str) -> _tests.Test:
-        test = self.tests.get((name, entry_point))
-        if test is None:
-            try:
-                test = _tests.prepare(source, entry_point)
-            except (SyntaxError, ValueError, RecursionError) as error:
-                raise Broken(f"the test for {entry_point} does not compile: {error}") from None
-            self.tests[name, entry_point] = test
-        return test
+        return link, self.alarm.run(self.options["test_seconds"], too_slow, test)
+
+    def _verdict(self, task: _Task, link: Link, error: BaseException | None) -> dict[str, Any]:
+        """What is found on the link stands, whatever the test did with it."""
+        link.closed = True
+        finding = link.finding if link.finding is not None else error
+        if isinstance(finding, Broken):
+            raise finding
+        if isinstance(finding, Stop):
+            text = self._explained(lambda: _join(link.story(), finding.text), finding.text)
+            return _failure(finding.kind, text, raised=finding.raised, settled=not finding.unsure)
+        if finding is None:
+            # The one place from which a pass can come: the test has returned, and nothing was found.
+            return {"outcome": Outcome.PASSED, "kind": FailureKind.NONE, "raised": "", "error": "", "settled": True}
+        assert error is not None
+        if error is link.last_error:
+            text = self._explained(lambda: _join(link.story(), link.last_trace), link.last_trace)
+            return _failure(FailureKind.RAISED, text, raised=link.last_raised)
+        if isinstance(error, MemoryError):
+            return _failure(FailureKind.MEMORY_LIMIT, "the test ran out of memory with what the program returned")
+        plain = f"check: the test raised {type(error).__name__}"
+        return _failure(
+            FailureKind.WRONG_ANSWER, self._explained(lambda: _tests.explain(task.test, link, error), plain)
+        )
+
+    def _explained(self, explain: Callable[[], str], plain: str) -> str:
+        """A text about values that a program chose; `plain` if it cannot be made, or not in time."""
+        texts: list[str] = []
+        self.alarm.run(_EXPLAIN_SECONDS, TimeoutError, lambda: texts.append(clean(explain())))
+        return texts[0] if texts else clean(plain)
+
+    def _task(self, job: dict[str, Any]) -> _Task:
+        name = (job["test"], job["prelude"], job["entry_point"])
+        if name not in self.tasks:
+            self.tasks[name] = self._prepared(self.texts[job["test"]], self.texts[job["prelude"]], job["entry_point"])
+        return self.tasks[name]
+
+    def _prepared(self, source: str, prelude: str, entry_point: str) -> _Task:
+        try:
+            test = _tests.prepare(source, entry_point)
+            before = compile(prelude, "<prelude>", "exec") if prelude else None
+        except (SyntaxError, ValueError, RecursionError) as error:
+            raise Broken(f"the test for {entry_point} does not compile: {error}") from None
+        text = source.encode("utf-8", "replace")
+        seed = hashlib.blake2b(text, key=self.key, digest_size=16).digest()
+        script = _ahead.Script()
+
+        def foresee() -> None:
+            random.seed(seed)
+            _ahead.foresee(script, test, before, entry_point)
+
+        self.alarm.run(_FORESEE_SECONDS, _ahead.Enough, foresee)
+        return _Task(test, prelude, before, entry_point, seed, zlib.crc32(text), script)
+
+
+def _failure(kind: FailureKind, error: str, *, raised: str = "", settled: bool = True) -> dict[str, Any]:
+    """What the scorer is told of a program that did not pass."""
+    outcome = Outcome.TIMED_OUT if kind is FailureKind.TIMEOUT else Outcome.FAILED
+    return {"outcome": outcome, "kind": kind, "raised": raised, "error": error, "settled": settled}
 
 
 def _join(story: str, text: str) -> str:
@@ -226,6 +293,8 @@ _CONTROLS = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(n) 
 
 def clean(text: str, limit: int = ERROR_CHARS) -> str:
     """Printable in any file and terminal: no lone surrogates, no control characters, at most `limit` characters."""
+    if len(text) > 2 * limit:  # before anything is made of it: a text may be as large as an answer
+        text = text[:limit] + text[-limit:]
     text = text.encode("utf-8", "replace").decode().translate(_CONTROLS)
     return text if len(text) <= limit else f"{text[: limit // 3]} … {text[-(2 * limit // 3 - 3) :]}"
 
@@ -241,11 +310,9 @@ def main() -> None:
         _seccomp.die_with_parent()
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the scorer decides; it closes the socket
-    signal.signal(signal.SIGPROF, _too_slow)
-    random.seed(0)
     reader = sock.makefile("r", encoding="utf-8", newline="\n")
     try:
-        lane = _Lane(options)
+        lane = _Lane(options, bytes.fromhex(json.loads(reader.readline())["key"]))
         _limit_memory(options["test_mb"] << 20)
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)  # tests leave little that is cyclic, and a lane's life is long
@@ -254,8 +321,6 @@ def main() -> None:
             job = json.loads(line)
             lane.texts.update(job.get("texts", {}))
             answer = lane.judge(job)
-            answer["error"] = clean(answer["error"])
-            answer["kind"] = clean(answer["kind"], 100)
             _answer(sock, answer)
         lane.box.close()
     except (Broken, OSError) as error:
@@ -274,10 +339,6 @@ def _limit_memory(size: int) -> None:
 
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         resource.setrlimit(resource.RLIMIT_AS, (size if hard < 0 else min(size, hard), hard))
-
-
-def _too_slow(*_: object) -> None:
-    raise _TestTooSlow
 
 
 def _answer(sock: socket.socket, message: dict[str, Any]) -> None:

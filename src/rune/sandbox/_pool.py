@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import secrets
 import selectors
 import socket
 import subprocess
@@ -25,20 +26,22 @@ from typing import Any
 
 from rune.errors import SandboxError
 from rune.sandbox._limits import Limits, below_floor, box_options, python_command
-from rune.types import Execution, Outcome, Program
+from rune.types import Execution, FailureKind, Outcome, Program
 
 _TRIES = 3
+_PIECE = 1 << 18  # bytes handed to the system at a time
 _REMEMBERED = 4096  # verdicts kept for identical programs
 
 
 class _Job:
-    __slots__ = ("digest", "keys", "program", "tries")
+    __slots__ = ("alone", "digest", "keys", "program", "tries")
 
     def __init__(self, program: Program, digest: bytes) -> None:
         self.program = program
         self.digest = digest
         self.keys = [program.key]
         self.tries = 0
+        self.alone = False
 
 
 class _Lane:
@@ -55,6 +58,7 @@ class _Lane:
         theirs.close()
         self.socket = ours
         self.socket.setblocking(False)
+        self.unsent = bytearray()
         self.jobs: deque[_Job] = deque()
         self.layers: list[str] | None = None  # known once it is ready
         self._sent: set[str] = set()
@@ -71,16 +75,26 @@ class _Lane:
             if name not in self._sent:
                 texts[name] = text
                 self._sent.add(name)
-        message = {"code": program.code, "entry_point": program.entry_point, "test": names[0], "prelude": names[1]}
-        if texts:
-            message["texts"] = texts  # type: ignore[assignment]
+        message: dict[str, Any] = {"code": program.code, "entry_point": program.entry_point}
+        message |= {"test": names[0], "prelude": names[1], "texts": texts, "alone": job.alone}
         if not self.jobs:
             self.since = time.monotonic()
         self.jobs.append(job)
-        self.socket.setblocking(True)
-        with contextlib.suppress(OSError):  # a lane that died is noticed when it is read
-            self.socket.sendall(json.dumps(message).encode() + b"\n")
-        self.socket.setblocking(False)
+        self.say(message)
+
+    def say(self, message: dict[str, Any]) -> None:
+        """Send it, or as much as there is room for: a lane that is at work listens to nobody, and holds up none."""
+        self.unsent += json.dumps(message).encode() + b"\n"
+        self.flush()
+
+    def flush(self) -> None:
+        try:
+            while self.unsent:
+                del self.unsent[: self.socket.send(memoryview(self.unsent)[:_PIECE])]
+        except BlockingIOError:
+            pass
+        except OSError:  # a lane that died is noticed when it is read
+            self.unsent.clear()
 
     def receive(self) -> list[dict[str, Any]]:
         """Whole answers that have come. Raises SandboxError when the lane is gone."""
@@ -122,6 +136,7 @@ class Pool:
             "site": [p for p in sys.path if p.endswith(("site-packages", "dist-packages"))],
             "die_with_parent": threading.current_thread() is threading.main_thread(),
         }
+        self._key = secrets.token_hex(32)  # of the tests' random numbers
         self._launch = launch
         self._watch_seconds = 30.0 + 25.0 * max(limits.cpu_seconds, limits.wall_seconds)
         self._lanes: list[_Lane] = []
@@ -176,7 +191,10 @@ class Pool:
     # -- lanes
 
     def _start(self) -> _Lane:
-        return _Lane({**self._options, "box": self._launch(box_options(self.limits))})
+        lane = _Lane({**self._options, "box": self._launch(box_options(self.limits))})
+        # Not among the options: a command line can be read by others.
+        lane.say({"key": self._key})
+        return lane
 
     def _ready(self, lane: _Lane) -> None:
         lane.socket.setblocking(True)
@@ -228,7 +246,7 @@ class _Round:
                 if any(lane.jobs for lane in self.pool._lanes):
                     self._collect()
                 elif self.alone and self.exhausted and not self.again:
-                    self.pool._lanes[0].send(self.alone.popleft())
+                    self._send(0, self.alone.popleft())
                     while self.pool._lanes[0].jobs:
                         self._collect()
                 elif self.exhausted and not self.again and not self.ready:
@@ -238,12 +256,23 @@ class _Round:
 
     def _feed(self, depth: int) -> None:
         for level in range(1, depth + 1):
-            for lane in self.pool._lanes:
+            for number, lane in enumerate(self.pool._lanes):
                 while len(lane.jobs) < level:
                     job = self.again.popleft() if self.again else self._pull()
                     if job is None:
                         return
-                    lane.send(job)
+                    self._send(number, job)
+
+    def _send(self, number: int, job: _Job) -> None:
+        self.pool._lanes[number].send(job)
+        self._listen(number)
+
+    def _listen(self, number: int) -> None:
+        """Wait for what the lane says, and for room where there is more to tell it."""
+        lane = self.pool._lanes[number]
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if lane.unsent else 0)
+        if self.selector.get_key(lane.socket).events != wanted:
+            self.selector.modify(lane.socket, wanted, number)
 
     def _pull(self) -> _Job | None:
         while not self.exhausted:
@@ -266,9 +295,14 @@ class _Round:
 
     def _collect(self) -> None:
         events = self.selector.select(timeout=5.0)
-        for key, _ in events:
+        for key, ready in events:
             number = key.data
             lane = self.pool._lanes[number]
+            if ready & selectors.EVENT_WRITE:
+                lane.flush()
+                self._listen(number)
+            if not ready & selectors.EVENT_READ:
+                continue
             try:
                 answers = lane.receive()
             except SandboxError as error:
@@ -286,17 +320,27 @@ class _Round:
                 self._lost(number, "", hung=True)
 
     def _answer(self, job: _Job, answer: dict[str, Any]) -> None:
-        if answer.get("unsure") and not job.tries:
+        found = Execution(
+            key="",
+            outcome=Outcome(answer["outcome"]),
+            error_kind=FailureKind(answer["kind"]),
+            raised=answer["raised"],
+            error=answer["error"],
+            settled=answer["settled"],
+            cpu_seconds=answer["cpu"],
+            wall_seconds=answer["wall"],
+        )
+        if (found.outcome is Outcome.PASSED) is not (found.error_kind is FailureKind.NONE):
+            raise SandboxError(f"a judge contradicts itself: {found.outcome}, {found.error_kind}")
+        if not found.settled and not job.tries:
             job.tries += 1
+            job.alone = True
             self.alone.append(job)
-            return
-        kind = answer["kind"]
-        outcome = Outcome.PASSED if not kind else Outcome.TIMED_OUT if kind == "Timeout" else Outcome.FAILED
-        self._done(job, outcome, kind, answer["error"], answer["cpu"], answer["wall"])
+        else:
+            self._done(job, found)
 
-    def _done(self, job: _Job, outcome: Outcome, kind: str, error: str, cpu: float, wall: float) -> None:
+    def _done(self, job: _Job, execution: Execution) -> None:
         del self.waiting[job.digest]
-        execution = Execution(key="", outcome=outcome, error_kind=kind, error=error, cpu_seconds=cpu, wall_seconds=wall)
         self.known[job.digest] = execution
         if len(self.known) > _REMEMBERED:
             self.known.popitem(last=False)
@@ -317,7 +361,15 @@ class _Round:
         head.tries += 1
         if hung and head.tries > 1:
             text = "the test could not be brought to an end with what the program returned"
-            self._done(head, Outcome.TIMED_OUT, "Timeout", text, 0.0, self.pool._watch_seconds)
+            found = Execution(
+                key="",
+                outcome=Outcome.TIMED_OUT,
+                error_kind=FailureKind.TIMEOUT,
+                error=text,
+                settled=False,
+                wall_seconds=self.pool._watch_seconds,
+            )
+            self._done(head, found)
         elif head.tries >= _TRIES:
             raise SandboxError(f"{head.program.key}: could not be judged in {_TRIES} tries: {reason}")
         else:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
+from collections.abc import Collection, Iterable
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from rune.sandbox import _codec
@@ -12,15 +16,24 @@ NOTHING = object()  # no result yet
 
 
 class Remote:
-    """An object on the candidate's side: a class, an iterator, a function, an instance. Equal only to itself."""
+    """An object on the candidate's side: a class, an iterator, a function, an instance. Equal only to itself.
 
-    __slots__ = ("_handle", "_link")
+    Attributes are read and set on objects alone that the test itself makes, of classes it names (`own`): what a
+    program *returns* could answer anything through its methods (a `count` that says 1000).
+    """
 
-    def __init__(self, link: Link, handle: _codec.Handle) -> None:
+    __slots__ = ("_handle", "_link", "_own")
+
+    def __init__(self, link: Link, handle: _codec.Handle, *, own: bool) -> None:
         object.__setattr__(self, "_link", link)
         object.__setattr__(self, "_handle", handle)
+        object.__setattr__(self, "_own", own)
 
     def __call__(self, *args: object, **options: object) -> Any:
+        if self._own:
+            return self._link.construct("call", self, *args, **options)
+        if self._handle.kind != "callable":
+            raise TypeError(f"'{self._handle.label}' object that the program returned is not called")
         return self._link.operate("call", self, *args, **options)
 
     def __iter__(self) -> Any:
@@ -31,16 +44,20 @@ class Remote:
         return self
 
     def __next__(self) -> Any:
-        item = self._link.operate("next", self)
-        if type(item) is not tuple or len(item) != 1:
-            raise StopIteration
-        return item[0]
+        if self._handle.kind != "iterator":
+            raise TypeError(f"'{self._handle.label}' object is not an iterator")
+        return self._link.walk(self)
 
     def __getattr__(self, name: str) -> Any:
-        return self._link.operate("getattr", self, _public(name))
+        return self._link.construct("getattr", self, self._public(name))
 
     def __setattr__(self, name: str, value: object) -> None:
-        self._link.operate("setattr", self, name, value)
+        self._link.construct("setattr", self, self._public(name), value)
+
+    def _public(self, name: str) -> str:
+        if not self._own:
+            raise AttributeError(f"'{self._handle.label}' object that the program returned is asked for no '{name}'")
+        return public(name)
 
     def __eq__(self, other: object) -> bool:
         return self is other or (
@@ -74,9 +91,11 @@ class Candidate:
         self._note(args, options)
         reply = self._link.operate("observe", self.__name__, *args, **options)
         if not (type(reply) is tuple and len(reply) == 3 and type(reply[1]) is tuple and type(reply[2]) is dict):
-            raise self._link._stop("Protocol", "the program answered something that is no answer")
+            raise self._link.protocol("no result with its arguments")
+        if len(reply[1]) != len(args):
+            raise self._link.protocol("another number of arguments")
         self._link.last_result = reply[0]
-        for before, after in zip(args, reply[1], strict=False):
+        for before, after in zip(args, reply[1], strict=True):
             become(before, after)
         for key, before in options.items():
             become(before, reply[2].get(key, before))
@@ -85,11 +104,8 @@ class Candidate:
         self._link.last_call = (self.__name__, args, options)
         self._link.last_result = NOTHING
 
-    def __getattr__(self, name: str) -> Any:
-        return self._link.operate("getattr", self._link.operate("value", self.__name__), _public(name))
 
-
-def _public(name: str) -> str:
+def public(name: str) -> str:
     """Raises AttributeError for `__x__`, promises to an interpreter that only this process's own objects may make.
 
     numpy, for one, reads memory wherever an `__array_interface__` says.
@@ -113,10 +129,58 @@ def become(before: Any, after: Any) -> None:
             become(left, right)
 
 
+_WHOLE = 20_000  # characters, about, up to which a value is written out in full before it is shortened
+
+
 def short(value: object, limit: int = 300) -> str:
-    """`repr`, shortened from the middle, whatever the value is."""
+    """`repr`, shortened from the middle, whatever the value is and however large. Asks nothing of a program."""
     try:
-        text = repr(value)
-    except (ValueError, RecursionError, MemoryError):
+        text = repr(value) if weight(value, _WHOLE) < _WHOLE else _beginning(value, limit)
+    except Exception:
         text = f"<{type(value).__name__}>"
+    return cut(text, limit)
+
+
+def cut(text: str, limit: int) -> str:
+    """At most about `limit` characters, the beginning and the end."""
     return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 3 :]}"
+
+
+def weight(value: Any, limit: int) -> int:
+    """About how many characters its `repr` has; `limit` or more as soon as that is clear."""
+    kind = type(value)
+    if kind in (str, bytes, bytearray):
+        return len(value)
+    if kind is int:
+        return value.bit_length() // 3
+    if kind is Fraction:
+        return weight((value.numerator, value.denominator), limit)
+    if isinstance(value, dict):
+        parts: Iterable[Any] = itertools.chain.from_iterable(dict.items(value))
+    elif isinstance(value, _CONTAINERS):
+        parts = value
+    else:
+        return 10
+    total = 2
+    for part in parts:
+        total += 2 + weight(part, limit - total)
+        if total >= limit:
+            break
+    return total
+
+
+_VIEWS: tuple[type[Collection[Any]], ...] = (type({}.keys()), type({}.values()), type({}.items()))
+_CONTAINERS: tuple[type[Collection[Any]], ...] = (list, tuple, set, frozenset, deque, *_VIEWS)
+
+
+def _beginning(value: Any, limit: int) -> str:
+    """The first characters of the `repr` of something large, and that there is more."""
+    if isinstance(value, (str, bytes, bytearray)):
+        return f"{value[:limit]!r} … ({len(value)} in all)"
+    if isinstance(value, dict):
+        items = [f"{short(k, 60)}: {short(v, 60)}" for k, v in itertools.islice(dict.items(value), 8)]
+    elif isinstance(value, _CONTAINERS):
+        items = [short(item, 60) for item in itertools.islice(value, 8)]
+    else:
+        return f"<{type(value).__name__}>"
+    return f"<{type(value).__name__} of {len(value)}: {', '.join(items)}, …>"

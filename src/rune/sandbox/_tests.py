@@ -17,9 +17,11 @@ from types import CodeType, TracebackType
 from typing import Any, NamedTuple
 
 from rune.sandbox._link import Link
-from rune.sandbox._remote import Candidate, short
+from rune.sandbox._remote import Candidate, cut, public, short, weight
 
 FILE = "<test>"
+_SAID = 1000  # characters of an exception's text
+_FORESEEING = "__foreseeing__"
 
 
 class Test(NamedTuple):
@@ -34,7 +36,7 @@ class Test(NamedTuple):
 def prepare(source: str, entry_point: str) -> Test:
     """Raises SyntaxError or ValueError for a broken test: that is the machinery's fault, not a program's."""
     tree = ast.parse(source)
-    _Observed({"candidate", entry_point}).visit(tree)
+    _Adapted({"candidate", entry_point}).visit(tree)
     ast.fix_missing_locations(tree)
     free = sorted(_free_names(source) - {entry_point})
     modules = tuple(n for n in free if n in sys.stdlib_module_names)
@@ -42,10 +44,13 @@ def prepare(source: str, entry_point: str) -> Test:
     return Test(compile(tree, FILE, "exec", dont_inherit=True), tree, modules, foreign)
 
 
-def run(test: Test, link: Link, prelude: CodeType | None, entry_point: str) -> None:
-    """Returns if the test ran to its end. Raises whatever it raised, or Stop."""
+def run(test: Test, link: Any, prelude: CodeType | None, entry_point: str, *, foreseeing: bool = False) -> None:
+    """Returns if the test ran to its end. Raises whatever it raised, or the link's finding.
+
+    `link` is a Link, or what stands for one while calls are foreseen (`_ahead`): then no assertion fails.
+    """
     candidate = Candidate(link, entry_point)
-    scope: dict[str, Any] = {"__name__": "__test__", entry_point: candidate}
+    scope: dict[str, Any] = {"__name__": "__test__", entry_point: candidate, _FORESEEING: foreseeing}
     if prelude is not None:
         exec(prelude, scope)
         scope[entry_point] = candidate
@@ -61,11 +66,17 @@ class _Foreign(Candidate):
     """A name of the program that is no entry point: what it gives is not what a message should quote."""
 
     def __call__(self, *args: object, **options: object) -> Any:
-        return self._link.operate("call", self.__name__, *args, **options)
+        return self._link.construct("call", self.__name__, *args, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return self._link.construct("getattr", self._link.construct("value", self.__name__), public(name))
 
 
-class _Observed(ast.NodeTransformer):
-    """`candidate(x)` as a statement of its own → `candidate.observed(x)`: see Candidate.observed."""
+class _Adapted(ast.NodeTransformer):
+    """`candidate(x)` as a statement of its own → `candidate.observed(x)`: see Candidate.observed.
+
+    And `assert x` → `assert x or <foreseeing>`: see `run`.
+    """
 
     def __init__(self, names: set[str]) -> None:
         self._names = names
@@ -75,6 +86,16 @@ class _Observed(ast.NodeTransformer):
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in self._names:
             call.func = ast.copy_location(ast.Attribute(value=call.func, attr="observed", ctx=ast.Load()), call.func)
         return node
+
+    def visit_Assert(self, node: ast.Assert) -> ast.Assert:
+        node.test = ast.copy_location(ast.BoolOp(ast.Or(), [node.test, ast.Name(_FORESEEING, ast.Load())]), node.test)
+        return node
+
+
+def _asserted(node: ast.Assert) -> ast.expr:
+    """What the source asserts, without our addition."""
+    assert isinstance(node.test, ast.BoolOp)
+    return node.test.values[0]
 
 
 def _free_names(source: str) -> set[str]:
@@ -101,17 +122,31 @@ def explain(test: Test, link: Link, error: BaseException) -> str:
     """Why a test failed, in terms of the call: `check: candidate([1.0], 0.5) returned True, expected False`."""
     story = link.story()
     if not isinstance(error, AssertionError):
-        last = traceback.format_exception_only(error)[-1].strip()
+        last = _said(error)
         return f"check: {story}; the test then raised {last}" if story else f"check: the test raised {last}"
     frame = _last_frame(error.__traceback__)
     node = _assert_at(test.tree, frame.tb_lineno) if frame else None
-    source = _source(node.test) if node is not None else ""
-    said = f" ({error})" if str(error) else ""
+    source = _source(_asserted(node)) if node is not None else ""
+    message = _message(error) if error.args else ""
+    said = f" ({message})" if message else ""
     expected = _expected(node, frame) if node is not None and frame is not None else None
     if story and expected is not None:
         return f"check: {story}, expected {expected}{said}"
     parts = [part for part in (story, f"assert {source}" if source else "") if part]
     return f"check: {'; failed: '.join(parts) or 'an assertion failed'}{said}"
+
+
+def _message(error: BaseException) -> str:
+    """What the test says: as a rule a text, but `assert x, value` says any value."""
+    said = error.args[0] if len(error.args) == 1 else error.args
+    return cut(said, _SAID) if type(said) is str else short(said, _SAID)
+
+
+def _said(error: BaseException) -> str:
+    """`Name: text` of an exception that is not the program's; its text may quote what the program returned."""
+    if weight(error.args, _SAID) >= _SAID:
+        return f"{type(error).__name__}: {_message(error)}"
+    return cut(traceback.format_exception_only(error)[-1].strip(), _SAID)
 
 
 def _source(node: ast.expr) -> str:
@@ -140,7 +175,7 @@ def _assert_at(tree: ast.Module, line: int) -> ast.Assert | None:
 
 def _expected(node: ast.Assert, frame: TracebackType) -> str | None:
     """The other side of `assert candidate(…) == …`, or of `exp` in a checker's `out == exp`; None if there is none."""
-    test = node.test
+    test = _asserted(node)
     if not (isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], (ast.Eq, ast.Is))):
         return None
     right = test.comparators[0]

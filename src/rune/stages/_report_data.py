@@ -214,7 +214,7 @@ def _distinct(
         if sample.program in shown or len(shown) == most:
             continue
         verdict = verdicts[sample.condition, sample.task_id, sample.draw]
-        error = f"{verdict.error_kind}: {verdict.error}" if verdict.error_kind else ""
+        error = f"{verdict.label}: {verdict.error}" if verdict.label else ""
         shown[sample.program] = Program(
             code=sample.program, outcome=verdict.outcome.value, error=error, times=times[sample.program]
         )

@@ -118,7 +118,7 @@ def result(execution: Execution) -> str:
     if execution.outcome is Outcome.TIMED_OUT:
         return "timed out"
     lines = execution.error.strip().splitlines()
-    return f"failed: {execution.error_kind}" + (f": {lines[-1]}" if lines else "")
+    return f"failed: {execution.label}" + (f": {lines[-1]}" if lines else "")
 
 
 def demand(samples: Sequence[Mapping[str, Any]], ks: Sequence[int]) -> None:

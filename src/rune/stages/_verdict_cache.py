@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import platform
 from collections.abc import Iterable, Iterator
@@ -16,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from rune import config, store
-from rune.types import Execution, Outcome, Program, Sandbox
+from rune.types import Execution, Program, Sandbox
 
-SCORER = 2  # raise it when a change of the scorer can change a verdict
+SCORER = 3  # raise it when a change of the scorer can change a verdict
 
 
 class Cached:
@@ -41,7 +42,9 @@ class Cached:
 
     def judge(self, programs: Iterable[Program]) -> Iterator[Execution]:
         """As the inner sandbox, but known verdicts come at once."""
-        keys: dict[str, str] = {}
+        # Two programs may have one key; those that the inner sandbox is given have keys of their own.
+        keys: dict[str, tuple[str, str]] = {}
+        numbers = itertools.count(2)
         ready: list[Execution] = []
 
         def unknown() -> Iterator[Program]:
@@ -49,16 +52,20 @@ class Cached:
                 name = self._name(program)
                 found = self._known.get(name)
                 if found is None:
-                    keys[program.key] = name
-                    yield program
+                    own = program.key
+                    while own in keys:
+                        own = f"{program.key} ({next(numbers)})"
+                    keys[own] = program.key, name
+                    yield dataclasses.replace(program, key=own)
                 else:
                     self.hits += 1
                     ready.append(dataclasses.replace(found, key=program.key))
 
         for execution in self.inner.judge(unknown()):
             yield from _drain(ready)
-            name = keys.pop(execution.key)
-            if name not in self._known and _settled(execution):
+            key, name = keys.pop(execution.key)
+            execution = dataclasses.replace(execution, key=key)
+            if name not in self._known and execution.settled:
                 self._known[name] = dataclasses.replace(execution, key=name)
                 self._log.write(self._known[name])
             yield execution
@@ -71,10 +78,6 @@ class Cached:
     def _name(self, program: Program) -> str:
         parts = (program.code, program.test, program.entry_point, program.prelude, self._context)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _settled(execution: Execution) -> bool:
-    return execution.outcome is not Outcome.TIMED_OUT or "CPU time" in execution.error
 
 
 def _drain(ready: list[Execution]) -> Iterator[Execution]:

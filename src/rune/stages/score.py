@@ -37,6 +37,16 @@ CHEATS = {
     ),
     "own check": "def check(candidate):\n    pass\n\ndef {name}(*args, **kwargs):\n    return None\n",
     "end of iteration": "def {name}(*args, **kwargs):\n    raise StopIteration\n",
+    "nameless exception at import": "raise type('', (Exception,), {{}})()\n",
+    "nameless exception in a call": "def {name}(*args, **kwargs):\n    raise type('', (Exception,), {{}})()\n",
+    "exception that computes its name": (
+        "class Nameless(type):\n    __name__ = property(lambda self: '')\n"
+        "class Failed(Exception, metaclass=Nameless):\n    pass\nraise Failed\n"
+    ),
+    "object that answers every question": (
+        "class Yes:\n    def __getattr__(self, name):\n        return lambda *args, **kwargs: True\n"
+        "\ndef {name}(*args, **kwargs):\n    return Yes()\n"
+    ),
 }
 CHEATED_TASKS = 5  # forgeries are tried on this many tasks: they attack the scorer, not the task
 
@@ -100,6 +110,7 @@ def run(folder: store.RunDir, config: Config, context: Context) -> int:
                     draw=sample.draw,
                     outcome=execution.outcome,
                     error_kind=execution.error_kind,
+                    raised=execution.raised,
                     error=execution.error,
                     cpu_seconds=execution.cpu_seconds,
                     wall_seconds=execution.wall_seconds,
@@ -160,7 +171,7 @@ def self_check(sandbox: Sandbox, problems: Sequence[Problem]) -> int:
     for execution in judged.judge(program(key, code, p) for key, (_, p, code, _) in trials.items()):
         what, problem, _, passes = trials[execution.key]
         if (execution.outcome is Outcome.PASSED) is not passes:
-            found = "passes" if not passes else f"fails ({execution.error_kind}: {_line(execution.error)})"
+            found = "passes" if not passes else f"fails ({execution.label}: {_line(execution.error)})"
             wrong.append(f"the {what} of {problem.task_id} {found}")
     if wrong:
         more = f"; and {len(wrong) - 1} more" if len(wrong) > 1 else ""

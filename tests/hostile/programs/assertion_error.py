@@ -1,3 +1,3 @@
 # Raises what a test might catch.
-# expect: failed AssertionError
+# expect: failed Raised AssertionError
 def solve(x): raise AssertionError

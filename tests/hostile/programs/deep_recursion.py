@@ -1,3 +1,3 @@
 # Recurses without end.
-# expect: failed RecursionError
+# expect: failed Raised RecursionError
 def solve(x): return solve(x)

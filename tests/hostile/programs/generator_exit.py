@@ -1,3 +1,3 @@
 # The same with GeneratorExit.
-# expect: failed GeneratorExit
+# expect: failed Raised GeneratorExit
 def solve(x): raise GeneratorExit

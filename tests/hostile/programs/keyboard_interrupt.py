@@ -1,3 +1,3 @@
 # Pretends that the user stopped the scorer.
-# expect: failed KeyboardInterrupt
+# expect: failed Raised KeyboardInterrupt
 def solve(x): raise KeyboardInterrupt

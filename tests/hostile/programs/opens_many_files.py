@@ -1,5 +1,5 @@
 # Opens files without end.
-# expect: failed OSError
+# expect: failed Raised OSError
 def solve(x):
     held = []
     while True: held.append(open("/dev/null"))

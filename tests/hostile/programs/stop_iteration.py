@@ -1,3 +1,3 @@
 # Ends a loop of the test early.
-# expect: failed StopIteration
+# expect: failed Raised StopIteration
 def solve(x): raise StopIteration

@@ -1,3 +1,3 @@
 # SystemExit(0) before any call.
-# expect: failed SystemExit
+# expect: failed Raised SystemExit
 raise SystemExit(0)

@@ -1,4 +1,4 @@
 # SystemExit(0) inside the call.
-# expect: failed SystemExit
+# expect: failed Raised SystemExit
 import sys
 def solve(x): sys.exit(0)

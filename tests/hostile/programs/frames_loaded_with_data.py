@@ -1,0 +1,10 @@
+# Says that it is loaded, and more.
+# expect: failed Protocol
+import json, os, socket, stat, struct, time
+def say(kind, data):
+    for fd in range(3, 64):
+        try:
+            if stat.S_ISSOCK(os.fstat(fd).st_mode): os.write(fd, struct.pack("<IB", len(data), kind) + data)
+        except OSError: pass
+say(12, b"T")
+def solve(x): return sorted(x)

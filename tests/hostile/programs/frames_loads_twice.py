@@ -1,0 +1,10 @@
+# Says twice that it is loaded.
+# expect: failed Protocol
+import json, os, socket, stat, struct, time
+def say(kind, data):
+    for fd in range(3, 64):
+        try:
+            if stat.S_ISSOCK(os.fstat(fd).st_mode): os.write(fd, struct.pack("<IB", len(data), kind) + data)
+        except OSError: pass
+say(12, b"")
+def solve(x): return sorted(x)

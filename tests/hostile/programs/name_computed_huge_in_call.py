@@ -1,0 +1,6 @@
+# An exception whose class computes its name: huge, in a call.
+# expect: failed Raised E
+class Meta(type):
+    __name__ = property(lambda self: 'N' * 10_000_000)
+class E(Exception, metaclass=Meta): pass
+def solve(x): raise E

@@ -40,8 +40,8 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 import torch
 
 from rune import __version__, config, console, plugins, prompts, stats, store
-from rune.agent import importers
 from rune.benchmarks import _exclusion, families
+from rune.corpus import reading
 from rune.hypernet import base as bases
 from rune.hypernet import checkpoint, diagnostics, export, losses, trainer
 from rune.hypernet.data import Corpus
@@ -235,7 +235,7 @@ def corpus(out: Path, settings: Settings) -> tuple[list[Case], list[Trajectory]]
         store.write_jsonl(out / "lessons.jsonl", [t for t in everything if t.task_id in held])
     problems = store.read_jsonl(out / "problems.jsonl", Problem)
     trained = store.read_jsonl(out / "trajectories.jsonl", Trajectory)
-    trained += [t for file in settings.also for t in importers.read(Path(file))]
+    trained += reading.read_all([Path(file) for file in settings.also]).trajectories
     _exclusion.check_corpus(trained, problems)
     lessons = store.read_jsonl(out / "lessons.jsonl", Trajectory)
     return _cases(problems, lessons, settings), trained

@@ -130,7 +130,8 @@ def _shift(baseline: Baseline, effect: float, mixed: float) -> float:
     mean = min(max(baseline.mean, 1e-3), 1 - 1e-3)
     grid = (np.arange(400) + 0.5) / 400
     rates = np.clip(betaincinv(mean * total, (1 - mean) * total, grid), 1e-9, 1 - 1e-9)
-    logits = (np.log(rates) - np.log1p(-rates))[:, None] + mixed * ndtri((np.arange(25) + 0.5) / 25)[None, :]
+    noise = mixed * ndtri((np.arange(25) + 0.5) / 25) if mixed else np.zeros(1)
+    logits = (np.log(rates) - np.log1p(-rates))[:, None] + noise[None, :]
     target = min(mean + effect, 0.999)
     low, high = -30.0, 30.0
     for _ in range(60):

@@ -8,7 +8,7 @@ Issue 2, "Done when" 5. What is proved elsewhere is not repeated here:
 | unknown model | here (no folder is made); models/test_models_cli.py, cli/test_doctor.py |
 | wrong hash | here, through `rune models pull`; models/test_model_sources.py for wheels, hub and cache |
 | truncated GGUF | here, cut in the weights; models/test_models_cli.py, models/test_gguf.py at four places |
-| malformed trajectory line | agent/test_importers.py: every field by rule, and through the command |
+| malformed trajectory line | corpus/test_importers.py: every field by rule, and through the command |
 | samples file: unknown task, missing task, not JSON | sandbox/test_score.py, through the command |
 | held-out task in the corpus | here, by collect.imports and by an edited trajectories.jsonl; train/test_train.py |
 | n < k | here for a config; sandbox/test_score.py for --k; gate/test_gate.py for verdicts |
@@ -179,7 +179,7 @@ def test_a_folder_that_is_no_run_is_named_by_every_verb(verb: str, tmp_path: Pat
         (("doctor", "--set", "a.b=1"), "add --config FILE"),
         (("score", "s.jsonl", "--benchmark", "humaneval", "--set", "a.b=1"), "a samples file takes --timeout"),
         (("score", ".", "--benchmark", "humaneval"), ".: cannot read: Is a directory"),
-        (("collect", "--import", ".", "-o", "x"), ".: cannot read: Is a directory"),
+        (("collect", "--import", ".", "-o", "x"), ".: no file in this folder ends in .traj"),
         (("collect", "--import", "none", "-o", "x"), "none: no such file"),
         (("power", "c.toml", "--base", "7"), "expected --base between 0 and 1"),
     ],

@@ -100,3 +100,82 @@ def test_uniforms_are_even_and_depend_on_seed_and_step_only() -> None:
     assert abs(np.corrcoef(numbers[:-1, :-1].ravel(), numbers[1:, :-1].ravel())[0, 1]) < 0.01
     assert abs(np.corrcoef(numbers[:, :-1].ravel(), numbers[:, 1:].ravel())[0, 1]) < 0.01
     assert len(np.unique(numbers)) == numbers.size
+
+
+# --------------------------------------------------------------------------- rows of different shapes, borders
+
+
+def even(count: int) -> torch.Tensor:
+    return (torch.arange(count, dtype=torch.float64) + 0.5) / count
+
+
+def frequencies(row: torch.Tensor, sampling: Sampling, count: int, *beside: torch.Tensor) -> torch.Tensor:
+    """How often each token comes when evenly spaced uniforms walk the inverse CDF; other rows stand between."""
+    found = []
+    for uniform in even(count).split(500):
+        batch = torch.stack([row, *beside]).repeat(len(uniform), 1)
+        drawn = _sampler.draw(batch, uniform.repeat_interleave(1 + len(beside)), sampling)
+        found.append(drawn[:: 1 + len(beside)])
+    return torch.bincount(torch.cat(found), minlength=len(row)) / count
+
+
+@pytest.mark.parametrize(("spread", "top_p"), [(0.01, 0.5), (0.01, 0.99), (0.5, 0.9)])
+def test_a_flat_distribution_is_drawn_from_over_its_whole_nucleus(top_p: float, spread: float) -> None:
+    """Thousands of tokens belong to it, far more than the candidates looked at first, and each as often as it should.
+
+    A peaked row stands beside every flat one: each gets its own nucleus.
+    """
+    row, peaked = logits(1, 2000, spread, seed=4)[0], logits(1, 2000, 9.0, seed=5)[0]
+    sampling = Sampling(temperature=1.0, max_new_tokens=1, top_p=top_p)
+    expected = reference(row, sampling)
+    assert int((expected > 0).sum()) > 1.5 * _sampler._NUCLEUS
+    found = frequencies(row, sampling, 4000, peaked)
+    assert (found - expected).abs().max() <= 1.5 / 4000 + 1e-6
+    assert bool((found[expected > 1.5 / 4000] > 0).all())
+    # A token on the nucleus' border may fall either way by rounding.
+    assert int(((found > 0) & (expected == 0)).sum()) <= 1
+    beside = frequencies(peaked, sampling, 1000, row)
+    assert (beside - reference(peaked, sampling)).abs().max() <= 1.5 / 1000 + 1e-6
+
+
+def test_a_nucleus_ends_with_the_token_that_reaches_its_mass() -> None:
+    """Shares 0.5, 0.3, 0.15, 0.05: the smallest head of mass ≥ top_p, and always the best token."""
+    row = torch.tensor([0.15, 0.5, 0.05, 0.3]).log()
+    heads = {0.01: {1}, 0.49: {1}, 0.51: {1, 3}, 0.79: {1, 3}, 0.81: {0, 1, 3}, 0.94: {0, 1, 3}, 0.96: {0, 1, 2, 3}}
+    for top_p, head in heads.items():
+        for top_k in (0, 4, 3):
+            sampling = Sampling(temperature=1.0, max_new_tokens=1, top_p=top_p, top_k=top_k)
+            found = frequencies(row, sampling, 400)
+            assert set(found.nonzero()[:, 0].tolist()) <= head
+            if top_k != 3:  # top-k first: with three left the shares are larger
+                assert set(found.nonzero()[:, 0].tolist()) == head, top_p
+
+
+@pytest.mark.parametrize("size", [40, 200, 1000])
+def test_top_k_leaves_exactly_k_tokens_and_all_of_them_if_there_are_no_more(size: int) -> None:
+    row = logits(1, size, 0.3)[0]
+    for top_k in (1, 2, 7, size - 1, size, size + 5):
+        found = frequencies(row, Sampling(temperature=1.0, max_new_tokens=1, top_k=top_k), 5000)
+        assert set(found.nonzero()[:, 0].tolist()) == set(row.topk(min(top_k, size)).indices.tolist())
+
+
+@pytest.mark.parametrize("limits", [{}, {"top_k": 9}, {"top_p": 0.7}, {"top_k": 9, "top_p": 0.7}])
+def test_a_temperature_scales_the_logits_under_every_filter(limits: dict[str, float]) -> None:
+    """Half the logits at half the temperature are the same distribution; another temperature is another one."""
+    row = logits(1, 300, 2.0)[0]
+    hot, cold = (Sampling(temperature=t, max_new_tokens=1, **limits) for t in (1.4, 0.7))  # type: ignore[arg-type]
+    uniform = even(500)
+    same = _sampler.draw((row / 2).expand(500, -1), uniform, cold)
+    assert torch.equal(_sampler.draw(row.expand(500, -1), uniform, hot), same)
+    assert not torch.equal(_sampler.draw(row.expand(500, -1), uniform, cold), same)
+
+
+@pytest.mark.parametrize("limits", [{}, {"top_k": 3}, {"top_p": 0.9}])
+def test_the_first_and_the_last_number_draw_tokens_that_may_be_drawn(limits: dict[str, float]) -> None:
+    """Forbidden tokens at both ends of the vocabulary, in a chunk of their own and in shared ones."""
+    row = torch.full((300,), float("-inf"))
+    row[130:134] = torch.tensor([0.0, 1.0, 0.5, 0.2])
+    sampling = Sampling(temperature=1.0, max_new_tokens=1, **limits)  # type: ignore[arg-type]
+    drawn = _sampler.draw(row.expand(3, -1), torch.tensor([0.0, 0.5, 1 - 2.0**-53], dtype=torch.float64), sampling)
+    assert set(drawn.tolist()) <= {130, 131, 132, 133}
+    assert row[drawn].isfinite().all()

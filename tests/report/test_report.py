@@ -16,7 +16,7 @@ from report import runs
 from rune import store
 from rune.cli.main import main
 from rune.errors import DataError
-from rune.stages import _evidence, _figures, gate, report
+from rune.stages import _evidence, _figures, _report_data, gate, report
 from rune.store import RunDir
 from rune.types import Decision
 
@@ -283,3 +283,35 @@ def test_the_page_holds_in_a_real_browser(full: RunDir) -> None:
 
     out = Path(__file__).parents[2] / "artifacts"
     assert check(full / "report.html", out) == []
+
+
+def test_the_pages_figures_are_drawn_from_the_runs_own_records(full: RunDir) -> None:
+    """Cosines of the gated arm, raw and centred apart; passes as judged, curves as decided, losses as trained."""
+    content = _report_data.gather(full, programs_per_arm=1, most_programs=100)
+    found = report.figures(content)
+    measured = store.read_json(full / "diagnostics.json")["arms"]["hypernet"]
+    raw, centred = (measured[key]["matrix"] for key in ("cosine_raw", "cosine_centred"))
+    assert raw != centred
+    assert found["cosines"] == _figures.cosines(raw, centred)
+    verdicts = [v for _, v in store.read_lines(full / "verdicts.jsonl")]
+    tasks = [task.task_id for task in content.tasks]
+
+    def passed(arm: str, task: str) -> int:
+        return sum(v["outcome"] == "passed" for v in verdicts if v["condition"] == arm and v["task_id"] == task)
+
+    changes = [passed("hypernet", task) - passed("vanilla", task) for task in tasks]
+    assert changes == sorted(changes, reverse=True) and len(set(changes)) > 1
+    arms = [arm.condition for arm in content.decision.arms]
+    by_task = {arm: [passed(arm, task) for task in tasks] for arm in content.decision.details["passes"]}
+    assert set(by_task) == set(arms)
+    assert found["strip"] == _figures.strip(tasks, by_task, 5)
+    assert found["curves"] == _figures.curves({arm.condition: arm.pass_curve for arm in content.decision.arms})
+    written = [line for _, line in store.read_lines(full / "checkpoints" / "metrics.jsonl")]
+    for name, svg in found["losses"]:
+        own = [line for line in written if line["phase"] == name]
+        terms = [k for k in own[0] if k == "loss" or k in ("cross_entropy", "target_contrast", "kl_base")]
+        columns = {k: [float(line[k]) for line in own] for k in terms}
+        assert svg == _figures.losses(name, [float(line["step"]) for line in own], columns)
+    assert [name for name, _ in found["losses"]] == ["lora", "hypernet"]
+    norms = {a: d["frobenius"] for a, d in store.read_json(full / "diagnostics.json")["arms"].items()}
+    assert found["profile"] == _figures.profile(norms)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rune import store
+from rune import prompts, store
 from rune.engines import scripted
 from rune.stages import sample
 from rune.stages._context import Context
@@ -91,15 +91,49 @@ def test_one_task_and_draw_has_one_seed_in_all_arms_and_no_other_has_it(folder: 
     assert len(set.union(*seeds.values())) == len(seeds) == 6
 
 
-def test_a_resumed_run_draws_what_is_missing_and_nothing_twice(folder: store.RunDir, context: Context) -> None:
+@pytest.mark.parametrize("kept", [(0, 1, 2, 4, 5, 6, 7, 8), (0, 1, 2, 3), (1, 4, 6), tuple(range(1, 24, 3))])
+def test_a_resumed_run_draws_what_is_missing_and_nothing_twice(
+    folder: store.RunDir, context: Context, kept: tuple[int, ...]
+) -> None:
+    """Whole tasks, the end of one, its beginning, its middle: whatever is missing comes with the seeds it had."""
     sample.run(folder, CONFIG, context)
     whole = _samples(folder)
     path = folder / "samples.jsonl"
     lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(lines[:3] + lines[4:9]) + lines[9][:20])
-    assert sample.run(folder, CONFIG, context) == 24 - 8
+    path.write_text("".join(lines[i] for i in kept) + lines[9][:20])
+    assert sample.run(folder, CONFIG, context) == 24 - len(kept)
     assert _samples(folder) == whole
     assert sample.run(folder, CONFIG, context) == 0
+
+
+def test_more_draws_keep_those_that_were_drawn(folder: store.RunDir, context: Context) -> None:
+    sample.run(folder, CONFIG, context)
+    before = _samples(folder)
+    assert sample.run(folder, replace(CONFIG, n=5), context) == 8 * 2
+    after = _samples(folder)
+    assert {key: after[key] for key in before} == before
+    assert {d for _, _, d in after} == set(range(5))
+    for (_, task, draw), drawn in after.items():
+        assert drawn.seed == after["vanilla", task, 0].seed + draw
+
+
+def test_the_runs_seed_changes_every_draw_and_repeats_with_itself(folder: store.RunDir, context: Context) -> None:
+    found = []
+    for seed in (5, 5, 6):
+        (folder / "samples.jsonl").unlink(missing_ok=True)
+        sample.run(folder, CONFIG, replace(context, seed=seed))
+        found.append(_samples(folder))
+    assert found[0] == found[1]
+    assert not {s.seed for s in found[0].values()} & {s.seed for s in found[2].values()}
+
+
+def test_a_sample_is_the_program_of_its_own_completion_and_task(folder: store.RunDir, context: Context) -> None:
+    sample.run(folder, CONFIG, context)
+    order = list(_samples(folder))
+    assert [t for _, t, _ in order] == sorted(t for _, t, _ in order)  # task by task: arms are interleaved
+    for drawn in _samples(folder).values():
+        assert drawn.task_id in drawn.completion
+        assert drawn.program == prompts.extract(drawn.completion, prompt=f"the task {drawn.task_id}", entry_point="f")
 
 
 def test_the_bar_tells_rows_alive_where_the_engine_counts_them(

@@ -110,6 +110,21 @@ def check_store(uri: str, run: RunDir) -> None:
     assert math.isnan(found["vanilla"].data.metrics["training_loss"])
     curve = client_of(uri).get_metric_history(found["hypernet"].info.run_id, "train/target_contrast")
     assert [m.step for m in curve] == list(range(300))
+    written = [json.loads(line) for line in (run / "checkpoints" / "metrics.jsonl").read_text().splitlines()]
+    for name in ("lora", "hypernet"):
+        losses = client_of(uri).get_metric_history(found[name].info.run_id, "train/loss")
+        own = [(line["step"], line["loss"]) for line in written if line["phase"] == name]
+        assert [(m.step, m.value) for m in losses] == own
+    assert not [k for k in found["vanilla"].data.metrics if k.startswith("train/")]
+    table = {row["phase"]: row for row in tracking.table(run.path)}
+    for name, child in found.items():
+        for column in tracking.COLUMNS[3:]:
+            value = child.data.metrics[column]
+            assert math.isnan(value) if table[name][column] is None else value == table[name][column], column
+    contrasts = {f"points_{c['treatment']}_minus_{c['baseline']}": c["points"] for c in decision["contrasts"]}
+    known = {k: v for k, v in parent.data.metrics.items() if k.startswith("points_")}
+    assert contrasts and known == pytest.approx(contrasts)
+    assert parent.data.metrics["effect_points"] == decision["effect_points"]
     adapters = client_of(uri).list_artifacts(found["lora"].info.run_id, "adapters/abc")
     assert [(a.path, a.file_size) for a in adapters] == [("adapters/abc/adapter_model.safetensors", 2000)]
 

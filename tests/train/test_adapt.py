@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
+import json
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from train_setup import make_context, make_workshop, settings
 
 from rune import store
 from rune.cli import main as cli
 from rune.conditions import _adapters
 from rune.conditions._workshop import Workshop
-from rune.engines._lora import read_peft, write_peft
+from rune.engines._lora import WEIGHTS_FILE, read_peft, write_peft
 from rune.errors import AdapterError, ConfigError
 from rune.hypernet import base as bases
 from rune.hypernet import checkpoint
 from rune.stages import adapt
 from rune.stages._context import Context
-from rune.types import ModelRef, Problem, Split, Trajectory, Treatment
+from rune.types import AdapterRef, ModelRef, Problem, Split, Trajectory, Treatment
 
 Corpus = tuple[list[Problem], list[Trajectory]]
-ARMS = ("vanilla", "lora", "static", "hypernet", "wrong_trajectory", "empty_trajectory", "oracle")
+ARMS = (
+    "vanilla", "lora", "static", "hypernet", "wrong_trajectory", "empty_trajectory", "oracle", "rag", "teacher",
+)  # fmt: skip
 CONFIG = adapt.Config(arms=ARMS, settings={"oracle": {"steps": 2, "rank": 2, "rows": 2}})
 
 
@@ -74,6 +79,65 @@ def test_the_wrong_arm_uses_no_trajectory_of_the_right_lesson(adapted: Adapted) 
     assert _adapters.permuted(adapted.workshop) == _adapters.permuted(adapted.workshop)
 
 
+def test_whatever_a_task_is_given_all_arms_are_given(adapted: Adapted) -> None:
+    """Two trajectories each: as text, in whole or in pieces, as an adapter in one pass or by gradient steps."""
+    corpus = tuple(t.trajectory_id for t in adapted.workshop.trajectories)
+    for task, treatment in adapted.of("hypernet").items():
+        given = adapted.workshop.retrieved(task)
+        ids = tuple(t.trajectory_id for t in given)
+        assert len(set(ids)) == 2 and treatment.trajectory_ids == ids
+        for arm in ("rag", "teacher", "oracle"):
+            assert adapted.of(arm)[task].trajectory_ids == ids, arm
+        for arm in ("rag", "teacher"):
+            assert all(t.solution.strip() in adapted.of(arm)[task].context for t in given)
+        for arm, known in (("vanilla", ()), ("empty_trajectory", ()), ("lora", corpus), ("static", corpus)):
+            assert adapted.of(arm)[task].trajectory_ids == known
+        assert not adapted.of("vanilla")[task].context and adapted.of("vanilla")[task].adapter is None
+    assert {t.condition for t in adapted.treatments if t.context} == {"rag", "teacher"}
+    assert {t.condition for t in adapted.treatments if t.adapter is None} == {"vanilla", "rag", "teacher"}
+
+
+def test_an_adapter_is_what_the_hypernetwork_writes_from_the_trajectories_it_names(adapted: Adapted) -> None:
+    from rune.hypernet import export
+
+    source = export.Maker(
+        adapted.workshop.checkpoints / "hypernet", adapted.workshop.model, device="cpu", dtype="float32", cache=None
+    )
+    known = {h.trajectory.trajectory_id: h.trajectory for hits in adapted.workshop.hits.values() for h in hits}
+    known |= {t.trajectory_id: t for t in adapted.workshop.trajectories}
+    for arm in ("hypernet", "wrong_trajectory", "empty_trajectory"):
+        for treatment in list(adapted.of(arm).values())[:3]:
+            assert treatment.adapter is not None
+            made = source.make([[known[i] for i in treatment.trajectory_ids]])
+            expected = export.to_adapter(made, source.stored.layout, base_model=adapted.workshop.model.digest)
+            written = read_peft(treatment.adapter.path)
+            for name, pair in expected.pairs.items():
+                assert torch.allclose(written.pairs[name].a @ written.pairs[name].b, pair.a @ pair.b, atol=1e-6)
+
+
+@pytest.mark.parametrize("arm", ["hypernet", "wrong_trajectory", "empty_trajectory"])
+def test_strength_scales_what_the_trajectories_add_to_the_constant_part(adapted: Adapted, arm: str) -> None:
+    from rune import plugins
+
+    module = plugins.load("conditions", arm)
+    problems = store.read_jsonl(adapted.folder / "problems.jsonl", Problem)
+    asked = next(p for p in problems if p.task_id in adapted.workshop.hits)
+    made: list[dict[str, torch.Tensor]] = []
+
+    def keep(arm: str, key: str, factors: Any, layout: Any) -> AdapterRef:
+        made.append({m: b[:, 0].transpose(1, 2) @ a[:, 0] for m, (a, b) in factors.items()})
+        return AdapterRef(adapter_id=key, path="", base_model="", rank=1, delta_w_norm=1.0)
+
+    shop = dataclasses.replace(adapted.workshop, keep=keep)
+    for strength in (0.0, 1.0, 3.0):
+        module.build(module.Config(strength=strength), shop).treat([asked], lambda t: None)
+    none, once, thrice = made
+    assert module.Config().strength == 1.0
+    for name, static in none.items():
+        assert torch.allclose(thrice[name] - static, 3 * (once[name] - static), atol=1e-6)
+    assert any(not torch.allclose(once[name], static, atol=1e-6) for name, static in none.items())
+
+
 def test_generated_adapters_load_in_peft_with_equal_logits(adapted: Adapted, tiny_model: ModelRef) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -111,7 +175,7 @@ def test_strength_zero_is_the_static_arm(adapted: Adapted) -> None:
 
 def test_diagnostics_have_the_seven_bars_the_cosines_and_the_swap(adapted: Adapted) -> None:
     found = store.read_json(adapted.folder / "diagnostics.json")
-    assert set(found["arms"]) == set(ARMS) - {"vanilla"}
+    assert set(found["arms"]) == set(ARMS) - {"vanilla", "rag", "teacher"}
     arm = found["arms"]["hypernet"]
     assert len(arm["frobenius"]) == 7 and all(len(bars) == 2 for bars in arm["ratio"].values())
     count = len(arm["cosine_raw"]["task_ids"])
@@ -180,6 +244,21 @@ def test_one_adapter_from_a_trajectory_file_by_the_command_line(
     assert cli.main(command) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "adapter")
     assert read_peft(tmp_path / "adapter").rank == 4
+    # Two files, one packed, are the same as one that holds both; an agent's own file is read too.
+    apart = [tmp_path / "one.jsonl", tmp_path / "two.jsonl.gz"]
+    for path, trajectory in zip(apart, adapted.workshop.trajectories[:2], strict=True):
+        data = (store.encode(trajectory) + "\n").encode()
+        path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    several = ["adapt", "--trajectory", *map(str, apart), "-o", str(tmp_path / "several"), *command[-4:]]
+    assert cli.main(several) == 0
+    one, both = (load_file(tmp_path / name / WEIGHTS_FILE) for name in ("adapter", "several"))
+    assert all(torch.equal(one[key], both[key]) for key in one)
+    step = {"action": "sed -i 's#//#/#' calc.py", "observation": "ok"}
+    issue = {"role": "user", "content": "ISSUE:\nhalf(3) should be 1.5\nINSTRUCTIONS:\n"}
+    (tmp_path / "a.traj").write_text(json.dumps({"trajectory": [step], "history": [issue], "info": {}}, indent=1))
+    agents = ["adapt", "--trajectory", str(tmp_path / "a.traj"), "-o", str(tmp_path / "agents"), *command[-4:]]
+    assert cli.main(agents) == 0
+    assert "redacted: nothing" in capsys.readouterr().err
     assert cli.main(command[:3]) == 2
     assert "add -o DIR" in capsys.readouterr().err
     assert cli.main([*command[:-4], "--checkpoint", str(tmp_path / "none"), *command[-2:]]) == 2

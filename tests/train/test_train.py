@@ -117,19 +117,20 @@ def test_a_sigkill_loses_at_most_the_steps_since_the_last_checkpoint(
         from rune.stages import train
         from rune.types import ModelRef
         from train_setup import make_context, settings
+        assert store.__file__ == {store.__file__!r}  # the code under test, not an installed copy of it
         model = ModelRef(name="tiny", path={tiny_model.path!r}, digest={tiny_model.digest!r}, source="local")
         train.run(store.RunDir(Path({str(folder.path)!r})), settings(), make_context(model, Path({str(tmp_path)!r})))
     """)
-    child = subprocess.Popen(
-        [sys.executable, "-c", script],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
-        stderr=subprocess.DEVNULL,
-    )
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    log = tmp_path / "child.log"
+    with log.open("w") as said:
+        child = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": path}, stderr=said)
     state = folder / "checkpoints" / "hypernet" / "state.safetensors"
     while not state.exists() and child.poll() is None:
         time.sleep(0.02)
     child.send_signal(signal.SIGKILL)
     child.wait()
+    assert state.exists(), f"the child ended before its first checkpoint: {log.read_text()[-2000:]}"
     train.run(folder, settings(), context)
     assert [row[:2] for row in curve(folder)] == [row[:2] for row in curve(whole)]
     # Another process may split its sums over another number of threads: equal up to rounding.

@@ -86,7 +86,7 @@ def make_workshop(
         if problem.split is Split.HELD_OUT:
             own = [t for t in everything if t.domain == problem.domain and t.task_id != problem.task_id]
             chosen = own[:2] if siblings else trained[:2]
-            hits[problem.task_id] = tuple(Hit(trajectory=t, snippet="", score=1.0) for t in chosen)
+            hits[problem.task_id] = tuple(Hit(trajectory=t, snippet=t.solution, score=1.0) for t in chosen)
     return Workshop(
         model=context.model(),
         device="cpu",

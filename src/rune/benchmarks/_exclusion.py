@@ -11,7 +11,8 @@ Against a set of evaluation tasks a trajectory is refused for
 
 Tasks of one *domain* (`Problem.domain`: a library, an API update, a private convention) share prompts and plain code
 on purpose, so their texts are not compared. Where domains are what a split keeps whole (`by="domain"`, see
-`kept_apart`), none may stand on both sides; where tasks are, a domain may, and only the task itself must not.
+`kept_apart`), none may stand on both sides, and no two updates of one library function may either; where tasks are, a
+domain may, and only the task itself must not.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rune import overlap
+from rune.benchmarks._updates import function_of
 from rune.errors import ContaminationError
 from rune.types import Problem, Split, Trajectory
 
@@ -78,7 +80,10 @@ class Exclusion:
         """`near_duplicates`: evaluation task id → training task ids that are too like it. `by`: "domain" or "task"."""
         self._problems = list(problems)
         self._ids = {canonical_id(p.task_id) for p in self._problems}
-        self._domains = {p.domain for p in self._problems if p.domain} if by == "domain" else set()
+        apart = by == "domain"
+        self._domains = {p.domain for p in self._problems if p.domain and apart}
+        self._functions = {function_of(p.benchmark, p.domain): p.domain for p in self._problems if apart}
+        self._functions.pop("", None)
         self._problems = [p for p in self._problems if not p.domain]
         self._near = {canonical_id(t): e for e in self._ids for t in (near_duplicates or {}).get(e, ())}
         self._trees: dict[str, str] = {}
@@ -121,6 +126,9 @@ class Exclusion:
             return f"near-duplicate: listed as too like {self._near[task]}"
         if trajectory.domain and trajectory.domain in self._domains:
             return f"held-out domain: {trajectory.domain}"
+        function = function_of(trajectory.benchmark, trajectory.domain)
+        if function in self._functions:
+            return f"held-out function: {function} is changed by {self._functions[function]}"
         names = {_plain(trajectory.benchmark), _plain(trajectory.task_id.partition("/")[0])}
         if names & _EVALUATION_ONLY:
             return "evaluation only: this benchmark is never trained on"
@@ -235,7 +243,10 @@ def relatives(problems: Sequence[Problem], *, by: str = "domain") -> list[list[i
     for i, problem in enumerate(problems):
         tree = overlap.shape(problem.reference) if problem.reference and not problem.domain else None
         keys: list[object] = [("id", canonical_id(problem.task_id))]
-        keys += [("domain", problem.domain)] if problem.domain and by == "domain" else []
+        if by == "domain":
+            keys += [("domain", problem.domain)] if problem.domain else []
+            function = function_of(problem.benchmark, problem.domain)
+            keys += [("function", function)] if function else []
         keys += [("tree", tree.digest)] if tree and tree.size >= TREE_SIZE else []
         for key in keys:
             join(first.setdefault(key, i), i)

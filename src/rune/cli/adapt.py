@@ -19,7 +19,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", type=Path, nargs="?", metavar="RUN|CONFIG", help="a run folder or a config.toml")
     _stage.add_settings(parser)
     one = parser.add_argument_group("one adapter, outside of any run")
-    one.add_argument("--trajectory", type=Path, metavar="FILE", help="trajectories, one JSON object a line")
+    one.add_argument(
+        "--trajectory",
+        type=Path,
+        nargs="+",
+        action="extend",
+        metavar="FILE",
+        help="trajectories: files or folders in any format that `collect --import` reads; all make one adapter",
+    )
     one.add_argument("-o", "--output", type=Path, metavar="DIR", help="where the PEFT folder goes")
     one.add_argument("--checkpoint", type=Path, metavar="DIR", default=SHIPPED, help="default: %(default)s")
     one.add_argument("--model", default="qwen2.5-coder-0.5b-instruct", help="its base model (default: %(default)s)")
@@ -42,11 +49,15 @@ def _one(args: argparse.Namespace) -> int:
         raise ConfigError(f"--strength must be a finite number, found {args.strength}")
     if args.output is None:
         raise ConfigError("--trajectory needs a place for the adapter; add -o DIR")
+    from rune.corpus import reading
     from rune.models import resolve
     from rune.stages import adapt
 
+    found = reading.read_all(args.trajectory)
+    found.check_exclusion([])
     model = resolve.resolve(args.model, sources=resolve.SOURCES, cache=resolve.default_cache())
-    ref = adapt.one(args.trajectory, args.output, args.checkpoint, model, strength=args.strength)
+    ref = adapt.one(found.trajectories, args.output, args.checkpoint, model, strength=args.strength)
+    console.note("\n".join(found.words()))
     console.note(f"rank {ref.rank}, ‖ΔW‖_F {ref.delta_w_norm:.3f}, id {ref.adapter_id}")
     console.out(str(args.output))
     return 0

@@ -22,7 +22,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="trajectories in Rune's JSONL or an agent's .traj; checked line by line; repeatable",
+        help="trajectories that agents wrote, or Rune's: a file or a folder, plain or .gz; repeatable "
+        "(docs/trajectories.md has the formats)",
     )
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="with --import: where the checked trajectories go"
@@ -45,16 +46,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _import(files: list[Path], output: Path) -> int:
     from rune import store
-    from rune.agent import importers, summary
-    from rune.benchmarks import _exclusion
+    from rune.agent import summary
+    from rune.corpus import reading
 
-    trajectories = []
-    for file in files:
-        found = importers.read(file)
-        # No run, so no held-out tasks yet: what is for evaluation only is refused whatever will be held out.
-        _exclusion.check_corpus(found, [], where=str(file))
-        trajectories += found
-    store.write_jsonl(output, trajectories)
-    console.note(summary.text(summary.summarise(trajectories)))
-    console.out(f"{output}: {len(trajectories)} trajectories")
+    found = reading.read_all(files)
+    # No run, so no held-out tasks yet: what is for evaluation only is refused whatever will be held out.
+    found.check_exclusion([])
+    store.write_jsonl(output, found.trajectories)
+    console.note(summary.text(summary.summarise(found.trajectories)))
+    console.note("\n".join(found.words()))
+    console.out(f"{output}: {len(found.trajectories)} trajectories")
     return 0

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rune.benchmarks import _exclusion
 from rune.conditions._workshop import Workshop
 from rune.config import derive_seed
 from rune.errors import DataError
@@ -84,7 +85,7 @@ def place(workshop: Workshop, condition: str, name: str, made: Adapters, layout:
 
 
 def permuted(workshop: Workshop) -> dict[str, tuple[Trajectory, ...]]:
-    """Every task gets another task's set, with no trajectory and no family of its own in it.
+    """Every task gets another task's set, with nothing in it of a training task or a family that its own set has.
 
     Drawn once for all tasks from the run's seed, so a resumed run permutes the same way. A task for which no other
     task's set will do gets as many trajectories of the corpus. Raises DataError if the corpus has none either.
@@ -108,5 +109,10 @@ def permuted(workshop: Workshop) -> dict[str, tuple[Trajectory, ...]]:
 
 
 def _foreign(theirs: Sequence[Trajectory], mine: Sequence[Trajectory]) -> bool:
-    lessons = {t.domain or t.trajectory_id for t in mine}
-    return not any((t.domain or t.trajectory_id) in lessons for t in theirs)
+    """Whether two sets share no lesson: no domain, and no task under any of its names."""
+    return not {lesson(t) for t in theirs} & {lesson(t) for t in mine}
+
+
+def lesson(trajectory: Trajectory) -> str:
+    """What a trajectory teaches: its domain's convention, or its task where there are no domains."""
+    return trajectory.domain or _exclusion.canonical_id(trajectory.task_id)

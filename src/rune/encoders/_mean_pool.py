@@ -27,7 +27,7 @@ class MeanPool(nn.Module):
 
     def forward(self, steps: Steps) -> Tensor:
         tokens_BUW, mask_BU, _ = self.front(steps)
-        kind_BU = torch.cat([torch.zeros_like(steps.kind_BT[:, :1]), steps.kind_BT], 1)
+        kind_BU = torch.cat([steps.kind_BT.new_zeros(len(steps.kind_BT), 1), steps.kind_BT], 1)
         mean_BKW, max_BKW, _ = pool(tokens_BUW, mask_BU, kind_BU, len(Kind))
         latents: Tensor = self.body(torch.cat([mean_BKW, max_BKW], -1).flatten(1))
         z: Tensor = self.feed(latents.unflatten(1, (self.latents, -1)))

@@ -118,6 +118,7 @@ def _draw_any(logits_NV: Tensor, uniform_N: Tensor, temperature: float, mass: Ma
     best_NC, sum_NC = mass(logits_NV, temperature)
     best_N1 = best_NC.amax(-1, keepdim=True)
     mass_NC = sum_NC.double() * ((best_NC - best_N1).double() / temperature).exp()
+    mass_NC = mass_NC.masked_fill(best_NC == float("-inf"), 0.0)  # forbidden tokens only: −inf − −inf is no number
     cdf_NC = mass_NC.cumsum(-1)
     target_N1 = uniform_N[:, None] * cdf_NC[:, -1:]
     chunk_N1 = torch.searchsorted(cdf_NC, target_N1, right=True).clamp_(max=cdf_NC.shape[1] - 1)

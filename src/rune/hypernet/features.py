@@ -10,7 +10,7 @@ affordable on a CPU; only the layers below the deepest tap run.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,7 +97,7 @@ class Reader:
     """Computes and caches features. `folder` None keeps nothing on disk."""
 
     def __init__(self, model: nn.Module, tokenizer: Any, *, taps: Sequence[int], digest: str, folder: Path | None):
-        self._trunk = trunk(model, max(taps))
+        self._trunk = trunk(model, max(1, *taps))
         self._tokenizer = tokenizer
         self._taps = tuple(taps)
         self._folder = None if folder is None else folder / f"features-{config.digest([digest, list(taps)])[:12]}"
@@ -142,9 +142,38 @@ class Reader:
         longest = max(map(len, batch))
         ids = torch.tensor([row + [0] * (longest - len(row)) for row in batch], device=self.device)
         # Padding stands on the right of causal attention: what is before it cannot see it, so no mask is needed.
-        out = self._trunk(input_ids=ids, output_hidden_states=True, use_cache=False)
-        tapped_BTSD = torch.stack([out.hidden_states[tap] for tap in self._taps], 2)
+        with self._tapping() as seen:
+            self._trunk(input_ids=ids, use_cache=False)
+        tapped_BTSD = torch.stack([seen[tap] for tap in self._taps], 2)
         return [tapped_BTSD[b, : len(row)].clone() for b, row in enumerate(batch)]
+
+    @contextlib.contextmanager
+    def _tapping(self) -> Iterator[dict[int, Tensor]]:
+        """What leaves each tapped layer of the next pass; tap 0 is what enters the first.
+
+        Hooks of our own: transformers' `output_hidden_states` hooks layers for good, once for every model that shares
+        them, so that from the second trunk on its list holds layers twice and a number no longer names a layer.
+        """
+        seen: dict[int, Tensor] = {}
+
+        def enters(module: nn.Module, args: Any, kwargs: Any) -> None:
+            seen[0] = args[0] if args else kwargs["hidden_states"]
+
+        def leaves(tap: int) -> Callable[[nn.Module, Any, Any], None]:
+            def keep(module: nn.Module, args: Any, output: Any) -> None:
+                seen[tap] = output[0] if isinstance(output, tuple) else output
+
+            return keep
+
+        layers: Any = self._trunk.layers
+        handles = [layers[tap - 1].register_forward_hook(leaves(tap)) for tap in self._taps if tap]
+        if 0 in self._taps:
+            handles.append(layers[0].register_forward_pre_hook(enters, with_kwargs=True))
+        try:
+            yield seen
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def _path(self, trajectory: Trajectory) -> Path | None:
         if self._folder is None:

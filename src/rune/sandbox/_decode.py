@@ -11,42 +11,47 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from rune.sandbox._codec import DTYPE, F64, I64, LEN, MAX_DEPTH, MAX_VALUES, TYPES, CodecError, Handle
+from rune.sandbox import _codec
+from rune.sandbox._codec import DTYPE, F64, I64, IN, LEN, OUT, TYPES, WEIGHTS, Caps, CodecError, Handle
 
 Resolve = Callable[[Handle], object]
 _SHORT = {b"N": None, b"T": True, b"F": False}
-_TEXT = 10_000  # characters of a Decimal or a date
+_DATE_CHARS = 100
+_WIDE = {"b": "?", "i": "i8", "u": "u8", "f": "f8", "c": "c16"}  # a kind of dtype → what an array of it becomes
 
 
 def decode_trusted(data: bytes, resolve: Resolve) -> Any:
     """What `encode_trusted` made."""
     if data[:1] == b"M":
         return marshal.loads(data[1:])
-    return decode(data, resolve)
+    return decode(data, resolve, IN)
 
 
-def decode(data: bytes, resolve: Resolve) -> Any:
+def decode(data: bytes, resolve: Resolve, caps: Caps = OUT) -> Any:
     """The value in `data`. Handles go through `resolve`. Raises CodecError for anything else than one encoding."""
     if len(data) == 1 and data in _SHORT:
         return _SHORT[data]
-    decoder = _Decoder(data, resolve)
+    decoder = _Decoder(data, resolve, caps)
     try:
         value = decoder.get(0)
     except CodecError:
         raise
     except (struct.error, IndexError, KeyError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
         raise CodecError(f"not an encoding: {type(error).__name__}") from None
+    except MemoryError:
+        raise CodecError("more than there is memory for") from None
     if decoder.at != len(data):
         raise CodecError("not an encoding: bytes are left over")
     return value
 
 
 class _Decoder:
-    def __init__(self, data: bytes, resolve: Resolve) -> None:
+    def __init__(self, data: bytes, resolve: Resolve, caps: Caps) -> None:
         self.data = data
         self.at = 0
         self.resolve = resolve
-        self.left = MAX_VALUES
+        self.caps = caps
+        self.left = caps.values
 
     def get(self, depth: int) -> Any:
         tag = self.data[self.at]
@@ -96,7 +101,7 @@ class _Decoder:
 
     def _spend(self, count: int, depth: int) -> int:
         self.left -= count
-        if self.left < 0 or depth >= MAX_DEPTH:
+        if self.left < 0 or depth >= self.caps.depth:
             raise CodecError("too many values or too deep")
         return count
 
@@ -119,8 +124,9 @@ class _Decoder:
 
     def _rare(self, tag: bytes, depth: int) -> Any:
         if tag == b"I":
-            return int.from_bytes(self._bytes(), "little", signed=True)
+            return self._integer()
         if tag in (b"S", b"Z"):
+            self._spend(WEIGHTS["set"], depth)
             unique = set()
             for item in self._items(depth):
                 unique.add(item)
@@ -136,16 +142,23 @@ class _Decoder:
         if tag == b"X":
             return TYPES[self._bytes().decode()]
         if tag == b"H":
+            self._spend(WEIGHTS["handle"], depth)
             number = self._number(I64)
             kind, label = self._label(), self._label()
             return self.resolve(Handle(number, kind, label))
         if tag == b"k":
             name = self._bytes().decode()
-            self._spend(1, depth)
-            return _rebuild(name, self.get(depth + 1))
+            self._spend(WEIGHTS.get(name, 1), depth)
+            return self._rebuild(name, self.get(depth + 1), depth)
         if tag == b"n":
-            return _numpy_get(self)
+            return self._array(depth)
         raise CodecError("not an encoding: unknown tag")
+
+    def _integer(self) -> int:
+        data = self._bytes()
+        if len(data) > self.caps.bits // 8 + 1:
+            raise CodecError(f"an integer of more than {self.caps.bits} bits")
+        return int.from_bytes(data, "little", signed=True)
 
     def _label(self) -> str:
         if self.data[self.at : self.at + 1] != b"s":
@@ -153,60 +166,84 @@ class _Decoder:
         self.at += 1
         return self._bytes().decode("utf-8", "replace")
 
+    def _rebuild(self, name: str, parts: Any, depth: int) -> Any:
+        if name in _REBUILD:
+            return _REBUILD[name](parts)
+        if name == "range":
+            found = range(*_three(parts))
+            _codec.check_range(found, self.caps)
+            return found
+        if name == "Fraction":
+            numerator, denominator = (_want(part, int) for part in parts)
+            self._spend(_codec.check_fraction(numerator, denominator, self.caps), depth)
+            return fractions.Fraction(numerator, denominator)
+        if name == "Decimal":
+            if len(_want(parts, str)) > 2 * self.caps.digits:
+                raise CodecError("a Decimal of too many characters")
+            number = decimal.Decimal(parts)
+            _codec.check_decimal(number, self.caps)
+            return number
+        raise CodecError("not an encoding: unknown kind")
 
-def _rebuild(name: str, parts: Any) -> Any:
-    if name == "range":
-        start, stop, step = (_want(part, int) for part in parts)
-        return range(start, stop, step)
-    if name == "Fraction":
-        numerator, denominator = (_want(part, int) for part in parts)
-        return fractions.Fraction(numerator, denominator)
-    if name == "timedelta":
-        days, seconds, microseconds = (_want(part, int) for part in parts)
-        return datetime.timedelta(days, seconds, microseconds)
-    if name == "deque":
-        return collections.deque(_want(parts, list))
-    if name == "Counter":
-        counter: collections.Counter[Any] = collections.Counter()
-        dict.update(counter, _want(parts, dict))
-        return counter
-    if name == "OrderedDict":
-        return collections.OrderedDict(_want(parts, dict))
-    if name == "defaultdict":
-        return collections.defaultdict(None, _want(parts, dict))
-    if name == "dict_keys":
-        return dict.fromkeys(_want(parts, list)).keys()
-    if name == "dict_values":
-        return dict(enumerate(_want(parts, list))).values()
-    if name == "dict_items":
-        return {key: item for key, item in _want(parts, list)}.items()  # noqa: C416 — see _dict
-    text = _want(parts, str)
-    if len(text) > _TEXT:
-        raise CodecError("text too long")
-    if name == "Decimal":
-        return decimal.Decimal(text)
-    if name in ("date", "time", "datetime"):
-        return getattr(datetime, name).fromisoformat(text)
-    raise CodecError("not an encoding: unknown kind")
+    def _array(self, depth: int) -> Any:
+        dtype, shape, raw = self._bytes().decode("ascii", "replace"), self.get(depth), self.get(depth)
+        if not DTYPE.match(dtype) or type(raw) is not bytes:
+            raise CodecError("not an encoding: no numeric array")
+        try:
+            import numpy
+        except ImportError:
+            raise CodecError("an array, and this interpreter has no numpy") from None
+        exact = numpy.dtype(dtype)
+        if exact.kind not in _WIDE:
+            raise CodecError("not an encoding: no numeric array")
+        self._spend(WEIGHTS["array"] + len(raw) // exact.itemsize, depth)
+        # In the widest form of its kind: a number beside a short one of numpy would be rounded to be as short.
+        with numpy.errstate(all="ignore"):
+            wide = numpy.frombuffer(raw, exact).astype(_WIDE[exact.kind])
+        return wide.reshape(tuple(_want(n, int) for n in _want(shape, tuple)))
+
+
+def _three(parts: Any) -> tuple[int, int, int]:
+    first, second, third = (_want(part, int) for part in parts)
+    return first, second, third
+
+
+def _keys(parts: Any) -> Any:
+    unique: dict[Any, None] = {}
+    for key in _want(parts, list):  # one at a time: see _dict
+        unique[key] = None
+    return unique.keys()
+
+
+def _counter(parts: Any) -> collections.Counter[Any]:
+    counter: collections.Counter[Any] = collections.Counter()
+    dict.update(counter, _want(parts, dict))
+    return counter
+
+
+_REBUILD: dict[str, Callable[[Any], Any]] = {
+    "Counter": _counter,
+    "OrderedDict": lambda parts: collections.OrderedDict(_want(parts, dict)),
+    "defaultdict": lambda parts: collections.defaultdict(None, _want(parts, dict)),
+    "deque": lambda parts: collections.deque(_want(parts, list)),
+    "dict_keys": _keys,
+    "dict_values": lambda parts: dict(enumerate(_want(parts, list))).values(),
+    "dict_items": lambda parts: {key: item for key, item in _want(parts, list)}.items(),  # noqa: C416 — see _dict
+    "timedelta": lambda parts: datetime.timedelta(*_three(parts)),
+    "date": lambda parts: datetime.date.fromisoformat(_date(parts)),
+    "time": lambda parts: datetime.time.fromisoformat(_date(parts)),
+    "datetime": lambda parts: datetime.datetime.fromisoformat(_date(parts)),
+}
+
+
+def _date(parts: Any) -> str:
+    text: str = _want(parts, str)
+    if len(text) > _DATE_CHARS:
+        raise CodecError("a date of too many characters")
+    return text
 
 
 def _want(value: Any, kind: type) -> Any:
     if type(value) is not kind:
         raise CodecError("not an encoding: a part of the wrong type")
     return value
-
-
-def _numpy_get(decoder: _Decoder) -> Any:
-    dtype = decoder._bytes().decode("ascii", "replace")
-    shape = decoder.get(MAX_DEPTH - 1)
-    raw = decoder.get(MAX_DEPTH - 1)
-    if not DTYPE.match(dtype) or type(raw) is not bytes:
-        raise CodecError("not an encoding: no numeric array")
-    try:
-        import numpy
-    except ImportError:
-        raise CodecError("an array, and this interpreter has no numpy") from None
-    flat = numpy.frombuffer(raw, dtype=numpy.dtype(dtype))
-    if shape is None:
-        return flat[0]
-    return flat.reshape(tuple(_want(n, int) for n in _want(shape, tuple))).copy()

@@ -271,6 +271,7 @@ class _Lane:
 def _failure(kind: FailureKind, error: str, *, raised: str = "", settled: bool = True) -> dict[str, Any]:
     """What the scorer is told of a program that did not pass."""
     outcome = Outcome.TIMED_OUT if kind is FailureKind.TIMEOUT else Outcome.FAILED
+    error = error or f"the program did not pass ({kind.value})"  # a child may describe an exception with no text at all
     return {"outcome": outcome, "kind": kind, "raised": raised, "error": error, "settled": settled}
 
 

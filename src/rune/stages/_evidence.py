@@ -47,9 +47,12 @@ def grade(
         return "suspended"
     if primary.interval.low <= 0 or primary.p_greater >= alpha:
         return "luck"
-    if wrong is not None and wrong.interval.low > 0 and (wrong.p_adjusted or 0.0) < alpha:
-        return "attributed"
-    return "unattributed"
+    return "attributed" if wrong is not None and shown_above_zero(wrong, alpha) else "unattributed"
+
+
+def shown_above_zero(contrast: Contrast, alpha: float) -> bool:
+    """By its interval, and by its p once the other contrasts are counted (Holm); one that was not adjusted is not."""
+    return contrast.interval.low > 0 and contrast.p_adjusted is not None and contrast.p_adjusted < alpha
 
 
 def sentence(

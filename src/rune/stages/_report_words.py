@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rune.stages import _evidence
+from rune.stages import _evidence, gate
 from rune.stages._report_data import Report
 from rune.stages._report_tables import markdown, percent, scores
 
@@ -55,8 +55,11 @@ def _attribution(report: Report) -> str:
     if wrong is None:
         return "Whether the trajectories did it was not measured: there is no wrong-trajectory control."
     size = f"{_evidence.points(wrong.points)} points {_evidence.span(wrong.interval)}"
-    if wrong.interval.low > 0:
+    alpha = report.preregistration.get("rule", {}).get("alpha", gate.Config.alpha)
+    if _evidence.shown_above_zero(wrong, alpha):
         return f"Right minus wrong trajectory is {size}: it matters which one is read."
+    if wrong.interval.high < 0:
+        return f"Right minus wrong trajectory is {size}: the wrong ones did better."
     return f"Right minus wrong trajectory is {size}: no evidence that it matters which one is read."
 
 

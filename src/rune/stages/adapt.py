@@ -17,7 +17,7 @@ from rune import console, plugins, store
 from rune.conditions._workshop import Workshop
 from rune.config import build as build_config
 from rune.config import derive_seed
-from rune.errors import AdapterError, ConfigError
+from rune.errors import AdapterError
 from rune.stages._context import Context
 from rune.types import AdapterRef, Condition, ModelRef, Problem, Split, Trajectory, Treatment
 
@@ -286,15 +286,12 @@ def _training(metrics: Path) -> dict[str, Any]:
     return {phase: convergence(losses) for phase, losses in curves.items()}
 
 
-def one(trajectory_file: Path, output: Path, checkpoint: Path, model: ModelRef, *, strength: float) -> AdapterRef:
-    """One adapter from the trajectories of a file, for use outside of any run; made on the CPU."""
+def one(
+    trajectories: Sequence[Trajectory], output: Path, checkpoint: Path, model: ModelRef, *, strength: float
+) -> AdapterRef:
+    """One adapter from all of these trajectories, for use outside of any run; made on the CPU."""
     from rune.hypernet import export
 
-    trajectories = store.read_jsonl(trajectory_file, Trajectory)
-    if not trajectory_file.is_file():
-        raise ConfigError(f"{trajectory_file}: no such file; give trajectories, one JSON object a line")
-    if not trajectories:
-        raise ConfigError(f"{trajectory_file}: holds no trajectory; expected one JSON object a line, as collect writes")
     source = export.Maker(checkpoint, model, device="cpu", dtype=export.reading_dtype("cpu"), cache=None)
-    made = source.make([trajectories], strength=strength)
+    made = source.make([list(trajectories)], strength=strength)
     return export.write(output, made, source.stored.layout, source.model)

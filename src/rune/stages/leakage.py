@@ -59,10 +59,19 @@ class Item(NamedTuple):
     domain: str = ""
 
 
-def rows(held_out: Sequence[Problem], trajectories: Sequence[Trajectory], treatments: Sequence[Treatment]) -> list[Row]:
-    """One row for each held-out task, against the corpus and contexts of its own run or fold."""
-    found = examine(held_out, [_item(t) for t in trajectories], _contexts(treatments))
-    return _forbidden_sources(found, treatments, trajectories)
+def rows(
+    held_out: Sequence[Problem],
+    corpus: Sequence[Trajectory],
+    treatments: Sequence[Treatment],
+    *,
+    compared: Sequence[Trajectory] | None = None,
+) -> list[Row]:
+    """One row for each held-out task, against the corpus and contexts of its own run or fold.
+
+    `compared`: the part of the corpus whose texts are looked at; None for all of it.
+    """
+    items = [_item(t) for t in (corpus if compared is None else compared)]
+    return _forbidden_sources(examine(held_out, items, _contexts(treatments)), treatments, corpus)
 
 
 def assess(rows: Sequence[Row], items: int, treated: Sequence[int], base: Sequence[int], n: int) -> dict[str, Any]:
@@ -187,13 +196,20 @@ def _why(same_id: bool, same_tree: bool, prompt: float, solution: float, shown: 
 def _forbidden_sources(
     rows: list[Row], treatments: Sequence[Treatment], trajectories: Sequence[Trajectory]
 ) -> list[Row]:
-    """A treatment made from a held-out task's own trajectory is a leak, whatever the texts say."""
+    """A treatment made from a held-out task's trajectory, or from one outside of the corpus, is a leak whatever the
+    texts say."""
     owner = {t.trajectory_id: t.task_id for t in trajectories}
     held_out = {r.task_id for r in rows}
-    guilty = {t.task_id for t in treatments if any(owner.get(i) in held_out for i in t.trajectory_ids)}
-    why = "its treatment was made from a held-out task's trajectory"
+    guilty: dict[str, str] = {}
+    for treatment in treatments:
+        if any(owner.get(i) in held_out for i in treatment.trajectory_ids):
+            guilty[treatment.task_id] = "its treatment was made from a held-out task's trajectory"
+        elif any(i not in owner for i in treatment.trajectory_ids):
+            guilty.setdefault(treatment.task_id, "its treatment was made from a trajectory that is not in the corpus")
     return [
-        replace(r, suspicious=True, why="; ".join(filter(None, (r.why, why)))) if r.task_id in guilty else r
+        replace(r, suspicious=True, why="; ".join(filter(None, (r.why, guilty[r.task_id]))))
+        if r.task_id in guilty
+        else r
         for r in rows
     ]
 

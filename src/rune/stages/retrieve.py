@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from rune import config as configs
 from rune import plugins
+from rune.stages import _retrieval
 from rune.types import Hit, Problem, Trajectory
 
 
@@ -15,7 +16,8 @@ from rune.types import Hit, Problem, Trajectory
 class Config:
     """Settings of `[retrieve]`."""
 
-    top_k: int  # trajectories a task is given, each of another task
+    top_k: int  # trajectories a task is given
+    per_task: int = 1  # trajectories of one training task at most, so that top_k are of so many tasks; 0 = no limit
     retriever: str = "bm25"  # a file in retrievers/
     within: Literal["any", "domain"] = "any"  # "domain": only trajectories of the task's own domain
     exclude_same_task: bool = True  # false: a task's own trajectory may be found (recall, not transfer)
@@ -24,6 +26,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.top_k < 1:
             raise ValueError(f"top_k must be at least 1, found {self.top_k}")
+        if self.per_task < 0:
+            raise ValueError(f"per_task must be 0 (no limit) or more, found {self.per_task}")
 
 
 def hits(problems: Sequence[Problem], trajectories: Sequence[Trajectory], config: Config) -> dict[str, tuple[Hit, ...]]:
@@ -35,18 +39,22 @@ def hits(problems: Sequence[Problem], trajectories: Sequence[Trajectory], config
     module = plugins.load("retrievers", config.retriever)
     settings = configs.build(module.Config, config.settings, where="retrieve.settings")
     solved = [t for t in trajectories if t.solved]
-    indices: dict[str | None, Any] = {}
+    indices: dict[str | None, tuple[Any, int]] = {}
     found: dict[str, tuple[Hit, ...]] = {}
     for problem in problems:
         key = _pool_key(problem, config)
         if key not in indices:
             pool = solved if key is None else [t for t in solved if t.domain == key]
-            indices[key] = module.build(settings, pool)
-        same = sum(t.task_id == problem.task_id for t in solved) if config.exclude_same_task else 0
-        ranked = indices[key].retrieve(problem.prompt, top_k=config.top_k + same)
-        if config.exclude_same_task:
-            ranked = [h for h in ranked if h.trajectory.task_id != problem.task_id]
-        found[problem.task_id] = tuple(ranked[: config.top_k])
+            indices[key] = module.build(settings, pool), len(pool)
+        retriever, size = indices[key]
+        found[problem.task_id] = _retrieval.nearest(
+            retriever,
+            problem.prompt,
+            ranked=size,
+            count=config.top_k,
+            per_task=config.per_task,
+            without=problem.task_id if config.exclude_same_task else "",
+        )
     return found
 
 

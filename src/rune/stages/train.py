@@ -7,7 +7,6 @@ is loaded.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from rune.benchmarks import _exclusion
 from rune.config import derive_seed
 from rune.errors import ConfigError, DataError
 from rune.hypernet.settings import HypernetConfig, LoraConfig
+from rune.stages import _retrieval
 from rune.stages._context import Context
 from rune.types import Problem, Split, Trajectory
 
@@ -35,12 +35,15 @@ class Config:
     hypernet: HypernetConfig
     retriever: str = "bm25"  # finds the sources of retrieved pairs, as at evaluation
     neighbours: int = 8  # nearest trajectories of other tasks kept for each target
+    per_task: int = 1  # of one task among them at most, as retrieve.per_task; 0 = no limit
     spare: float = 0.0  # share of the tasks outside families that phase A never sees: retrieved pairs are about those
     start_from: str = ""  # checkpoints to go on from: a run's checkpoints/, or a hypernetwork's own folder
     start_static: bool = True  # from its static part as well; if not, phase A begins at zero
     cache_features: bool = False  # keep features on disk: 7 kB a token for four taps of the 0.5B
 
     def __post_init__(self) -> None:
+        if self.per_task < 0:
+            raise ValueError(f"per_task must be 0 (no limit) or more, found {self.per_task}")
         if not 0 <= self.spare < 1:
             raise ValueError(f"spare is a share of the tasks, 0 or more and below 1, found {self.spare:g}")
         if self.spare and not self.hypernet.pairs.retrieved:
@@ -218,15 +221,21 @@ def neighbours(trajectories: Sequence[Trajectory], config: Config) -> dict[str, 
     """
     module = plugins.load("retrievers", config.retriever)
     plain = [t for t in trajectories if not t.domain]
-    if not any(t.solved for t in plain):
+    indexed = [t for t in plain if t.solved]
+    if not indexed:
         return {}
-    retriever = module.build(module.Config(), [t for t in plain if t.solved])
-    per_task = max(Counter(t.task_id for t in plain).values())
+    retriever = module.build(module.Config(), indexed)
     near: dict[str, list[str]] = {}
     for trajectory in plain:
-        hits = retriever.retrieve(trajectory.prompt, top_k=config.neighbours + per_task)
-        others = [h.trajectory for h in hits if h.trajectory.task_id != trajectory.task_id]
-        near[trajectory.trajectory_id] = [t.trajectory_id for t in others[: config.neighbours]]
+        hits = _retrieval.nearest(
+            retriever,
+            trajectory.prompt,
+            ranked=len(indexed),
+            count=config.neighbours,
+            per_task=config.per_task,
+            without=trajectory.task_id,
+        )
+        near[trajectory.trajectory_id] = [hit.trajectory.trajectory_id for hit in hits]
     return near
 
 

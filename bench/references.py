@@ -1,0 +1,100 @@
+"""Benchmarks judged by their own references → JSON: how many pass here, which do not, and why.
+
+    python bench/references.py code_update_arena --data ../shared/data --out results/references-code-update-arena.json
+    python bench/references.py private_library   --data ../shared/data --out results/references-private-library.json
+    python bench/references.py api_updates --updates 1000              --out results/references-api-updates.json
+
+code_update_arena: with the update and without it (0 may pass without). private_library: private names and, as
+sanity, the public twins. api_updates: references count, old habits fail, no update's reference passes under
+another's of its function.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from collections import Counter
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rune import console, plugins, store
+from rune.benchmarks import _updates, api_updates, code_update_arena, private_library
+from rune.types import Execution, Outcome
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("benchmark", choices=("code_update_arena", "private_library", "api_updates"))
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--updates", type=int, default=1000, help="api_updates: how many are generated")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=0)
+    args = parser.parse_args()
+    module = plugins.load("sandbox", "fork")
+    # Some tests build arrays of 800 MB; importing sympy on a busy machine takes seconds.
+    lent = {"packages": code_update_arena.LENT} if args.benchmark == "code_update_arena" else {}
+    limits = module.Config(workers=args.workers, cpu_seconds=30.0, wall_seconds=60.0, memory_mb=4096, **lent)
+    sandbox = module.build(limits)
+    found = {"code_update_arena": _arena, "private_library": _libraries, "api_updates": _generated}[args.benchmark](
+        args, sandbox
+    )
+    sandbox.close()
+    store.write_json(args.out, {"benchmark": args.benchmark, "environment": _environment(sandbox), **found})
+    brief = {k: v.get("pass") if isinstance(v, dict) else v for k, v in found.items() if k not in ("left_out", "kinds")}
+    console.out(str(brief))
+    return 0
+
+
+def _environment(sandbox: Any) -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in ("numpy", "scipy", "sympy", "pandas", "pytest"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions | {"lent": " ".join(sandbox.limits.packages)}
+
+
+def _why(found: Execution) -> str:
+    last = found.error.strip().splitlines()[-1] if found.error.strip() else found.error_kind
+    return f"{found.error_kind}: {last}"[:160]
+
+
+def _arena(args: argparse.Namespace, sandbox: Any) -> dict[str, Any]:
+    problems = code_update_arena.build(code_update_arena.Config(path=str(args.data))).problems()
+    graded = list(_updates.judge(sandbox, ((p.task_id, p, p.reference) for p in problems)))
+    without = [(f"{p.task_id}", _updates.without(p), p.reference) for p in problems]
+    bare = [g.key for g in _updates.judge(sandbox, without) if g.plain.outcome is Outcome.PASSED]
+    left = {g.key: _why(g.plain) for g in sorted(graded, key=lambda g: g.key) if not g.used}
+    return {
+        "tasks": len(problems),
+        "updates": len({p.domain for p in problems}),
+        "pass_with_update": sum(g.plain.outcome is Outcome.PASSED for g in graded),
+        "pass_without_update": len(bare),
+        "count": sum(g.used for g in graded),
+        "left_out": left,
+    }
+
+
+def _libraries(args: argparse.Namespace, sandbox: Any) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for library in ("beatnum", "monkey", "numpy", "pandas"):
+        part = private_library.build(private_library.Config(library=library, path=str(args.data)))
+        problems = part.problems()
+        found = list(private_library.judge(sandbox, ((p.task_id, p, p.reference) for p in problems), part.names()))
+        failed = {f.key: _why(f) for f in sorted(found, key=lambda f: f.key) if f.outcome is not Outcome.PASSED}
+        result[library] = {"tasks": len(problems), "pass": len(problems) - len(failed), "left_out": failed}
+    return result
+
+
+def _generated(args: argparse.Namespace, sandbox: Any) -> dict[str, Any]:
+    tasks = api_updates.generate(api_updates.Config(seed=args.seed, updates=args.updates))
+    kinds = Counter(t.update.domain.split(":")[1] for t in tasks)
+    return {"seed": args.seed, "tasks": len(tasks), "kinds": dict(kinds), **api_updates.verify(tasks, sandbox)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,405 @@
+"""Imports as a user sees them: our own records line by line, files of the tools themselves, folders, the commands."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corpus.samples import ISSUE, PATCH, SAMPLES, UPLOADED, call, replaced, tool, user
+from rune import store
+from rune.benchmarks import _exclusion
+from rune.cli.main import main
+from rune.corpus import reading
+from rune.errors import DataError
+from rune.types import Attempt, Outcome, Trajectory
+
+REAL = Path(__file__).parent / "real"
+GOOD = Trajectory(
+    trajectory_id="a1",
+    task_id="mine/1",
+    benchmark="mine",
+    prompt="Write f.",
+    attempts=(
+        Attempt(code="def f(): 1/0", outcome=Outcome.FAILED, error_kind="ZeroDivisionError", error="division by zero"),
+        Attempt(code="def f(): return 1", outcome=Outcome.PASSED),
+    ),
+    solution="def f(): return 1",
+    source="elsewhere",
+)
+
+
+def write(path: Path, *records: Any) -> Path:
+    path.write_text("".join((r if isinstance(r, str) else store.encode(r)) + "\n" for r in records))
+    return path
+
+
+def raw(**changes: Any) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(store.encode(GOOD))
+    record.update(changes)
+    return {k: v for k, v in record.items() if v is not ...}
+
+
+def kinds(trajectory: Trajectory) -> list[str]:
+    return [a.error_kind for a in trajectory.attempts]
+
+
+# --------------------------------------------------------------------------- our own records
+
+
+def test_our_own_records_come_back_as_written(tmp_path: Path) -> None:
+    second = json.loads(store.encode(GOOD)) | {"trajectory_id": "a2"}
+    found = reading.read(write(tmp_path / "t.jsonl", GOOD, json.dumps(second)))
+    assert found[0] == GOOD
+    assert found[1].trajectory_id == "a2"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{not json", r"t\.jsonl:2: not valid JSON"),
+        (json.dumps([1]), r"t\.jsonl:2: expected an object"),
+        (json.dumps(raw(prompt=...)), r"t\.jsonl:2: field 'prompt' is missing"),
+        (json.dumps(raw(prompt=3)), r"t\.jsonl:2: field 'prompt': expected str"),
+        (json.dumps(raw(colour="red")), r"t\.jsonl:2: unknown field 'colour'"),
+        (json.dumps(raw(attempts=[])), r"t\.jsonl:2: field 'attempts' is empty"),
+        (json.dumps(raw(task_id=" ")), r"t\.jsonl:2: field 'task_id' is empty"),
+        (json.dumps(raw(attempts=[{"code": "x", "outcome": "won"}])), r"t\.jsonl:2: field 'attempts'\[0\].*outcome"),
+        (json.dumps(raw(attempts=[{"code": "x", "outcome": "failed"}])), r"'attempts\[0\]\.error' is empty"),
+        (json.dumps(raw(solution="def g(): ...")), r"field 'solution' is not the code of a passing last attempt"),
+        (json.dumps(raw(solution="")), r"field 'solution' is empty though the last attempt passed"),
+        (json.dumps(raw(trajectory_id="a1")), r"t\.jsonl:2: field 'trajectory_id' repeats line 1"),
+        (json.dumps(raw(trajectory_id="a2"))[:-20], r"t\.jsonl:2: not valid JSON"),
+    ],
+)
+def test_a_malformed_line_is_named_by_file_line_and_field(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        reading.read(write(tmp_path / "t.jsonl", GOOD, line))
+
+
+def test_a_torn_last_line_of_a_users_file_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text(store.encode(GOOD) + "\n" + store.encode(GOOD)[:50])
+    with pytest.raises(DataError, match=r"t\.jsonl:2: not valid JSON"):
+        reading.read(path)
+
+
+# --------------------------------------------------------------------------- files that the tools wrote
+# Counted by hand: every edit in the log, and one for the patch that was handed in.
+
+EDITS = ("IndentationError", "Superseded", "Unverified")
+SHARED = {
+    "mini/github_issue.traj.json": ["ZeroDivisionError", "Superseded", "Unverified"],
+    "sweagent/*6e44b9__sweagenttestrepo-1c2844.traj": ["Superseded", "Unverified"],
+    "sweagent/*test-repo-i1.traj": ["Superseded", "Unverified"],
+    "sweagent/*pydicom-1458.traj": ["AttributeError", *["SyntaxError"] * 3, "Superseded", "Unverified"],
+    "sweagent/*function_calling_simple.traj": ["Superseded"],
+    "sweagent/*humanevalfix-python-0.traj": ["Superseded", "Unverified"],
+    "sweagent/*_install_from_source__marshmallow*1867.traj": ["Superseded", *EDITS],
+    "sweagent/*1867__default_sys-env_cursors*1867.traj": ["Superseded", *EDITS],
+    "sweagent/*1867__default_sys-env_window100*1867.traj": ["Superseded", *EDITS],
+    "sweagent/*1867__function_calling__install-1*1867.traj": ["Superseded", *EDITS],
+    "sweagent/*1867__function_calling_replace__install-1*1867.traj": ["Superseded", *EDITS],
+    "sweagent/*function_calling_replace_from_source*1867.traj": ["Superseded", "Superseded", "Unverified"],
+    "sweagent/*1867__xml_sys-env_cursors*1867.traj": ["Superseded", *EDITS],
+    "sweagent/*1867__xml_sys-env_window100*1867.traj": ["Superseded", *EDITS],
+    "swesmith/*pr_53652.traj": [*["Superseded"] * 4, "Unverified"],
+    "swesmith/*pr_53856.traj": ["NoSuchModuleError", *["Superseded"] * 2, "Unverified"],
+    "swesmith/*pr_8316.traj": ["ModuleNotFoundError", *["Superseded"] * 7, "Unverified"],
+}
+
+
+@pytest.mark.parametrize("pattern", list(SHARED))
+def test_files_of_swe_agent_and_mini_swe_agent(pattern: str, data_dir: Path) -> None:
+    (path,) = (data_dir / "sweagent_trajectories").glob(pattern)
+    (found,) = reading.read(path)
+    assert kinds(found) == SHARED[pattern]
+    assert found.solution == ""  # no file says that its tests passed
+    assert len(found.prompt) > 50
+    assert not any(word in found.prompt for word in ("INSTRUCTIONS", "Recommended Workflow", "end_of_edit", "<pr_"))
+
+
+def test_all_files_of_the_shared_folder_are_covered_above(data_dir: Path) -> None:
+    folder = data_dir / "sweagent_trajectories"
+    covered = Counter(path for pattern in SHARED for path in folder.glob(pattern))
+    assert set(covered.values()) == {1}
+    others = {p.name for p in folder.glob("*/*")} - {p.name for p in covered}
+    assert others == {"ft_xml_example.jsonl", "local.traj.json"}
+
+
+def test_the_chat_file_of_swe_smith(data_dir: Path) -> None:
+    found = reading.read(data_dir / "sweagent_trajectories" / "swesmith" / "ft_xml_example.jsonl")
+    assert [len(t.attempts) for t in found] == [4, 16, 8]
+    assert [t.task_id.partition(".")[0] for t in found] == ["pandas-dev__pandas", "getmoto__moto", "pydantic__pydantic"]
+    assert found[1].attempts[0].error_kind == "ImportError"
+    assert not any(t.solution for t in found)
+
+
+def test_a_session_without_an_edit_is_one_clear_line(data_dir: Path) -> None:
+    with pytest.raises(DataError, match=r"local\.traj\.json:\d+: no code edit and no submission"):
+        reading.read(data_dir / "sweagent_trajectories" / "mini" / "local.traj.json")  # it printed hello world
+
+
+@pytest.mark.parametrize("kind", ["v1", "v2_tool", "v2_response", "v2_text"])
+def test_files_that_mini_swe_agent_writes(kind: str) -> None:
+    for name, edits in {
+        "sed_twice": ["AssertionError", "Superseded"],
+        "heredoc": ["Superseded"],
+        "python_and_scratch": ["Superseded", "Superseded"],
+    }.items():
+        (found,) = reading.read(REAL / "mini" / f"{kind}_{name}.traj.json")
+        assert kinds(found) == [*edits, "Unverified"]
+        assert found.prompt == ISSUE
+        assert found.attempts[-1].code.endswith("-    return x // 2\n+    return x / 2")
+
+
+def test_event_logs_that_openhands_writes(tmp_path: Path) -> None:
+    expected = {
+        "replace_twice": ["AssertionError", "Superseded"],
+        "sed_and_scratch": ["Superseded", "Superseded"],
+        "apply_patch": ["Superseded"],
+    }
+    for name, edits in expected.items():
+        path = REAL / "openhands" / f"{name}.events.json.gz"
+        (found,) = reading.read(path)
+        assert (kinds(found), found.prompt) == (edits, ISSUE)
+        # The same log as OpenHands keeps it on disk: a folder of one file an event, more than ten of them.
+        folder = tmp_path / name / "events"
+        folder.mkdir(parents=True)
+        for number, event in enumerate(json.loads(gzip.decompress(path.read_bytes()))):
+            (folder / f"{number}.json").write_text(json.dumps(event))
+        (again,) = reading.read(tmp_path / name)
+        assert (again.attempts, again.task_id) == (found.attempts, name)
+
+
+def test_logs_of_requests_that_openhands_writes_are_one_session_a_folder() -> None:
+    found = {t.task_id: kinds(t) for t in reading.read(REAL / "openhands" / "llm_completions")}
+    assert found == {
+        "apply_patch": ["Superseded"],
+        "replace_twice": ["AssertionError", "Superseded"],
+        "sed_and_scratch": ["Superseded", "Superseded"],
+    }
+
+
+def test_a_whole_folder_of_real_files_at_once() -> None:
+    found = reading.read_all([REAL])
+    assert len(found.trajectories) == 12 + 3 + 3
+    assert not found.left_out and not found.strangers
+
+
+def test_swebench_instances_carry_their_verified_patch(data_dir: Path) -> None:
+    found = reading.read(data_dir / "swebench_lite" / "swebench_lite.jsonl")
+    assert len(found) == len({t.task_id for t in found}) == 300
+    assert all(t.solution.startswith("diff --git") and t.solved for t in found)
+
+
+def test_a_real_file_that_says_resolved_gives_its_patch_as_solution(data_dir: Path, tmp_path: Path) -> None:
+    (path,) = (data_dir / "sweagent_trajectories" / "sweagent").glob("*pydicom-1458.traj")
+    record = json.loads(path.read_text())
+    record["info"]["resolved"] = True
+    (tmp_path / "x.traj").write_text(json.dumps(record))
+    (found,) = reading.read(tmp_path / "x.traj")
+    assert found.solution == found.attempts[-1].code
+    assert found.solution.startswith("diff --git a/pydicom/pixel_data_handlers/numpy_handler.py")
+    assert found.attempts[-1].outcome is Outcome.PASSED
+
+
+def test_without_its_patch_the_solution_is_the_edit_that_stands(data_dir: Path, tmp_path: Path) -> None:
+    """Three edits of the handler were rejected, the reproduction script was removed: one edit is left."""
+    (path,) = (data_dir / "sweagent_trajectories" / "sweagent").glob("*pydicom-1458.traj")
+    record = json.loads(path.read_text())
+    record["info"] = {"resolved": True}
+    (tmp_path / "x.traj").write_text(json.dumps(record))
+    (found,) = reading.read(tmp_path / "x.traj")
+    assert found.solution.startswith("edit 287:296\n")
+    assert kinds(found) == ["AttributeError", *["SyntaxError"] * 3, ""]
+
+
+# --------------------------------------------------------------------------- folders
+
+
+def test_a_folder_leaves_out_with_a_word_what_is_no_trajectory(tmp_path: Path) -> None:
+    write(tmp_path / "a.traj", json.dumps(SAMPLES["swe_agent"][0].record))
+    write(tmp_path / "preds.json", json.dumps({"demo__calc-1": {"model_patch": PATCH}}))
+    (tmp_path / "run.log").write_text("{")
+    (tmp_path / "deeper").mkdir()
+    write(tmp_path / "deeper" / "b.jsonl", json.dumps(raw()), json.dumps(raw(trajectory_id="a2")))
+    found = reading.read_all([tmp_path])
+    assert len(found.trajectories) == 3
+    assert [Path(s).name for s in found.strangers] == ["preds.json"]
+    assert any("1 files of no known format" in line and "preds.json" in line for line in found.words())
+
+
+def test_a_damaged_file_in_a_folder_is_an_error_not_a_stranger(tmp_path: Path) -> None:
+    write(tmp_path / "a.traj", json.dumps(SAMPLES["swe_agent"][0].record))
+    (tmp_path / "b.traj").write_text('{"trajectory": [')
+    with pytest.raises(DataError, match=r"b\.traj:1: not valid JSON"):
+        reading.read(tmp_path)
+
+
+@pytest.mark.parametrize("made", ["empty", "only logs", "only strangers", "missing"])
+def test_a_folder_without_trajectories_is_one_line(made: str, tmp_path: Path) -> None:
+    folder = tmp_path / "f"
+    if made != "missing":
+        folder.mkdir()
+    if made == "only logs":
+        (folder / "x.log").write_text("x")
+    if made == "only strangers":
+        (folder / "x.json").write_text("{}")
+    with pytest.raises(DataError, match=r"/f: (?:no file in this folder|holds no trajectory|no such file)"):
+        reading.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "is empty"),
+        (b" \n\n", "is empty"),
+        (b"\x1f\x8b\x08\x00", "a damaged gzip file"),
+        (gzip.compress(b"{}", mtime=0)[:-6], "a damaged gzip file"),
+        (b'{"a": "\xff"}', "not UTF-8 text"),
+        (b'{"a": 1}\n{"b": \xe9}', r":2: not UTF-8 text"),
+        (b"[" * 100000, "nested too deeply"),
+        (b'{"a": 1' + b"0" * 5000 + b"}", "not valid JSON"),
+        (b"PK\x03\x04", "not valid JSON|not UTF-8"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_line(data: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=message) as error:
+        reading.read(path)
+    assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", "an empty object is no trajectory of a known format"),
+        ('{"trajectory": [{"observation": ""}], "history": []}', r"trajectory\[0\]: field 'action' is missing"),
+        ('{"trajectory": [{"action": 1, "observation": ""}]}', r"trajectory\[0\]: field 'action': expected text"),
+        ('{"trajectory": 3}', "field 'trajectory' is missing or no list"),
+        ('{"messages": 3}', "field 'messages' is missing or no list"),
+        ('{"messages": "no json"}', "field 'messages'.*this text is no JSON"),
+        ('{"messages": [3]}', r"field 'messages\[0\]'"),
+        ('{"messages": [{"content": "x"}]}', r"field 'messages\[0\]\.role' is missing"),
+        ('{"messages": [], "instance_id": 3}', "field 'instance_id' is missing or no text"),
+        ('{"messages": [], "instance_id": "x"}', "no code edit and no submission"),
+        ('{"messages": [], "info": {"submission": 3}}', r"field 'info\.submission': expected text, found int"),
+        ('{"messages": [], "instance_id": "x", "patch": ["p"]}', "field 'patch': expected text, found list"),
+        ("{", "not valid JSON"),
+    ],
+)
+def test_a_broken_agents_file_is_one_clear_error(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "x.traj").write_text(content)
+    with pytest.raises(DataError, match=message) as error:
+        reading.read(tmp_path / "x.traj")
+    assert str(error.value).startswith(f"{tmp_path / 'x.traj'}:1: ")
+
+
+# --------------------------------------------------------------------------- the same thing twice
+
+
+def chat(identity: str, new: str) -> dict[str, Any]:
+    messages = [user(UPLOADED), call("c", "str_replace_editor", **replaced(new=new)), tool("c", "edited")]
+    return {"instance_id": identity, "messages": messages}
+
+
+def test_a_trajectory_that_comes_twice_is_refused_within_one_file_and_over_several(tmp_path: Path) -> None:
+    one, other = json.dumps(chat("demo__calc-1", "x / 3")), json.dumps(chat("demo__calc-1", "x / 2"))
+    twice = write(tmp_path / "twice.jsonl", one, other, one)
+    with pytest.raises(DataError, match=r"twice\.jsonl:3: field 'trajectory_id' repeats line 1"):
+        reading.read(twice)
+    a, b = write(tmp_path / "a.jsonl", one), write(tmp_path / "b.jsonl", other, one)
+    with pytest.raises(DataError, match=r"b\.jsonl:2: field 'trajectory_id' repeats .*a\.jsonl:1"):
+        reading.read_all([a, b])
+    with pytest.raises(DataError, match=r"a\.jsonl:1: field 'trajectory_id' repeats .*a\.jsonl:1"):
+        reading.read_all([a, a])
+    shutil.copy(a, tmp_path / "copy.jsonl.gz")  # not packed, whatever its name says
+    with pytest.raises(DataError, match="repeats"):
+        reading.read_all([a, tmp_path / "copy.jsonl.gz"])
+    with pytest.raises(DataError, match="repeats"):
+        reading.read_all([tmp_path])
+    assert len(reading.read_all([a, write(tmp_path / "c.jsonl", other)]).trajectories) == 2
+
+
+# --------------------------------------------------------------------------- the commands
+
+
+@pytest.fixture
+def refuses(capsys: pytest.CaptureFixture[str]) -> Any:
+    def run(*command: Any) -> str:
+        capsys.readouterr()
+        assert main([str(c) for c in command]) == 2
+        said = capsys.readouterr()
+        assert said.out == "" and said.err.count("\n") == 1, said
+        return said.err
+
+    return run
+
+
+def test_the_command_ends_with_one_line_and_code_2(tmp_path: Path, refuses: Any) -> None:
+    path = write(tmp_path / "t.jsonl", GOOD, json.dumps(raw(prompt=...)))
+    assert f"{path}:2: field 'prompt' is missing" in refuses("collect", "--import", path, "-o", tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_the_command_writes_what_it_checked(tmp_path: Path) -> None:
+    path, out = write(tmp_path / "t.jsonl", GOOD), tmp_path / "out.jsonl"
+    assert main(["collect", "--import", str(path), "-o", str(out)]) == 0
+    assert store.read_jsonl(out, Trajectory) == [GOOD]
+
+
+def test_what_an_import_writes_can_be_imported_again_unchanged(tmp_path: Path) -> None:
+    for name, samples in SAMPLES.items():
+        for number, sample in enumerate(samples):
+            values = sample.record if sample.lines else [sample.record]
+            path, out = tmp_path / f"{name}-{number}.jsonl", tmp_path / "out.jsonl"
+            write(path, *(json.dumps(value) for value in values))
+            assert main(["collect", "--import", str(path), "-o", str(out)]) == 0
+            assert reading.read(out) == store.read_jsonl(out, Trajectory) == reading.read(path)
+
+
+def test_a_humanevalfix_session_is_recognised_and_refused(data_dir: Path, tmp_path: Path, refuses: Any) -> None:
+    (path,) = (data_dir / "sweagent_trajectories" / "sweagent").glob("*HumanEvalFix*")
+    (found,) = reading.read(path)
+    assert found.task_id == "HumanEvalFix/0"
+    assert "evaluation only" in _exclusion.Exclusion([]).why(found)
+    for command in (
+        ["collect", "--import", path, "-o", tmp_path / "o"],
+        ["adapt", "--trajectory", path, "-o", tmp_path / "o"],
+    ):
+        assert "evaluation only" in refuses(*command)
+        assert not (tmp_path / "o").exists()
+
+
+REFUSED = {
+    "empty prompt": json.dumps(raw(prompt="", attempts=[], solution="")),
+    "no attempts": json.dumps(raw(attempts=[], solution="")),
+    "evaluation task": json.dumps(raw(task_id="Mbpp/11", benchmark="mbpp")),
+    "odd verdict": json.dumps(chat("demo__calc-1", "x") | {"resolved": "True"}),
+    "unknown format": json.dumps({"task_id": "t/0", "completion": "x"}),
+    "torn": store.encode(GOOD)[:100],
+    "nothing to learn": json.dumps({"instance_id": "x", "messages": [user(ISSUE)]}),
+}
+
+
+@pytest.mark.parametrize("what", list(REFUSED))
+def test_adapt_refuses_what_collect_refuses_with_the_same_line(what: str, tmp_path: Path, refuses: Any) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text(REFUSED[what] + "\n")
+    by_collect = refuses("collect", "--import", path, "-o", tmp_path / "out.jsonl")
+    assert refuses("adapt", "--trajectory", path, "-o", tmp_path / "adapter") == by_collect
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_adapt_refuses_the_same_trajectory_in_two_files(tmp_path: Path, refuses: Any) -> None:
+    a, b = write(tmp_path / "a.jsonl", GOOD), write(tmp_path / "b.jsonl", GOOD)
+    said = refuses("adapt", "--trajectory", a, b, "-o", tmp_path / "adapter")
+    assert "b.jsonl:1: field 'trajectory_id' repeats" in said
+    assert said == refuses("adapt", "--trajectory", a, "--trajectory", b, "-o", tmp_path / "adapter")

@@ -1,0 +1,39 @@
+"""A child that speaks arbitrary frames: no wrong program passes, and the fuzzer would see one that did."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from tests.hostile import frame_fuzz
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the sandbox's backends are Linux's")
+
+
+def test_no_frames_make_a_wrong_program_pass_or_the_judge_die_or_hang() -> None:
+    found = frame_fuzz.run(7, 1500)
+    assert found["finds"] == []
+    assert found["judged"] == 1500 and found["wrong_programs_passed"] == 0
+    assert found["right_programs_passed"] == 5 * len(frame_fuzz.TASKS)  # each 500, and after each lane
+    # Frames were changed in every way, and the judge's answers are of every kind that a program can bring about.
+    assert set(found["changes"]) == {*frame_fuzz.OPERATIONS, "octets"}
+    assert {"Protocol", "WrongAnswer", "Raised", "BadValue", "Crash", "MemoryLimit"} <= set(found["verdicts"])
+
+
+@pytest.mark.parametrize(
+    ("plant", "sequences", "task", "how"),
+    [
+        ("nameless", 1500, "secret first", "a wrong program passed"),
+        ("ending", 4000, "loops over calls", "a wrong program passed"),
+        ("unasked", 1500, "random", "a right program passed with other answers"),
+    ],
+)
+def test_a_judge_with_a_flaw_is_found(plant: str, sequences: int, task: str, how: str) -> None:
+    """An exception without a name meant passed; an end of iteration raised in a program ended a test's loop; answers
+    that nobody asked for are passed over."""
+    found = frame_fuzz.run(7, sequences, plant=plant, only=task)
+    passed = [find["sequence"] for find in found["finds"] if find["what"] == how]
+    assert passed and found["wrong_programs_passed"] >= len(passed)
+    # The first of them again, and not with the judge as it is.
+    assert [find["what"] for find in frame_fuzz.again(7, min(passed), plant=plant, only=task)] == [how]
+    assert frame_fuzz.again(7, min(passed), only=task) == []

@@ -1,0 +1,179 @@
+"""The training loop on a module of a few numbers: rates, schedule, clipping, decay, no step twice in a curve."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from rune import store
+from rune.errors import DataError
+from rune.hypernet.loop import Rate, Step, fit, learning_rate
+from rune.hypernet.settings import Schedule
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.tensor([3.0, -4.0]))
+        self.second = nn.Parameter(torch.tensor([1.0, 2.0]))
+
+
+def pull(module: Two, scale: float = 1.0) -> Callable[[int], Step]:
+    """A loss whose gradient changes with the step, so that no two curves are alike by chance."""
+
+    def take(step: int) -> Step:
+        goal = math.sin(step)
+        loss = scale * ((module.first - goal).square().sum() + (module.second + goal).square().sum())
+        return Step(loss, {"term": 2.0 * loss.detach()}, 10)
+
+    return take
+
+
+def train(
+    folder: Path,
+    schedule: Schedule,
+    *,
+    factors: tuple[float, float] = (1.0, 1.0),
+    scale: float = 1.0,
+    phase: str = "hypernet",
+    stop_after: int | None = None,
+    killed_at: int | None = None,
+) -> Two:
+    module = Two()
+    take = pull(module, scale)
+
+    def until(step: int) -> Step:
+        if step == killed_at:
+            raise KeyboardInterrupt
+        return take(step)
+
+    rates = [Rate([module.first], factors[0]), Rate([module.second], factors[1])]
+    metrics = folder / "metrics.jsonl"
+    fit(module, rates, schedule, until, folder=folder / phase, metrics=metrics, phase=phase, stop_after=stop_after)
+    return module
+
+
+def lines(folder: Path, phase: str = "hypernet") -> list[Mapping[str, float]]:
+    every = [line for _, line in store.read_lines(folder / "metrics.jsonl")]
+    return [{k: v for k, v in x.items() if k != "tokens_per_second"} for x in every if x["phase"] == phase]
+
+
+def test_each_share_of_the_weights_moves_by_its_own_factor(tmp_path: Path) -> None:
+    """Adam's first step is the learning rate, whatever the gradient; a factor of 0 freezes."""
+    before = Two()
+    for factors in ((1.0, 0.1), (0.0, 1.0), (0.5, 2.0)):
+        schedule = Schedule(steps=1, learning_rate=1e-2, warmup=0.0, weight_decay=0.0)
+        after = train(tmp_path / str(factors), schedule, factors=factors)
+        for name, factor in zip(("first", "second"), factors, strict=True):
+            moved = (getattr(after, name) - getattr(before, name)).abs()
+            assert moved.tolist() == pytest.approx([1e-2 * factor] * 2, rel=1e-3, abs=1e-9)
+
+
+def test_the_rate_of_every_step_is_the_schedules_and_stands_in_the_curve(tmp_path: Path) -> None:
+    """Linear to the peak, then half a cosine down to a tenth."""
+    schedule = Schedule(steps=50, learning_rate=0.02, warmup=0.2, weight_decay=0.0)
+    train(tmp_path, schedule)
+    warm = [0.02 * (i + 1) / 10 for i in range(10)]
+    fall = [0.02 * (0.1 + 0.9 * math.cos(math.pi * i / 80) ** 2) for i in range(40)]
+    assert [line["learning_rate"] for line in lines(tmp_path)] == pytest.approx([*warm, *fall])
+
+
+def test_without_warm_up_the_first_step_has_the_whole_rate() -> None:
+    schedule = Schedule(steps=1000, learning_rate=1.0, warmup=0.0)
+    assert learning_rate(schedule, 0) == 1.0
+    assert learning_rate(schedule, 500) == pytest.approx(0.55, abs=1e-3)
+    assert learning_rate(schedule, 999) == pytest.approx(0.1, abs=1e-4)
+
+
+@pytest.mark.parametrize(("scale", "clipped"), [(10.0, True), (1e-3, False)])
+def test_a_gradient_over_the_limit_is_scaled_to_it_and_written_down_as_it_was(
+    tmp_path: Path, scale: float, clipped: bool
+) -> None:
+    """Adam's first moment is a tenth of the gradient it was given."""
+    train(tmp_path, Schedule(steps=1, learning_rate=1e-3, clip=0.5), scale=scale)
+    state = load_file(tmp_path / "hypernet" / "state.safetensors")
+    given = 10 * torch.cat([state["adam.0.exp_avg"], state["adam.1.exp_avg"]]).norm()
+    own = scale * 2 * torch.cat([Two().first, Two().second]).norm()
+    assert float(given) == pytest.approx(0.5 if clipped else float(own), rel=1e-4)
+    assert lines(tmp_path)[0]["gradient_norm"] == pytest.approx(float(own), rel=1e-5)
+
+
+def test_weights_without_a_gradient_only_decay(tmp_path: Path) -> None:
+    after = train(tmp_path, Schedule(steps=1, learning_rate=0.1, warmup=0.0, weight_decay=0.5), scale=0.0)
+    assert after.first.tolist() == pytest.approx([3.0 * 0.95, -4.0 * 0.95])
+
+
+def test_the_curve_holds_loss_and_terms_of_each_step(tmp_path: Path) -> None:
+    train(tmp_path, Schedule(steps=13, learning_rate=1e-2))
+    found = lines(tmp_path)
+    assert [line["step"] for line in found] == list(range(13))
+    assert all(line["term"] == pytest.approx(2 * line["loss"]) for line in found)
+    assert found[0]["loss"] == pytest.approx(float(Two().first.square().sum() + Two().second.square().sum()))
+
+
+@pytest.mark.parametrize("killed_at", [5, 15, 37, 58])
+def test_a_curve_goes_on_from_the_checkpoint_and_no_step_stands_in_it_twice(tmp_path: Path, killed_at: int) -> None:
+    """Lines are written every few steps, checkpoints seldom: what lies past the last one is written again, once."""
+    schedule = Schedule(steps=60, learning_rate=1e-2, checkpoint_every=20)
+    whole = train(tmp_path / "whole", schedule)
+    train(tmp_path, Schedule(steps=4, learning_rate=1e-2), phase="lora")
+    before = lines(tmp_path, "lora")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, schedule, killed_at=killed_at)
+    written = len(lines(tmp_path))
+    assert written == killed_at // 10 * 10  # more than the checkpoint holds, or the test shows nothing
+    again = train(tmp_path, schedule)
+    assert lines(tmp_path) == lines(tmp_path / "whole")
+    assert lines(tmp_path, "lora") == before
+    assert torch.equal(again.first, whole.first) and torch.equal(again.second, whole.second)
+
+
+def test_a_torn_last_line_of_the_curve_is_written_again(tmp_path: Path) -> None:
+    schedule = Schedule(steps=30, learning_rate=1e-2, checkpoint_every=20)
+    train(tmp_path / "whole", schedule)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, schedule, killed_at=25)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"phase": "hypernet", "st')
+    train(tmp_path, schedule)
+    assert lines(tmp_path) == lines(tmp_path / "whole")
+
+
+def test_a_run_stopped_early_keeps_its_schedule_and_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
+    schedule = Schedule(steps=30, learning_rate=1e-2, checkpoint_every=8)
+    whole = train(tmp_path / "whole", schedule)
+    train(tmp_path, schedule, stop_after=11)
+    assert [line["step"] for line in lines(tmp_path)] == list(range(11))
+    again = train(tmp_path, schedule)
+    assert lines(tmp_path) == lines(tmp_path / "whole")
+    assert torch.equal(again.first, whole.first)
+
+
+def test_a_checkpoint_stands_after_as_many_steps_as_asked(tmp_path: Path) -> None:
+    schedule = Schedule(steps=30, learning_rate=1e-2, checkpoint_every=7)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, schedule, killed_at=20)
+    state = tmp_path / "hypernet" / "state.safetensors"
+    done = train(tmp_path / "fourteen", schedule, stop_after=14)
+    assert torch.equal(load_file(state)["module.first"], done.first.detach())
+
+
+def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_step(tmp_path: Path) -> None:
+    module = Two()
+    take = pull(module)
+
+    def broken(step: int) -> Step:
+        done = take(step)
+        return done._replace(loss=done.loss * (math.nan if step == 3 else 1.0))
+
+    rates = [Rate(list(module.parameters()), 1.0)]
+    schedule = Schedule(steps=6, learning_rate=1e-2)
+    with pytest.raises(DataError, match="hypernet: the loss is nan at step 3; lower the learning rate"):
+        fit(module, rates, schedule, broken, folder=tmp_path, metrics=tmp_path / "metrics.jsonl", phase="hypernet")
+    assert [line["step"] for line in lines(tmp_path)] == [0, 1, 2]

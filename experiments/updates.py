@@ -357,7 +357,7 @@ def _score(problems: Iterable[Problem], samples: Path, verdicts: Path) -> None:
             s = drawn[g.key]
             log.write({
                 "arm": s.condition, "task": s.task_id, "draw": s.draw, "used": g.used,
-                "plain": g.plain.outcome is Outcome.PASSED, "kind": g.plain.error_kind, "error": g.plain.error[:200],
+                "plain": g.plain.outcome is Outcome.PASSED, "kind": g.plain.label, "error": g.plain.error[:200],
             })  # fmt: skip
             bar.advance()
     sandbox.close()

@@ -118,7 +118,7 @@ def test_a_familys_text_is_its_own_and_its_name_is_what_may_not_cross() -> None:
     inside = problem("fam/1", domain="house")
     copy = {"prompt": inside.prompt, "solution": inside.reference}
     assert why(trajectory(**copy), inside) == ""  # the text of a family task is plain code on purpose
-    assert why(trajectory("fam/2", domain="house"), inside) == "held-out family: house"
+    assert why(trajectory("fam/2", domain="house"), inside) == "held-out domain: house"
     assert why(trajectory("fam/2", domain="other", **copy), inside) == ""
     assert why(trajectory("fam/2", domain="other", **copy), problem()) != ""  # but not that of other tasks
 
@@ -192,7 +192,7 @@ def test_an_import_of_a_held_out_task_is_refused_with_its_file_before_a_corpus_i
     good, bad = trajectory(), trajectory("T/1", trajectory_id="bad")
     files = [str(tmp_path / name) for name in ("good.jsonl", "bad.jsonl")]
     store.write_jsonl(Path(files[0]), [good])
-    store.write_jsonl(Path(files[1]), [good, bad])
+    store.write_jsonl(Path(files[1]), [replace(good, trajectory_id="other"), bad])
 
     def none() -> object:
         raise AssertionError("there is no task to work on")

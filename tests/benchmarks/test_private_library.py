@@ -53,7 +53,7 @@ def test_the_public_name_of_something_renamed_is_wrong(
     ):
         assert code != problem.reference
         found = judged(sandbox, beatnum, code)
-        assert (found.outcome, found.error_kind) == (Outcome.FAILED, "PublicName"), found
+        assert (found.outcome, found.raised) == (Outcome.FAILED, "AttributeError"), found
 
 
 def test_a_builtin_that_shares_a_public_name_is_no_slip(beatnum: private_library.PrivateLibrary) -> None:

@@ -72,7 +72,7 @@ def test_only_a_program_that_needs_the_update_counts(sandbox):
     found = {g.key: g for g in _updates.judge(sandbox, programs)}
     assert [found[k].used for k in ("uses", "by hand", "wrong")] == [True, False, False]
     assert found["by hand"].plain.outcome is Outcome.PASSED
-    assert found["uses"].without is not None and found["uses"].without.error_kind == "TypeError"
+    assert found["uses"].without is not None and found["uses"].without.raised == "TypeError"
     assert found["wrong"].without is None  # not run: it cannot count
 
 

@@ -15,10 +15,10 @@ from rune.errors import DataError
 from rune.types import Hit, ModelRef, Trajectory
 
 
-def tried(name: str, task: str, *, family: str = "", solved: bool = True) -> Trajectory:
+def tried(name: str, task: str, *, domain: str = "", solved: bool = True) -> Trajectory:
     return Trajectory(
         trajectory_id=name, task_id=task, benchmark="t", prompt=name, attempts=(), solution="x" if solved else "",
-        domain=family,
+        domain=domain,
     )  # fmt: skip
 
 

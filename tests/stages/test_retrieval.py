@@ -27,11 +27,11 @@ TOPICS = {
 }
 
 
-def tried(name: str, task: str, prompt: str, *, solved: bool = True, family: str = "") -> Trajectory:
+def tried(name: str, task: str, prompt: str, *, solved: bool = True, domain: str = "") -> Trajectory:
     attempts = (Attempt(code=f"def f():\n    return {name!r}\n", outcome=Outcome.FAILED, error=f"error of {name}"),)
     return Trajectory(
         trajectory_id=name, task_id=task, benchmark="t", prompt=prompt, attempts=attempts,
-        solution=f"def f():\n    return 1  # {name}\n" if solved else "", domain=family,
+        solution=f"def f():\n    return 1  # {name}\n" if solved else "", domain=domain,
     )  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def test_hits_come_best_first_and_no_more_than_asked_for() -> None:
 
 
 def rule(**retrieve: Any) -> study.RunConfig:
-    raw = config.plain(settings())
+    raw = {k: v for k, v in settings().items() if k not in ("crossfit", "benchmark")}
     raw["retrieve"] |= {"top_k": 2, **retrieve}
     return config.build(study.RunConfig, raw)
 

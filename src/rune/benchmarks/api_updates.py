@@ -196,7 +196,7 @@ def trajectories(tasks: Sequence[Task], *, seed: int = 0) -> Iterator[Trajectory
                 found = run_here(_updates.program("", task.problem, code))
             if (found.outcome is Outcome.PASSED) != (code == task.problem.reference):
                 raise DataError(f"{NAME}: {task.problem.task_id}: {found.outcome.value} {found.error}")
-            attempts.append(Attempt(code=code, outcome=found.outcome, error_kind=found.error_kind, error=found.error))
+            attempts.append(Attempt(code=code, outcome=found.outcome, error_kind=found.label, error=found.error))
         yield Trajectory(
             trajectory_id=settings.digest([task.problem.task_id, attempts])[:16],
             task_id=task.problem.task_id,

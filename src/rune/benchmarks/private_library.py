@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from rune.benchmarks import _data
 from rune.errors import DataError
-from rune.types import Execution, Outcome, Problem, Program, Sandbox, Split
+from rune.types import Execution, FailureKind, Outcome, Problem, Program, Sandbox, Split
 
 LIBRARIES = {"beatnum": "numpy", "monkey": "pandas"}  # private → public
 FOLDER = "private_library"
@@ -120,7 +120,9 @@ def judge(sandbox: Sandbox, programs: Iterable[tuple[str, Problem, str]], names:
     for key, problem, code in programs:
         if slip := names.slip(code):
             text = f"'{slip}' is not a name of {problem.domain}"
-            yield Execution(key=key, outcome=Outcome.FAILED, error_kind="PublicName", error=text)
+            yield Execution(
+                key=key, outcome=Outcome.FAILED, error_kind=FailureKind.RAISED, raised="AttributeError", error=text
+            )
             continue
         honest.append(
             Program(key=key, code=names.back(code), test=problem.test, entry_point="", prelude=problem.prelude)

@@ -108,6 +108,11 @@ def tasks(settings: RunConfig) -> list[Problem]:
 def split(everything: Sequence[Problem], design: Design, fold: int) -> list[Problem]:
     """Tasks marked as one cell has them. Raises ConfigError if the split cannot be made."""
     if fold >= 0:
+        if own := next((p for p in everything if p.split is Split.HELD_OUT), None):
+            raise ConfigError(
+                f"[design] folds: {own.benchmark} marks its own evaluation tasks, so they cannot train in turn; "
+                "cross-fit a benchmark that has no split of its own, as humaneval"
+            )
         marked = _split.hold_out_fold(everything, fold=fold, folds=design.folds, seed=design.split_seed, by=design.by)
     else:
         marked = _split.split(everything, held_out=design.held_out, seed=design.split_seed, by=design.by)

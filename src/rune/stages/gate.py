@@ -180,6 +180,8 @@ def over(
     for part in parts:
         held_out = [p for p in part.problems if p.split is Split.HELD_OUT]
         times.update(p.task_id for p in held_out)
+        # Each cell must be whole by itself: put together, one's surplus would stand in for what another lacks.
+        _count(held_out, part.verdicts, config, list(dict.fromkeys(t.condition for t in part.treatments)))
         for row in leakage.rows(held_out, part.trajectories, part.treatments):
             if row.task_id not in rows or row.suspicious:
                 rows[row.task_id] = row

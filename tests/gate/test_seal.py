@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from rune.errors import GateError, StoreError
 from rune.stages import _seal, gate, preregister
 from rune.store import RunDir
 from rune.study import config, folders
+from rune.types import Verdict
 
 SETTINGS = gate.Config(resamples=500, simulations=100)
 SEALED = ("verdicts.jsonl", "config.toml", "problems.jsonl", "samples.jsonl", "trajectories.jsonl", "treatments.jsonl")
@@ -37,6 +39,22 @@ def insert(lines: Lines) -> Lines:
     return [*lines[:2], lines[1], *lines[2:]]
 
 
+def turn(lines: Lines) -> Lines:
+    """Another outcome in the third line."""
+    verdict = json.loads(lines[2])
+    verdict["outcome"] = "failed" if verdict["outcome"] == "passed" else "passed"
+    return [*lines[:2], json.dumps(verdict) + "\n", *lines[3:]]
+
+
+def slow_down(lines: Lines) -> Lines:
+    """Other seconds, another error text and another machine in every line."""
+    return [json.dumps({**json.loads(x), "cpu_seconds": 9.5, "error": "?", "machine": "x"}) + "\n" for x in lines]
+
+
+def tear(lines: Lines) -> Lines:
+    return [*lines[:-1], lines[-1][:20]]
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
     return runs.build(tmp_path, held_out=21, n=5, arms=("vanilla", "hypernet"), extras=False)
@@ -53,7 +71,7 @@ def test_an_untouched_run_verifies(run: RunDir) -> None:
     assert _seal.verify(run) == []
 
 
-@pytest.mark.parametrize("name", SEALED)
+@pytest.mark.parametrize("name", SEALED[1:])
 @pytest.mark.parametrize(
     ("change", "words"),
     [(edit, "line 3 edited"), (delete, "lines deleted"), (reorder, "lines reordered"), (insert, "lines added")],
@@ -67,6 +85,34 @@ def test_every_touched_line_stops_the_gate(
     assert f"{name}: " in str(caught.value)
     assert words in str(caught.value)
     assert not (run / "decision.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (turn, r"1 outcome edited, the first HumanEval/\d+ \w+ draw \d: (passed → failed|failed → passed)"),
+        (delete, r"1 verdict missing, the first HumanEval/\d+ \w+ draw \d"),
+        (insert, r"1 verdict added, the first HumanEval/\d+ \w+ draw \d"),
+        (edit, r"line 3 is no verdict, 1 verdict missing"),
+        (tear, r"line \d+ is no verdict, 1 verdict missing"),
+    ],
+)
+def test_another_outcome_stops_the_gate_which_names_the_command_that_helps(
+    run: RunDir, change: Callable[[Lines], Lines], words: str
+) -> None:
+    touch(run, "verdicts.jsonl", change)
+    with pytest.raises(GateError, match=rf"verdicts\.jsonl: {words}.*`rune score {run.path} --again`"):
+        gate.run(run, SETTINGS)
+    assert not (run / "decision.json").exists()
+
+
+@pytest.mark.parametrize("change", [reorder, slow_down, lambda lines: slow_down(lines[::-1])])
+def test_other_seconds_and_another_order_are_the_same_verdicts(run: RunDir, change: Callable[[Lines], Lines]) -> None:
+    before = gate.run(run, SETTINGS)
+    touch(run, "verdicts.jsonl", change)
+    assert _seal.verify(run) == []
+    _seal.seal(run, "score")
+    assert gate.run(run, SETTINGS) == before
 
 
 @pytest.mark.parametrize("name", [*SEALED, "preregistration.json"])
@@ -93,7 +139,7 @@ def test_a_promise_edited_together_with_its_config_is_still_caught(run: RunDir) 
 
 
 def test_seals_rewritten_to_fit_an_edit_are_caught_by_the_manifest(run: RunDir) -> None:
-    touch(run, "verdicts.jsonl", edit)
+    touch(run, "verdicts.jsonl", turn)
     seals = store.read_json(run / "seals.json")
     seals["verdicts.jsonl"] = _seal._fingerprint(run, "verdicts.jsonl")
     store.write_json(run / "seals.json", seals)
@@ -102,15 +148,18 @@ def test_seals_rewritten_to_fit_an_edit_are_caught_by_the_manifest(run: RunDir) 
 
 
 def test_a_second_seal_does_not_launder_an_edit(run: RunDir) -> None:
-    touch(run, "verdicts.jsonl", edit)
-    with pytest.raises(StoreError, match="line 3 edited, after it was sealed"):
+    touch(run, "verdicts.jsonl", turn)
+    with pytest.raises(StoreError, match=r"1 outcome edited, the first .*, after it was sealed"):
         _seal.seal(run, "score")
+    touch(run, "samples.jsonl", edit)
+    with pytest.raises(StoreError, match="line 3 edited, after it was sealed; put it back"):
+        _seal.seal(run, "sample")
 
 
 def test_a_resumed_stage_may_append(run: RunDir) -> None:
-    last = (run / "verdicts.jsonl").read_text().splitlines()[-1]
+    last = store.read_jsonl(run / "verdicts.jsonl", Verdict)[-1]
     with store.Appender(run / "verdicts.jsonl") as log:
-        log.write_raw(last)
+        log.write(replace(last, draw=last.draw + 1))
     assert _seal.verify(run)
     _seal.seal(run, "score")
     assert _seal.verify(run) == []

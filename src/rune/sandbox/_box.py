@@ -44,8 +44,14 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     gc.disable()  # a child turns it on again
     options = json.loads(sys.argv[2])
+    for name in " ".join(WARM).split():
+        importlib.import_module(name)
     try:
-        doors = _prepare(options)
+        doors = shut(options)
+        _child.rehearse()
+        random.seed(0)
+        gc.collect()
+        gc.freeze()
     except BaseException as error:
         control.sendall(_hello({"broken": f"{type(error).__name__}: {error}"}))
         raise SystemExit(1) from None
@@ -65,7 +71,7 @@ def _hello(message: dict[str, Any]) -> bytes:
     return struct.pack("<I", len(data)) + data
 
 
-class _Doors(NamedTuple):
+class Doors(NamedTuple):
     """What is left for a child to do to itself: all that its server could not do for it beforehand."""
 
     layers: list[str]
@@ -74,10 +80,8 @@ class _Doors(NamedTuple):
     leave: Callable[[], object] | None  # and when it ends
 
 
-def _prepare(options: dict[str, Any]) -> _Doors:
+def shut(options: dict[str, Any]) -> Doors:
     """Shut every door that can be shut for good. A fork is paid for each program, so its child has few left."""
-    for name in " ".join(WARM).split():
-        importlib.import_module(name)
     without = set(options["without"])
     linux = sys.platform == "linux"
     if linux:
@@ -125,11 +129,7 @@ def _prepare(options: dict[str, Any]) -> _Doors:
         _seccomp.server_filter(modes=modes).install()
         steps.append(_seccomp.child_filter().install)
         layers.append("seccomp")
-    _child.rehearse()
-    random.seed(0)
-    gc.collect()
-    gc.freeze()
-    return _Doors(layers, steps, clean, leave)
+    return Doors(layers, steps, clean, leave)
 
 
 def _walls(options: dict[str, Any], found: _layers.Paths) -> tuple[list[str], str]:
@@ -197,7 +197,7 @@ def _limit(options: dict[str, Any], walls: bool) -> Callable[[], object]:
     return of_a_child
 
 
-def _serve(control: socket.socket, doors: _Doors, options: dict[str, Any]) -> None:
+def _serve(control: socket.socket, doors: Doors, options: dict[str, Any]) -> None:
     """Children, one for each "next". Where a program can start no process (seccomp), the next child waits already
     while one works; elsewhere it is forked when nothing of the last one lives."""
     ahead = "seccomp" in doors.layers
@@ -229,7 +229,7 @@ def _serve(control: socket.socket, doors: _Doors, options: dict[str, Any]) -> No
         if ahead:
             spare = spawn()  # 0 if the program has taken all the room, with threads: then later
         more = control.recv(1) == b"N"
-        ended = _end(current) if ahead else _end_all(current)
+        ended = _end(current) if ahead else end_all(current)
         if not more:
             return
         if doors.clean is not None:
@@ -239,7 +239,7 @@ def _serve(control: socket.socket, doors: _Doors, options: dict[str, Any]) -> No
     raise OSError("cannot fork")
 
 
-def _begin(sock: socket.socket, doors: _Doors, output_bytes: int) -> None:
+def _begin(sock: socket.socket, doors: Doors, output_bytes: int) -> None:
     """In the child: shut the last doors, say so, and serve. Never returns."""
     try:
         for step in doors.steps:
@@ -262,7 +262,7 @@ def _end(pid: int) -> bytes:
     return STATUS.pack(code, usage.ru_utime + usage.ru_stime)
 
 
-def _end_all(pid: int) -> bytes:
+def end_all(pid: int) -> bytes:
     """Kill and reap every child and what it left; how `pid` ended. Process 1 of a namespace reaches all in it."""
     alone = os.getpid() != 1
     with contextlib.suppress(ProcessLookupError, PermissionError):

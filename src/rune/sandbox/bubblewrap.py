@@ -19,6 +19,7 @@ from rune.errors import SandboxError
 from rune.sandbox import _layers
 from rune.sandbox._limits import SOURCE, Limits, python_command
 from rune.sandbox._pool import Pool
+from rune.sandbox._second import SecondOpinion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,14 +31,25 @@ class Config(Limits):
 
 def build(config: Config) -> Pool:
     """Raises SandboxError if bubblewrap is not installed or does not start."""
+    program = _find(config)
+
+    def launch(options: dict[str, Any]) -> list[str]:
+        return [*wrapper(program, options), *_inner("_box", options, "{control}")]
+
+    return Pool(config, launch, name="bubblewrap")
+
+
+def second(config: Config) -> SecondOpinion:
+    """See `_second`. Raises SandboxError as `build` does."""
+    program = _find(config)
+    return SecondOpinion(config, lambda options: [*wrapper(program, options), *_inner("_alone", options)])
+
+
+def _find(config: Config) -> str:
     program = shutil.which(config.program)
     if program is None:
         raise SandboxError(f"bubblewrap: no program '{config.program}'; apt-get install bubblewrap, or use fork")
-
-    def launch(options: dict[str, Any]) -> list[str]:
-        return [*wrapper(program, options), *_inner(options)]
-
-    return Pool(config, launch, name="bubblewrap")
+    return program
 
 
 def wrapper(program: str, options: dict[str, Any]) -> list[str]:
@@ -69,8 +81,8 @@ def _startup_files(home: Path) -> set[str]:
     return {str(p) for p in library.glob("libpython*.so*")} if library.is_dir() else set()
 
 
-def _inner(options: dict[str, Any]) -> list[str]:
+def _inner(module: str, options: dict[str, Any], *arguments: str) -> list[str]:
     settings = {**options, "inside": "bubblewrap", "hide": ["/rune-source"]}
     executable = os.path.realpath(sys.executable)
-    command = python_command(module="_box", isolated=True, source="/rune-source", executable=executable)
-    return ["--", *command, "{control}", json.dumps(settings)]
+    command = python_command(module=module, isolated=True, source="/rune-source", executable=executable)
+    return ["--", *command, *arguments, json.dumps(settings)]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from rune.sandbox._limits import Limits, python_command
 from rune.sandbox._pool import Pool
+from rune.sandbox._second import SecondOpinion, of_server
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,3 +28,8 @@ def build(config: Config) -> Pool:
         return [*python_command(module="_box", isolated=True), "{control}", json.dumps(options)]
 
     return Pool(config, launch, name="fork")
+
+
+def second(config: Config) -> SecondOpinion:
+    """See `_second`. Raises SandboxError where `build` does."""
+    return SecondOpinion(config, of_server)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from rune.sandbox._limits import LAYERS, Limits, python_command
 from rune.sandbox._pool import Pool
+from rune.sandbox._second import SecondOpinion, of_server
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +22,17 @@ class Config(Limits):
 
 def build(config: Config) -> Pool:
     """Raises SandboxError unless `allow_weak`."""
-    bare = dataclasses.replace(config, without=tuple(name for name in LAYERS if name != "rlimits"))
 
     def launch(options: dict[str, object]) -> list[str]:
         return [*python_command(module="_box", isolated=True), "{control}", json.dumps(options)]
 
-    return Pool(bare, launch, name="subprocess")
+    return Pool(_bare(config), launch, name="subprocess")
+
+
+def second(config: Config) -> SecondOpinion:
+    """See `_second`. Raises SandboxError unless `allow_weak`."""
+    return SecondOpinion(_bare(config), of_server)
+
+
+def _bare(config: Config) -> Config:
+    return dataclasses.replace(config, without=tuple(name for name in LAYERS if name != "rlimits"))

@@ -77,17 +77,21 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
                 raise DataError(f"{path}:{number}: not valid JSON: {error}") from None
 
 
+def code(sample: Mapping[str, Any], tasks: Mapping[str, Problem], benchmark: str) -> str:
+    """The program of a sample: HumanEval's is prompt + completion, MBPP's the completion alone."""
+    completion = str(sample["completion"])
+    return tasks[sample["task_id"]].prompt + completion if benchmark.startswith("humaneval") else completion
+
+
 def judge(
-    sandbox: Sandbox, samples: Sequence[Mapping[str, Any]], tasks: Mapping[str, Problem], *, join: bool
+    sandbox: Sandbox, samples: Sequence[Mapping[str, Any]], tasks: Mapping[str, Problem], *, benchmark: str
 ) -> list[Execution]:
-    """One execution per sample, in the samples' order. `join` puts the prompt before the completion."""
+    """One execution per sample, in the samples' order."""
     found: dict[int, Execution] = {}
 
     def programs() -> Iterator[Program]:
         for number, sample in enumerate(samples):
-            problem = tasks[sample["task_id"]]
-            code = problem.prompt + sample["completion"] if join else sample["completion"]
-            yield score.program(str(number), code, problem)
+            yield score.program(str(number), code(sample, tasks, benchmark), tasks[sample["task_id"]])
 
     before = getattr(sandbox, "hits", 0)
     with console.Progress("score", len(samples), unit="sample") as bar:

@@ -2,7 +2,8 @@
 
 `preregister` freezes the promise when the run folder is made; `seal` takes the digest of a stage's files when
 that stage ends; `verify` names every line that was edited, deleted, inserted or moved. Digests of whole files
-go into manifest.json and into the report, digests of single lines into seals.json.
+go into manifest.json and into the report, digests of single lines into seals.json. Of verdicts.jsonl the outcomes
+are sealed (see `_outcomes`), so that the file can be made again from the samples: `rune score RUN --again`.
 
 Not covered: someone who rewrites the file, seals.json and the manifest together. Against that, keep the
 manifest's `preregistration` digest elsewhere (a commit, an e-mail, the tracker) before the run ends.
@@ -13,10 +14,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rune import config, store
 from rune.errors import GateError, RuneError, StoreError
+from rune.stages import _outcomes
 from rune.stages import preregister as promise
 from rune.store import RunDir
 from rune.types import Problem
@@ -28,9 +31,8 @@ WRITES: Mapping[str, tuple[str, ...]] = {
     "collect": ("trajectories.jsonl",),
     "adapt": ("treatments.jsonl",),
     "sample": ("samples.jsonl",),
-    "score": ("verdicts.jsonl",),
+    "score": (_outcomes.FILE,),
 }
-_DIGITS = 8  # hex digits kept of each line's digest: enough to name the line, the whole file has its sha256
 
 
 def preregister(folder: RunDir) -> None:
@@ -60,16 +62,40 @@ def seal(folder: RunDir, stage: str) -> None:
 
     Raises StoreError if one did: a second run of a stage must not launder an edit.
     """
+    demand_kept(folder, stage, grown=True)
     seals = _read(folder)
     for name in WRITES.get(stage, ()):
-        if not (folder / name).exists():
-            continue
-        found, before = _fingerprint(folder, name), seals.get(name)
-        if before and not found["line_digests"].startswith(before["line_digests"]):
-            what = "; ".join(_describe(name, before, found))
-            raise StoreError(f"{folder.path}: {what}, after it was sealed; put it back or start a new run")
-        seals[name] = found
+        if (folder / name).exists():
+            seals[name] = _fingerprint(folder, name)
     _write(folder, seals)
+
+
+def demand_kept(folder: RunDir, stage: str, *, grown: bool) -> None:
+    """Raises StoreError if a sealed line of what `stage` writes has changed; `grown`: or is missing.
+
+    Without `grown`, verdicts may be missing that the stage will find again.
+    """
+    seals = _read(folder)
+    for name in WRITES.get(stage, ()):
+        before = seals.get(name)
+        if before is None or (not (folder / name).exists() and (grown or _by_outcome(before))):
+            continue
+        if what := _lost(folder, name, before, grown=grown):
+            advice = _remedy(folder, [what], "put it back or start a new run")
+            raise StoreError(f"{folder.path}: {what}, after it was sealed; {advice}")
+
+
+def _lost(folder: RunDir, name: str, before: Mapping[str, Any], *, grown: bool) -> str:
+    """What an addition does not explain, as a clause; "" if nothing."""
+    if _by_outcome(before):
+        found = _outcomes.read(folder / name)
+        changes = _outcomes.changes(folder, found, before)._replace(added=())
+        if not grown:  # a torn last line is cut off and its verdict found again
+            torn = bool(found.raw) and not found.raw[-1].endswith(b"\n")
+            changes = changes._replace(missing=(), unreadable=found.unreadable[:-1] if torn else found.unreadable)
+        return changes.describe() if changes else ""
+    now = _lines_of((folder / name).read_bytes() if (folder / name).exists() else b"")
+    return "" if now["line_digests"].startswith(before["line_digests"]) else _describe(name, before, now)
 
 
 def verify(folder: RunDir) -> list[str]:
@@ -82,16 +108,62 @@ def verify(folder: RunDir) -> list[str]:
         if not (folder / name).exists():
             changes.append(f"{name} is gone")
             continue
-        found = _fingerprint(folder, name)
+        found = _fingerprint(folder, name, before)
         if before is None or before["sha256"] != digest:
             changes.append(f"{SEALS} was edited (entry {name})")
         if found["sha256"] != digest:
-            changes += _describe(name, before, found)
+            changes.append(_difference(folder, name, before, found))
     for stage, names in WRITES.items():
         if manifest.get("stages", {}).get(stage, {}).get("status") == "done":
             changes += [f"{name} was never sealed" for name in names if name not in manifest.get("seals", {})]
     changes += _promise_changes(folder, manifest)
     return changes
+
+
+def demand_samples(folder: RunDir) -> None:
+    """Raises GateError unless all that verdicts are made from is as it was sealed, samples included."""
+    changes = [c for c in verify(folder) if not c.startswith(_outcomes.FILE)]
+    if changes:
+        raise GateError(f"{_broken(folder, changes)}; only from what was sealed can verdicts be made again")
+    if "samples.jsonl" not in folder.manifest().get("seals", {}):
+        raise GateError(f"{folder.path}: samples.jsonl was never sealed; run `rune sample {folder.path}` first")
+
+
+def demand_outcomes(folder: RunDir, made: Path) -> tuple[int, int]:
+    """Hold the outcomes in `made` against the sealed ones: how many could be compared, of how many.
+
+    Under a seal of version 1 those can be whose lines are there and unchanged. Raises StoreError if one differs.
+    """
+    before = _read(folder).get(_outcomes.FILE)
+    found = _outcomes.read(made)
+    if before is None:
+        return 0, len(found.outcomes)
+    if _by_outcome(before):
+        changes = _outcomes.changes(folder, found, before)
+        compared = before["lines"]
+    else:
+        sealed = _outcomes.of_sealed_lines(folder / _outcomes.FILE, before["line_digests"])
+        now = dict(found.outcomes)
+        edited = tuple((k, o, now[k]) for k, o in sealed.items() if k in now and now[k] is not o)
+        missing = tuple(str(k) for k in sealed if k not in now)
+        changes = _outcomes.Changes(edited, missing, (), ())
+        compared = len(sealed)
+    if changes:
+        by = folder.manifest().get("stages", {}).get("score", {}).get("by", {})
+        what = changes.describe().replace("edited", "other than sealed").removeprefix(f"{_outcomes.FILE}: ")
+        raise StoreError(
+            f"{folder.path}: judged again, {what}; {_outcomes.FILE} is left as it was, the new verdicts are in "
+            f"{made.name}. Sealed by commit {by.get('commit', '?')}, Python {by.get('python', '?')}: "
+            "judge with that again, or start a new run"
+        )
+    return compared, len(found.outcomes)
+
+
+def forget_verdicts(folder: RunDir) -> None:
+    """Lift the seal of verdicts.jsonl, which is then sealed anew when scoring ends."""
+    seals = _read(folder)
+    if seals.pop(_outcomes.FILE, None) is not None:
+        _write(folder, seals)
 
 
 def demand_config(folder: RunDir) -> None:
@@ -118,7 +190,15 @@ def demand(folder: RunDir) -> None:
 
 def _broken(folder: RunDir, changes: Sequence[str]) -> str:
     shown = "; ".join(changes[:4]) + (f"; and {len(changes) - 4} more" if len(changes) > 4 else "")
-    return f"{folder.path}: changed since pre-registration: {shown}. Put it back, or start a new run"
+    advice = _remedy(folder, changes, "Put it back, or start a new run")
+    return f"{folder.path}: changed since pre-registration: {shown}. {advice}"
+
+
+def _remedy(folder: RunDir, changes: Sequence[str], otherwise: str) -> str:
+    """What helps: verdicts can be made again, nothing else can."""
+    if all(change.startswith(_outcomes.FILE) for change in changes):
+        return f"`rune score {folder.path} --again` makes {_outcomes.FILE} again from the sealed samples"
+    return otherwise
 
 
 def _promise_changes(folder: RunDir, manifest: Mapping[str, Any]) -> list[str]:
@@ -140,35 +220,48 @@ def _promise_changes(folder: RunDir, manifest: Mapping[str, Any]) -> list[str]:
 # --------------------------------------------------------------------------- fingerprints
 
 
-def _fingerprint(folder: RunDir, name: str) -> dict[str, Any]:
-    data = (folder / name).read_bytes()
+def _by_outcome(entry: Mapping[str, Any]) -> bool:
+    return bool(entry.get("version", 1) >= _outcomes.VERSION)
+
+
+def _fingerprint(folder: RunDir, name: str, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """An entry of seals.json, of the kind that `before` is."""
+    if name == _outcomes.FILE and (before is None or _by_outcome(before)):
+        return _outcomes.fingerprint(_outcomes.read(folder / name))
+    return _lines_of((folder / name).read_bytes())
+
+
+def _lines_of(data: bytes) -> dict[str, Any]:
     lines = data.splitlines(keepends=True)
     return {
         "sha256": hashlib.sha256(data).hexdigest(),
         "lines": len(lines),
-        "line_digests": "".join(hashlib.sha256(line).hexdigest()[:_DIGITS] for line in lines),
+        "line_digests": "".join(map(_outcomes.digest_of, lines)),
     }
 
 
-def _describe(name: str, before: Mapping[str, Any] | None, found: Mapping[str, Any]) -> list[str]:
-    """Name the lines: edited, deleted, inserted or moved."""
+def _difference(folder: RunDir, name: str, before: Mapping[str, Any] | None, found: Mapping[str, Any]) -> str:
     if before is None:
-        return [f"{name} changed"]
-    old, new = _split(before["line_digests"]), _split(found["line_digests"])
+        return f"{name} changed"
+    if not _by_outcome(before):
+        return _describe(name, before, found)
+    changes = _outcomes.changes(folder, _outcomes.read(folder / name), before)
+    return changes.describe() if changes else f"{name} changed"
+
+
+def _describe(name: str, before: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """Name the lines: edited, deleted, inserted or moved."""
+    old, new = _outcomes.split(before["line_digests"]), _outcomes.split(found["line_digests"])
     first = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new))) + 1
     if len(new) < len(old):
-        return [f"{name}: {len(old) - len(new)} of {len(old)} lines deleted, from line {first}"]
+        return f"{name}: {len(old) - len(new)} of {len(old)} lines deleted, from line {first}"
     if len(new) > len(old):
-        return [f"{name}: {len(new) - len(old)} lines added, from line {first}"]
+        return f"{name}: {len(new) - len(old)} lines added, from line {first}"
     if sorted(old) == sorted(new):
-        return [f"{name}: lines reordered, from line {first}"]
+        return f"{name}: lines reordered, from line {first}"
     edited = [i + 1 for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b]
     shown = ", ".join(map(str, edited[:5])) + (", …" if len(edited) > 5 else "")
-    return [f"{name}: line {shown} edited"]
-
-
-def _split(digests: str) -> list[str]:
-    return [digests[i : i + _DIGITS] for i in range(0, len(digests), _DIGITS)]
+    return f"{name}: line {shown} edited"
 
 
 def _read(folder: RunDir) -> dict[str, Any]:

@@ -2,21 +2,22 @@
 
 The key covers program, test, entry point, prelude, backend, limits, interpreter and scorer, so a change of any
 of them judges anew. One line a verdict, appended; two processes may share the file. What the scorer could not
-settle (a wall-clock timeout, whose cause may be the machine) is not kept.
+settle (a wall-clock timeout, whose cause may be the machine) is not kept. A damaged line is left out, and said once:
+a cache is only a cache.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 import json
 import platform
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rune import config, store
+from rune import config, console, store
+from rune.errors import DataError
 from rune.types import Execution, Program, Sandbox
 
 SCORER = 3  # raise it when a change of the scorer can change a verdict
@@ -34,17 +35,12 @@ class Cached:
         context = {"backend": backend, "limits": limits, "python": platform.python_version(), "scorer": SCORER}
         self._context = config.digest(context)
         self._path = folder / "verdicts.jsonl"
-        self._known: dict[str, Execution] = {}
-        if self._path.exists():
-            for execution in _read(self._path):
-                self._known[execution.key] = execution
+        self._known = _read(self._path) if self._path.exists() else {}
         self._log = store.Appender(self._path)
 
     def judge(self, programs: Iterable[Program]) -> Iterator[Execution]:
-        """As the inner sandbox, but known verdicts come at once."""
-        # Two programs may have one key; those that the inner sandbox is given have keys of their own.
-        keys: dict[str, tuple[str, str]] = {}
-        numbers = itertools.count(2)
+        """As the inner sandbox, but known verdicts come at once. Two programs may have one key."""
+        asked: dict[str, tuple[str, str]] = {}  # by the key that the inner sandbox is given: name and the caller's key
         ready: list[Execution] = []
 
         def unknown() -> Iterator[Program]:
@@ -52,23 +48,22 @@ class Cached:
                 name = self._name(program)
                 found = self._known.get(name)
                 if found is None:
-                    own = program.key
-                    while own in keys:
-                        own = f"{program.key} ({next(numbers)})"
-                    keys[own] = program.key, name
-                    yield dataclasses.replace(program, key=own)
+                    key = program.key
+                    while key in asked:
+                        key += "'"
+                    asked[key] = name, program.key
+                    yield dataclasses.replace(program, key=key)
                 else:
                     self.hits += 1
                     ready.append(dataclasses.replace(found, key=program.key))
 
         for execution in self.inner.judge(unknown()):
             yield from _drain(ready)
-            key, name = keys.pop(execution.key)
-            execution = dataclasses.replace(execution, key=key)
+            name, key = asked.pop(execution.key)
             if name not in self._known and execution.settled:
                 self._known[name] = dataclasses.replace(execution, key=name)
                 self._log.write(self._known[name])
-            yield execution
+            yield dataclasses.replace(execution, key=key)
         yield from _drain(ready)
 
     def close(self) -> None:
@@ -85,10 +80,27 @@ def _drain(ready: list[Execution]) -> Iterator[Execution]:
         yield ready.pop()
 
 
-def _read(path: Path) -> Iterator[Execution]:
-    """A line that another version wrote is worth nothing, and no reason to stop."""
-    for number, raw in store.read_lines(path):
-        try:
-            yield store.decode(Execution, raw, where=f"{path}:{number}")
-        except Exception:
-            continue
+def _read(path: Path) -> dict[str, Execution]:
+    """Executions by name. What is no JSON object is damage; an object of other fields is another version's."""
+    found: dict[str, Execution] = {}
+    damaged = []
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                break  # torn by a kill: cut off before the next is appended
+            try:
+                raw = json.loads(line)
+            except ValueError:
+                raw = None
+            if not isinstance(raw, dict):
+                damaged.append(number)
+                continue
+            try:
+                execution = store.decode(Execution, raw, where=f"{path}:{number}")
+            except DataError:
+                continue
+            found[execution.key] = execution
+    if damaged:
+        which = f"line {damaged[0]} is" if len(damaged) == 1 else f"{len(damaged)} lines, the first {damaged[0]}, are"
+        console.warn(f"{path}: {which} damaged and left out; delete the file to be rid of this, or pass --no-cache")
+    return found

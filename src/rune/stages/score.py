@@ -2,7 +2,8 @@
 
 Before anything counts, the scorer must prove itself on the very tasks it is about to score: every reference
 solution passes, every stub fails, a handful of forgeries fail. What the machine breaks raises SandboxError and
-is judged again; it is never a failed task. A run that was stopped goes on where it was.
+is judged again; it is never a failed task. A run that was stopped goes on where it was; a verdicts file that was
+lost or spoilt is made again from the samples, if those are the sealed ones.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ from typing import Any
 from rune import config as configs
 from rune import console, plugins, store
 from rune.errors import DataError, SandboxError
+from rune.stages import _seal
 from rune.stages._context import Context
 from rune.stages._verdict_cache import Cached
 from rune.types import Outcome, Problem, Program, Sample, Sandbox, Verdict
 
+VERDICTS = "verdicts.jsonl"
+AGAIN = "verdicts.again.jsonl"  # while all are made again, and where they stay if they are not the sealed ones
 STUBS = {
     "pass": "def {name}(*args, **kwargs):\n    pass\n",
     "empty": "",
@@ -77,6 +81,42 @@ def build_sandbox(config: Config, *, cache: Path) -> Sandbox:
 
 def run(folder: store.RunDir, config: Config, context: Context) -> int:
     """Judge what has no verdict yet; returns how many were judged now."""
+    problems, wanted = _wanted(folder)
+    path = folder / VERDICTS
+    if path.exists():
+        store.repair(path)
+    try:
+        have = {(v.condition, v.task_id, v.draw) for v in store.read_jsonl(path, Verdict)}
+    except DataError as error:
+        raise DataError(f"{error}; `rune score {folder.path} --again` judges all samples anew") from None
+    missing = [s for key, s in wanted.items() if key not in have]
+    if missing:
+        _judge(path, missing, problems, config, context, have=len(have))
+    return len(missing)
+
+
+def again(folder: store.RunDir, config: Config, context: Context) -> int:
+    """Make verdicts.jsonl anew from the sealed samples; returns how many were judged. Sealed by whoever calls.
+
+    The old file stays until every sample is judged. Raises GateError if the samples, or what they were drawn for, are
+    not what was sealed; StoreError if an outcome is another than the sealed one.
+    """
+    _seal.demand_samples(folder)
+    problems, wanted = _wanted(folder)
+    path = folder / AGAIN
+    path.unlink(missing_ok=True)
+    _judge(path, list(wanted.values()), problems, config, context, have=0)
+    compared, total = _seal.demand_outcomes(folder, path)
+    path.replace(folder / VERDICTS)
+    _seal.forget_verdicts(folder)
+    record = {"at": store.now(), "verdicts": total, "compared_with_sealed": compared}
+    folder.update(made_again=[*folder.manifest().get("made_again", []), record])
+    console.note(f"score: {total} verdicts made again; {compared} of them could be compared with the sealed, all equal")
+    return total
+
+
+def _wanted(folder: store.RunDir) -> tuple[dict[str, Problem], dict[tuple[str, str, int], Sample]]:
+    """The tasks by id, and the samples by (arm, task, draw). Raises DataError."""
     problems = {p.task_id: p for p in store.read_jsonl(folder / "problems.jsonl", Problem)}
     samples = store.read_jsonl(folder / "samples.jsonl", Sample)
     if not samples:
@@ -84,22 +124,28 @@ def run(folder: store.RunDir, config: Config, context: Context) -> int:
     stray = next((s for s in samples if s.task_id not in problems), None)
     if stray is not None:
         raise DataError(f"{folder / 'samples.jsonl'}: task '{stray.task_id}' is not in problems.jsonl")
-    path = folder / "verdicts.jsonl"
-    if path.exists():
-        store.repair(path)
-    have = {(v.condition, v.task_id, v.draw) for v in store.read_jsonl(path, Verdict)}
-    wanted = {(s.condition, s.task_id, s.draw): s for s in samples}
-    missing = [s for key, s in wanted.items() if key not in have]
-    if not missing:
-        return 0
+    return problems, {(s.condition, s.task_id, s.draw): s for s in samples}
+
+
+def _judge(
+    path: Path,
+    missing: list[Sample],
+    problems: dict[str, Problem],
+    config: Config,
+    context: Context,
+    *,
+    have: int,
+) -> None:
+    """Append a verdict for every sample. Task by task, draw by draw, arm by arm: whatever the machine does meanwhile,
+    it does to all arms."""
     order = {task_id: i for i, task_id in enumerate(problems)}
-    # Task by task, draw by draw, arm by arm: whatever the machine does meanwhile, it does to all arms.
     missing.sort(key=lambda s: (order[s.task_id], s.draw, s.condition))
     sandbox = context.sandbox()
     self_check(sandbox, [problems[t] for t in dict.fromkeys(s.task_id for s in missing)])
     machine = machine_name(config)
     before = getattr(sandbox, "hits", 0)
-    with store.Appender(path) as log, console.Progress("score", len(wanted), unit="sample", initial=len(have)) as bar:
+    total = have + len(missing)
+    with store.Appender(path) as log, console.Progress("score", total, unit="sample", initial=have) as bar:
         passed = 0
         for execution in sandbox.judge(_programs(missing, problems)):
             sample = missing[int(execution.key)]
@@ -120,7 +166,6 @@ def run(folder: store.RunDir, config: Config, context: Context) -> int:
             passed += execution.outcome is Outcome.PASSED
             bar.advance(passed=passed)
     say_cached(sandbox, before, len(missing))
-    return len(missing)
 
 
 def say_cached(sandbox: Sandbox, before: int, total: int) -> None:
@@ -167,15 +212,15 @@ def self_check(sandbox: Sandbox, problems: Sequence[Problem]) -> int:
         if number < CHEATED_TASKS:
             for what, text in CHEATS.items():
                 add(f"forgery '{what}'", problem, text.format(name=problem.entry_point), False)
-    wrong: list[str] = []
+    wrong: dict[int, str] = {}  # by trial: executions come in any order, and a run should name the same one each time
     for execution in judged.judge(program(key, code, p) for key, (_, p, code, _) in trials.items()):
         what, problem, _, passes = trials[execution.key]
         if (execution.outcome is Outcome.PASSED) is not passes:
             found = "passes" if not passes else f"fails ({execution.label}: {_line(execution.error)})"
-            wrong.append(f"the {what} of {problem.task_id} {found}")
+            wrong[int(execution.key)] = f"the {what} of {problem.task_id} {found}"
     if wrong:
         more = f"; and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        raise SandboxError(f"the scorer failed its own check, nothing is scored: {wrong[0]}{more}")
+        raise SandboxError(f"the scorer failed its own check, nothing is scored: {wrong[min(wrong)]}{more}")
     return len(trials)
 
 

@@ -107,6 +107,18 @@ def run_one(experiment: Experiment, name: str) -> None:
                 runner.stage(place, name)
 
 
+def score_again(experiment: Experiment, *, anew: bool) -> None:
+    """Score what has no verdict in any cell; `anew`: make all verdicts again from the sealed samples."""
+    with experiment.folder.lock(), contextlib.closing(Runner(experiment)) as runner:
+        for place in experiment.places():
+            if anew:
+                settings = experiment.located(place)
+                score.again(place.folder, settings.score, runner.context(settings, place.cell))
+            else:
+                _seal.demand_kept(place.folder, "score", grown=False)
+            runner.stage(place, "score")
+
+
 def run_stage(experiment: Experiment, name: str, place: Place | None = None, runner: Runner | None = None) -> None:
     """One stage, recorded in the manifest and sealed. A stage sees its own section only."""
     folder = place.folder if place else experiment.folder

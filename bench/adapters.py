@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from rune import store
-from rune.engines import _lora
+from rune.engines import _lora, _torch
 from rune.engines import torch as torch_engine
 from rune.engines._lora import Adapter, Pair, target_linears
 from rune.types import AdapterRef, ModelRef
@@ -78,7 +78,7 @@ def main() -> int:
     return 0
 
 
-def random_adapter(engine: torch_engine.TorchEngine, seed: int) -> Adapter:
+def random_adapter(engine: _torch.TorchEngine, seed: int) -> Adapter:
     rng = torch.Generator().manual_seed(seed)
     pairs = {
         name: Pair(
@@ -90,7 +90,7 @@ def random_adapter(engine: torch_engine.TorchEngine, seed: int) -> Adapter:
     return Adapter(pairs=pairs, scale=2.0, base_model=engine.model.digest)
 
 
-def resident(engine: torch_engine.TorchEngine, ref: AdapterRef) -> None:
+def resident(engine: _torch.TorchEngine, ref: AdapterRef) -> None:
     """What a request under an adapter in a folder does before anything is drawn."""
     engine._ensure([ref])
 

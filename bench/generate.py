@@ -34,7 +34,7 @@ import torch
 
 from rune import prompts, store
 from rune.config import plain
-from rune.engines import _lora
+from rune.engines import _lora, _torch
 from rune.engines import torch as torch_engine
 from rune.engines._lora import Adapter, Pair, target_linears
 from rune.models import chat
@@ -134,7 +134,7 @@ class Bench:
         self.sampling = Sampling(
             temperature=args.temperature, max_new_tokens=args.max_new_tokens, top_p=args.top_p, top_k=args.top_k
         )
-        self._engine: torch_engine.TorchEngine | None = None
+        self._engine: _torch.TorchEngine | None = None
         self._plain: Any = None
         self._scratch = tempfile.TemporaryDirectory()
 
@@ -171,7 +171,7 @@ class Bench:
     def texts(self) -> list[str]:
         return [chat.render(self.model, prompts.task(task["prompt"])) for task in self.tasks()]
 
-    def engine(self) -> torch_engine.TorchEngine:
+    def engine(self) -> _torch.TorchEngine:
         if self._engine is None:
             self._plain = None
             self._engine = torch_engine.build(
@@ -183,7 +183,7 @@ class Bench:
 
     def plain_model(self) -> Any:
         if self._plain is None:
-            self._plain = torch_engine.load_model(self.model, device=self.args.device, dtype=self.args.dtype)
+            self._plain = _torch.load_model(self.model, device=self.args.device, dtype=self.args.dtype)
         return self._plain
 
     def drop_engine(self) -> None:
@@ -438,7 +438,7 @@ class Bench:
             out = model.generate(
                 **batch, max_new_tokens=steps, pad_token_id=tokenizer.pad_token_id, **sampling, **fixed, **extra
             )
-        ends = torch_engine.end_tokens(model, tokenizer) if self.args.mode == "gpu" else frozenset()
+        ends = _torch.end_tokens(model, tokenizer) if self.args.mode == "gpu" else frozenset()
         done = []
         for tokens in out[:, batch["input_ids"].shape[1] :].tolist():
             last = next((i + 1 for i, token in enumerate(tokens) if token in ends), None)
@@ -520,7 +520,7 @@ class Bench:
         graphed = answers(engine, requests)
         found["graphs"] = engine.decoder.device.graphs_recorded
         model, eager_engine = engine.network.model, None
-        eager_engine = torch_engine.TorchEngine(torch_engine.Config(graphs=False), self.model, model)
+        eager_engine = _torch.TorchEngine(torch_engine.Config(graphs=False), self.model, model)
         found["graphs_equal_eager"] = agreement(answers(eager_engine, requests), graphed)
         tokenizer = self.tokenizer()
         batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(self.args.device)
@@ -575,7 +575,7 @@ class Bench:
         """
         engine, texts, steps = self.engine(), self.texts(), self.args.max_new_tokens
         model, tokenizer = engine.network.model, engine.tokenizer
-        engine.decoder.ends = torch_engine.end_tokens(model, tokenizer)
+        engine.decoder.ends = _torch.end_tokens(model, tokenizer)
         greedy = Sampling(temperature=0.0, max_new_tokens=steps)
         path = self.args.out / "text-equality.jsonl"
 
@@ -751,7 +751,7 @@ def agreement(expected: dict[Any, str], got: dict[Any, str]) -> float:
     return sum(expected[key] == got[key] for key in expected) / len(expected)
 
 
-def plain_stats(engine: torch_engine.TorchEngine) -> dict[str, float]:
+def plain_stats(engine: _torch.TorchEngine) -> dict[str, float]:
     names = ("steps", "row_steps", "repacks", "halvings", "prompt_tokens", "prefill_seconds")
     return {name: getattr(engine.stats, name) for name in names}
 

@@ -71,7 +71,7 @@ def _arena(args: argparse.Namespace, sandbox: Any) -> dict[str, Any]:
     left = {g.key: _why(g.plain) for g in sorted(graded, key=lambda g: g.key) if not g.used}
     return {
         "tasks": len(problems),
-        "updates": len({p.family for p in problems}),
+        "updates": len({p.domain for p in problems}),
         "pass_with_update": sum(g.plain.outcome is Outcome.PASSED for g in graded),
         "pass_without_update": len(bare),
         "count": sum(g.used for g in graded),

@@ -244,11 +244,11 @@ def corpus(out: Path, settings: Settings) -> tuple[list[Case], list[Trajectory]]
 def _cases(problems: Sequence[Problem], lessons: Sequence[Trajectory], settings: Settings) -> list[Case]:
     by_family: dict[str, list[Trajectory]] = {}
     for lesson in lessons:
-        by_family.setdefault(lesson.family, []).append(lesson)
+        by_family.setdefault(lesson.domain, []).append(lesson)
     rng = random.Random(config.derive_seed(settings.seed, "cases"))
     cases: list[Case] = []
     for family, own_lessons in by_family.items():
-        members = [p for p in problems if p.family == family]
+        members = [p for p in problems if p.domain == family]
         for problem in members[: settings.scored]:
             own = next(t for t in own_lessons if t.task_id == problem.task_id)
             siblings = rng.sample(

@@ -200,8 +200,8 @@ def real(args: argparse.Namespace) -> None:
     benchmark = _benchmark(args)
     problems = benchmark.problems()
     if args.smoke:
-        keep = sorted({p.family for p in problems if p.category in ("math", "re")})[:12]
-        problems = [p for p in problems if p.family in keep]
+        keep = sorted({p.domain for p in problems if p.category in ("math", "re")})[:12]
+        problems = [p for p in problems if p.domain in keep]
     mine = problems[index::count]
     engine, sandbox = _engine(machine), _sandbox()
     path = args.out / f"real-{index}.jsonl"
@@ -226,7 +226,7 @@ def _work(
     references = {g.key: g.used for g in _updates.judge(sandbox, ((p.task_id, p, p.reference) for p in problems))}
     kept = [p for p in problems if references[p.task_id]]
     shown = [
-        dataclasses.replace(p, prompt=f"{p.prompt.strip()}\n\nThe library was updated:\n{notes[p.family]}\n")
+        dataclasses.replace(p, prompt=f"{p.prompt.strip()}\n\nThe library was updated:\n{notes[p.domain]}\n")
         for p in kept
     ]
     chains = [loop.Chain(p, n) for p in shown for n in range(1 if smoke else CHAINS)]
@@ -260,7 +260,7 @@ def _work(
             Trajectory(
                 trajectory_id=config.digest([problem.task_id, attempts])[:16], task_id=problem.task_id,
                 benchmark=problem.benchmark, prompt=problem.prompt, attempts=attempts, solution=solution,
-                category=problem.category, family=problem.family, source=source,
+                category=problem.category, domain=problem.domain, source=source,
             )
         )  # fmt: skip
     return trajectories, dict(counts)
@@ -277,7 +277,7 @@ def _cases(problems: Iterable[Problem], lessons: Sequence[Trajectory]) -> list[C
     by_update: dict[str, list[Trajectory]] = defaultdict(list)
     for lesson in lessons:
         if lesson.task_id in tasks:
-            by_update[lesson.family].append(lesson)
+            by_update[lesson.domain].append(lesson)
     cases = []
     for update, own_lessons in sorted(by_update.items()):
         for own in own_lessons:
@@ -304,7 +304,7 @@ def _sample_context(args: argparse.Namespace, machine: Machine, engine: Any, cas
             if arm == "vanilla":
                 context = ""
             elif arm == "documentation":
-                context = f"The library was updated:\n{notes[case.problem.family]}"
+                context = f"The library was updated:\n{notes[case.problem.domain]}"
             else:
                 shown = case.sources(arm.removeprefix("context_"))
                 context = "\n\n".join(prompts.render_trajectory(t) for t in shown)
@@ -484,7 +484,7 @@ class Donors:
     def __init__(self, base: Any, reader: Reader, cases: Sequence[Case], limit: int) -> None:
         first: dict[str, Case] = {}
         for case in cases:
-            first.setdefault(case.problem.family, case)
+            first.setdefault(case.problem.domain, case)
         chosen = list(first.values())
         if limit:
             chosen = random.Random(SEED).sample(chosen, min(limit, len(chosen)))
@@ -519,7 +519,7 @@ class Donors:
             near = [
                 d for d, other in enumerate(self._cases)
                 if d != t and other.problem.category == case.problem.category
-                and _function(other.problem.family) != _function(case.problem.family)
+                and _function(other.problem.domain) != _function(case.problem.domain)
             ]  # fmt: skip
             ranks.append(1 + int((np.delete(matrix[:n, t], t) > mine).sum()))
             package_ranks.append((1 + int((matrix[near, t] > mine).sum()), len(near) + 1))

@@ -36,8 +36,8 @@ def main() -> int:
             tasks[trajectory.task_id].append(trajectory)
     mbpp = [t for some in tasks.values() for t in ([t for t in some if t.solved] or some[:1])]
     every = store.read_jsonl(args.families, Trajectory)
-    chosen = set(random.Random(args.seed).sample(sorted({t.family for t in every}), args.count))
-    families = [t for t in every if t.family in chosen]
+    chosen = set(random.Random(args.seed).sample(sorted({t.domain for t in every}), args.count))
+    families = [t for t in every if t.domain in chosen]
     for name, found in (("mbpp", mbpp), ("families", families)):
         store.write_jsonl(args.out / f"{name}.jsonl", found)
         console.out(f"{name}: {len(found)} trajectories, {sum(t.solved for t in found)} solved")

@@ -64,7 +64,9 @@ def make_tiny_model(folder: Path, *, seed: int, hidden: int = 64, layers: int = 
 
 
 def make_tiny_tokenizer(folder: Path):  # type: ignore[no-untyped-def]
-    """Byte-level BPE of 600 tokens trained on our own source, saved to `folder` with a chat template like Qwen's."""
+    """Byte-level BPE of 600 tokens trained on a text that stays as it is, for the golden records' sake.
+
+    Saved to `folder` with a chat template like Qwen's."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -78,7 +80,7 @@ def make_tiny_tokenizer(folder: Path):  # type: ignore[no-untyped-def]
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    source = Path(__file__).parents[1] / "src" / "rune" / "types.py"
+    source = Path(__file__).with_name("tokenizer_corpus.txt")
     tokenizer.train_from_iterator([source.read_text()], trainer)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -28,7 +28,9 @@ from rune import config, interrupt
 from rune.errors import DataError, StoreError
 
 T = TypeVar("T")
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = (1, 2)  # 1: one config has no [design], problems have a family; read by `study/version1.py` and `decode`
+_RENAMED = {"family": "domain"}  # fields of version 1's Problem and Trajectory
 
 
 @contextlib.contextmanager
@@ -114,6 +116,9 @@ def decode(cls: type[T], raw: Any, *, where: str) -> T:
     if not isinstance(raw, Mapping):
         raise DataError(f"{where}: expected an object with fields, found {type(raw).__name__}")
     hints, fields = _fields(cls)  # type: ignore[arg-type]
+    for old, now in _RENAMED.items():
+        if old in raw and now in fields and now not in raw:
+            raw = {(now if name == old else name): value for name, value in raw.items()}
     extra = sorted(set(raw) - set(fields))
     if extra:
         raise DataError(f"{where}: unknown field '{extra[0]}' for {cls.__name__}; known: {', '.join(fields)}")
@@ -279,8 +284,13 @@ class RunDir:
 
         Raises StoreError if it exists and `resume` is false, or if its config digest differs.
         """
+        return cls.make(cls.place(root, name, settings), name, settings, extra=extra, resume=resume)
+
+    @classmethod
+    def make(cls, path: Path, name: str, settings: Any, *, extra: Mapping[str, Any], resume: bool) -> RunDir:
+        """The same at a given place."""
         digest = config.digest(settings)
-        run = cls(cls.place(root, name, settings))
+        run = cls(path)
         if run.manifest_path.exists():
             found = run.manifest().get("config_digest")
             if found != digest:
@@ -315,10 +325,15 @@ class RunDir:
         run = cls(path)
         if not run.manifest_path.is_file():
             raise StoreError(f"{path}: no run folder (manifest.json is missing); `rune run CONFIG` makes one")
-        version = run.manifest().get("schema_version")
-        if version != SCHEMA_VERSION:
-            raise StoreError(f"{path}: schema version {version}, this rune reads {SCHEMA_VERSION}")
+        if run.version not in READABLE:
+            known = " and ".join(map(str, READABLE))
+            raise StoreError(f"{path}: schema version {run.version}, this rune reads {known}")
         return run
+
+    @property
+    def version(self) -> Any:
+        """Of the records' layout, as the manifest says."""
+        return self.manifest().get("schema_version")
 
     @property
     def manifest_path(self) -> Path:

@@ -54,7 +54,7 @@ class Problem:
     category: str = ""  # string manipulation, arithmetic, data structures, algorithms; or a benchmark's own
     split: Split = Split.TRAIN
     prelude: str = ""  # trusted source that exists before the candidate's code (an invented helper library)
-    family: str = ""  # tasks that share a private convention share a family
+    domain: str = ""  # what tasks share that no other tasks do: a library, an API update, a private convention
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +79,7 @@ class Trajectory:
     attempts: tuple[Attempt, ...]
     solution: str = ""  # the final passing program; "" means exhausted
     category: str = ""
-    family: str = ""
+    domain: str = ""
     source: str = ""  # who wrote it: model id, "mutate-and-repair", "imported:<file>"
 
     @property

@@ -123,14 +123,14 @@ def test_listed_near_duplicates_are_refused(held_out: list[Problem]) -> None:
     assert "too like Mbpp/28" in exclusion.why(trajectory(held_out[1], "x = 1", **{**OTHER, "task_id": "Mbpp/926"}))
 
 
-def test_families_are_kept_apart_by_family_not_by_text(held_out: list[Problem]) -> None:
+def test_domains_are_kept_apart_by_domain_not_by_text(held_out: list[Problem]) -> None:
     prompt = "Follow the house conventions. " + " ".join(f"word{i}" for i in range(40))
     code = "def f(x):\n" + "".join(f"    x = x + {i}\n" for i in range(20)) + "    return x\n"
-    inside = replace(held_out[0], task_id="fam/1", family="a", prompt=prompt, reference=code)
+    inside = replace(held_out[0], task_id="fam/1", domain="a", prompt=prompt, reference=code)
     exclusion = _exclusion.Exclusion([inside])
-    sibling = replace(trajectory(inside), task_id="fam/2", family="a")
-    stranger = replace(trajectory(inside), task_id="fam/9", family="b")
-    assert exclusion.why(sibling) == "held-out family: a"
+    sibling = replace(trajectory(inside), task_id="fam/2", domain="a")
+    stranger = replace(trajectory(inside), task_id="fam/9", domain="b")
+    assert exclusion.why(sibling) == "held-out domain: a"
     assert exclusion.why(stranger) == ""
 
 

@@ -115,12 +115,12 @@ def test_small_trees_coincide_by_chance_and_from_24_nodes_on_they_do_not(size: i
 
 
 def test_a_familys_text_is_its_own_and_its_name_is_what_may_not_cross() -> None:
-    inside = problem("fam/1", family="house")
+    inside = problem("fam/1", domain="house")
     copy = {"prompt": inside.prompt, "solution": inside.reference}
     assert why(trajectory(**copy), inside) == ""  # the text of a family task is plain code on purpose
-    assert why(trajectory("fam/2", family="house"), inside) == "held-out family: house"
-    assert why(trajectory("fam/2", family="other", **copy), inside) == ""
-    assert why(trajectory("fam/2", family="other", **copy), problem()) != ""  # but not that of other tasks
+    assert why(trajectory("fam/2", domain="house"), inside) == "held-out domain: house"
+    assert why(trajectory("fam/2", domain="other", **copy), inside) == ""
+    assert why(trajectory("fam/2", domain="other", **copy), problem()) != ""  # but not that of other tasks
 
 
 def test_a_check_names_file_line_and_reason_of_the_first_that_must_not_train() -> None:
@@ -150,7 +150,7 @@ def test_relatives_stand_together_through_a_third_and_strangers_apart() -> None:
     prompt = replace(shape, task_id="S/2", reference="")
     groups = _exclusion.relatives([*plain[:1], *plain[2:], shape, prompt])
     assert sorted(map(sorted, groups)) == [[0, 3, 4], [1], [2]]
-    families = [problem(f"f/{i}", family=str(i % 2)) for i in range(4)]
+    families = [problem(f"f/{i}", domain=str(i % 2)) for i in range(4)]
     assert sorted(map(sorted, _exclusion.relatives(families))) == [[0, 2], [1, 3]]
     named = [problem("HumanEval/1", reference="", prompt="a"), problem("Python/1", reference="", prompt="b")]
     assert _exclusion.relatives(named) == [[0, 1]]
@@ -174,11 +174,11 @@ def test_small_things_that_coincide_make_neither_duplicates_nor_relatives() -> N
 
 
 def test_folds_hold_every_task_once_and_no_relatives_apart() -> None:
-    tasks = [problem(f"f/{i}", family=str(i // 2)) for i in range(12)]
+    tasks = [problem(f"f/{i}", domain=str(i // 2)) for i in range(12)]
     parts = _split.deal(tasks, k=3, seed=1)
     assert sorted(t for part in parts for t in part) == sorted(p.task_id for p in tasks)
     assert [len(part) for part in parts] == [4, 4, 4]
-    family = {p.task_id: p.family for p in tasks}
+    family = {p.task_id: p.domain for p in tasks}
     assert sum(len({family[t] for t in part}) for part in parts) == 6
     assert parts != _split.deal(tasks, k=3, seed=2) and parts == _split.deal(tasks, k=3, seed=1)
 
@@ -220,7 +220,7 @@ def test_an_import_of_a_held_out_task_is_refused_with_its_file_before_a_corpus_i
 def test_shares_suspect_from_half_a_prompt_and_three_fifths_of_a_solution_on(
     prompt: float, solution: float, suspicious: bool
 ) -> None:
-    assert bool(leakage._why(False, False, prompt, solution, shown=False, same_family=False)) is suspicious
+    assert bool(leakage._why(False, False, prompt, solution, shown=False, same_domain=False)) is suspicious
     assert (leakage.GRAM, leakage.TREE_SIZE, leakage._COMMON) == (8, 24, 0.05)
 
 

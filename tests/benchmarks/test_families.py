@@ -31,7 +31,7 @@ def problems() -> list[Problem]:
 
 
 def test_the_default_is_320_families_of_6_tasks_over_40_plain_functions(problems: list[Problem]) -> None:
-    sizes = Counter(p.family for p in problems)
+    sizes = Counter(p.domain for p in problems)
     assert len(sizes) == 320
     assert set(sizes.values()) == {6}
     assert len({p.task_id for p in problems}) == 1920
@@ -50,8 +50,8 @@ def test_a_family_is_on_one_side_and_siblings_are_different_tasks(problems: list
     sides: dict[str, set[Split]] = defaultdict(set)
     names: dict[str, set[str]] = defaultdict(set)
     for p in problems:
-        sides[p.family].add(p.split)
-        names[p.family].add(p.entry_point)
+        sides[p.domain].add(p.split)
+        names[p.domain].add(p.entry_point)
     assert all(len(side) == 1 for side in sides.values())
     assert all(len(name) == 6 for name in names.values())
     assert sum(side == {Split.HELD_OUT} for side in sides.values()) == 64
@@ -65,12 +65,12 @@ def test_a_prompt_names_no_family_and_is_the_same_in_all_of_them(problems: list[
 
 
 def test_every_atom_of_a_held_out_family_is_shown_by_training_families(problems: list[Problem]) -> None:
-    shown = set().union(*(parse(p.family).labels for p in problems if p.split is Split.TRAIN))
-    assert all(parse(p.family).labels <= shown for p in problems if p.split is Split.HELD_OUT)
+    shown = set().union(*(parse(p.domain).labels for p in problems if p.split is Split.TRAIN))
+    assert all(parse(p.domain).labels <= shown for p in problems if p.split is Split.HELD_OUT)
 
 
 def test_training_families_show_every_atom_of_the_vocabulary_at_least_four_times(problems: list[Problem]) -> None:
-    names = {p.family for p in problems if p.split is Split.TRAIN}
+    names = {p.domain for p in problems if p.split is Split.TRAIN}
     shown = Counter(atom for name in names for atom in parse(name).labels)
     vocabulary = {label(d, kind, atom) for kind in families.KINDS for d in DIMENSIONS for atom in choices(d, kind)}
     assert set(shown) == vocabulary
@@ -79,14 +79,14 @@ def test_training_families_show_every_atom_of_the_vocabulary_at_least_four_times
 
 def test_the_atom_split_holds_out_atoms_that_no_training_family_shows() -> None:
     hard = families.generate(families.Config(families=60, held_out=12, split="atom"))
-    shown = set().union(*(parse(p.family).labels for p in hard if p.split is Split.TRAIN))
+    shown = set().union(*(parse(p.domain).labels for p in hard if p.split is Split.TRAIN))
     held = [p for p in hard if p.split is Split.HELD_OUT]
-    assert len({p.family for p in held}) == 12
-    assert all(parse(p.family).labels - shown for p in held)
+    assert len({p.domain for p in held}) == 12
+    assert all(parse(p.domain).labels - shown for p in held)
 
 
 def test_no_two_families_share_a_convention_whatever_the_error_habit(problems: list[Problem]) -> None:
-    names = {p.family for p in problems}
+    names = {p.domain for p in problems}
     assert len({parse(name).shape for name in names}) == len(names) == 320
     assert all(parse(name).name == name for name in names)
 
@@ -123,7 +123,7 @@ def test_siblings_of_another_family_fail_with_this_familys_habits(problems: list
     for group in list(by_task.values())[:20]:
         one, other = group[0], group[1]
         crossed = Program(key="", code=other.reference, test=one.test, entry_point=one.entry_point, prelude=one.prelude)
-        assert run_here(crossed).outcome is Outcome.FAILED, (one.family, other.family)
+        assert run_here(crossed).outcome is Outcome.FAILED, (one.domain, other.domain)
 
 
 def test_verify_refuses_a_reference_that_fails_and_a_default_that_passes(
@@ -145,7 +145,7 @@ def test_a_trajectory_fails_first_with_the_expected_result_in_its_error_and_ends
     assert len(told) == 2 * len(sample)
     assert len({t.trajectory_id for t in told}) > 1.5 * len(sample)
     for problem, trajectory in zip([p for p in sample for _ in range(2)], told, strict=True):
-        assert trajectory.task_id == problem.task_id and trajectory.family == problem.family
+        assert trajectory.task_id == problem.task_id and trajectory.domain == problem.domain
         *failed, last = trajectory.attempts
         assert failed and all(a.outcome is Outcome.FAILED and a.error for a in failed)
         assert last.outcome is Outcome.PASSED and last.code == trajectory.solution == problem.reference

@@ -78,7 +78,7 @@ def test_prompts_are_the_private_ones_and_all_tasks_of_a_library_are_one_domain(
     beatnum: private_library.PrivateLibrary,
 ) -> None:
     problems = beatnum.problems()
-    assert len(problems) == 101 and {p.family for p in problems} == {"beatnum"}
+    assert len(problems) == 101 and {p.domain for p in problems} == {"beatnum"}
     assert not [p.task_id for p in problems if "import numpy" in p.prompt]
 
 

@@ -58,7 +58,7 @@ def problem(after: str = ""):
         entry_point="f",
         test="def check(candidate):\n    assert candidate([1, 3]) == 6\n",
         prelude=_updates.prelude(UPDATE, after=after),
-        family=UPDATE.domain,
+        domain=UPDATE.domain,
     )
 
 
@@ -134,7 +134,7 @@ def test_the_same_settings_give_the_same_tasks(generated):
 def test_all_kinds_of_update_are_made(generated):
     some = api_updates.generate(api_updates.Config(seed=5, updates=150))
     assert set(api_updates.KINDS) == {t.update.domain.split(":")[1] for t in some}
-    assert Counter(t.problem.family for t in some) == {t.problem.family: 4 for t in some}
+    assert Counter(t.problem.domain for t in some) == {t.problem.domain: 4 for t in some}
 
 
 def test_held_out_functions_are_on_one_side():
@@ -185,7 +185,7 @@ def test_all_updates_of_a_function_are_on_one_side(arena):
     assert sum(sizes) == len(updates) and max(sizes) - min(sizes) <= 2
     sides: dict[str, set[Split]] = {}
     for p in arena.problems():
-        sides.setdefault(p.family.partition(":")[0], set()).add(p.split)
+        sides.setdefault(p.domain.partition(":")[0], set()).add(p.split)
     assert all(len(side) == 1 for side in sides.values())
 
 
@@ -203,15 +203,15 @@ def test_another_file_is_refused(tmp_path):
 
 def trajectory(domain: str, benchmark: str = "api_updates") -> Trajectory:
     return Trajectory(
-        trajectory_id="t", task_id="x/1", benchmark=benchmark, prompt="", attempts=(), solution="x = 1", family=domain
+        trajectory_id="t", task_id="x/1", benchmark=benchmark, prompt="", attempts=(), solution="x = 1", domain=domain
     )
 
 
 def test_a_held_out_function_in_a_training_corpus_is_refused(arena):
     held = [p for p in arena.problems() if p.split is Split.HELD_OUT]
     free = next(p for p in arena.problems() if p.split is Split.TRAIN)
-    function = held[0].family.partition(":")[0]
-    _exclusion.check_corpus([trajectory(free.family, "code_update_arena")], held)
+    function = held[0].domain.partition(":")[0]
+    _exclusion.check_corpus([trajectory(free.domain, "code_update_arena")], held)
     for name in ("api_updates", "code_update_arena"):
         # Another update of the same function is no less forbidden.
         with pytest.raises(ContaminationError, match=f"held-out function: {function}"):
@@ -221,6 +221,6 @@ def test_a_held_out_function_in_a_training_corpus_is_refused(arena):
 def test_tasks_of_one_function_are_relatives_whatever_the_update(arena):
     problems = [p for p in arena.problems() if p.category == "re"]
     groups = _exclusion.relatives(problems)
-    found = [{problems[i].family.partition(":")[0] for i in group} for group in groups]
+    found = [{problems[i].domain.partition(":")[0] for i in group} for group in groups]
     assert all(len(functions) == 1 for functions in found)
     assert len(found) == len({f for functions in found for f in functions})

@@ -114,7 +114,7 @@ def config(tmp_path: Path, tiny_model: ModelRef, monkeypatch: pytest.MonkeyPatch
         ("score.backend=forkk", ("no sandbox backend named 'forkk'; did you mean 'fork'?",)),
         ('adapt.arms=["vanila"]', ("no condition named 'vanila'; did you mean 'vanilla'?",)),
         ('adapt.arms=["vanilla", "rag"]', ("[gate] treatment = 'hypernet' is not among adapt.arms (vanilla, rag)",)),
-        ("benchmark.held_out=500", ("cannot hold out 500 of 164 tasks", "give a number from 0 to")),
+        ("design.held_out=500", ("cannot hold out 500 of 164 tasks", "give a number from 0 to")),
         ("model.name=qwen2.5-coder-0.5b", ("no model named", "did you mean 'qwen2.5-coder-0.5b-instruct'?")),
         ("model.name=./nowhere", ("./nowhere: no such model folder or GGUF file",)),
         ('model.sources=["hubb"]', ("no model source named 'hubb'; did you mean 'hub'?",)),

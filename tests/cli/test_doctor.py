@@ -10,7 +10,7 @@ import pytest
 from rune.cli import _estimate
 from rune.cli.main import main
 from rune.models import memory
-from rune.stages import pipeline
+from rune.study import config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -75,7 +75,7 @@ def test_decoding_is_bound_by_bandwidth_for_few_rows_and_by_arithmetic_for_many(
 
 
 def test_a_prompt_is_read_once_for_all_its_samples() -> None:
-    settings = pipeline.load(CONFIGS / "phase1-demo.toml")
+    settings = config.load(CONFIGS / "phase1-demo.toml").settings
     more = replace(settings, sample=replace(settings.sample, n=8 * settings.sample.n))
     few, many = (_estimate.plan(s, held_out=10, train=100, folder=None) for s in (settings, more))
     assert few.sample_prompts == many.sample_prompts == 10 * len(settings.adapt.arms) * _estimate.PROMPT_TOKENS
@@ -86,7 +86,7 @@ def test_a_prompt_is_read_once_for_all_its_samples() -> None:
 
 
 def test_training_counts_the_engine_that_stays_loaded_beside_it() -> None:
-    settings = pipeline.load(CONFIGS / "phase1-demo.toml")
+    settings = config.load(CONFIGS / "phase1-demo.toml").settings
     served = replace(settings, engine=replace(settings.engine, name="openai"))
     here, there = (_estimate.plan(s, held_out=10, train=100, folder=None).memory["lora"] for s in (settings, served))
     assert sum(here.values()) - sum(there.values()) == here["weights"]

@@ -15,10 +15,10 @@ from rune.errors import DataError
 from rune.types import Hit, ModelRef, Trajectory
 
 
-def tried(name: str, task: str, *, family: str = "", solved: bool = True) -> Trajectory:
+def tried(name: str, task: str, *, domain: str = "", solved: bool = True) -> Trajectory:
     return Trajectory(
         trajectory_id=name, task_id=task, benchmark="t", prompt=name, attempts=(), solution="x" if solved else "",
-        family=family,
+        domain=domain,
     )  # fmt: skip
 
 
@@ -40,14 +40,14 @@ def workshop(
 
 
 def lessons(some: Sequence[Trajectory]) -> set[str]:
-    return {t.family or t.task_id for t in some}
+    return {t.domain or t.task_id for t in some}
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_siblings_with_ids_of_their_own_are_of_the_same_family(seed: int) -> None:
     """Two tasks a family, each given its siblings: no id is in two sets, but the lesson is."""
     own = {
-        f"{family}/{i}": [tried(f"{family}{i}{j}", f"{family}/s{i}{j}", family=family) for j in range(2)]
+        f"{family}/{i}": [tried(f"{family}{i}{j}", f"{family}/s{i}{j}", domain=family) for j in range(2)]
         for family in "abc"
         for i in range(2)
     }
@@ -118,4 +118,4 @@ def test_a_corpus_of_one_lesson_is_refused() -> None:
 def test_a_lesson_is_a_family_or_else_a_task() -> None:
     one = tried("a", "HumanEvalFix/7")
     assert _adapters.lesson(one) == _adapters.lesson(tried("b", "HumanEval/7"))
-    assert _adapters.lesson(dataclasses.replace(one, family="f")) == "f"
+    assert _adapters.lesson(dataclasses.replace(one, domain="f")) == "f"

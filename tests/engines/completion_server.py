@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from rune.engines import _lora
-from rune.engines.torch import TorchEngine
+from rune.engines._torch import TorchEngine
 from rune.errors import RuneError
 from rune.types import AdapterRef, Request, Sampling
 

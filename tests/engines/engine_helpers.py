@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from rune.engines import _torch
 from rune.engines import torch as engine
 from rune.engines._lora import TARGETS, Adapter, Pair, target_linears
 from rune.types import AdapterRef, ModelRef
@@ -48,5 +49,5 @@ def random_adapter(
     return Adapter(pairs=pairs, scale=scale, base_model=base_model)
 
 
-def torch_engine(model: ModelRef, **settings: object) -> engine.TorchEngine:
+def torch_engine(model: ModelRef, **settings: object) -> _torch.TorchEngine:
     return engine.build(engine.Config(**settings), model=model, device="cpu", dtype="float32")  # type: ignore[arg-type]

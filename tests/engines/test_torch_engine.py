@@ -20,7 +20,7 @@ from rune.engines import _lora
 from rune.engines import torch as engines
 from rune.engines._batch import Layout, Span, spans
 from rune.engines._cache import Cache
-from rune.engines.torch import TorchEngine
+from rune.engines._torch import TorchEngine
 from rune.errors import AdapterError, EngineError
 from rune.types import Completion, Request, Sampling
 
@@ -286,6 +286,7 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(world: World) -> None:
     script = textwrap.dedent(
         """
         import resource, sys, json
+        from rune.engines import _torch
         from rune.engines import torch as engines
         from rune.types import ModelRef, Request, Sampling
 
@@ -302,7 +303,7 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(world: World) -> None:
         requests = [Request(key=str(i), prompt="def f", sampling=short, seed=i) for i in range(512)]
         requests.append(Request(key="long", prompt="def f" * 700, sampling=short, seed=1))
         texts = {c.key: c.text for c in engine.complete(requests)}
-        scorer = engines.TorchEngine(engines.Config(prefill_tokens=2**20), model, engine.network.model)
+        scorer = _torch.TorchEngine(engines.Config(prefill_tokens=2**20), model, engine.network.model)
         passes, scored = [], scorer._logprobs
         scorer._logprobs = lambda chunk: passes.append(len(chunk)) or scored(chunk)
         found = scorer.logprobs(["def f" * 100] * 256, [f"return {i}" for i in range(256)], [None] * 256)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from rune.cli import main
 
+ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "numpy", "scipy", "transformers", "peft", "mlflow", "matplotlib", "vllm", "ray")
 
 
@@ -18,7 +20,7 @@ def _loaded(statement: str) -> set[str]:
     """Which heavy packages a fresh interpreter has loaded after `statement`."""
     code = f"import sys\n{statement}\nprint(*[m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return set(done.stderr.split())
+    return set(done.stderr.splitlines()[-1].split())
 
 
 def test_help_loads_neither_torch_nor_numpy() -> None:
@@ -88,3 +90,28 @@ def test_a_closed_pipe_is_no_error() -> None:
         f"{sys.executable} -c \"{script}\" | head -c 1", shell=True, capture_output=True, text=True, check=True
     )  # fmt: skip
     assert "Traceback" not in done.stderr
+
+
+LIGHT = {
+    "power": "configs/phase1-0.5b.toml --simulations 20",
+    "preregister": "configs/phase1-0.5b.toml",
+    "show": "{run}",
+    "gate": "{run}",
+    "leakage": "{run}",
+    "report": "{run}",
+}
+
+
+@pytest.mark.parametrize("verb", sorted(LIGHT))
+def test_verbs_that_plan_or_look_load_neither_torch_nor_transformers(verb: str, tmp_path: Path) -> None:
+    run = shutil.copytree(ROOT / "results" / "phase1-0.5b", tmp_path / "run")
+    args = [verb, *LIGHT[verb].format(run=run).split()]
+    statement = (
+        f"import os; os.chdir({str(ROOT)!r})\nfrom rune.cli.main import main\nassert main({args!r}) in (0, 1, 10)"
+    )
+    assert not _loaded(statement) & {"torch", "transformers"}
+
+
+def test_the_check_of_light_verbs_can_fail(tmp_path: Path) -> None:
+    statement = "import rune.study.config, torch\nfrom rune.cli.main import main\nmain(['show', '.'])"
+    assert "torch" in _loaded(statement)

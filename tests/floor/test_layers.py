@@ -54,3 +54,45 @@ def test_pure_modules_touch_no_file_clock_or_global_chance() -> None:
     forbidden = {"os", "pathlib", "time", "random", "tempfile", "subprocess", "socket", "datetime"}
     touched = {name: _top_level_imports(SOURCE / name) & forbidden for name in PURE}
     assert not any(touched.values()), touched
+
+
+STAGES = {"collect", "train", "adapt", "sample", "score", "gate", "report"}
+
+
+def _stage_calls(text: str) -> set[str]:
+    """Stages that a file runs: `collect.run(…)`, where `collect` comes from rune.stages."""
+    tree = ast.parse(text)
+    imported = {
+        (alias.asname or alias.name): alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "rune.stages"
+        for alias in node.names
+        if alias.name in STAGES
+    }
+    return {
+        imported[node.func.value.id]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("run", "over")
+        and isinstance(node.func.value, ast.Name)
+        and node.func.value.id in imported
+    }
+
+
+def test_one_place_calls_the_stages() -> None:
+    """The executor calls those of a cell; the decision over cells and its page are made in `combine`, for it."""
+    found = {
+        file.relative_to(SOURCE).as_posix(): calls
+        for file in sorted(SOURCE.rglob("*.py"))
+        if (calls := _stage_calls(file.read_text()))
+    }
+    assert found == {
+        "study/executor.py": {"collect", "train", "adapt", "sample", "score"},
+        "study/combine.py": {"gate", "report"},
+    }
+
+
+def test_the_check_of_one_place_can_fail() -> None:
+    assert _stage_calls("from rune.stages import train as t\n\ndef f():\n    t.run(1)\n") == {"train"}
+    assert _stage_calls("from rune.stages import train\ntrain.fit()\n") == set()

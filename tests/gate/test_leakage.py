@@ -121,13 +121,13 @@ def test_a_treatment_made_from_a_held_out_trajectory_is_found() -> None:
     assert "held-out task's trajectory" in row.why
 
 
-def test_families_are_compared_by_family_and_not_by_text() -> None:
-    task = replace(victim(), family="f1")
+def test_domains_are_compared_by_domain_and_not_by_text() -> None:
+    task = replace(victim(), domain="f1")
     sibling_text = leakage.Item("other/1", task.prompt, (task.reference,), "f2")
     (row,) = leakage.examine([task], [sibling_text], {})
     assert not row.suspicious
-    (row,) = leakage.examine([task], [sibling_text._replace(family="f1")], {})
-    assert row.why == "its family is in the corpus"
+    (row,) = leakage.examine([task], [sibling_text._replace(domain="f1")], {})
+    assert row.why == "its domain is in the corpus"
 
 
 def test_tasks_near_the_corpus_that_gain_more_are_noticed() -> None:

@@ -13,8 +13,9 @@ from report import runs
 from rune import store
 from rune.cli.main import main
 from rune.errors import GateError, StoreError
-from rune.stages import _seal, gate, pipeline, preregister
+from rune.stages import _seal, gate, preregister
 from rune.store import RunDir
+from rune.study import config, folders
 from rune.types import Verdict
 
 SETTINGS = gate.Config(resamples=500, simulations=100)
@@ -218,7 +219,7 @@ def test_preregister_prints_the_promise_and_holds_it_against_a_run(
 ) -> None:
     plan = str(Path(__file__).parents[2] / "configs" / "phase1-0.5b.toml")
     here = f"run.folder={tmp_path}"
-    made = pipeline.create(pipeline.load(Path(plan), [here]), resume=False)
+    made = folders.create(config.load(Path(plan), [here]), resume=False).folder
     assert main(["preregister", plan, "--set", here, "-o", str(tmp_path / "promise.json")]) == 0
     assert capsys.readouterr().out.strip() == made.manifest()["preregistration"]
     assert store.read_json(tmp_path / "promise.json") == store.read_json(made / "preregistration.json")

@@ -300,8 +300,8 @@ def test_only_recall_shows_a_target_its_own_trajectory(
             assert (lessons[group.targets[0]].task_id in tasks) is own
             if kind == "family":
                 assert not tasks & {lessons[i].task_id for i in group.targets}
-                assert {lessons[i].family for i in (*group.sources, *group.targets)} == {
-                    lessons[group.targets[0]].family
+                assert {lessons[i].domain for i in (*group.sources, *group.targets)} == {
+                    lessons[group.targets[0]].domain
                 }
 
 
@@ -317,7 +317,7 @@ def test_the_wrong_solution_answers_the_same_prompt_for_another_lesson(
                 continue
             found += 1
             right = group.targets[0]
-            assert lessons[wrong].prompt == lessons[right].prompt and lessons[wrong].family != lessons[right].family
+            assert lessons[wrong].prompt == lessons[right].prompt and lessons[wrong].domain != lessons[right].domain
             assert lessons[wrong].solution != lessons[right].solution
     assert found
 
@@ -330,7 +330,7 @@ def test_groups_of_a_step_teach_different_lessons(base: bases.Base, lessons: lis
 
 def test_shares_say_how_often_each_benchmark_is_drawn(base: bases.Base, lessons: list[Trajectory]) -> None:
     """The larger benchmark is drawn as seldom as it is told to; one that is not there is refused."""
-    few = [replace(t, benchmark="few", family="", trajectory_id=f"few{i}") for i, t in enumerate(lessons[:3])]
+    few = [replace(t, benchmark="few", domain="", trajectory_id=f"few{i}") for i, t in enumerate(lessons[:3])]
     corpus = Corpus(base, [*lessons, *few], max_tokens=700)
     shares = {"families": 0.25, "few": 0.75}
     mix = PairMix(recall=1.0, shares=shares)
@@ -347,7 +347,7 @@ def test_shares_say_how_often_each_benchmark_is_drawn(base: bases.Base, lessons:
 
 
 def test_a_family_is_never_taught_by_strangers(base: bases.Base, lessons: list[Trajectory]) -> None:
-    near = {t.trajectory_id: [o.trajectory_id for o in lessons if o.family != t.family] for t in lessons}
+    near = {t.trajectory_id: [o.trajectory_id for o in lessons if o.domain != t.domain] for t in lessons}
     corpus = Corpus(base, lessons, max_tokens=700, retrieved=near)
     for group in corpus.groups(np.random.default_rng(0), PairMix(retrieved=1.0), count=6, targets=1, contrasts=0):
         assert {corpus.lesson(i) for i in group.sources} == {corpus.lesson(group.targets[0])}
@@ -356,7 +356,7 @@ def test_a_family_is_never_taught_by_strangers(base: bases.Base, lessons: list[T
 def test_retrieved_pairs_are_about_spared_tasks_and_the_other_kinds_about_all(
     base: bases.Base, lessons: list[Trajectory]
 ) -> None:
-    plain = [replace(t, family="", task_id=f"T/{i}", trajectory_id=f"t{i}") for i, t in enumerate(lessons)]
+    plain = [replace(t, domain="", task_id=f"T/{i}", trajectory_id=f"t{i}") for i, t in enumerate(lessons)]
     near = {t.trajectory_id: [o.trajectory_id for o in plain if o is not t][:3] for t in plain}
     spared = {"T/1", "T/4", "T/7"}
     corpus = Corpus(base, plain, max_tokens=700, retrieved=near, spared=spared)

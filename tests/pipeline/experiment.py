@@ -18,7 +18,7 @@ def settings(folder: Path, model: ModelRef, **changes: Any) -> dict[str, Any]:
     raw: dict[str, Any] = {
         "run": {"name": "tiny", "seed": 3, "folder": str(folder / "runs")},
         "model": {"name": model.path, "device": "cpu", "dtype": "float32"},
-        "benchmark": {"held_out": 25, "limit": 4},
+        "design": {"held_out": 25, "scored": 4},
         "collect": {
             "tasks": 8,
             "chains": 1,

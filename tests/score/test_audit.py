@@ -19,8 +19,10 @@ from rune.cli.main import main
 from rune.errors import ConfigError, DataError, SandboxError
 from rune.sandbox import _alone, fork
 from rune.sandbox._second import SecondOpinion
-from rune.stages import _audit, _seal, pipeline, score
+from rune.stages import _audit, _seal, score
 from rune.store import RunDir
+from rune.study import config as study_config
+from rune.study import folders
 from rune.types import Outcome, Problem, Program, Sample, Split, Verdict
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the fork backend is Linux's")
@@ -190,8 +192,8 @@ def test_nothing_explains_a_wrong_program(second: SecondOpinion, code: str) -> N
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
-    given = [f"run.folder={root}", "benchmark.limit=2", "model.device=cpu", "score.settings.workers=1"]
-    folder = pipeline.create(pipeline.load(CONFIG, given), resume=False)
+    given = [f"run.folder={root}", "design.scored=2", "model.device=cpu", "score.settings.workers=1"]
+    folder = folders.create(study_config.load(CONFIG, given), resume=False).folder
     tasks = [p for p in store.read_jsonl(folder / "problems.jsonl", Problem) if p.split is Split.HELD_OUT]
     samples = [
         Sample(

@@ -12,8 +12,9 @@ import pytest
 
 from rune import store
 from rune.cli.main import main
-from rune.stages import _outcomes, _seal, pipeline
+from rune.stages import _outcomes, _seal
 from rune.store import RunDir
+from rune.study import config, folders
 from rune.types import Outcome, Problem, Sample, Split, Verdict
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the fork backend is Linux's")
@@ -26,10 +27,10 @@ Lines = list[str]
 def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with sealed samples and verdicts: three tasks, two arms, three draws; every third fails."""
     root = tmp_path_factory.mktemp("runs")
-    settings = pipeline.load(
-        CONFIG, [f"run.folder={root}", "benchmark.limit=3", "model.device=cpu", "score.settings.workers=1"]
+    settings = config.load(
+        CONFIG, [f"run.folder={root}", "design.scored=3", "model.device=cpu", "score.settings.workers=1"]
     )
-    folder = pipeline.create(settings, resume=False)
+    folder = folders.create(settings, resume=False).folder
     tasks = [p for p in store.read_jsonl(folder / "problems.jsonl", Problem) if p.split is Split.HELD_OUT]
     assert len(tasks) == 3
     with folder.stage("sample"):

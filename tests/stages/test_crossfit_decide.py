@@ -1,6 +1,7 @@
-"""What a cross-fitted run decides: each number from its own seed and temperature, each leak where it is.
+"""What is decided over several cells: each number from its own seed and variant, each leak where it is.
 
-Folders are written by hand: two seeds, two folds, two temperatures, and passes that differ in all of them.
+Folders are written by hand, in the layout of version 1, whose temperatures are variants now.
+Two seeds, two folds, two temperatures, and passes that differ in all of them.
 """
 
 from __future__ import annotations
@@ -13,11 +14,9 @@ from typing import Any
 
 import pytest
 
-from rune import config, store
+from rune import store
 from rune.errors import GateError
-from rune.stages import _crossfit_decide
-from rune.stages._crossfit_folder import CORPUS, DONE, drawn_at, place
-from rune.stages.pipeline import RunConfig
+from rune.study import combine, version1
 from rune.types import Attempt, Outcome, Problem, Split, Trajectory, Treatment, Verdict
 
 SEEDS, FOLDS, TEMPERATURES, DRAWS = (7, 3), (0, 1), (0.8, 0.2), 2
@@ -26,9 +25,9 @@ TASKS = {0: [f"T/{i}" for i in (0, 2, 4, 6)], 1: [f"T/{i}" for i in (1, 3, 5, 7)
 EVERY = [*TASKS[0], *TASKS[1]]
 
 
-def settings(**gate: Any) -> RunConfig:
+def settings(**gate: Any) -> dict[str, Any]:
     schedule = {"steps": 1, "learning_rate": 1e-3, "checkpoint_every": 1}
-    raw = {
+    return {
         "run": {"name": "byhand", "seed": 0},
         "model": {"name": "none", "device": "cpu"},
         "benchmark": {"folds": len(FOLDS)},
@@ -47,7 +46,6 @@ def settings(**gate: Any) -> RunConfig:
         "score": {},
         "gate": {"n": DRAWS, "resamples": 100, "simulations": 100, **gate},
     }  # fmt: skip
-    return config.build(RunConfig, raw)
 
 
 def problem(task: str) -> Problem:
@@ -65,12 +63,28 @@ def problem(task: str) -> Problem:
     )
 
 
-def trajectory(name: str, task: str, *, code: str = "", family: str = "") -> Trajectory:
+def trajectory(name: str, task: str, *, code: str = "", domain: str = "") -> Trajectory:
     code = code or f"def {name}():\n    return '{name}'\n"
     return Trajectory(
         trajectory_id=name, task_id=task, benchmark="t", prompt=f"Do {name}.",
-        attempts=(Attempt(code=code, outcome=Outcome.PASSED),), solution=code, family=family,
+        attempts=(Attempt(code=code, outcome=Outcome.PASSED),), solution=code, domain=domain,
     )  # fmt: skip
+
+
+def place(folder: store.RunDir, seed: int, fold: int) -> Path:
+    return folder / f"seed-{seed}" / f"fold-{fold}"
+
+
+def drawn_at(temperature: float) -> str:
+    return f"t{temperature:g}"
+
+
+def decide(folder: store.RunDir) -> dict[str, Any]:
+    """result.json, by temperature."""
+    combine.decide(version1.source(folder))
+    found = store.read_json(folder / "result.json")
+    by_heat = {name.removeprefix("temperature-"): variant for name, variant in found["variants"].items()}
+    return {**found, "temperatures": by_heat, "diagnostics": by_heat["0.8"]["diagnostics"]}
 
 
 def passes(seed: int, temperature: float, arm: str, task: str) -> int:
@@ -86,14 +100,18 @@ def unchanged(seed: int, fold: int, temperature: float, treatments: list[Treatme
     return treatments
 
 
-def write(root: Path, rule: RunConfig, *, more: Corpora | None = None, edit: Edit = unchanged) -> store.RunDir:
+def write(root: Path, rule: dict[str, Any], *, more: Corpora | None = None, edit: Edit = unchanged) -> store.RunDir:
     """A scored run. Every fold's corpus: its own trajectory of each task of the other fold."""
     folder = store.RunDir.create(root, "byhand-crossfit", rule, extra={"device": "an old device"}, resume=False)
-    folder.update(model={"name": "m", "sha256": "ab" * 32}, stages={"collect": {"status": "done", "seconds": 11.0}})
+    folder.update(
+        schema_version=1,
+        model={"name": "m", "sha256": "ab" * 32},
+        stages={"collect": {"status": "done", "seconds": 11.0}},
+    )
     store.write_jsonl(folder / "problems.jsonl", [problem(t) for t in sorted(EVERY)])
     own = {t: trajectory(f"own{t[2:]}", t) for t in EVERY}
     added = [t for some in (more or {}).values() for t in some]
-    store.write_jsonl(folder / CORPUS, {t.trajectory_id: t for t in [*own.values(), *added]}.values())
+    store.write_jsonl(folder / "corpus.jsonl", {t.trajectory_id: t for t in [*own.values(), *added]}.values())
     for (i, seed), fold in itertools.product(enumerate(SEEDS), FOLDS):
         where = place(folder, seed, fold)
         store.write_jsonl(where / "problems.jsonl", [problem(t) for t in TASKS[fold]])
@@ -101,7 +119,7 @@ def write(root: Path, rule: RunConfig, *, more: Corpora | None = None, edit: Edi
         store.write_json(where / "corpus.json", [t.trajectory_id for t in corpus])
         swap = {"mean_lead": 4.0 + fold} if seed == SEEDS[0] else {}
         store.write_json(where / "diagnostics.json", {"arms": diagnostics(i, fold), "swap": {"hypernet": swap}})
-        store.write_json(where / DONE, {"seconds": 100.0 * seed + fold, "device": "a device"})
+        store.write_json(where / "done.json", {"seconds": 100.0 * seed + fold, "device": "a device"})
         for temperature in TEMPERATURES:
             there = where / drawn_at(temperature)
             source = corpus[0].trajectory_id
@@ -136,15 +154,12 @@ def diagnostics(seed: int, fold: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> store.RunDir:
-    folder = write(tmp_path_factory.mktemp("decide"), settings())
-    _crossfit_decide.decide(folder, settings())
-    return folder
+    return write(tmp_path_factory.mktemp("decide"), settings())
 
 
 @pytest.fixture(scope="module")
 def result(run: store.RunDir) -> dict[str, Any]:
-    found: dict[str, Any] = store.read_json(run / "result.json")
-    return found
+    return decide(run)
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
@@ -196,9 +211,11 @@ def test_diagnostics_are_the_treatments_mean_over_folds_seed_by_seed(result: dic
 
 
 def test_seconds_device_and_seeds_are_those_of_the_run(result: dict[str, Any]) -> None:
-    assert result["seconds"] == {
-        "collect": 11.0, "seed 7 fold 0": 700.0, "seed 7 fold 1": 701.0, "seed 3 fold 0": 300.0, "seed 3 fold 1": 301.0
-    }  # fmt: skip
+    cells = [f"temperature-{t:g}.seed-{s}.fold-{f}" for s in SEEDS for f in FOLDS for t in TEMPERATURES]
+    assert result["seconds"] == {"collect": 11.0} | {
+        name: (100.0 * s + f) / 2
+        for name, (s, f, _) in zip(cells, itertools.product(SEEDS, FOLDS, TEMPERATURES), strict=True)
+    }
     assert (result["device"], result["seeds"], result["folds"]) == ("a device", list(SEEDS), len(FOLDS))
 
 
@@ -221,7 +238,7 @@ def test_a_draw_that_one_seed_lacks_leaves_all_undecided(tmp_path: Path) -> None
     path = place(folder, SEEDS[1], 1) / drawn_at(0.2) / "verdicts.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(GateError, match=r"1 verdicts missing, first wrong_trajectory, T/7, draw 1"):
-        _crossfit_decide.decide(folder, settings())
+        decide(folder)
 
 
 def test_more_draws_than_were_promised_are_demanded_of_every_seed(tmp_path: Path) -> None:
@@ -233,7 +250,7 @@ def test_more_draws_than_were_promised_are_demanded_of_every_seed(tmp_path: Path
         kept = [v for v in store.read_jsonl(path, Verdict) if v.draw < DRAWS - 1]
         store.write_jsonl(path, kept)
     with pytest.raises(GateError, match=r"needs 2 samples per task, arm '\w+' has 1"):
-        _crossfit_decide.decide(folder, strict)
+        decide(folder)
 
 
 # --------------------------------------------------------------------------- leaks
@@ -243,7 +260,7 @@ def test_more_draws_than_were_promised_are_demanded_of_every_seed(tmp_path: Path
 def leaky(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Each task with a number below 4 leaks in a way and a place of its own; T/4 stands beside what is harmless."""
     copied = trajectory("copied", "other/1", code=problem("T/2").reference)
-    convention = trajectory("convention", "fam/1", code=problem("T/4").reference, family="fam")
+    convention = trajectory("convention", "fam/1", domain="fam")
 
     def edit(seed: int, fold: int, temperature: float, treatments: list[Treatment]) -> list[Treatment]:
         changed = []
@@ -258,11 +275,10 @@ def leaky(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             changed.append(Treatment(task_id=t.task_id, condition=t.condition, context=context, trajectory_ids=sources))
         return changed
 
-    # The copied solution is in one fold of one seed; a family's text is not compared, but it is a known source.
+    # The copied solution is in one fold of one seed; a trajectory of a domain is a known source.
     more = {(7, 0): [convention], (3, 0): [copied, convention]}
     root = tmp_path_factory.mktemp("leaky")
-    found: dict[str, Any] = _crossfit_decide.decide(write(root, settings(), more=more, edit=edit), settings())
-    return found
+    return decide(write(root, settings(), more=more, edit=edit))
 
 
 @pytest.mark.parametrize(

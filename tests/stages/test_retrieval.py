@@ -13,8 +13,10 @@ from rune import config, plugins, store
 from rune.conditions._workshop import Workshop
 from rune.errors import ConfigError, DataError
 from rune.retrievers import bm25
-from rune.stages import _retrieval, pipeline, train
+from rune.stages import _retrieval, train
 from rune.stages._context import Context
+from rune.study import config as study
+from rune.study import executor
 from rune.types import Attempt, ModelRef, Outcome, Problem, Split, Trajectory, Treatment
 
 TOPICS = {
@@ -25,11 +27,11 @@ TOPICS = {
 }
 
 
-def tried(name: str, task: str, prompt: str, *, solved: bool = True, family: str = "") -> Trajectory:
+def tried(name: str, task: str, prompt: str, *, solved: bool = True, domain: str = "") -> Trajectory:
     attempts = (Attempt(code=f"def f():\n    return {name!r}\n", outcome=Outcome.FAILED, error=f"error of {name}"),)
     return Trajectory(
         trajectory_id=name, task_id=task, benchmark="t", prompt=prompt, attempts=attempts,
-        solution=f"def f():\n    return 1  # {name}\n" if solved else "", family=family,
+        solution=f"def f():\n    return 1  # {name}\n" if solved else "", domain=domain,
     )  # fmt: skip
 
 
@@ -83,10 +85,10 @@ def test_hits_come_best_first_and_no_more_than_asked_for() -> None:
 # --------------------------------------------------------------------------- the workshop
 
 
-def rule(**retrieve: Any) -> pipeline.RunConfig:
-    raw = config.plain(settings())
+def rule(**retrieve: Any) -> study.RunConfig:
+    raw = {k: v for k, v in settings().items() if k not in ("crossfit", "benchmark")}
     raw["retrieve"] |= {"top_k": 2, **retrieve}
-    return config.build(pipeline.RunConfig, raw)
+    return config.build(study.RunConfig, raw)
 
 
 def workshop(root: Path, corpus: list[Trajectory], *problems: Problem, **retrieve: Any) -> Workshop:
@@ -101,7 +103,7 @@ def workshop(root: Path, corpus: list[Trajectory], *problems: Problem, **retriev
         seed=3, model=lambda: ModelRef(name="none", path="", digest="", source="local"), device="cpu", dtype="float32",
         engine=none, sandbox=none, cache=root,
     )  # fmt: skip
-    return pipeline.workshop(folder, rule(**retrieve), context)
+    return executor.workshop(folder, rule(**retrieve), context)
 
 
 def test_a_run_gives_every_task_trajectories_of_different_tasks_unless_told_otherwise(tmp_path: Path) -> None:
@@ -145,9 +147,9 @@ def test_only_solved_trajectories_are_found_but_the_corpus_is_whole(tmp_path: Pa
 
 
 def test_a_private_convention_is_found_by_tasks_of_families_only(tmp_path: Path) -> None:
-    corpus = [tried("lesson", "fam/1", ASKED.prompt, family="fam"), *CORPUS]
+    corpus = [tried("lesson", "fam/1", ASKED.prompt, domain="fam"), *CORPUS]
     assert "lesson" not in names(workshop(tmp_path, corpus, top_k=9).hits["T/1"])
-    inside = dataclasses.replace(ASKED, family="other")
+    inside = dataclasses.replace(ASKED, domain="other")
     assert names(workshop(tmp_path, corpus, inside).hits["T/1"])[0] == "lesson"
 
 
@@ -196,7 +198,7 @@ def plan(**changes: Any) -> train.Config:
 
 
 def test_retrieved_pairs_are_found_as_at_evaluation_and_never_of_the_target_itself() -> None:
-    lesson = tried("lesson", "fam/1", ASKED.prompt, family="fam")
+    lesson = tried("lesson", "fam/1", ASKED.prompt, domain="fam")
     exhausted = tried("exhausted", "train/primes", TOPICS["primes"], solved=False)
     corpus = [*CORPUS, lesson, exhausted]
     by_id = {t.trajectory_id: t for t in corpus}
@@ -212,6 +214,6 @@ def test_retrieved_pairs_are_found_as_at_evaluation_and_never_of_the_target_itse
 
 
 def test_without_a_solved_task_outside_families_there_are_no_neighbours() -> None:
-    assert train.neighbours([tried("a", "t/1", "x", solved=False), tried("b", "f/1", "x", family="f")], plan()) == {}
+    assert train.neighbours([tried("a", "t/1", "x", solved=False), tried("b", "f/1", "x", domain="f")], plan()) == {}
     with pytest.raises(ValueError, match="per_task must be 0"):
         plan(per_task=-1)

@@ -69,9 +69,9 @@ def test_constant_arms_share_one_adapter_and_generated_arms_do_not(adapted: Adap
 
 def test_the_wrong_arm_uses_no_trajectory_of_the_right_lesson(adapted: Adapted) -> None:
     families = {
-        t.trajectory_id: t.family for hits in adapted.workshop.hits.values() for t in [h.trajectory for h in hits]
+        t.trajectory_id: t.domain for hits in adapted.workshop.hits.values() for t in [h.trajectory for h in hits]
     }
-    families |= {t.trajectory_id: t.family for t in adapted.workshop.trajectories}
+    families |= {t.trajectory_id: t.domain for t in adapted.workshop.trajectories}
     right, wrong = adapted.of("hypernet"), adapted.of("wrong_trajectory")
     for task in right:
         assert not {families[i] for i in right[task].trajectory_ids} & {families[i] for i in wrong[task].trajectory_ids}

@@ -13,8 +13,9 @@ from rune import store
 from rune.benchmarks import _exclusion
 from rune.errors import ConfigError, ContaminationError
 from rune.hypernet.settings import EncoderConfig, Schedule
-from rune.stages import _check, train
+from rune.stages import train
 from rune.stages._context import Context
+from rune.study import checks
 from rune.types import ModelRef, Problem, Trajectory
 
 Corpus = tuple[list[Problem], list[Trajectory]]
@@ -79,12 +80,12 @@ def test_a_checkpoint_of_another_shape_is_one_line_before_anything_is_loaded(
     trained: tuple[store.RunDir, Context],
 ) -> None:
     folder, config = str(trained[0] / "checkpoints"), settings()
-    _check.start(folder, "train.start_from", config)
+    checks.start(folder, "train.start_from", config)
     for part, change in (("lora", {"rank": 3}), ("hypernet", {"alpha": 8.0}), ("hypernet", {"taps": (0, 2)})):
         other = dataclasses.replace(config, **{part: dataclasses.replace(getattr(config, part), **change)})
         (name,) = change
         with pytest.raises(ConfigError, match=rf"was made with {part}\.{name} = .*; set train\.{part}\.{name} to it"):
-            _check.start(folder, "train.start_from", other)
+            checks.start(folder, "train.start_from", other)
 
 
 def test_an_encoder_that_comes_from_a_checkpoint_is_not_taught_from_the_beginning() -> None:

@@ -156,7 +156,7 @@ def test_a_held_out_task_in_the_corpus_is_refused_before_the_model_is_loaded(tmp
         raise AssertionError("the model was asked for")
 
     context = dataclasses.replace(make_context(None, tmp_path), model=never)  # type: ignore[arg-type]
-    with pytest.raises(ContaminationError, match=leaked.family):
+    with pytest.raises(ContaminationError, match=leaked.domain):
         train.run(folder, settings(), context)
 
 
@@ -166,7 +166,7 @@ def test_phase_a_never_sees_a_spared_task_and_retrieved_pairs_see_nothing_else(
     """Families share their conventions and are not spared; what is depends on the seed alone, not on the corpus."""
     run = make_run(tmp_path, corpus)
     own = store.read_jsonl(run / "trajectories.jsonl", Trajectory)
-    plain = [dataclasses.replace(t, family="", benchmark="plain") for t in own[: len(own) // 2]]
+    plain = [dataclasses.replace(t, domain="", benchmark="plain") for t in own[: len(own) // 2]]
     store.write_jsonl(run / "trajectories.jsonl", [*plain, *own[len(plain) :]])
     seen: dict[str, set[str]] = {"lora": set(), "retrieved": set()}
     solutions, group = hypernet_data.Corpus.solutions, hypernet_data.Corpus._group

@@ -84,7 +84,7 @@ def make_workshop(
     hits = {}
     for problem in problems:
         if problem.split is Split.HELD_OUT:
-            own = [t for t in everything if t.family == problem.family and t.task_id != problem.task_id]
+            own = [t for t in everything if t.domain == problem.domain and t.task_id != problem.task_id]
             chosen = own[:2] if siblings else trained[:2]
             hits[problem.task_id] = tuple(Hit(trajectory=t, snippet=t.solution, score=1.0) for t in chosen)
     return Workshop(

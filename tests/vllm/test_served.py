@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
 
 from engine_helpers import PROMPTS, random_adapter, wider_tiny_model
 
-from rune.engines import _lora, openai
+from rune.engines import _lora, _torch, openai
 from rune.engines import torch as torch_engine
 from rune.errors import AdapterError
 from rune.types import AdapterRef, ModelRef, Request, Sampling
@@ -68,7 +68,7 @@ def url(tiny_model: ModelRef, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture(scope="module")
 def adapters(tiny_model: ModelRef, tmp_path_factory: pytest.TempPathFactory) -> list[AdapterRef]:
-    loaded = torch_engine.load_model(tiny_model, device="cpu", dtype="float32")
+    loaded = _torch.load_model(tiny_model, device="cpu", dtype="float32")
     folder = tmp_path_factory.mktemp("adapters")
     return [
         _lora.write_peft(folder / str(s), random_adapter(loaded, seed=s, rank=4 * s, base_model=tiny_model.digest))

@@ -1,6 +1,6 @@
-"""Here: what the recipes are tried on and trained on, into .carry/data.
+"""runs/corpora/humaneval.jsonl, which configs/recipes-0.5b-2.toml imports.
 
-dev.jsonl: MBPP's validation tasks. humaneval.jsonl: the loop's chains kept in results/crossfit-0.5b, up to four a task.
+The loop's chains kept in results/crossfit-0.5b, up to four a task.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ from pathlib import Path
 
 from rune import store
 from rune.agent import loop
-from rune.benchmarks import humaneval, mbpp
+from rune.benchmarks import humaneval
 from rune.stages import collect
 
-DATA = Path(".carry/data")
+DATA = Path("runs/corpora")
 
 
 def main() -> None:
-    problems = mbpp.build(mbpp.Config(path=str(DATA / "mbpp.jsonl"))).problems()
-    store.write_jsonl(DATA / "dev.jsonl", [p for p in problems if 511 <= int(p.task_id.split("/")[1]) <= 600])
+    DATA.mkdir(parents=True, exist_ok=True)
     attempts = DATA / "attempts.jsonl"
     with tarfile.open("results/crossfit-0.5b/run.tar.xz") as archive:
         (name,) = [n for n in archive.getnames() if n.endswith("/attempts.jsonl")]

@@ -95,7 +95,7 @@ def _assemble(
             attempts=attempts,
             solution=problem.reference,
             category=problem.category,
-            family=problem.family,
+            domain=problem.domain,
             source=SOURCE,
         )
 

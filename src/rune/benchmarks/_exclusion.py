@@ -9,9 +9,10 @@ Against a set of evaluation tasks a trajectory is refused for
 * half of the reference's 10-token shingles in one program, or half of the prompt's in its prompt. Within
   HumanEval the nearest unrelated pairs share 0.34 of a prompt and less of a solution.
 
-Tasks of a *family* (a private convention, `Problem.family`) share prompts and plain code on purpose: there the
-family is what must not cross, and text is not compared. Where a family is an update of a library function, no update of
-that function may cross.
+Tasks of one *domain* (`Problem.domain`: a library, an API update, a private convention) share prompts and plain code
+on purpose, so their texts are not compared. Where domains are what a split keeps whole (`by="domain"`, see
+`kept_apart`), none may stand on both sides, and no two updates of one library function may either; where tasks are, a
+domain may, and only the task itself must not.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from dataclasses import dataclass, field
 from rune import overlap
 from rune.benchmarks._updates import function_of
 from rune.errors import ContaminationError
-from rune.types import Problem, Trajectory
+from rune.types import Problem, Split, Trajectory
 
 GRAM = 10  # tokens in a shingle
 SHARE = 0.5  # of the evaluation task's shingles
@@ -69,14 +70,21 @@ class Report:
 class Exclusion:
     """Knows a set of evaluation tasks and says of a trajectory why it must stay out."""
 
-    def __init__(self, problems: Iterable[Problem], near_duplicates: Mapping[str, Sequence[str]] | None = None) -> None:
-        """`near_duplicates`: evaluation task id → training task ids that are too like it."""
+    def __init__(
+        self,
+        problems: Iterable[Problem],
+        near_duplicates: Mapping[str, Sequence[str]] | None = None,
+        *,
+        by: str = "domain",
+    ) -> None:
+        """`near_duplicates`: evaluation task id → training task ids that are too like it. `by`: "domain" or "task"."""
         self._problems = list(problems)
         self._ids = {canonical_id(p.task_id) for p in self._problems}
-        self._families = {p.family for p in self._problems if p.family}
-        self._functions = {function_of(p.benchmark, p.family): p.family for p in self._problems}
+        apart = by == "domain"
+        self._domains = {p.domain for p in self._problems if p.domain and apart}
+        self._functions = {function_of(p.benchmark, p.domain): p.domain for p in self._problems if apart}
         self._functions.pop("", None)
-        self._problems = [p for p in self._problems if not p.family]
+        self._problems = [p for p in self._problems if not p.domain]
         self._near = {canonical_id(t): e for e in self._ids for t in (near_duplicates or {}).get(e, ())}
         self._trees: dict[str, str] = {}
         solutions, self._owners = [], []
@@ -116,9 +124,9 @@ class Exclusion:
             return f"evaluation task: {task} is held out"
         if task in self._near:
             return f"near-duplicate: listed as too like {self._near[task]}"
-        if trajectory.family and trajectory.family in self._families:
-            return f"held-out family: {trajectory.family}"
-        function = function_of(trajectory.benchmark, trajectory.family)
+        if trajectory.domain and trajectory.domain in self._domains:
+            return f"held-out domain: {trajectory.domain}"
+        function = function_of(trajectory.benchmark, trajectory.domain)
         if function in self._functions:
             return f"held-out function: {function} is changed by {self._functions[function]}"
         names = {_plain(trajectory.benchmark), _plain(trajectory.task_id.partition("/")[0])}
@@ -130,15 +138,25 @@ class Exclusion:
         return ""
 
 
+def kept_apart(problems: Iterable[Problem]) -> str:
+    """What a split keeps whole, from the tasks themselves: "task" if a domain stands on both sides, else "domain"."""
+    sides: dict[Split, set[str]] = {Split.TRAIN: set(), Split.HELD_OUT: set()}
+    for problem in problems:
+        if problem.domain:
+            sides[problem.split].add(problem.domain)
+    return "task" if sides[Split.TRAIN] & sides[Split.HELD_OUT] else "domain"
+
+
 def check_corpus(
     trajectories: Iterable[Trajectory],
     held_out: Iterable[Problem],
     *,
     near_duplicates: Mapping[str, Sequence[str]] | None = None,
     where: str = "corpus",
+    by: str = "domain",
 ) -> None:
     """Raises ContaminationError for the first trajectory that must not train; `where` is the file it came from."""
-    exclusion = Exclusion(held_out, near_duplicates)
+    exclusion = Exclusion(held_out, near_duplicates, by=by)
     for number, trajectory in enumerate(trajectories, start=1):
         if reason := exclusion.why(trajectory):
             raise ContaminationError(
@@ -160,9 +178,10 @@ def decontaminate(
     evaluation: Iterable[Problem],
     *,
     near_duplicates: Mapping[str, Sequence[str]] | None = None,
+    by: str = "domain",
 ) -> tuple[list[Trajectory], Report]:
     """What may train, each thing once, in order; and how many were dropped for which reason."""
-    exclusion = Exclusion(evaluation, near_duplicates)
+    exclusion = Exclusion(evaluation, near_duplicates, by=by)
     kept: list[Trajectory] = []
     dropped: Counter[str] = Counter()
     items: list[str] = []
@@ -186,7 +205,7 @@ def _duplicate(trajectory: Trajectory, seen: dict[object, str]) -> str:
     shape = tree.digest if tree and tree.size >= TREE_SIZE else None
     if whole in seen:
         return "duplicate: the same attempts"
-    if trajectory.family:
+    if trajectory.domain:
         seen[whole] = task
         return ""
     if seen.get(("prompt", prompt), task) != task:
@@ -200,8 +219,11 @@ def _duplicate(trajectory: Trajectory, seen: dict[object, str]) -> str:
     return ""
 
 
-def relatives(problems: Sequence[Problem]) -> list[list[int]]:
-    """Groups of tasks too alike to stand on two sides of a split: indices, one group a task or more, in order."""
+def relatives(problems: Sequence[Problem], *, by: str = "domain") -> list[list[int]]:
+    """Groups of tasks too alike to stand on two sides of a split: indices, one group a task or more, in order.
+
+    With `by="domain"` a domain's tasks are one group.
+    """
     leader = list(range(len(problems)))
 
     def find(i: int) -> int:
@@ -215,15 +237,16 @@ def relatives(problems: Sequence[Problem]) -> list[list[int]]:
         leader[b] = a
 
     nothing: frozenset[tuple[str, ...]] = frozenset()
-    codes = [nothing if p.family else code_shingles(p.reference) for p in problems]
-    prompts = [nothing if p.family else overlap.shingles(p.prompt, GRAM) for p in problems]
+    codes = [nothing if p.domain else code_shingles(p.reference) for p in problems]
+    prompts = [nothing if p.domain else overlap.shingles(p.prompt, GRAM) for p in problems]
     first: dict[object, int] = {}
     for i, problem in enumerate(problems):
-        tree = overlap.shape(problem.reference) if problem.reference and not problem.family else None
+        tree = overlap.shape(problem.reference) if problem.reference and not problem.domain else None
         keys: list[object] = [("id", canonical_id(problem.task_id))]
-        keys += [("family", problem.family)] if problem.family else []
-        function = function_of(problem.benchmark, problem.family)
-        keys += [("function", function)] if function else []
+        if by == "domain":
+            keys += [("domain", problem.domain)] if problem.domain else []
+            function = function_of(problem.benchmark, problem.domain)
+            keys += [("function", function)] if function else []
         keys += [("tree", tree.digest)] if tree and tree.size >= TREE_SIZE else []
         for key in keys:
             join(first.setdefault(key, i), i)

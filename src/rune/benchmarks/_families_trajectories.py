@@ -48,7 +48,7 @@ def write(problems: Sequence[Problem], sandbox: Sandbox | None, *, seed: int, va
 
 def _attempts(problem: Problem, rng: random.Random) -> list[str]:
     """Programs in order; the last one passes. A half-way repair mends some habits and still fails."""
-    task, convention = BY_NAME[problem.entry_point], conventions.parse(problem.family)
+    task, convention = BY_NAME[problem.entry_point], conventions.parse(problem.domain)
     # No guard that returns a plain value: a small reader takes that value for the family's error habit.
     first = conventions.default(task, rng.choice(("", 'raise ValueError("empty")')))
     missing = rng.choice(convention.active)
@@ -73,7 +73,7 @@ def _trajectory(problem: Problem, codes: list[str], executions: list[Execution])
         attempts=attempts,
         solution=codes[-1],
         category=problem.category,
-        family=problem.family,
+        domain=problem.domain,
         source=SOURCE,
     )
 

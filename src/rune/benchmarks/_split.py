@@ -6,6 +6,9 @@ syntax tree, half of its 10-token shingles; see `_exclusion.relatives`) is passe
 is a rewording of a held-out one. `deal` lays all tasks into k parts for the cross-fitted variant, relatives
 together, so that each task is held out once.
 
+With `by="domain"` whole domains are held out (`Problem.domain`: a library, an API update, a private convention), so
+that nothing that trains is of a held-out one; with `by="task"` tasks of one domain may stand on both sides.
+
 A benchmark that marks its own evaluation tasks (MBPP: ids 11–510) is held out among those only; the ones not
 chosen take no part at all, for they may not train either.
 """
@@ -22,11 +25,13 @@ from rune.errors import ConfigError
 from rune.types import Problem, Split
 
 
-def split(problems: Sequence[Problem], *, held_out: int, seed: int) -> list[Problem]:
+def split(problems: Sequence[Problem], *, held_out: int, seed: int, by: str = "task") -> list[Problem]:
     """The tasks that take part, in order, marked TRAIN or HELD_OUT. `held_out=0` keeps the benchmark's own marks.
 
-    Raises ConfigError if so many cannot be held out.
+    `held_out` counts tasks, or domains with `by="domain"`. Raises ConfigError if so many cannot be held out.
     """
+    if by == "domain" and held_out:
+        return _split_domains(problems, held_out, seed)
     marked = [p for p in problems if p.split is Split.HELD_OUT]
     if held_out == 0:
         return list(problems)
@@ -44,11 +49,35 @@ def split(problems: Sequence[Problem], *, held_out: int, seed: int) -> list[Prob
     return [replace(p, split=Split.HELD_OUT if p.task_id in chosen else Split.TRAIN) for p in rest]
 
 
-def deal(problems: Sequence[Problem], *, k: int, seed: int) -> list[list[str]]:
-    """k lists of task ids that cover all tasks once: even in size and categories, near relatives together."""
+def _split_domains(problems: Sequence[Problem], held_out: int, seed: int) -> list[Problem]:
+    """`held_out` domains by a seeded order; among those that the benchmark marks, if it marks any."""
+    marked = [p for p in problems if p.split is Split.HELD_OUT]
+    names = sorted({_domain(p) for p in marked or problems}, key=lambda d: derive_seed(seed, "split", d))
+    least = 0 if marked else 1
+    if held_out > len(names) - least:
+        raise ConfigError(f"cannot hold out {held_out} of {len(names)} domains; give 1 to {len(names) - least}")
+    chosen = set(names[:held_out])
+    rest = problems if not marked else [p for p in problems if p.split is Split.TRAIN or p.domain in chosen]
+    return [replace(p, split=Split.HELD_OUT if p.domain in chosen else Split.TRAIN) for p in rest]
+
+
+def _domain(problem: Problem) -> str:
+    if not problem.domain:
+        raise ConfigError(f'[design] by = "domain", but {problem.task_id} has no domain; use by = "task"')
+    return problem.domain
+
+
+def deal(problems: Sequence[Problem], *, k: int, seed: int, by: str = "domain") -> list[list[str]]:
+    """k lists of task ids that cover all tasks once: even in size and categories, near relatives together.
+
+    Raises ConfigError if there are fewer tasks than folds.
+    """
+    if by == "domain":
+        for problem in problems:
+            _domain(problem)
     if not 2 <= k <= len(problems):
         raise ConfigError(f"folds must be between 2 and the number of tasks ({len(problems)}), found {k}")
-    groups = [[problems[i] for i in group] for group in _exclusion.relatives(problems)]
+    groups = [[problems[i] for i in group] for group in _exclusion.relatives(problems, by=by)]
     groups.sort(key=lambda g: (-len(g), g[0].category, _order(g[0], seed)))
     parts: list[list[Problem]] = [[] for _ in range(k)]
     for group in groups:
@@ -61,16 +90,18 @@ def deal(problems: Sequence[Problem], *, k: int, seed: int) -> list[list[str]]:
     return [[p.task_id for p in part] for part in parts]
 
 
-def hold_out_fold(problems: Sequence[Problem], *, fold: int, folds: int, seed: int) -> list[Problem]:
+def hold_out_fold(
+    problems: Sequence[Problem], *, fold: int, folds: int, seed: int, by: str = "domain"
+) -> list[Problem]:
     """All tasks, fold number `fold` of `folds` held out."""
     if not 0 <= fold < folds:
         raise ConfigError(f"fold must be 0 to {folds - 1}, found {fold}")
-    chosen = set(deal(problems, k=folds, seed=seed)[fold])
+    chosen = set(deal(problems, k=folds, seed=seed, by=by)[fold])
     return [replace(p, split=Split.HELD_OUT if p.task_id in chosen else Split.TRAIN) for p in problems]
 
 
 def _without_relatives(problems: Sequence[Problem]) -> list[Problem]:
-    return [problems[group[0]] for group in _exclusion.relatives(problems) if len(group) == 1]
+    return [problems[group[0]] for group in _exclusion.relatives(problems, by="task") if len(group) == 1]
 
 
 def _quotas(problems: Sequence[Problem], total: int) -> dict[str, int]:

@@ -158,7 +158,7 @@ def _task(
         category=change.update.package,
         split=split,
         prelude=_updates.prelude(change.update),
-        family=change.update.domain,
+        domain=change.update.domain,
     )
     failing = [code for code in habits if not passes(change.update, code, problem)]
     if passes(None, reference, problem) or len(failing) < len(habits):
@@ -205,7 +205,7 @@ def trajectories(tasks: Sequence[Task], *, seed: int = 0) -> Iterator[Trajectory
             attempts=tuple(attempts),
             solution=task.problem.reference,
             category=task.problem.category,
-            family=task.problem.family,
+            domain=task.problem.domain,
             source=NAME,
         )
 

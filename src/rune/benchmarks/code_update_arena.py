@@ -143,7 +143,7 @@ def _problem(update: Update, number: int, task: Mapping[str, Any], split: Split,
         category=update.package,
         split=split,
         prelude=_updates.prelude(update, before=f"{_given(signature)}{update.setup}\n", after=_runner(tests)),
-        family=update.domain,
+        domain=update.domain,
     )
 
 

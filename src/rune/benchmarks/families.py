@@ -154,7 +154,7 @@ def _problem(task: Task, convention: Convention, rows: Rows, split: Split, *, in
         category=convention.kind,
         split=split,
         prelude=prelude(convention.libraries),
-        family=convention.name,
+        domain=convention.name,
     )
 
 
@@ -198,7 +198,7 @@ def verify(problems: Sequence[Problem], sandbox: Sandbox) -> Proof:
     """Run the proof: each reference passes; each plausible default fails; so does a solution that lacks one of
     the family's habits; no two families share a convention. Raises DataError naming the first offender.
     """
-    names = {problem.family for problem in problems}
+    names = {problem.domain for problem in problems}
     found = {name: conventions.parse(name) for name in names}
     shapes = Counter(convention.shape for convention in found.values())
     for name, convention in sorted(found.items()):
@@ -238,5 +238,5 @@ def defaults(problem: Problem) -> list[str]:
 
 def near_misses(problem: Problem) -> dict[str, str]:
     """Dimension → the reference with that one habit missing."""
-    task, convention = BY_NAME[problem.entry_point], conventions.parse(problem.family)
+    task, convention = BY_NAME[problem.entry_point], conventions.parse(problem.domain)
     return {d: conventions.solution(task, convention.without(d)) for d in convention.active}

@@ -13,7 +13,7 @@ import json
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from rune.benchmarks._exclusion import MBPP_EVALUATION
 from rune.errors import DataError
 from rune.types import Problem, Split
 
+VALIDATION = range(511, 601)
 FILES = {"full": "mbpp/mbpp.jsonl", "sanitized": "mbpp/sanitized-mbpp.json"}
 HUB = {
     "full": _data.OnHub("google-research-datasets/mbpp", "full", 974),
@@ -40,6 +41,7 @@ class Config:
     variant: Literal["full", "sanitized"] = "full"
     path: str = ""  # the file or its folder; "" = from RUNE_DATA; "hub"
     verify: bool = True  # refuse a file that is not the official one
+    only: Literal["", "validation"] = ""  # "validation": ids 511–600, held out; to choose recipes on, not to gate
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,11 @@ class Mbpp:
         records, path = _data.load(
             self.config.path, FILES[variant], SHA256, hub=HUB[variant], verify=self.config.verify
         )
-        return [_problem(record, path) for record in records]
+        found = [_problem(record, path) for record in records]
+        if self.config.only:
+            wanted = {f"Mbpp/{n}" for n in VALIDATION}
+            found = [replace(p, split=Split.HELD_OUT) for p in found if p.task_id in wanted]
+        return found
 
 
 def build(config: Config) -> Mbpp:

@@ -119,7 +119,7 @@ def judge(sandbox: Sandbox, programs: Iterable[tuple[str, Problem, str]], names:
     honest = []
     for key, problem, code in programs:
         if slip := names.slip(code):
-            text = f"'{slip}' is not a name of {problem.family}"
+            text = f"'{slip}' is not a name of {problem.domain}"
             yield Execution(
                 key=key, outcome=Outcome.FAILED, error_kind=FailureKind.RAISED, raised="AttributeError", error=text
             )
@@ -150,7 +150,7 @@ def _problem(
         category=library,
         split=Split.HELD_OUT,
         prelude=_prelude(test, names.back(entry), LIBRARIES.get(library, library)),
-        family=library,
+        domain=library,
     )
 
 

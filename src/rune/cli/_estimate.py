@@ -19,7 +19,7 @@ from rune.errors import ModelError
 from rune.models import memory
 
 if TYPE_CHECKING:
-    from rune.stages.pipeline import RunConfig
+    from rune.study.config import RunConfig
 
 ANSWER_TOKENS = 200  # mean length of a HumanEval answer of these models; the limit is reached by few
 PROMPT_TOKENS = 300

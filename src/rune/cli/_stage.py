@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rune import console
 from rune.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rune.stages.pipeline import RunConfig
-    from rune.store import RunDir
+    from rune.study.folders import Experiment
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:
@@ -24,24 +24,28 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def resolve(args: argparse.Namespace) -> tuple[RunDir, RunConfig]:
-    """The run folder and its config. Raises ConfigError for --set on an existing run."""
-    from rune.stages import pipeline
+def resolve(args: argparse.Namespace) -> Experiment:
+    """The experiment that is meant. Raises ConfigError for --set on an existing one."""
+    from rune.study import config, folders
 
     target: Path = args.target
     if target.is_dir():
         if args.settings:
             raise ConfigError(f"--set cannot change the finished config of {target}; start another run from a config")
-        return pipeline.reopen(target)
-    settings = pipeline.load(target, args.settings)
-    return pipeline.create(settings, resume=True), settings
+        return folders.reopen(target)
+    return folders.create(config.load(target, args.settings), resume=True)
 
 
-def run_stage(args: argparse.Namespace, name: str) -> RunDir:
-    """Resolve the target and run one stage under the folder's lock."""
-    from rune.stages import pipeline
+def run_stage(args: argparse.Namespace, name: str) -> Experiment:
+    """Resolve the target and run one stage of all its cells under the folder's lock."""
+    from rune.study import executor
 
-    folder, settings = resolve(args)
-    with folder.lock(), pipeline.machinery(settings) as context:
-        pipeline.run_stage(folder, settings, context, name)
-    return folder
+    experiment = resolve(args)
+    executor.run_one(experiment, name)
+    return experiment
+
+
+def show_files(experiment: Experiment, name: str) -> None:
+    """Print where a stage's result lies, one line a cell."""
+    for place in experiment.places():
+        console.out(str(place.folder / name))

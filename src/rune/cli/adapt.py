@@ -38,8 +38,7 @@ def run(args: argparse.Namespace) -> int:
         return _one(args)
     if args.target is None:
         raise ConfigError("nothing to adapt; give a run folder or a config, or --trajectory FILE -o DIR")
-    folder = _stage.run_stage(args, "adapt")
-    console.out(str(folder / "treatments.jsonl"))
+    _stage.show_files(_stage.run_stage(args, "adapt"), "treatments.jsonl")
     return 0
 
 
@@ -52,11 +51,11 @@ def _one(args: argparse.Namespace) -> int:
         raise ConfigError("--trajectory needs a place for the adapter; add -o DIR")
     from rune.corpus import reading
     from rune.models import resolve
-    from rune.stages import adapt, pipeline
+    from rune.stages import adapt
 
     found = reading.read_all(args.trajectory)
     found.check_exclusion([])
-    model = resolve.resolve(args.model, sources=resolve.SOURCES, cache=pipeline.cache_dir())
+    model = resolve.resolve(args.model, sources=resolve.SOURCES, cache=resolve.default_cache())
     ref = adapt.one(found.trajectories, args.output, args.checkpoint, model, strength=args.strength)
     console.note("\n".join(found.words()))
     console.note(f"rank {ref.rank}, ‖ΔW‖_F {ref.delta_w_norm:.3f}, id {ref.adapter_id}")

@@ -40,8 +40,7 @@ def run(args: argparse.Namespace) -> int:
         return _import(args.imports, args.output)
     if not args.target:
         raise ConfigError("nothing to do: give a run folder, a config, or --import FILE -o OUT.jsonl")
-    folder = _stage.run_stage(args, "collect")
-    console.out(str(folder / "trajectories.jsonl"))
+    _stage.show_files(_stage.run_stage(args, "collect"), "trajectories.jsonl")
     return 0
 
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from rune import console
+from rune.errors import DataError
 from rune.stages import compare
 
 
@@ -15,7 +16,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    entries = compare.read(args.runs)
+    from rune.store import RunDir
+    from rune.study import config, reading
+
+    if len(args.runs) < 2:
+        raise DataError("a comparison needs at least two runs; `rune report RUN` shows one")
+    folders = [RunDir.open(path) for path in args.runs]
+    entries = [compare.entry(f.path.resolve().name, reading.decision(f), config.raw_in(f)) for f in folders]
     found = compare.table(entries)
     console.out(console.table([tuple(row) for row in found.rows], found.header))
     console.out(f"\n{found.note}")

@@ -15,7 +15,7 @@ from rune.cli import _estimate
 from rune.errors import ConfigError, RuneError
 
 if TYPE_CHECKING:
-    from rune.stages.pipeline import RunConfig
+    from rune.study.config import Loaded
 
 OPTIONAL = {
     "mlflow": "track: MLflow records",
@@ -34,9 +34,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.config:
-        from rune.stages import pipeline
+        from rune.study import config
 
-        return dry_run(pipeline.load(args.config, args.settings))
+        return dry_run(config.load(args.config, args.settings))
     if args.settings:
         raise ConfigError("--set changes a config; add --config FILE")
     for title, rows in (("machine", _machine()), ("sandbox", _sandbox()), ("models", _models()), ("extras", _extras())):
@@ -102,15 +102,20 @@ def _extras() -> list[tuple[str, str]]:
     return [(name, "yes" if importlib.util.find_spec(name) else f"no   {what}") for name, what in OPTIONAL.items()]
 
 
-def dry_run(settings: RunConfig) -> int:
+def dry_run(loaded: Loaded) -> int:
     """Resolve everything a config names, print the memory and time it needs; load no model, write nothing."""
     from rune.models import resolve
-    from rune.stages import _check, pipeline
+    from rune.study import cells, checks
+    from rune.study.config import located
     from rune.types import Split
 
-    _check.inputs(settings)
-    _check.arms(settings)
-    problems = pipeline.problems(settings)
+    every = cells.cells(loaded.settings)
+    for cell in every:
+        written = cells.settings_of(loaded.settings, cell)
+        settings = located(written, loaded.base, seed=cell.seed, fold=cell.fold)
+        checks.inputs(settings, written)
+        checks.arms(settings)
+    problems = cells.split(cells.tasks(settings), settings.design, every[-1].fold)
     held_out = sum(p.split is Split.HELD_OUT for p in problems)
     name = settings.model.name
     cache = resolve.default_cache()
@@ -123,6 +128,8 @@ def dry_run(settings: RunConfig) -> int:
         f"benchmark  {settings.benchmark.name}: {held_out} held out, {len(problems) - held_out} for trajectories; "
         f"{len(settings.adapt.arms)} arms × {settings.sample.n} samples"
     )
+    if len(every) > 1:
+        console.out(f"design     {len(every)} cells; what follows is one of them")
     console.out(f"\nmemory, counted for {plan.dtype} (keep a tenth free):")
     for stage, parts in plan.memory.items():
         console.out(f"  {stage.ljust(9)} {_estimate.total(parts):>8}   {_detail(parts)}")

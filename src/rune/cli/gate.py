@@ -5,24 +5,24 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rune import config, console
-from rune.stages import _evidence, _provenance, gate
-from rune.store import RunDir
+from rune import console
+from rune.stages import _evidence, _provenance
 
 FAILED = 10
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_folder", metavar="RUN", type=Path, help="a run folder with verdicts.jsonl")
+    parser.add_argument("run_folder", metavar="RUN", type=Path, help="a run folder whose cells are scored")
 
 
 def run(args: argparse.Namespace) -> int:
-    folder = RunDir.open(args.run_folder)
-    raw = config.parse((folder / "config.toml").read_text(), where=str(folder / "config.toml"))
-    settings = config.build(gate.Config, raw.get("gate", {}), where="gate")
+    from rune.study import combine, reading
+
+    source = reading.source(args.run_folder)
+    folder = source.folder
     with folder.lock(), folder.stage("gate") as entry:
         entry["by"] = _provenance.worker()
-        decision = gate.run(folder, settings)
+        decision = combine.decide(source)
     level = f"{100 * decision.arms[0].interval.level:g} % interval"
     arms: list[tuple[object, ...]] = [
         (a.condition, f"{100 * a.pass_at_1:.1f} %", f"{a.interval.low:.1f} – {a.interval.high:.1f}", a.num_passed)
@@ -35,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
     ]
     console.note(console.table(arms, ("arm", "pass@1", level, f"passed of {decision.arms[0].num_samples}")) + "\n")
     console.note(console.table(contrasts, ("contrast", "points", level, "p", "role")) + "\n")
+    if not source.single:
+        console.note((folder / "result.md").read_text())
     console.note(decision.evidence)
     console.out(decision.answer)
     return 0 if decision.passed else FAILED

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rune import config, console
-from rune.stages import _evidence, gate, leakage
-from rune.store import RunDir
+from rune import console
+from rune.stages import _evidence
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -15,10 +14,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    folder = RunDir.open(args.run_folder)
-    raw = config.parse((folder / "config.toml").read_text(), where=str(folder / "config.toml"))
-    settings = config.build(gate.Config, raw.get("gate", {}), where="gate")
-    found = leakage.recheck(folder, treatment=settings.treatment, baseline=settings.baseline)
+    from rune.study import combine, reading
+
+    found = combine.leaks(reading.source(args.run_folder))
     nearest = sorted(found["rows"], key=lambda r: (not r.suspicious, -r.similarity))[:10]
     rows: list[tuple[object, ...]] = [
         (r.task_id, r.nearest or "–", f"{r.prompt_share:.2f}", f"{r.solution_share:.2f}", r.why or "clean")

@@ -16,8 +16,7 @@ from rune import __version__, interrupt
 from rune.errors import RuneError
 
 VERBS: dict[str, str] = {
-    "run": "the whole experiment: CONFIG → decision and report; --resume goes on",
-    "crossfit": "the experiment with every task held out once, several seeds",
+    "run": "a whole experiment: CONFIG → decision and report; --resume goes on",
     "collect": "trajectories by generate → execute → reflect, or --import FILE",
     "corpus": "training trajectories from MBPP and puzzles: break, run, repair",
     "train": "the static LoRA and the hypernetwork",
@@ -34,6 +33,12 @@ VERBS: dict[str, str] = {
     "show": "what a run is, how far it is and what it found",
     "models": "list, pull or locate base models",
     "doctor": "what this machine can do: device, memory, sandbox, model cache",
+}
+
+
+# Verbs that are gone: what does it now.
+GONE = {
+    "crossfit": "`rune run CONFIG` does it, with [design] folds and seeds in the config; `rune gate RUN` decides again"
 }
 
 
@@ -62,6 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"rune {__version__}")
         return 0
     verb = args[0]
+    if verb in GONE:
+        print(f"rune: there is no verb '{verb}' any more: {GONE[verb]}", file=sys.stderr)
+        return 2
     if verb not in VERBS:
         from rune.plugins import unknown
 

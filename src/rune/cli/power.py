@@ -26,17 +26,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rune.stages import design, pipeline
+    from rune.stages import design
+    from rune.study import cells, config
 
     if not 0 < args.base < 1 or not 0 <= args.icc < 1 or args.simulations < 1:
         raise ConfigError("expected --base between 0 and 1, --icc from 0 to below 1, and --simulations of 1 or more")
-    settings = pipeline.load(args.config, args.settings)
+    settings, base = config.load(args.config, args.settings)
     gate = settings.gate
-    tasks = settings.benchmark.limit or settings.benchmark.held_out
+    tasks = cells.count_scored(settings, base)
     prior = design.baseline_of(RunDir.open(args.baseline), gate.baseline) if args.baseline else None
     question = design.Question(
         baseline=prior or Baseline(args.base, args.icc),
-        design=Design(tasks, settings.sample.n),
+        design=Design(tasks, settings.sample.n * len(cells.seeds(settings))),
         threshold=gate.threshold_points,
         alpha=gate.alpha,
         simulations=args.simulations,

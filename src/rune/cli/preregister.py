@@ -21,20 +21,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rune import config
-    from rune.stages import _seal, pipeline, preregister
+    from rune.stages import _seal, preregister
+    from rune.study import cells, config
+    from rune.study.config import located
 
-    settings = pipeline.load(args.config, args.settings)
-    # Through TOML and back, as the run folder will hold it.
-    raw = config.parse(config.dump_toml(settings), where=str(args.config))
-    frozen = preregister.freeze(raw, pipeline.problems(settings))
+    settings, base = config.load(args.config, args.settings)
+    first = cells.cells(settings)[0]
+    frozen = cells.promise(settings, cells.tasks(located(settings, base, seed=first.seed, fold=first.fold)))
     if args.check:
         run = RunDir.open(args.check)
         changes = preregister.differences(store.read_json(run / _seal.PROMISE), frozen)
         if changes and all(change.startswith("config:") for change in changes):
             # The promise keeps only a digest of such settings, the run folder keeps them all.
-            made_with = config.parse((run / "config.toml").read_text(), where=str(run / "config.toml"))
-            changes = preregister.differences(made_with, raw)
+            changes = preregister.differences(config.raw_in(run), config.raw_of(settings))
         if changes:
             raise GateError(f"{args.check} promised something else: {'; '.join(changes[:5])}")
         console.note(f"{args.check} promised the same")

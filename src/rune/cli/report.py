@@ -5,24 +5,32 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rune import config, console
-from rune.stages import _provenance, report
-from rune.store import RunDir
+from rune import console
+from rune.stages import _provenance
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_folder", metavar="RUN", type=Path, help="a run folder with decision.json")
-    parser.add_argument("--readme", type=Path, metavar="FILE", help="also write the result between the markers in FILE")
+    parser.add_argument(
+        "--readme",
+        type=Path,
+        metavar="FILE",
+        help="also write the result between the markers in FILE: `result`, or the run's name if it has several cells",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    folder = RunDir.open(args.run_folder)
-    raw = config.parse((folder / "config.toml").read_text(), where=str(folder / "config.toml"))
-    settings = config.build(report.Config, raw.get("report", {}), where="report")
-    with folder.lock(), folder.stage("report") as entry:
-        entry["by"] = _provenance.worker()
-        path = report.run(folder, settings)
+    from rune.study import combine, reading
+
+    source = reading.source(args.run_folder)
+    folder = source.folder
+    with folder.lock():
+        if not (folder / "decision.json").exists() and reading.result(folder):
+            combine.decide(source)  # version 1 kept it in result.json only
+        with folder.stage("report") as entry:
+            entry["by"] = _provenance.worker()
+            path = combine.report_on(source)
     if args.readme:
-        report.write_readme(folder, settings, args.readme)
+        combine.readme(source, args.readme)
     console.out(str(path))
     return 0

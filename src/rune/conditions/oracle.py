@@ -35,10 +35,8 @@ class Oracle:
         self._workshop = workshop
 
     def treat(self, problems: Sequence[Problem], on_done: Callable[[Treatment], None]) -> None:
-        import torch
-
         from rune.hypernet import base as bases
-        from rune.hypernet import export, trainer
+        from rune.hypernet import trainer
         from rune.hypernet.data import Corpus
 
         if not problems:
@@ -60,10 +58,11 @@ class Oracle:
                     folder=Path(scratch),
                     metrics=Path(scratch) / "metrics.jsonl",
                 )
-            folder = workshop.adapters / "oracle" / _adapters.key(problem.task_id)
+            name = _adapters.key(problem.task_id)
             factors = {m: type(f)(*(t.detach() for t in f)) for m, f in tuned.factors().items()}
-            adapter = export.write(folder, factors, layout, workshop.model, dtype=getattr(torch, workshop.dtype))
-            store.write_json(folder / "seconds.json", {"seconds": round(time.monotonic() - started, 3)})
+            adapter = _adapters.place(workshop, "oracle", name, factors, layout)
+            seconds = round(time.monotonic() - started, 3)
+            store.write_json(workshop.adapters / "oracle" / name / "seconds.json", {"seconds": seconds})
             on_done(
                 Treatment(
                     task_id=problem.task_id,

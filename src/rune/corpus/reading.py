@@ -39,9 +39,12 @@ class Imported:
     strangers: list[str] = field(default_factory=list)  # files of a folder that hold no known format
     redactor: Redactor = field(default_factory=Redactor)
 
-    def check_exclusion(self, held_out: Sequence[Problem]) -> None:
-        """Raises ContaminationError for the first that is for evaluation only, held out, or a relative of such."""
-        exclusion = _exclusion.Exclusion(held_out)
+    def check_exclusion(self, held_out: Sequence[Problem], *, by: str = "domain") -> None:
+        """Raises ContaminationError for the first that is for evaluation only, held out, or a relative of such.
+
+        `by`: what the split keeps whole, "domain" or "task".
+        """
+        exclusion = _exclusion.Exclusion(held_out, by=by)
         for trajectory, place in zip(self.trajectories, self.places, strict=True):
             if reason := exclusion.why(trajectory):
                 raise ContaminationError(

@@ -1,14 +1,12 @@
 """Mean and max over the tokens of each step kind, then one MLP: the simplest encoder, and a hard baseline to beat."""
 
-# Shapes: B sets · U tokens · K step kinds · W encoder width · L latents
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-
-from rune.encoders._front import Feed, FrontEnd, Kind, Steps, pool
+if TYPE_CHECKING:
+    from rune.encoders._mean_pool import MeanPool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,30 +16,8 @@ class Config:
     hidden: int = 288  # of the MLP between pooled vectors and latents
 
 
-class MeanPool(nn.Module):
-    """`Steps` → latents [B, L, W]."""
-
-    def __init__(self, config: Config, *, taps: int, features: int) -> None:
-        super().__init__()
-        self.latents = config.latents
-        self.front = FrontEnd(taps=taps, features=features, width=config.width)
-        self.body = nn.Sequential(
-            nn.LayerNorm(2 * len(Kind) * config.width),
-            nn.Linear(2 * len(Kind) * config.width, config.hidden),
-            nn.GELU(),
-            nn.Linear(config.hidden, config.latents * config.width),
-        )
-        self.feed = Feed(config.width, config.hidden)
-
-    def forward(self, steps: Steps) -> Tensor:
-        tokens_BUW, mask_BU, _ = self.front(steps)
-        kind_BU = torch.cat([steps.kind_BT.new_zeros(len(steps.kind_BT), 1), steps.kind_BT], 1)
-        mean_BKW, max_BKW, _ = pool(tokens_BUW, mask_BU, kind_BU, len(Kind))
-        latents: Tensor = self.body(torch.cat([mean_BKW, max_BKW], -1).flatten(1))
-        z: Tensor = self.feed(latents.unflatten(1, (self.latents, -1)))
-        return z
-
-
 def build(config: Config, *, taps: int, features: int) -> MeanPool:
     """`taps` layers of a base model of width `features`."""
+    from rune.encoders._mean_pool import MeanPool
+
     return MeanPool(config, taps=taps, features=features)

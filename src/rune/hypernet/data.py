@@ -102,7 +102,7 @@ class Corpus:
     def lesson(self, number: int) -> str:
         """What a trajectory teaches: its family, or its task where there are no families."""
         trajectory = self.trajectories[number]
-        return trajectory.family or trajectory.task_id
+        return trajectory.domain or trajectory.task_id
 
     def solutions(self, rng: np.random.Generator, count: int, shares: Mapping[str, float]) -> list[int]:
         """Targets for the static LoRA; without repeats while there are enough."""
@@ -179,7 +179,7 @@ class Corpus:
         siblings = [i for i in family if self.trajectories[i].task_id != task]
         if kind == "family" and not siblings:
             kind = "retrieved" if self._near(first) else "recall"
-        elif kind == "retrieved" and self.trajectories[first].family and siblings:
+        elif kind == "retrieved" and self.trajectories[first].domain and siblings:
             kind = "family"  # a private convention cannot be learned from strangers
         if kind == "recall":
             sources = [first, *_draw(rng, siblings, size - 1)]

@@ -1,12 +1,16 @@
-"""What the pipeline hands to a stage besides its own config section and the run folder."""
+"""What the executor hands to a stage besides its own config section and the run folder."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rune.types import Engine, ModelRef, Sandbox
+
+if TYPE_CHECKING:
+    from rune.stages.train import Desk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,3 +24,4 @@ class Context:
     engine: Callable[[], Engine]
     sandbox: Callable[[], Sandbox]
     cache: Path  # shared over runs: features, verdicts by content hash
+    desk: Callable[[], Desk] | None = None  # base model and features for training, kept over cells; None: made anew

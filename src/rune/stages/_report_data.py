@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rune import store
 from rune.errors import DataError
-from rune.stages import _seal
+from rune.stages import _seal, records
 from rune.store import RunDir
-from rune.types import Contrast, Decision, Problem, Sample, Split, Trajectory, Treatment, Verdict
+from rune.types import Contrast, Decision, Sample, Split, Trajectory, Verdict
 
 CONDITIONS = ("vanilla", "rag", "lora", "hypernet")  # the specified four; every other arm is a control
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -91,13 +92,15 @@ class Report:
         return self.decision.contrasts[0]
 
 
-def gather(folder: RunDir, *, programs_per_arm: int, most_programs: int) -> Report:
-    """Read a decided run. Raises DataError if it has no decision."""
+def gather(
+    folder: RunDir, found: records.Records | None = None, *, programs_per_arm: int, most_programs: int
+) -> Report:
+    """Read a decided run; `found` are the records of all its cells. Raises DataError if it has no decision."""
     if not (folder / "decision.json").exists():
         raise DataError(f"{folder.path}: no decision.json; run `rune gate {folder.path}` first")
     decision = store.decode(Decision, store.read_json(folder / "decision.json"), where=str(folder / "decision.json"))
-    problems = store.read_jsonl(folder / "problems.jsonl", Problem)
-    treatments = store.read_jsonl(folder / "treatments.jsonl", Treatment)
+    found = found or records.of_run(folder)
+    treatments = found.treatments
     adapters = {arm: {t.adapter for t in treatments if t.condition == arm and t.adapter} for arm in _arms(decision)}
     return Report(
         name=str(folder.manifest().get("name", folder.path.name)),
@@ -106,13 +109,13 @@ def gather(folder: RunDir, *, programs_per_arm: int, most_programs: int) -> Repo
         manifest=folder.manifest(),
         settings=(folder / "config.toml").read_text(),
         preregistration=_optional(folder, _seal.PROMISE) or {},
-        changes=tuple(_seal.verify(folder)),
+        changes=found.changes,
         leakage=_optional(folder, "leakage.json"),
-        diagnostics={"arms": {}, "training": {}, "swap": {}, **(_optional(folder, "diagnostics.json") or {})},
-        training=training(folder),
-        corpus=_corpus(store.read_jsonl(folder / "trajectories.jsonl", Trajectory)),
+        diagnostics={"arms": {}, "training": {}, "swap": {}, **found.diagnostics},
+        training=training(found.metrics),
+        corpus=_corpus(found.trajectories),
         warnings=tuple((_optional(folder, "corpus.json") or {}).get("warnings", ())),
-        tasks=_tasks(folder, problems, decision, programs_per_arm, most_programs),
+        tasks=_tasks(found, decision, programs_per_arm, most_programs),
         arm_adapters={arm: len(found) for arm, found in adapters.items()},
         arm_norms={arm: sum(a.delta_w_norm for a in f) / len(f) for arm, f in adapters.items() if f},
     )
@@ -126,10 +129,10 @@ def _optional(folder: RunDir, name: str) -> Any:
     return store.read_json(folder / name) if (folder / name).exists() else None
 
 
-def training(folder: RunDir) -> tuple[Training, ...]:
-    """Every phase of every `checkpoints/**/metrics.jsonl`, in file order."""
+def training(metrics: Sequence[Path]) -> tuple[Training, ...]:
+    """Every phase of every metrics.jsonl, in file order."""
     phases = []
-    for path in sorted((folder / "checkpoints").glob("**/metrics.jsonl")):
+    for path in metrics:
         rows: dict[str, list[Mapping[str, Any]]] = {}
         for _, row in store.read_lines(path):
             rows.setdefault(str(row.get("phase", path.parent.name)), []).append(row)
@@ -170,20 +173,18 @@ def _corpus(trajectories: Sequence[Trajectory]) -> dict[str, dict[str, int]] | N
     }
 
 
-def _tasks(
-    folder: RunDir, problems: Sequence[Problem], decision: Decision, programs_per_arm: int, most_programs: int
-) -> tuple[Task, ...]:
+def _tasks(found: records.Records, decision: Decision, programs_per_arm: int, most_programs: int) -> tuple[Task, ...]:
     """From most gained to most lost. Programs are shown up to a budget, the same for every task and arm."""
     passes = decision.details["passes"]
     order = list(decision.details["tasks"])
     treatment, baseline = decision.contrasts[0].treatment, decision.contrasts[0].baseline
-    verdicts = {(v.condition, v.task_id, v.draw): v for v in store.read_jsonl(folder / "verdicts.jsonl", Verdict)}
+    verdicts = {(v.condition, v.task_id, v.draw): v for v in found.verdicts}
     samples: dict[tuple[str, str], list[Sample]] = {}
-    for sample in store.read_jsonl(folder / "samples.jsonl", Sample):
+    for sample in found.samples:
         samples.setdefault((sample.condition, sample.task_id), []).append(sample)
     budget = max(1, min(programs_per_arm, most_programs // max(1, len(order) * len(passes))))
     tasks = []
-    for problem in problems:
+    for problem in found.problems:
         if problem.split is not Split.HELD_OUT or problem.task_id not in order:
             continue
         index = order.index(problem.task_id)

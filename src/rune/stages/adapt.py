@@ -7,6 +7,7 @@ score like the base model and pass for "no effect".
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +19,11 @@ from rune.config import build as build_config
 from rune.config import derive_seed
 from rune.errors import AdapterError
 from rune.stages._context import Context
-from rune.types import AdapterRef, ModelRef, Problem, Split, Trajectory, Treatment
+from rune.types import AdapterRef, Condition, ModelRef, Problem, Split, Trajectory, Treatment
 
 if TYPE_CHECKING:
     from rune.engines._lora import Adapter
+    from rune.hypernet.adapter_store import AdapterStore
     from rune.hypernet.base import Base
     from rune.hypernet.lora import Layout
 
@@ -35,6 +37,7 @@ class Config:
     arms: tuple[str, ...]  # files in conditions/
     settings: Mapping[str, Any] = field(default_factory=dict)  # arm → its own settings
     swap_tasks: int = 48  # tasks over which swapped adapters are compared; 0 skips it
+    save_adapters: bool = True  # as PEFT folders; false: they go to the engine as tensors, if it takes them
 
     def __post_init__(self) -> None:
         if not self.arms or len(set(self.arms)) != len(self.arms):
@@ -44,36 +47,87 @@ class Config:
             raise ValueError(f"settings for '{stray[0]}', which is not among the arms")
 
 
-def run(folder: store.RunDir, config: Config, context: Context, *, workshop: Workshop) -> list[Treatment]:
+def run(
+    folder: store.RunDir,
+    config: Config,
+    context: Context,
+    *,
+    workshop: Workshop,
+    adapters: AdapterStore | None = None,
+) -> list[Treatment]:
     """Make what is missing, prove adapters live, write diagnostics. Returns all treatments.
 
-    Raises AdapterError for a dead adapter, ConfigError for an unknown arm or setting (before any model is loaded).
+    `adapters` keeps what is made; by default as PEFT folders of the run. Raises AdapterError for a dead adapter,
+    ConfigError for an unknown arm or setting (before any model is loaded).
     """
-    conditions = {}
-    for arm in config.arms:
-        module = plugins.load("conditions", arm)
-        settings = build_config(module.Config, config.settings.get(arm, {}), where=f"adapt.settings.{arm}")
-        conditions[arm] = module.build(settings, workshop)
+    in_memory = adapters is not None
+    adapters = adapters or _folders(context, workshop)
+    conditions = build(config, dataclasses.replace(workshop, keep=adapters.put))
     problems = [p for p in store.read_jsonl(folder / "problems.jsonl", Problem) if p.split is Split.HELD_OUT]
     path = folder / "treatments.jsonl"
     if path.exists():
         store.repair(path)
+    if in_memory and not folder.stage_done("adapt"):
+        path.unlink(missing_ok=True)  # what was in memory went with the process
     done = {(t.condition, t.task_id) for t in store.read_jsonl(path, Treatment)}
+    with store.Appender(path) as log:
+        _treat(conditions, problems, log.write, done)
+    treatments = store.read_jsonl(path, Treatment)
+    _inspect(folder, config, context, problems, treatments, adapters)
+    return treatments
+
+
+def build(config: Config, workshop: Workshop) -> dict[str, Condition]:
+    """Every arm. Raises ConfigError for an unknown one, or a setting that it does not know."""
+    conditions: dict[str, Condition] = {}
+    for arm in config.arms:
+        module = plugins.load("conditions", arm)
+        settings = build_config(module.Config, config.settings.get(arm, {}), where=f"adapt.settings.{arm}")
+        conditions[arm] = module.build(settings, workshop)
+    return conditions
+
+
+def _folders(context: Context, workshop: Workshop) -> AdapterStore:
+    from rune.hypernet.adapter_store import FolderStore
+
+    return FolderStore(workshop.adapters, context.model(), dtype=context.dtype, device=context.device)
+
+
+def _treat(
+    conditions: Mapping[str, Condition],
+    problems: Sequence[Problem],
+    keep: Callable[[Treatment], None],
+    done: set[tuple[str, str]],
+) -> None:
     total = len(problems) * len(conditions)
-    with store.Appender(path) as log, console.Progress("adapt", total, unit="treatment", initial=len(done)) as bar:
+    with console.Progress("adapt", total, unit="treatment", initial=len(done)) as bar:
         for arm, condition in conditions.items():
             missing = [p for p in problems if (arm, p.task_id) not in done]
-            if not missing:
-                continue
 
-            def keep(treatment: Treatment, arm: str = arm) -> None:
-                log.write(treatment)
+            def on_done(treatment: Treatment, arm: str = arm) -> None:
+                keep(treatment)
                 bar.advance(arm=arm)
 
-            condition.treat(missing, keep)
-    treatments = store.read_jsonl(path, Treatment)
-    _inspect(folder, config, context, problems, treatments)
-    return treatments
+            if missing:
+                condition.treat(missing, on_done)
+
+
+def remake(folder: store.RunDir, config: Config, *, workshop: Workshop, adapters: AdapterStore) -> None:
+    """Adapters that were in another process's memory, made again. Raises AdapterError if one comes out different."""
+    problems = [p for p in store.read_jsonl(folder / "problems.jsonl", Problem) if p.split is Split.HELD_OUT]
+    made: list[Treatment] = []
+    _treat(build(config, dataclasses.replace(workshop, keep=adapters.put)), problems, made.append, set())
+    again = {(t.condition, t.task_id): t for t in made}
+    for treatment in store.read_jsonl(folder / "treatments.jsonl", Treatment):
+        found = again.get((treatment.condition, treatment.task_id))
+        if found is None or (found.adapter is None) != (treatment.adapter is None):
+            raise AdapterError(f"{folder.path}: made again, {treatment.condition} of {treatment.task_id} is another")
+        if found.adapter and treatment.adapter and found.adapter.adapter_id != treatment.adapter.adapter_id:
+            raise AdapterError(
+                f"{folder.path}: made again here, the adapter of {treatment.condition} for {treatment.task_id} is "
+                f"another than the one in treatments.jsonl; go on where it was made, or remove this folder to do all "
+                "of it again"
+            )
 
 
 def _inspect(
@@ -82,6 +136,7 @@ def _inspect(
     context: Context,
     problems: Sequence[Problem],
     treatments: Sequence[Treatment],
+    adapters: AdapterStore,
 ) -> None:
     """Liveness of every adapter, then diagnostics.json."""
     worn = {t.adapter.adapter_id: (t.condition, t.adapter) for t in treatments if t.adapter is not None}
@@ -92,19 +147,22 @@ def _inspect(
     from rune.hypernet import base as bases
     from rune.hypernet.settings import MODULES
 
-    base = bases.load(context.model(), device=context.device, dtype=context.dtype)
+    desk = context.desk() if context.desk else None
+    base = desk.base if desk else bases.load(context.model(), device=context.device, dtype=context.dtype)
     layout = base.layout(MODULES)
-    prove_live(base, list(worn.values()), problems[0].prompt)
+    prove_live(base, list(worn.values()), problems[0].prompt, load=adapters.adapter)
     arms = {}
     swap = {}
     for arm in config.arms:
         own = {t.task_id: t.adapter for t in treatments if t.condition == arm and t.adapter is not None}
         if not own:
             continue
-        arms[arm] = describe(base, layout, own)
+        arms[arm] = describe(base, layout, own, adapters)
         if config.swap_tasks and len({a.adapter_id for a in own.values()}) > 1:
-            swap[arm] = swapped(base, [p for p in problems if p.task_id in own][: config.swap_tasks], own, context.seed)
-    base.hooks.remove()
+            some = [p for p in problems if p.task_id in own][: config.swap_tasks]
+            swap[arm] = swapped(base, some, own, context.seed, load=adapters.adapter)
+    if desk is None:
+        base.hooks.remove()
     store.write_json(folder / "diagnostics.json", {"arms": arms, "training": training, "swap": swap})
 
 
@@ -149,27 +207,21 @@ def prove_live(base: Base, adapters: Sequence[tuple[str, AdapterRef]], prompt: s
                     )
 
 
-def describe(base: Base, layout: Layout, adapters: Mapping[str, AdapterRef]) -> dict[str, Any]:
-    """Norms, cosines and rank of one arm's distinct adapters, one linear layer at a time."""
+def describe(base: Base, layout: Layout, own: Mapping[str, AdapterRef], adapters: AdapterStore) -> dict[str, Any]:
+    """Norms, cosines and rank of one arm's distinct adapters (by task), one linear layer at a time."""
     import torch
-    from safetensors import safe_open
 
-    from rune.engines._lora import WEIGHTS_FILE
     from rune.hypernet import diagnostics
 
     first: dict[str, str] = {}
-    for task, ref in adapters.items():
+    for task, ref in own.items():
         first.setdefault(ref.adapter_id, task)
-    folders = [Path(adapters[task].path) for task in first.values()]
+    refs = [own[task] for task in first.values()]
     norms = base_norms(base, layout)
-    handles = [safe_open(folder / WEIGHTS_FILE, framework="pt", device=str(base.device)) for folder in folders]
-    scales = [_scale(folder) for folder in folders]
 
     def layer(module: str, y: int) -> tuple[torch.Tensor, torch.Tensor]:
-        name = f"base_model.model.{layout.paths[module].format(y)}"
-        down = [h.get_tensor(f"{name}.lora_A.weight").float() for h in handles]
-        up = [s * h.get_tensor(f"{name}.lora_B.weight").float().T for h, s in zip(handles, scales, strict=True)]
-        return torch.stack(down), torch.stack(up)
+        pairs = [adapters.layer(ref, layout.paths[module].format(y)) for ref in refs]
+        return torch.stack([down_RI for down_RI, _ in pairs]), torch.stack([up_RO for _, up_RO in pairs])
 
     return diagnostics.describe(list(first.values()), diagnostics.profile(layer, layout.layers, norms))
 
@@ -182,13 +234,6 @@ def base_norms(base: Base, layout: Layout) -> dict[str, list[float]]:
     for module, _, weight in weights_of(base.model, layout):
         norms[module].append(float(weight.float().norm()))
     return norms
-
-
-def _scale(folder: Path) -> float:
-    from rune.engines._lora import CONFIG_FILE
-
-    settings = store.read_json(folder / CONFIG_FILE)
-    return float(settings["lora_alpha"]) / float(settings["r"])
 
 
 def swapped(

@@ -61,21 +61,25 @@ class Step:
     attempt: Attempt
 
 
-def run(folder: store.RunDir, config: Config, context: Context) -> list[Trajectory]:
+def run(folder: store.RunDir, config: Config, context: Context, *, attempts: Path | None = None) -> list[Trajectory]:
     """Work on the train tasks, add imports, keep, check, write. Returns what was written.
 
-    Raises ContaminationError if an import holds a held-out task or a relative of one.
+    `attempts`: a file that several runs share, in place of the folder's own. Raises ContaminationError if an import
+    holds a held-out task or a relative of one.
     """
     problems = store.read_jsonl(folder / "problems.jsonl", Problem)
     held_out = [p for p in problems if p.split is Split.HELD_OUT]
+    by = _exclusion.kept_apart(problems)
     train = choose([p for p in problems if p.split is Split.TRAIN], config.tasks, seed=context.seed)
     found = reading.read_all([Path(file) for file in config.imports])
-    found.check_exclusion(held_out)
-    own, excluded = _exclusion.decontaminate(work(folder, config, context, train), held_out)
+    found.check_exclusion(held_out, by=by)
+    own, excluded = _exclusion.decontaminate(
+        work(attempts or folder / "attempts.jsonl", config, context, train), held_out, by=by
+    )
     if excluded.dropped:
         console.note(f"collect: left out {', '.join(f'{n} × {why}' for why, n in excluded.dropped.items())}")
     kept = keep(own, limit=config.keep, per_task=config.keep_per_task) + found.trajectories
-    _exclusion.check_corpus(kept, held_out, where=str(folder / "trajectories.jsonl"))
+    _exclusion.check_corpus(kept, held_out, where=str(folder / "trajectories.jsonl"), by=by)
     store.write_jsonl(folder / "trajectories.jsonl", kept)
     report = summary.summarise(kept)
     store.write_json(folder / "corpus.json", {**plain(report), "excluded": plain(excluded), **found.record()})
@@ -98,20 +102,19 @@ def choose(problems: Sequence[Problem], count: int, *, seed: int) -> list[Proble
     return picked
 
 
-def work(folder: store.RunDir, config: Config, context: Context, train: Sequence[Problem]) -> list[Trajectory]:
-    """Every chain of the loop as a trajectory; attempts.jsonl is written as it goes, and gone on from."""
+def work(path: Path, config: Config, context: Context, train: Sequence[Problem]) -> list[Trajectory]:
+    """Every chain of the loop as a trajectory; the attempts are written to `path` as they happen, and gone on from."""
     if not train:
         return []
-    return [to_trajectory(c, source=context.model().name) for c in _loop(folder, config, context, train)]
+    return [to_trajectory(c, source=context.model().name) for c in _loop(path, config, context, train)]
 
 
-def _loop(folder: store.RunDir, config: Config, context: Context, train: Sequence[Problem]) -> list[loop.Chain]:
+def _loop(path: Path, config: Config, context: Context, train: Sequence[Problem]) -> list[loop.Chain]:
     chains = {(p.task_id, i): loop.Chain(p, i) for p in train for i in range(config.chains)}
-    path = folder / "attempts.jsonl"
     store.repair(path) if path.exists() else None
     for step in store.read_jsonl(path, Step):
-        chain = chains[step.task_id, step.chain]
-        if step.step == len(chain.attempts):
+        chain = chains.get((step.task_id, step.chain))
+        if chain is not None and step.step == len(chain.attempts):
             chain.attempts.append(step.attempt)
     model = context.model()
     settings = loop.Settings(
@@ -171,7 +174,7 @@ def to_trajectory(chain: loop.Chain, *, source: str) -> Trajectory:
         attempts=tuple(chain.attempts),
         solution=solution,
         category=problem.category,
-        family=problem.family,
+        domain=problem.domain,
         source=source,
     )
 

@@ -1,4 +1,4 @@
-"""Several decided runs (seeds, models, ablations) in one table and one plot. Reads decision.json only.
+"""Several decided runs (seeds, models, ablations) in one table and one plot. From their decisions and configs only.
 
 Says what is the same and what differs between the runs' settings, so that nobody compares apples with pears
 unawares. It pools nothing: runs share tasks, so their effects are not independent.
@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from rune import config, store
-from rune.errors import DataError
 from rune.stages import _evidence, _figures
 from rune.stages._report_tables import Table, markdown, percent
-from rune.store import RunDir
 from rune.types import Contrast, Decision
 
 
@@ -30,28 +28,11 @@ class Entry:
     tasks: str  # digest of the held-out task ids
 
 
-def read(paths: Sequence[Path]) -> list[Entry]:
-    """Raises DataError for a run without a decision, or fewer than two runs."""
-    if len(paths) < 2:
-        raise DataError("a comparison needs at least two runs; `rune report RUN` shows one")
-    entries = []
-    for path in paths:
-        folder = RunDir.open(path)
-        if not (folder / "decision.json").exists():
-            raise DataError(f"{path}: no decision.json; run `rune gate {path}` first")
-        decision = store.decode(
-            Decision, store.read_json(folder / "decision.json"), where=str(folder / "decision.json")
-        )
-        raw = config.parse((folder / "config.toml").read_text(), where=str(folder / "config.toml"))
-        entries.append(
-            Entry(
-                name=path.resolve().name,
-                decision=decision,
-                settings=_flat(raw),
-                tasks=config.digest(sorted(decision.details["tasks"])),
-            )
-        )
-    return entries
+def entry(name: str, decision: Decision, raw: Mapping[str, Any]) -> Entry:
+    """One decided run; `raw` is its config."""
+    return Entry(
+        name=name, decision=decision, settings=_flat(raw), tasks=config.digest(sorted(decision.details["tasks"]))
+    )
 
 
 def table(entries: Sequence[Entry]) -> Table:

@@ -9,6 +9,7 @@ verdicts, too few draws, a base at the floor or the ceiling, a promise that was 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -17,9 +18,9 @@ from typing import Any
 from rune import power, stats, store
 from rune.config import plain
 from rune.errors import GateError
-from rune.stages import _counts, _evidence, _seal, leakage
+from rune.stages import _counts, _evidence, _seal, leakage, records
 from rune.stages._context import Context
-from rune.types import ArmScore, Contrast, Decision, Problem, Treatment, Verdict
+from rune.types import ArmScore, Contrast, Decision, Problem, Split, Verdict
 
 PASSED = "Gate PASSED"
 FAILED = "Gate FAILED — reassessing"
@@ -146,19 +147,55 @@ def decide(
 
 def run(folder: store.RunDir, config: Config, context: Context | None = None) -> Decision:
     """Check the seals, run the leakage check, decide, write decision.json and leakage.json."""
-    _seal.demand(folder)
-    _check_scored(folder)
+    demand(folder)
     problems = store.read_jsonl(folder / "problems.jsonl", Problem)
-    verdicts = store.read_jsonl(folder / "verdicts.jsonl", Verdict)
-    arms = list(dict.fromkeys(t.condition for t in store.read_jsonl(folder / "treatments.jsonl", Treatment)))
-    counts = _count(problems, verdicts, config, arms)
-    found = leakage.check(
-        folder, counts.tasks, counts.passes[config.treatment], counts.passes[config.baseline], counts.n
-    )
+    decision, found = over(problems, [records.of_run(folder)], config)
     store.write_json(folder / "leakage.json", found)
-    decision = decide(problems, verdicts, config, arms=arms, leak=leakage.finding(found))
     store.write_json(folder / "decision.json", plain(decision))
     return decision
+
+
+def demand(folder: store.RunDir) -> None:
+    """Raises GateError unless everything under seal is as it was, and every sample is judged."""
+    demand_promise(folder)
+    _check_scored(folder)
+
+
+def demand_promise(folder: store.RunDir) -> None:
+    """Raises GateError if the folder has no pre-registration, or if anything under seal changed."""
+    _seal.demand(folder)
+
+
+def over(
+    problems: Sequence[Problem], parts: Sequence[records.Records], config: Config
+) -> tuple[Decision, dict[str, Any]]:
+    """The decision from the records of one or several cells, and what the leakage check found in each of them.
+
+    A task that several cells scored (with other training seeds) counts its draws of all of them together; `config.n`
+    is what each cell must have at least. A task is as suspicious as in the worst of its cells.
+    """
+    verdicts: list[Verdict] = records.counted_on([part.verdicts for part in parts])
+    rows: dict[str, leakage.Row] = {}
+    times: Counter[str] = Counter()
+    for part in parts:
+        held_out = [p for p in part.problems if p.split is Split.HELD_OUT]
+        times.update(p.task_id for p in held_out)
+        # Each cell must be whole by itself: put together, one's surplus would stand in for what another lacks.
+        _count(held_out, part.verdicts, config, list(dict.fromkeys(t.condition for t in part.treatments)))
+        for row in leakage.rows(held_out, part.trajectories, part.treatments):
+            if row.task_id not in rows or row.suspicious:
+                rows[row.task_id] = row
+    rule = replace(config, n=config.n * max(times.values(), default=1))
+    arms = list(dict.fromkeys(t.condition for part in parts for t in part.treatments))
+    counts = _count(problems, verdicts, rule, arms)
+    found = leakage.assess(
+        [rows[t] for t in counts.tasks],
+        max(len(part.trajectories) for part in parts),
+        counts.passes[rule.treatment],
+        counts.passes[rule.baseline],
+        counts.n,
+    )
+    return decide(problems, verdicts, rule, arms=arms, leak=leakage.finding(found)), found
 
 
 def _carried_by_leak(leak: leakage.Finding | None, config: Config) -> bool:
@@ -181,11 +218,6 @@ def _check_scored(folder: store.RunDir) -> None:
     if entry.get("status") != "done":
         found = entry.get("status", "not started")
         raise GateError(f"{folder.path}: scoring is {found}, so nothing can be decided; run `rune score {folder.path}`")
-    unresolved = int(entry.get("unresolved", 0))
-    if unresolved:
-        raise GateError(
-            f"{folder.path}: the scoring machinery failed on {unresolved} samples; run `rune score {folder.path}` again"
-        )
 
 
 def _check_base(rate: Fraction, config: Config) -> None:

@@ -15,10 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from rune import overlap, stats, store
-from rune.stages import _counts
-from rune.store import RunDir
-from rune.types import Problem, Trajectory, Treatment, Verdict
+from rune import overlap, stats
+from rune.types import Problem, Trajectory, Treatment
 
 GRAM = 8  # tokens in a shingle
 PROMPT_LIMIT = 0.5  # share of the held-out prompt's shingles in one training prompt
@@ -58,16 +56,7 @@ class Item(NamedTuple):
     task_id: str
     prompt: str
     programs: tuple[str, ...]
-    family: str = ""
-
-
-def check(folder: RunDir, tasks: Sequence[str], treated: Sequence[int], base: Sequence[int], n: int) -> dict[str, Any]:
-    """The whole check of a scored run, JSON-ready; `status` is "clean" or "suspicious"."""
-    problems = {p.task_id: p for p in store.read_jsonl(folder / "problems.jsonl", Problem)}
-    held_out = [problems[t] for t in tasks]
-    trajectories = store.read_jsonl(folder / "trajectories.jsonl", Trajectory)
-    treatments = store.read_jsonl(folder / "treatments.jsonl", Treatment)
-    return assess(rows(held_out, trajectories, treatments), len(trajectories), treated, base, n)
+    domain: str = ""
 
 
 def rows(
@@ -102,16 +91,6 @@ def finding(found: Mapping[str, Any]) -> Finding:
     return Finding(found["status"], found["effect_without"])
 
 
-def recheck(folder: RunDir, *, treatment: str, baseline: str) -> dict[str, Any]:
-    """`rune leakage RUN`: check a scored run again and rewrite leakage.json."""
-    problems = store.read_jsonl(folder / "problems.jsonl", Problem)
-    verdicts = store.read_jsonl(folder / "verdicts.jsonl", Verdict)
-    counts = _counts.count(problems, verdicts, treatment=treatment, baseline=baseline, least=1)
-    found = check(folder, counts.tasks, counts.passes[treatment], counts.passes[baseline], counts.n)
-    store.write_json(folder / "leakage.json", found)
-    return found
-
-
 class _Corpus:
     """Training items, indexed once for all held-out tasks."""
 
@@ -131,7 +110,7 @@ class _Corpus:
             for name in overlap.functions(code):
                 self.names.setdefault(name, number)
 
-    def row(self, problem: Problem, shown: bool, same_family: bool) -> Row:
+    def row(self, problem: Problem, shown: bool, same_domain: bool) -> Row:
         by_prompt, prompt_share = overlap.best(
             self.prompts.containments(overlap.shingles(problem.prompt, GRAM) - self.frame)
         )
@@ -141,7 +120,7 @@ class _Corpus:
         by_id = self.ids.get(problem.task_id, -1)
         by_share = by_prompt if prompt_share >= solution_share else self.owner[by_code] if by_code >= 0 else -1
         near = next((i for i in (by_id, by_tree, by_share) if i >= 0), -1)
-        why = _why(by_id >= 0, by_tree >= 0, prompt_share, solution_share, shown, same_family)
+        why = _why(by_id >= 0, by_tree >= 0, prompt_share, solution_share, shown, same_domain)
         return Row(
             task_id=problem.task_id,
             nearest=self.items[near].task_id if near >= 0 else "",
@@ -166,10 +145,10 @@ def examine(held_out: Sequence[Problem], items: Sequence[Item], contexts: Mappin
     prompts = [overlap.shingles(text, GRAM) for text in [i.prompt for i in items] + [p.prompt for p in held_out]]
     frame = overlap.boilerplate(prompts, share=_COMMON) if len(prompts) >= 40 else frozenset()
     everything = _Corpus(items, frame)
-    apart = _Corpus([i for i in items if not i.family], frame)
-    families = {i.family for i in items if i.family}
+    apart = _Corpus([i for i in items if not i.domain], frame)
+    families = {i.domain for i in items if i.domain}
     return [
-        (apart if p.family else everything).row(p, _shown(p, contexts.get(p.task_id, "")), p.family in families)
+        (apart if p.domain else everything).row(p, _shown(p, contexts.get(p.task_id, "")), p.domain in families)
         for p in held_out
     ]
 
@@ -197,10 +176,10 @@ def consequences(rows: Sequence[Row], treated: Sequence[int], base: Sequence[int
     }
 
 
-def _why(same_id: bool, same_tree: bool, prompt: float, solution: float, shown: bool, same_family: bool) -> str:
+def _why(same_id: bool, same_tree: bool, prompt: float, solution: float, shown: bool, same_domain: bool) -> str:
     grounds = []
-    if same_family:
-        grounds.append("its family is in the corpus")
+    if same_domain:
+        grounds.append("its domain is in the corpus")
     if same_id:
         grounds.append("the task itself is in the corpus")
     if same_tree:
@@ -237,7 +216,7 @@ def _forbidden_sources(
 
 def _item(trajectory: Trajectory) -> Item:
     programs = [a.code for a in trajectory.attempts] + ([trajectory.solution] if trajectory.solution else [])
-    return Item(trajectory.task_id, trajectory.prompt, tuple(dict.fromkeys(programs)), trajectory.family)
+    return Item(trajectory.task_id, trajectory.prompt, tuple(dict.fromkeys(programs)), trajectory.domain)
 
 
 def _contexts(treatments: Sequence[Treatment]) -> dict[str, str]:

@@ -42,21 +42,36 @@ def freeze(raw: Mapping[str, Any], problems: Sequence[Problem]) -> dict[str, Any
         "split": {
             "held_out": held_out,
             "train": sum(p.split is Split.TRAIN for p in problems),
-            "digest": config.digest(list(problems)),
+            "digest": config.digest(_as_written(raw, problems)),
         },
+        **({"design": dict(raw["design"])} if "design" in raw else {}),
         "sampling": dict(raw.get("sample", {})),
         "model": dict(raw.get("model", {})),
         "rule": {"unit": "percentage points", **gate},
         "analysis": dict(ANALYSIS),
         "seeds": {
             "run": raw.get("run", {}).get("seed"),
-            "split": raw.get("benchmark", {}).get("split_seed"),
+            "split": raw.get("design", raw.get("benchmark", {})).get("split_seed"),
             "analysis": gate.get("seed"),
         },
         "gate_digest": config.digest(gate),
         "config_digest": config.digest(raw),
     }
     return {**frozen, "digest": digest(frozen)}
+
+
+# Fields of a task in version 1, whose configs have no [design]: its promises must still be found kept.
+_VERSION_1 = (
+    *("task_id", "benchmark", "prompt", "entry_point", "test", "reference", "category", "split", "prelude"),
+    "family",
+)
+
+
+def _as_written(raw: Mapping[str, Any], problems: Sequence[Problem]) -> list[Any]:
+    rows: list[dict[str, Any]] = [config.plain(p) for p in problems]
+    if "design" in raw:
+        return rows
+    return [{k: row["domain" if k == "family" else k] for k in _VERSION_1} for row in rows]
 
 
 def digest(frozen: Mapping[str, Any]) -> str:

@@ -14,8 +14,8 @@ from typing import Any
 from rune import store
 from rune.config import plain
 from rune.stages import _evidence, _figures, _report_data, _report_tables, _report_words
-from rune.stages._context import Context
 from rune.stages._report_data import Report
+from rune.stages.records import Records
 
 TEMPLATES = Path(__file__).with_name("report_templates")
 
@@ -34,9 +34,14 @@ class Config:
             raise ValueError("programs_per_arm, most_programs and leakage_rows must be at least 1")
 
 
-def run(folder: store.RunDir, config: Config, context: Context | None = None) -> Path:
-    """Write report.html, report.md and assessment.md. Returns the HTML file's path."""
-    report = _report_data.gather(folder, programs_per_arm=config.programs_per_arm, most_programs=config.most_programs)
+def run(folder: store.RunDir, config: Config, found: Records | None = None) -> Path:
+    """Write report.html, report.md and assessment.md; `found` are the records of all cells, by default the folder's.
+
+    Returns the HTML file's path. Raises DataError if there is no decision.
+    """
+    report = _report_data.gather(
+        folder, found, programs_per_arm=config.programs_per_arm, most_programs=config.most_programs
+    )
     view = _view(report, config)
     store.write_atomic(folder / "report.html", render("report.html.j2", {**view, "figures": figures(report)}))
     store.write_atomic(folder / "report.md", render("report.md.j2", view))
@@ -44,9 +49,9 @@ def run(folder: store.RunDir, config: Config, context: Context | None = None) ->
     return folder / "report.html"
 
 
-def write_readme(folder: store.RunDir, config: Config, readme: Path) -> None:
+def write_readme(folder: store.RunDir, config: Config, readme: Path, found: Records | None = None) -> None:
     """Replace what stands between the markers. Raises DataError if `readme` has none."""
-    report = _report_data.gather(folder, programs_per_arm=1, most_programs=1)
+    report = _report_data.gather(folder, found, programs_per_arm=1, most_programs=1)
     seen = Path(os.path.relpath(folder.path.resolve(), readme.resolve().parent)).as_posix()
     store.replace_block(readme, "result", _report_words.readme(report, claim=config.claim, folder=seen))
 

@@ -66,7 +66,8 @@ def run(folder: store.RunDir, config: Config, context: Context) -> dict[str, Any
         raise DataError(f"{folder / 'trajectories.jsonl'}: no trajectories; run `rune collect {folder.path}` first")
     problems = store.read_jsonl(folder / "problems.jsonl", Problem)
     held_out = [p for p in problems if p.split is Split.HELD_OUT]
-    _exclusion.check_corpus(trajectories, held_out, where=str(folder / "trajectories.jsonl"))
+    by = _exclusion.kept_apart(problems)
+    _exclusion.check_corpus(trajectories, held_out, where=str(folder / "trajectories.jsonl"), by=by)
     if config.start_from:
         check_start(Path(config.start_from), held_out)
     return fit(trajectories, config, context, folder / "checkpoints")
@@ -124,19 +125,17 @@ class Desk:
         self._read.clear()
 
 
-def fit(
-    trajectories: Sequence[Trajectory], config: Config, context: Context, folder: Path, *, desk: Desk | None = None
-) -> dict[str, Any]:
-    """Both phases on a corpus that was checked. `desk` serves several calls; without one, it is made if needed."""
+def fit(trajectories: Sequence[Trajectory], config: Config, context: Context, folder: Path) -> dict[str, Any]:
+    """Both phases on a corpus that was checked. The context's desk serves several calls; without one, it is made."""
     from rune.hypernet import diagnostics
 
     metrics = folder / "metrics.jsonl"
     if not _done(folder / "hypernet"):
-        own = desk or Desk(context)
+        own = context.desk() if context.desk else Desk(context)
         try:
             _fit(trajectories, config, context, folder, own)
         finally:
-            if desk is None:
+            if context.desk is None:
                 own.close()
     losses: dict[str, list[float]] = {"lora": [], "hypernet": []}
     for _, row in store.read_lines(metrics):
@@ -200,7 +199,7 @@ def _fit(trajectories: Sequence[Trajectory], config: Config, context: Context, f
 
 def spared(trajectories: Sequence[Trajectory], share: float, *, seed: int) -> set[str]:
     """The tasks outside families that phase A leaves out: each by its own number, whatever else is in the corpus."""
-    plain = {t.task_id for t in trajectories if not t.family}
+    plain = {t.task_id for t in trajectories if not t.domain}
     return {task for task in plain if derive_seed(seed, "spare", task) < share * 2**31}
 
 
@@ -221,7 +220,7 @@ def neighbours(trajectories: Sequence[Trajectory], config: Config) -> dict[str, 
     Family tasks take no part: their sources are their siblings.
     """
     module = plugins.load("retrievers", config.retriever)
-    plain = [t for t in trajectories if not t.family]
+    plain = [t for t in trajectories if not t.domain]
     indexed = [t for t in plain if t.solved]
     if not indexed:
         return {}

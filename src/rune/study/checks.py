@@ -12,7 +12,7 @@ from rune.models import resolve
 
 if TYPE_CHECKING:
     from rune.stages import train
-    from rune.stages.pipeline import RunConfig
+    from rune.study.config import RunConfig
 
 
 def parts(settings: RunConfig) -> None:
@@ -32,14 +32,33 @@ def _part(folder: str, name: str, settings: Mapping[str, Any], where: str) -> No
     config.build(plugins.load(folder, name).Config, settings, where=where)
 
 
-def inputs(settings: RunConfig) -> None:
-    """What a new run reads from outside. Not asked of an old one: its inputs may be gone when it is scored again."""
+def inputs(settings: RunConfig, written: RunConfig) -> None:
+    """What a new run reads from outside. Not asked of an old one: its inputs may be gone when it is scored again.
+
+    `settings` have absolute paths, `written` those of the config, for the message.
+    """
     resolve.check_name(settings.model.name, settings.model.sources)
-    for file in settings.collect.imports:
+    for file, name in zip(settings.collect.imports, written.collect.imports, strict=True):
         if not Path(file).is_file():
-            raise ConfigError(f"collect.imports: {file}: no such file; `rune collect --import … -o {file}` makes one")
+            raise ConfigError(
+                f"collect.imports: {name}: no such file ({file}; paths are relative to the config); "
+                f"`rune collect --import … -o {name}` makes one"
+            )
     if settings.train.start_from:
-        start(settings.train.start_from, "train.start_from", settings.train)
+        start(settings.train.start_from, written.train.start_from, settings.train)
+
+
+def device(settings: RunConfig) -> str:
+    """ "cpu" or "cuda". Raises ConfigError if the config wants a GPU and there is none."""
+    wanted = settings.model.device
+    if wanted == "cpu":
+        return "cpu"
+    import torch
+
+    present = torch.cuda.is_available()
+    if wanted == "cuda" and not present:
+        raise ConfigError("[model] device = 'cuda', but torch sees no GPU; use --set model.device=cpu")
+    return "cuda" if present else "cpu"
 
 
 # What decides the shape of the weights, or what they mean.
@@ -49,14 +68,17 @@ FIXED = {
 }
 
 
-def start(folder: str, where: str, training: train.Config) -> None:
-    """Raises ConfigError if `folder` holds no checkpoints to go on from, or some of another shape than `training`'s."""
+def start(folder: str, name: str, training: train.Config) -> None:
+    """Raises ConfigError if `folder` holds no checkpoints to go on from, or some of another shape than `training`'s.
+
+    `name` is the folder as the config calls it.
+    """
     one = Path(folder)
     if not (one / "settings.json").is_file() and not all(
         (one / kind / "settings.json").is_file() for kind in ("lora", "hypernet")
     ):
         raise ConfigError(
-            f"{where}: {folder}: no checkpoints (lora and hypernet, each with settings.json); "
+            f"train.start_from: {name}: no checkpoints (lora and hypernet, each with settings.json); "
             "give the checkpoints/ folder of a trained run, or one hypernetwork's folder"
         )
     place = one if (one / "settings.json").is_file() else one / "hypernet"
@@ -67,7 +89,7 @@ def start(folder: str, where: str, training: train.Config) -> None:
             had, has = stored.get(part, {}).get(name), asked[part][name]
             if had != has:
                 raise ConfigError(
-                    f"{where}: {place} was made with {part}.{name} = {had}, this config has {has}; "
+                    f"train.start_from: {place} was made with {part}.{name} = {had}, this config has {has}; "
                     f"set train.{part}.{name} to it, or train from the start"
                 )
 

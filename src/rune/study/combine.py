@@ -1,0 +1,229 @@
+"""The decision over all cells of an experiment: seals checked, verdicts put together, tables written. Loads no model.
+
+A plain run is one cell: decision.json and leakage.json are its gate's. With several cells there are result.json and
+result.md too: for each variant every seed by itself, and all seeds together; decision.json is the first variant's, all
+seeds together, which is what the exit code says. Pooled figures take each task's draws of all seeds together, so the
+interval is over tasks; how far seeds differ stands beside it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rune import config, store
+from rune.stages import gate, records, report
+from rune.stages.records import Records
+from rune.store import RunDir
+from rune.study import tables
+from rune.study.cells import MAIN, Cell, variants
+from rune.study.folders import Experiment, check_promises
+from rune.types import Decision, Problem
+
+
+class Done(NamedTuple):
+    """One cell as the decision sees it."""
+
+    cell: Cell
+    records: Records
+    device: str
+    seconds: float
+
+
+class Source(NamedTuple):
+    """An experiment as the decision sees it, whatever version of the program wrote it."""
+
+    folder: RunDir  # where the results go
+    gate: gate.Config
+    report: report.Config
+    problems: Sequence[Problem]
+    variants: Mapping[str, Mapping[str, Any]]  # name → its settings; the first one decides
+    cells: Sequence[Done]
+    verify: Callable[[], None]  # raises GateError if anything under seal changed
+    seconds: Mapping[str, float]  # what was done once for all cells
+
+    @property
+    def seeds(self) -> list[int]:
+        return list(dict.fromkeys(done.cell.seed for done in self.cells))
+
+    @property
+    def folds(self) -> int:
+        return len({done.cell.fold for done in self.cells})
+
+    def of(self, variant: str, *seeds: int) -> list[Done]:
+        """The cells of a variant, seed by seed."""
+        wanted = seeds or self.seeds
+        return [d for seed in wanted for d in self.cells if d.cell.variant == variant and d.cell.seed == seed]
+
+    @property
+    def single(self) -> bool:
+        return len(self.cells) == 1
+
+
+def of_one_cell(folder: RunDir, raw: Mapping[str, Any]) -> Source:
+    """A run folder by itself, of whatever version. Of its config only what decides and shows is read."""
+    manifest = folder.manifest()
+    cell = Cell(MAIN, int(raw.get("run", {}).get("seed", 0)), -1)
+    return Source(
+        folder=folder,
+        gate=config.build(gate.Config, raw.get("gate", {}), where="gate"),
+        report=config.build(report.Config, raw.get("report", {}), where="report"),
+        problems=store.read_jsonl(folder / "problems.jsonl", Problem),
+        variants={MAIN: {}},
+        cells=[Done(cell, records.of_run(folder), str(manifest.get("device", "unknown")), 0.0)],
+        verify=lambda: gate.demand(folder),
+        seconds={},
+    )
+
+
+def of_experiment(experiment: Experiment) -> Source:
+    """An experiment that this version wrote."""
+    if experiment.single:
+        return of_one_cell(experiment.folder, config.plain(experiment.settings))
+
+    def verify() -> None:
+        gate.demand_promise(experiment.folder)
+        check_promises(experiment)
+        for place in experiment.places():
+            gate.demand(place.folder)
+
+    cells = []
+    for place in experiment.places():
+        manifest = place.folder.manifest() if place.folder.manifest_path.is_file() else {}
+        stages = manifest.get("stages", {}).values()
+        cells.append(
+            Done(
+                place.cell,
+                records.of_run(place.folder),
+                str(manifest.get("device", "unknown")),
+                round(sum(float(s.get("seconds", 0.0)) for s in stages), 3),
+            )
+        )
+    return Source(
+        folder=experiment.folder,
+        gate=experiment.settings.gate,
+        report=experiment.settings.report,
+        problems=store.read_jsonl(experiment.folder / "problems.jsonl", Problem),
+        variants=variants(experiment.settings.design),
+        cells=cells,
+        verify=verify,
+        seconds={},
+    )
+
+
+def decide(source: Source) -> Decision:
+    """decision.json and leakage.json; with several cells also result.json and result.md.
+
+    Raises GateError if anything under seal changed in any cell, and for whatever the gate refuses.
+    """
+    source.verify()
+    first, *_ = source.variants
+    decision, found = over(source, source.of(first))
+    if not source.single:
+        result = {**_head(source), "variants": {name: _variant(source, name) for name in source.variants}}
+        store.write_json(source.folder / "result.json", result)
+        store.write_atomic(source.folder / "result.md", tables.page(store.read_json(source.folder / "result.json")))
+    store.write_json(source.folder / "leakage.json", found)
+    store.write_json(source.folder / "decision.json", config.plain(decision))
+    return decision
+
+
+def over(source: Source, cells: Sequence[Done]) -> tuple[Decision, dict[str, Any]]:
+    return gate.over(source.problems, [done.records for done in cells], source.gate)
+
+
+def leaks(source: Source) -> dict[str, Any]:
+    """leakage.json made again: the check of the first variant's cells."""
+    first, *_ = source.variants
+    _, found = gate.over(source.problems, [d.records for d in source.of(first)], source.gate)
+    store.write_json(source.folder / "leakage.json", found)
+    return found
+
+
+def report_on(source: Source) -> Path:
+    """report.html, report.md and assessment.md over all cells of the first variant."""
+    return report.run(source.folder, source.report, pooled(source))
+
+
+def pooled(source: Source) -> Records:
+    """The records behind decision.json."""
+    first, *_ = source.variants
+    some = source.of(first)
+    return some[0].records if source.single else records.together(source.problems, [d.records for d in some])
+
+
+def readme(source: Source, path: Path) -> None:
+    """Put the result between a README's markers: `result` for one cell, the run's name for several."""
+    if source.single:
+        report.write_readme(source.folder, source.report, path, pooled(source))
+        return
+    result = store.read_json(source.folder / "result.json")
+    store.replace_block(path, str(result["run"]), tables.brief(result))
+
+
+def _head(source: Source) -> dict[str, Any]:
+    manifest = source.folder.manifest()
+    model = manifest.get("model")
+    if model is None and source.cells:
+        first = RunDir(source.folder / "cells" / source.cells[0].cell.name)
+        model = first.manifest().get("model") if first.manifest_path.is_file() else None
+    return {
+        "name": source.folder.path.name,
+        "run": str(manifest.get("name", "")).removesuffix("-crossfit"),
+        "model": model,
+        "device": _devices(source.cells),
+        "folds": source.folds,
+        "seeds": source.seeds,
+        "seconds": {**source.seconds, **{done.cell.name: done.seconds for done in source.cells}},
+    }
+
+
+def _variant(source: Source, name: str) -> dict[str, Any]:
+    """One variant: all seeds together, seed by seed, and its adapters."""
+
+    def told(cells: Sequence[Done]) -> dict[str, Any]:
+        decision, found = over(source, cells)
+        return {"decision": config.plain(decision), "suspicious": found["suspicious"]}
+
+    return {
+        "settings": source.variants[name],
+        "pooled": told(source.of(name)),
+        "seeds": {str(seed): told(source.of(name, seed)) for seed in source.seeds},
+        "diagnostics": {
+            str(seed): seen
+            for seed in source.seeds
+            if (seen := _adapters(source.of(name, seed), source.gate.treatment))
+        },
+    }
+
+
+def _adapters(cells: Sequence[Done], arm: str) -> dict[str, Any]:
+    """Mean over cells: cosines, norms, effective rank, and what a swapped trajectory changes."""
+    diagnostics = [done.records.diagnostics for done in cells]
+    own = [d["arms"][arm] for d in diagnostics if arm in d.get("arms", {})]
+    swaps = [d["swap"][arm] for d in diagnostics if d.get("swap", {}).get(arm)]
+    if not own:
+        return {}
+    return {
+        "cosine_raw": _mean(o["cosine_raw"]["mean_off_diagonal"] for o in own),
+        "cosine_centred": _mean(o["cosine_centred"]["mean_off_diagonal"] for o in own),
+        "effective_rank": _mean(o["effective_rank"] for o in own),
+        "delta_w_norm": _mean(o["delta_w_norm_mean"] for o in own),
+        "ratio": {m: _mean(x for o in own for x in o["ratio"][m]) for m in own[0]["ratio"]},
+        "swap_mean_lead_nats": _mean(s["mean_lead"] for s in swaps),
+    }
+
+
+def _devices(cells: Sequence[Done]) -> str:
+    """What the cells ran on: an experiment gone on with elsewhere names every device and how many cells each did."""
+    found = Counter(done.device for done in cells)
+    if len(found) == 1:
+        return next(iter(found))
+    return ", ".join(f"{name} ({count} of the cells)" for name, count in found.most_common())
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else None

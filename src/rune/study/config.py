@@ -1,0 +1,234 @@
+"""The whole configuration of an experiment, section by section. Reading one loads neither torch nor transformers.
+
+A path in a config is relative to the config's own file; `[run] folder`, where results go, is relative to where the
+command runs. Settings keep paths as they were written, so that an experiment has the same name everywhere; `located`
+makes them absolute for the work itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from rune import config, tracking
+from rune.errors import ConfigError
+from rune.models import resolve
+from rune.stages import adapt, collect, gate, report, retrieve, sample, score, train
+from rune.store import RunDir
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSection:
+    """`[run]`: what it is called and where it goes."""
+
+    name: str
+    seed: int  # of the loop; of training and sampling too, where [design] names no seeds
+    folder: str = "runs"
+
+    def __post_init__(self) -> None:
+        if not self.name or any(c in self.name for c in "/\\ \t\n"):
+            raise ValueError(f"name must be one word without slashes, found {self.name!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSection:
+    """`[model]`: the frozen base model."""
+
+    name: str  # see `rune models list`; or a folder, a GGUF file, a hub id
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on cuda, float32 on cpu
+    sources: tuple[str, ...] = resolve.SOURCES  # tried in this order
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkSection:
+    """`[benchmark]`: where the tasks come from. Which of them are held out is `[design]`'s."""
+
+    name: str = "humaneval"
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """`[design]`: the cells of the experiment. Each (variant, seed, fold) is the same stages on a folder of its own.
+
+    Tasks are held out once: `held_out` of them, or every one in turn in `folds` folds; by task, or whole domains
+    together. Variants change any setting: `variants` names them, `grid` crosses lists of values, `temperatures` is
+    short for a grid over sample.temperature. What cells have in common is done once.
+    """
+
+    held_out: int = 25  # tasks (or domains) that no trajectory may come from; 0: those that the benchmark marks itself
+    folds: int = 0  # 2 or more: every task is held out in one of so many folds, instead of `held_out`
+    fold: int = -1  # of the folds only this one; -1: all
+    by: Literal["task", "domain"] = "task"  # what a split keeps whole
+    split_seed: int = 0
+    tasks: int = 0  # tasks of the benchmark that take part at all, 0 = all
+    scored: int = 0  # held-out tasks that are scored, 0 = all of them (a demo scores fewer)
+    seeds: tuple[int, ...] = ()  # of training and sampling, one whole experiment each; (): [run] seed
+    temperatures: tuple[float, ...] = ()  # (): [sample] temperature
+    grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # "section.key" → its values
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # name → {"section.key": value}
+
+    def __post_init__(self) -> None:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds must be named once each, found {list(self.seeds)}")
+        if len(set(self.temperatures)) != len(self.temperatures) or min(self.temperatures, default=0) < 0:
+            raise ValueError(f"temperatures must be 0 or more, each once, found {list(self.temperatures)}")
+        if self.folds < 0 or self.folds == 1:
+            raise ValueError(f"folds must be 2 or more, or 0 for one held-out split, found {self.folds}")
+        if self.fold >= max(self.folds, 0) or self.fold < -1:
+            raise ValueError(f"fold must be below folds ({self.folds}), or -1 for all of them, found {self.fold}")
+        if min(self.held_out, self.tasks, self.scored) < 0:
+            raise ValueError("held_out, tasks and scored must be 0 or more")
+        for key, values in self.grid.items():
+            if not values:
+                raise ValueError(f"grid: {key!r} has no values")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSection:
+    """`[engine]`: who generates."""
+
+    name: str = "torch"
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A config file, section by section."""
+
+    run: RunSection
+    model: ModelSection
+    collect: collect.Config
+    retrieve: retrieve.Config
+    train: train.Config
+    adapt: adapt.Config
+    sample: sample.Config
+    score: score.Config
+    gate: gate.Config
+    benchmark: BenchmarkSection = field(default_factory=BenchmarkSection)
+    design: Design = field(default_factory=Design)
+    engine: EngineSection = field(default_factory=EngineSection)
+    report: report.Config = field(default_factory=report.Config)
+    track: tracking.Config = field(default_factory=tracking.Config)
+
+
+class Loaded(NamedTuple):
+    """A config and the folder that its paths are relative to."""
+
+    settings: RunConfig
+    base: Path
+
+
+# What stood elsewhere in configs of earlier versions: section, key → what to write now.
+_MOVED = {
+    ("benchmark", "held_out"): "[design] held_out",
+    ("benchmark", "split_seed"): "[design] split_seed",
+    ("benchmark", "limit"): "[design] scored (held-out tasks that are scored) or tasks (tasks that take part)",
+    ("benchmark", "folds"): "[design] folds",
+    ("benchmark", "fold"): "[design] fold",
+    ("crossfit", ""): "[design], with folds, seeds and temperatures",
+}
+
+
+def load(path: Path, changes: Sequence[str] = ()) -> Loaded:
+    """Read a config file, apply `--set`, check every section and part. Loads no model.
+
+    Raises ConfigError with one line for anything that does not fit.
+    """
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the config: {error.strerror}; see configs/ for examples") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not a text file, expected TOML; see configs/ for examples") from None
+    raw = _extended(config.parse(text, where=str(path)), path)
+    return Loaded(build(config.override(raw, changes)), path.parent)
+
+
+def _extended(raw: dict[str, Any], path: Path) -> dict[str, Any]:
+    """`extends = "other.toml"`: that config with this one's values in it, section by section; lists are replaced."""
+    name = raw.pop("extends", None)
+    if name is None:
+        return raw
+    if not isinstance(name, str) or Path(name).name != name:
+        raise ConfigError(f"{path}: extends names a config in the same folder, found {name!r}")
+    other = path.with_name(name)
+    if not other.is_file():
+        raise ConfigError(f"{path}: extends {name}, and there is no such file beside it")
+    return _merged(_extended(config.parse(other.read_text(), where=str(other)), other), raw)
+
+
+def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    both = {
+        k: _merged(first[k], v) for k, v in second.items() if isinstance(v, Mapping) and isinstance(first.get(k), dict)
+    }
+    return {**first, **second, **both}
+
+
+def build(raw: Mapping[str, Any]) -> RunConfig:
+    """A raw config as settings, every part checked. Raises ConfigError with one line for anything that does not fit."""
+    from rune.study import checks
+
+    for (section, key), now in _MOVED.items():
+        there = raw.get(section)
+        if there is not None and (not key or (isinstance(there, Mapping) and key in there)):
+            raise ConfigError(f"[{section}] {key}".rstrip() + f" is {now} now; move it there")
+    result = config.build(RunConfig, raw)
+    checks.parts(result)
+    if result.gate.n > result.sample.n:
+        raise ConfigError(
+            f"[gate] n = {result.gate.n} needs at least as many samples, [sample] n = {result.sample.n}; "
+            f"add --set sample.n={result.gate.n}"
+        )
+    return result
+
+
+def raw_in(folder: RunDir) -> dict[str, Any]:
+    """The config of a run folder, of whatever version."""
+    return config.parse((folder / "config.toml").read_text(), where=str(folder / "config.toml"))
+
+
+def raw_of(settings: RunConfig) -> dict[str, Any]:
+    """Settings as a run folder's config.toml will hold them."""
+    return config.parse(config.dump_toml(settings), where="config")
+
+
+def changed(settings: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
+    """Settings with some values ("section.key" → value) in place of others. Raises ConfigError like `build`."""
+    raw: dict[str, Any] = json.loads(json.dumps(config.plain(settings)))
+    for path, value in changes.items():
+        node = raw
+        *parents, leaf = path.split(".")
+        for parent in parents:
+            node = node.setdefault(parent, {}) if isinstance(node, dict) else {}
+        if not isinstance(node, dict):
+            raise ConfigError(f"[design] {path}: a part of it is a value, not a section")
+        node[leaf] = value
+    return build(raw)
+
+
+def located(settings: RunConfig, base: Path, *, seed: int, fold: int) -> RunConfig:
+    """Settings whose input paths are absolute. `{seed}` and `{fold}` in train.start_from are the cell's."""
+
+    def at(path: str) -> str:
+        return str((base / Path(path).expanduser()).resolve()) if path else ""
+
+    def if_there(path: str) -> str:
+        return at(path) if path and (base / Path(path).expanduser()).exists() else path
+
+    start = settings.train.start_from.format(seed=seed, fold=fold)
+    hypernet = replace(settings.train.hypernet, reconstruct_from=at(settings.train.hypernet.reconstruct_from))
+    part = settings.benchmark.settings
+    return replace(
+        settings,
+        model=replace(settings.model, name=if_there(settings.model.name)),
+        collect=replace(settings.collect, imports=tuple(map(at, settings.collect.imports))),
+        train=replace(settings.train, start_from=at(start), hypernet=hypernet),
+        benchmark=replace(
+            settings.benchmark, settings={**part, **({"path": if_there(part["path"])} if part.get("path") else {})}
+        ),
+    )

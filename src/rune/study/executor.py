@@ -1,0 +1,445 @@
+"""Runs experiments: every cell through the same stages, then one decision over all of them.
+
+    collect → train → adapt → sample → score      in each cell
+    gate → report                                 over all cells
+
+A stage that is done is skipped, one that was interrupted goes on where it stopped. What cells have in common is made
+once: the loop's attempts, and every stage whose inputs another cell shares (see `cells.key`), which is then copied.
+`run_stage` is the one place that calls a stage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rune import config as configs
+from rune import console, plugins, store, tracking
+from rune.conditions._workshop import Workshop
+from rune.errors import DataError, ModelError
+from rune.models import resolve
+from rune.stages import _provenance, _seal, adapt, collect, retrieve, sample, score, train
+from rune.stages._context import Context
+from rune.store import RunDir
+from rune.study import checks, combine, workers
+from rune.study.cells import Cell, key, loop_key
+from rune.study.config import Loaded, RunConfig
+from rune.study.folders import Experiment, Place, create, reopen
+from rune.types import Engine, ModelRef, Problem, Sandbox, Split, Trajectory
+
+if TYPE_CHECKING:
+    from rune.hypernet.adapter_store import AdapterStore, MemoryStore
+
+IN_CELLS = ("collect", "train", "adapt", "sample", "score")
+OVER_ALL = ("gate", "report")
+STAGES = (*IN_CELLS, *OVER_ALL)
+
+
+def run(loaded: Loaded, *, resume: bool, jobs: int = 1, ray: str | None = None) -> Experiment:
+    """All of an experiment that is not done. The decision is in decision.json, the report in report.html.
+
+    `jobs` processes share the cells; with `ray` (an address, "" for this machine) they are Ray tasks. Raises
+    ConfigError and the stages' own errors.
+    """
+    return go_on(create(loaded, resume=resume), jobs=jobs, ray=ray)
+
+
+def go_on(experiment: Experiment, *, jobs: int = 1, ray: str | None = None) -> Experiment:
+    """What is left of an experiment, then its decision."""
+    folder = experiment.folder
+    with folder.lock():
+        wanted = pending(experiment)
+        if (jobs > 1 or ray is not None) and not experiment.single and wanted:
+            with contextlib.closing(Runner(experiment)) as runner:
+                runner.gather()
+            workers.run(experiment, wanted, jobs, ray=ray)
+        else:
+            with contextlib.closing(Runner(experiment)) as runner:
+                runner.run(wanted)
+        for name in OVER_ALL:
+            if folder.stage_done(name):
+                console.note(f"{name}: done before, kept")
+            else:
+                run_stage(experiment, name)
+        if untracked := tracking.record(folder.path, experiment.settings.track):
+            console.warn(untracked)
+    return experiment
+
+
+def pending(experiment: Experiment) -> list[Place]:
+    """Cells that are not scored yet, in order."""
+    return [p for p in experiment.places() if not p.folder.stage_done(IN_CELLS[-1])]
+
+
+def groups(experiment: Experiment, places: Sequence[Place]) -> list[list[Place]]:
+    """Cells that share a training, together: one process does them one after the other."""
+    found: dict[str, list[Place]] = {}
+    for place in places:
+        found.setdefault(key(place.settings, place.cell, "train"), []).append(place)
+    return list(found.values())
+
+
+def work(path: Path, names: Sequence[str], *, together: int) -> None:
+    """What one worker process does: some cells of an experiment whose attempts are gathered.
+
+    `together`: processes that share the device's memory.
+    """
+    experiment = reopen(path)
+    wanted = [p for p in experiment.places() if p.cell.name in names]
+    with contextlib.closing(Runner(experiment, together=together)) as runner:
+        runner.run(wanted)
+
+
+def run_one(experiment: Experiment, name: str) -> None:
+    """One stage by itself, done before or not: of every cell, or over all of them."""
+    with experiment.folder.lock():
+        if name in OVER_ALL:
+            run_stage(experiment, name)
+            return
+        with contextlib.closing(Runner(experiment)) as runner:
+            for place in experiment.places():
+                runner.stage(place, name)
+
+
+def score_again(experiment: Experiment, *, anew: bool) -> None:
+    """Score what has no verdict in any cell; `anew`: make all verdicts again from the sealed samples."""
+    with experiment.folder.lock(), contextlib.closing(Runner(experiment)) as runner:
+        for place in experiment.places():
+            if anew:
+                settings = experiment.located(place)
+                score.again(place.folder, settings.score, runner.context(settings, place.cell))
+            else:
+                _seal.demand_kept(place.folder, "score", grown=False)
+            runner.stage(place, "score")
+
+
+def run_stage(experiment: Experiment, name: str, place: Place | None = None, runner: Runner | None = None) -> None:
+    """One stage, recorded in the manifest and sealed. A stage sees its own section only."""
+    folder = place.folder if place else experiment.folder
+    with folder.stage(name) as entry:
+        entry["by"] = _provenance.worker()
+        if place and runner:
+            _in_cell(experiment, name, place, runner)
+            _seal.seal(folder, name)
+        elif name == "gate":
+            combine.decide(combine.of_experiment(experiment))
+        else:
+            combine.report_on(combine.of_experiment(experiment))
+
+
+def _in_cell(experiment: Experiment, name: str, place: Place, runner: Runner) -> None:
+    folder, settings = place.folder, experiment.located(place)
+    context = runner.context(settings, place.cell)
+    if name in ("train", "adapt", "sample"):
+        _same_model(folder, context)
+    if name == "collect":
+        runner.check_scorer(folder, context)
+        model = context.model()
+        folder.update(model={"name": model.name, "sha256": model.digest, "source": model.source})
+        folder.update(device=device_name(context.device), dtype=context.dtype)
+        looped = replace(context, seed=settings.run.seed)
+        collect.run(folder, settings.collect, looped, attempts=attempts(experiment, place))
+    elif name == "train":
+        train.run(folder, settings.train, context)
+    elif name == "adapt":
+        shared = workshop(folder, settings, context)
+        adapt.run(folder, settings.adapt, context, workshop=shared, adapters=runner.adapters(place, context))
+    elif name == "sample":
+        runner.bring_adapters(place, settings, context)
+        sample.run(folder, settings.sample, context)
+    else:
+        score.run(folder, settings.score, context)
+
+
+def attempts(experiment: Experiment, place: Place) -> Path:
+    """Where the loop of a cell writes: one file for all cells that loop alike."""
+    if experiment.single:
+        return place.folder / "attempts.jsonl"
+    return experiment.folder / "attempts" / f"{loop_key(place.settings)}.jsonl"
+
+
+def _same_model(folder: RunDir, context: Context) -> None:
+    """What is at the model's name today must be what the run began with: adapters fit one base model only."""
+    before, model = folder.manifest().get("model"), context.model()
+    if before and before["sha256"] != model.digest:
+        raise ModelError(
+            f"{folder.path}: begun with {before['name']} (sha256 {before['sha256'][:12]}…), but that is now "
+            f"{model.digest[:12]}…; put the model back, or start a new run"
+        )
+
+
+def workshop(folder: RunDir, settings: RunConfig, context: Context) -> Workshop:
+    """The same hits for every arm: each held-out task's nearest trajectories, by its prompt alone."""
+    held_out = [p for p in store.read_jsonl(folder / "problems.jsonl", Problem) if p.split is Split.HELD_OUT]
+    trajectories = store.read_jsonl(folder / "trajectories.jsonl", Trajectory)
+    if not trajectories:
+        raise DataError(f"{folder / 'trajectories.jsonl'}: no trajectories; run `rune collect {folder.path}` first")
+    return Workshop(
+        model=context.model(),
+        device=context.device,
+        dtype=context.dtype,
+        seed=context.seed,
+        trajectories=tuple(trajectories),
+        hits=retrieve.hits(held_out, trajectories, settings.retrieve),
+        checkpoints=folder / "checkpoints",
+        adapters=folder / "adapters",
+        cache=context.cache,
+    )
+
+
+def device_name(device: str) -> str:
+    """The GPU's own name, or "cpu" with its core count."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name()
+    return f"cpu ({os.cpu_count()} cores)"
+
+
+# --------------------------------------------------------------------------- one process
+
+
+class Runner:
+    """What one process holds while it does cells: model, engine, sandbox and training base, each made when needed."""
+
+    def __init__(self, experiment: Experiment, *, together: int = 1) -> None:
+        self._experiment, self._together = experiment, together
+        self._machines: Machines | None = None
+        self._stores: dict[str, MemoryStore] = {}  # cell → its adapters, while they are in the engine
+        self._checked: set[str] = set()
+
+    def run(self, places: Sequence[Place]) -> None:
+        """The given cells through all their stages."""
+        remaining = list(places)
+        for group in groups(self._experiment, places):
+            for place in group:
+                with contextlib.ExitStack() as stack:
+                    if not self._experiment.single:
+                        stack.enter_context(place.folder.lock())
+                        console.note(f"cell {place.cell.name}")
+                    for name in IN_CELLS:
+                        if place.folder.stage_done(name):
+                            if self._experiment.single:
+                                console.note(f"{name}: done before, kept")
+                        elif twin := self._twin(place, name):
+                            adopt(twin, place, name)
+                        else:
+                            if name == "sample" and len(remaining) == 1 and self._machines:
+                                self._machines.close_desk()  # nothing is trained after this
+                            self.stage(place, name)
+                remaining.remove(place)
+            self._drop_adapters()
+
+    def gather(self) -> None:
+        """The loop's attempts of all cells: what must be there before processes share the cells."""
+        for place in self._experiment.places():
+            if place.folder.stage_done("collect"):
+                continue
+            if twin := self._twin(place, "collect"):
+                adopt(twin, place, "collect")
+            else:
+                self.stage(place, "collect")
+
+    def stage(self, place: Place, name: str) -> None:
+        run_stage(self._experiment, name, place, self)
+
+    def _twin(self, place: Place, name: str) -> Place | None:
+        """Another cell that has done the very same stage."""
+        wanted = key(place.settings, place.cell, name)
+        for other in self._experiment.places():
+            if (
+                other.cell != place.cell
+                and other.folder.stage_done(name)
+                and key(other.settings, other.cell, name) == wanted
+            ):
+                return other
+        return None
+
+    # ----------------------------------------------------------------- machinery
+
+    def context(self, settings: RunConfig, cell: Cell) -> Context:
+        """For one cell. Another model, engine or sandbox than the last cell's is made anew."""
+        wanted = configs.digest([settings.model, settings.engine, settings.score])
+        if self._machines is None or self._machines.name != wanted:
+            self._close_machines()
+            self._machines = Machines(settings, wanted, together=self._together)
+        return self._machines.context(cell.seed)
+
+    def check_scorer(self, folder: RunDir, context: Context) -> None:
+        """The instrument is checked before anything depends on it: once a process for the same tasks."""
+        problems = store.read_jsonl(folder / "problems.jsonl", Problem)
+        name = configs.digest(sorted(p.task_id for p in problems))
+        if name not in self._checked:
+            score.self_check(context.sandbox(), problems)
+            self._checked.add(name)
+
+    # ----------------------------------------------------------------- adapters in memory
+
+    def adapters(self, place: Place, context: Context) -> AdapterStore | None:
+        """Where a cell's adapters go; None for PEFT folders."""
+        if place.settings.adapt.save_adapters or not hasattr(context.engine(), "put_adapter"):
+            return None
+        from rune.hypernet.adapter_store import MemoryStore
+
+        kept = MemoryStore(context.engine(), context.model(), dtype=context.dtype, device=context.device)
+        self._stores[place.cell.name] = kept
+        return kept
+
+    def bring_adapters(self, place: Place, settings: RunConfig, context: Context) -> None:
+        """Adapters that are in no folder must be in the engine: made here, by a cell like this one, or made again."""
+        if place.settings.adapt.save_adapters or not hasattr(context.engine(), "put_adapter"):
+            return
+        if any(name in self._stores for name in (place.cell.name, *self._alike(place))):
+            return
+        again = self.adapters(place, context)
+        assert again is not None
+        shared = workshop(place.folder, settings, context)
+        adapt.remake(place.folder, settings.adapt, workshop=shared, adapters=again)
+
+    def _alike(self, place: Place) -> list[str]:
+        wanted = key(place.settings, place.cell, "adapt")
+        return [o.cell.name for o in self._experiment.places() if key(o.settings, o.cell, "adapt") == wanted]
+
+    def _drop_adapters(self) -> None:
+        for kept in self._stores.values():
+            kept.close()
+        self._stores.clear()
+        if self._machines:
+            self._machines.make_room()
+
+    def _close_machines(self) -> None:
+        self._stores.clear()
+        if self._machines:
+            self._machines.close()
+            self._machines = None
+
+    def close(self) -> None:
+        self._close_machines()
+
+
+def adopt(source: Place, target: Place, name: str) -> None:
+    """Take over a stage that another cell has done with the same inputs."""
+    began = source.folder.manifest()
+    with target.folder.stage(name) as entry:
+        entry.update(by=began["stages"][name].get("by", {}), same_as=source.cell.name)
+        target.folder.update(**{k: began[k] for k in ("model", "device", "dtype") if k in began})
+        for file in _OUTPUTS[name]:
+            here, there = source.folder / file, target.folder / file
+            if here.is_dir():
+                shutil.copytree(here, there, copy_function=_link, dirs_exist_ok=True)
+            elif here.exists():
+                shutil.copyfile(here, there)
+        _seal.seal(target.folder, name)
+
+
+_OUTPUTS: Mapping[str, tuple[str, ...]] = {
+    "collect": ("trajectories.jsonl", "corpus.json"),
+    "train": ("checkpoints",),
+    "adapt": ("treatments.jsonl", "diagnostics.json"),
+    "sample": ("samples.jsonl",),
+    "score": ("verdicts.jsonl",),
+}
+
+
+def _link(source: str, target: str) -> None:
+    """Weights are large and never changed: a second name for the file, or a copy where there is no such thing."""
+    if Path(source).suffix != ".safetensors":
+        shutil.copyfile(source, target)
+        return
+    Path(target).unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+class Machines:
+    """Model, engine, sandbox and training base of one configuration; made on first use, closed together."""
+
+    def __init__(self, settings: RunConfig, name: str, *, together: int) -> None:
+        self.name = name
+        self._settings, self._together = settings, together
+        self._exit = contextlib.ExitStack()
+        self._desk: train.Desk | None = None
+
+    @functools.cached_property
+    def device(self) -> str:
+        return checks.device(self._settings)
+
+    @property
+    def dtype(self) -> str:
+        wanted = self._settings.model.dtype
+        return wanted if wanted != "auto" else "bfloat16" if self.device == "cuda" else "float32"
+
+    @functools.cached_property
+    def _model(self) -> ModelRef:
+        section = self._settings.model
+        return resolve.resolve(section.name, sources=section.sources, cache=resolve.default_cache())
+
+    @functools.cached_property
+    def _engine(self) -> Engine:
+        part = self._settings.engine
+        module = plugins.load("engines", part.name)
+        raw = dict(part.settings)
+        if part.name == "torch" and self._together > 1:
+            # Of what the others on the device have left, who have taken theirs already: an even share is too small.
+            raw.setdefault("memory_fraction", round(min(0.6, 1.5 / self._together), 3))
+        settings = configs.build(module.Config, raw, where="engine.settings")
+        engine: Engine = module.build(settings, model=self._model, device=self.device, dtype=self.dtype)
+        self._exit.callback(engine.close)
+        return engine
+
+    @functools.cached_property
+    def _sandbox(self) -> Sandbox:
+        sandbox = score.build_sandbox(self._settings.score, cache=resolve.default_cache())
+        self._exit.callback(sandbox.close)
+        return sandbox
+
+    def context(self, seed: int) -> Context:
+        return Context(
+            seed=seed,
+            model=lambda: self._model,
+            device=self.device,
+            dtype=self.dtype,
+            engine=lambda: self._engine,
+            sandbox=lambda: self._sandbox,
+            cache=resolve.default_cache(),
+            desk=self._get_desk,
+        )
+
+    def _get_desk(self) -> train.Desk:
+        if self._desk is None:
+            self._desk = train.Desk(self.context(0))
+        return self._desk
+
+    def close_desk(self) -> None:
+        if self._desk:
+            self._desk.close()
+            self._desk = None
+
+    def make_room(self) -> None:
+        """Training follows: a small GPU needs the memory of the engine's cache, which it takes again by itself."""
+        if self.device == "cuda" and "_engine" in self.__dict__:
+            import torch
+
+            free, total = torch.cuda.mem_get_info()
+            if free < total / 2:
+                self._engine.close()
+
+    def close(self) -> None:
+        self.close_desk()
+        self._exit.close()
+
+
+@contextlib.contextmanager
+def one_cell(experiment: Experiment) -> Iterator[tuple[Place, Context]]:
+    """The cell of an experiment of one, and what its stages work with: for verbs that do more than a stage."""
+    with contextlib.closing(Runner(experiment)) as runner:
+        place = experiment.places()[0]
+        yield place, runner.context(experiment.located(place), place.cell)

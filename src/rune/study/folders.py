@@ -1,0 +1,153 @@
+"""Where an experiment lies on disk.
+
+An experiment of one cell *is* that cell's run folder. One of several has a folder of its own around them:
+
+    runs/<name>-<digest8>/
+      manifest.json config.toml problems.jsonl preregistration.json seals.json     as in every run folder
+      attempts/<key>.jsonl       what the loop tried, once for all cells that loop alike
+      cells/<variant>.seed-S.fold-F/                                               a run folder each
+      decision.json result.json result.md report.html …                            over all cells
+
+All cells are made, and their promises frozen, before anything is drawn. A cell's promise follows from the
+experiment's config and tasks; `check_promises` makes it again and compares.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from rune import __version__, store
+from rune.errors import GateError, StoreError
+from rune.stages import _provenance, _seal, preregister
+from rune.store import RunDir
+from rune.study import checks
+from rune.study.cells import Cell, cells, scored, settings_of, split, tasks
+from rune.study.config import Loaded, RunConfig, build, located, raw_in, raw_of
+from rune.types import Problem, Split
+
+BASE = "paths_from"  # manifest: the folder, seen from this one, that the config's paths are relative to
+
+
+class Place(NamedTuple):
+    """One cell on disk."""
+
+    cell: Cell
+    folder: RunDir
+    settings: RunConfig  # as written
+
+
+class Experiment(NamedTuple):
+    """An experiment on disk."""
+
+    folder: RunDir
+    settings: RunConfig  # as written
+    base: Path  # what its paths are relative to
+
+    def places(self) -> list[Place]:
+        """All cells, in order."""
+        every = cells(self.settings)
+        if len(every) == 1:
+            return [Place(every[0], self.folder, self.settings)]
+        root = self.folder / "cells"
+        return [Place(c, RunDir(root / c.name), settings_of(self.settings, c)) for c in every]
+
+    @property
+    def single(self) -> bool:
+        return len(cells(self.settings)) == 1
+
+    def located(self, place: Place) -> RunConfig:
+        """A cell's settings with absolute paths: for the work itself."""
+        return located(place.settings, self.base, seed=place.cell.seed, fold=place.cell.fold)
+
+
+def create(loaded: Loaded, *, resume: bool) -> Experiment:
+    """Make or reopen the folder and those of its cells, all pre-registered.
+
+    Whatever can be refused is refused before a folder is made. Raises ConfigError, StoreError or GateError.
+    """
+    settings, base = loaded
+    path = RunDir.place(Path(settings.run.folder), settings.run.name, settings)
+    everything: Sequence[Problem] = ()
+    every = cells(settings)
+    if not (path / "problems.jsonl").exists():
+        for cell in every:
+            own = settings_of(settings, cell)
+            checks.inputs(located(own, base, seed=cell.seed, fold=cell.fold), own)
+            checks.arms(own)
+        checks.device(settings)
+        first = located(settings, base, seed=every[0].seed, fold=every[0].fold)
+        everything = tasks(first)
+        checked = scored(everything, settings.design)
+    extra = {"rune": __version__, "seed": settings.run.seed, "environment": _provenance.environment()}
+    folder = RunDir.make(path, settings.run.name, settings, extra=extra, resume=resume)
+    if BASE not in folder.manifest():
+        folder.update(**{BASE: _seen_from(path, base)})
+    if everything:
+        store.write_jsonl(folder / "problems.jsonl", checked)
+    _seal.preregister(folder)
+    experiment = Experiment(folder, settings, base)
+    if not experiment.single:
+        folder.update(cells=[c.name for c in every])
+        for place in experiment.places():
+            if "preregistration" not in _manifest(place.folder):
+                _create_cell(experiment, place, extra)
+    return experiment
+
+
+def _seen_from(path: Path, base: Path) -> str:
+    return Path(os.path.relpath(base.resolve(), path.resolve())).as_posix()
+
+
+def _manifest(folder: RunDir) -> dict[str, object]:
+    return folder.manifest() if folder.manifest_path.exists() else {}
+
+
+def _create_cell(experiment: Experiment, place: Place, extra: dict[str, object]) -> None:
+    folder = RunDir.make(place.folder.path, place.cell.name, place.settings, extra=extra, resume=True)
+    folder.update(**{BASE: _seen_from(folder.path, experiment.base)}, cell=place.cell._asdict())
+    store.write_jsonl(folder / "problems.jsonl", _problems(experiment, place))
+    _seal.preregister(folder)
+
+
+def _problems(experiment: Experiment, place: Place) -> list[Problem]:
+    """A cell's tasks from the experiment's."""
+    everything = store.read_jsonl(experiment.folder / "problems.jsonl", Problem)
+    design = experiment.settings.design
+    if design.folds:
+        everything = [replace(p, split=Split.TRAIN) for p in everything]
+        return split(everything, design, place.cell.fold)
+    return everything
+
+
+def reopen(path: Path) -> Experiment:
+    """An existing experiment or cell with the config it was made with.
+
+    Raises StoreError if the config was edited since, or if an earlier version of the program made the folder.
+    """
+    folder = RunDir.open(path)
+    if folder.version != store.SCHEMA_VERSION:
+        raise StoreError(
+            f"{path}: made by an earlier version (schema {folder.version}): show, gate, leakage, report and compare "
+            "read it; to run it again, start another run from a config"
+        )
+    _seal.demand_config(folder)
+    return Experiment(folder, build(raw_in(folder)), folder.path / str(folder.manifest().get(BASE, ".")))
+
+
+def check_promises(experiment: Experiment) -> None:
+    """Raises GateError unless every cell promises what the experiment's config and tasks make of it."""
+    if experiment.single:
+        return
+    for place in experiment.places():
+        if not place.folder.manifest_path.is_file():
+            raise GateError(f"{place.folder.path}: the cell is gone; put it back, or start a new run")
+        found = place.folder.manifest().get("preregistration")
+        if found != preregister.freeze(raw_of(place.settings), _problems(experiment, place))["digest"]:
+            raise GateError(
+                f"{place.folder.path}: its pre-registration is not what {experiment.folder / 'config.toml'} makes of "
+                "this cell; put it back, or start a new run"
+            )

@@ -1,0 +1,154 @@
+"""Cells dealt out to processes of their own: on this machine's GPUs and processors, or as tasks of a Ray cluster.
+
+Cells that share a training stay together. All that a worker does is on disk, so one that dies loses at most a stage's
+last moments; an experiment may be gone on with by other workers, elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rune import console
+from rune.errors import EngineError, RuneError
+from rune.study import checks
+
+if TYPE_CHECKING:
+    from rune.study.folders import Experiment, Place
+
+
+def run(experiment: Experiment, wanted: Sequence[Place], jobs: int, *, ray: str | None = None) -> None:
+    """`wanted` by `jobs` processes; one that fails stops all. Raises RuneError.
+
+    `ray`: an address of a cluster whose file system is shared, "" for one on this machine; None for plain processes.
+    """
+    from rune.study.executor import groups
+
+    parts = [[place.cell.name for place in group] for group in groups(experiment, wanted)]
+    on_gpu = checks.device(experiment.settings) == "cuda"
+    with _progress(experiment, wanted) as advance:
+        if ray is None:
+            _local(experiment, parts, jobs, gpus() if on_gpu else [], advance)
+        else:
+            _on_ray(experiment, parts, jobs, ray, on_gpu, advance)
+
+
+class _Bar:
+    """Counts cells as they are done."""
+
+    def __init__(self, bar: console.Progress, wanted: Sequence[Place]) -> None:
+        self._bar, self._left = bar, list(wanted)
+
+    def look(self) -> None:
+        for place in [p for p in self._left if p.folder.stage_done("score")]:
+            self._left.remove(place)
+            self._bar.advance()
+
+
+@contextlib.contextmanager
+def _progress(experiment: Experiment, wanted: Sequence[Place]) -> Iterator[_Bar]:
+    total = len(experiment.places())
+    with console.Progress("cells", total, unit="cell", initial=total - len(wanted)) as bar:
+        yield _Bar(bar, wanted)
+
+
+def gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES calls the GPUs that this process sees."""
+    import torch
+
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return named or [str(i) for i in range(torch.cuda.device_count())]
+
+
+def command(folder: Path, names: Sequence[str], together: int) -> list[str]:
+    """How a worker is started."""
+    return [sys.executable, "-m", "rune", "run", str(folder), "--together", str(together), "--worker", *names]
+
+
+def _local(experiment: Experiment, parts: Sequence[Sequence[str]], jobs: int, gpus: Sequence[str], bar: _Bar) -> None:
+    """`gpus` take turns, so that jobs are spread evenly; processors are dealt out while there is one for each."""
+    jobs = min(jobs, len(parts))
+    together = -(-jobs // len(gpus)) if gpus else jobs  # processes that share a device's memory
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+    running: dict[Path, subprocess.Popen[bytes]] = {}
+    with contextlib.ExitStack() as stack:
+        try:
+            for i in range(jobs):
+                log = experiment.folder / f"worker-{i}.log"
+                names = [name for part in parts[i::jobs] for name in part]
+                device = {"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {}
+                out = stack.enter_context(log.open("ab"))
+                running[log] = subprocess.Popen(
+                    command(experiment.folder.path, names, together),
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=out,
+                    env={**os.environ, **device},
+                )
+                if len(cores) >= jobs:  # threads of two processes on one core are slower than one's
+                    os.sched_setaffinity(running[log].pid, cores[i::jobs])
+            while running:
+                time.sleep(0.5)
+                bar.look()
+                for log, process in list(running.items()):
+                    if process.poll() is None:
+                        continue
+                    del running[log]
+                    if process.returncode:
+                        last = log.read_text(errors="replace").strip().splitlines()[-1:]
+                        raise RuneError(f"a worker ended with {process.returncode} ({''.join(last)}); see {log}")
+            bar.look()
+        finally:
+            for process in running.values():
+                process.terminate()
+            for process in running.values():
+                process.wait()
+
+
+def _on_ray(
+    experiment: Experiment, parts: Sequence[Sequence[str]], jobs: int, address: str, on_gpu: bool, bar: _Bar
+) -> None:
+    """One Ray task for each group of cells, with a GPU of its own if there are any; Ray tries a lost one again."""
+    try:
+        import ray
+    except ImportError:
+        raise EngineError("--ray needs Ray; install it with: pip install 'rune-lora[ray]'") from None
+    ours = not ray.is_initialized()
+    if ours:
+        path = os.pathsep.join(entry for entry in sys.path if entry)
+        size: dict[str, Any] = {} if address else {"num_cpus": max(jobs, 1), "include_dashboard": False}
+        ray.init(
+            address=address or None,
+            log_to_driver=False,
+            runtime_env={"env_vars": {"PYTHONPATH": path}},
+            **size,
+        )
+    try:
+        task = ray.remote(num_cpus=1, num_gpus=1 if on_gpu else 0, max_retries=2)(_in_ray)
+        folder = str(experiment.folder.path.resolve())
+        waiting = [task.remote(folder, list(names), str(Path.cwd())) for names in parts]
+        while waiting:
+            done, waiting = ray.wait(waiting, num_returns=1, timeout=0.5)
+            bar.look()
+            for one in done:
+                if said := ray.get(one):
+                    raise RuneError(said)
+        bar.look()
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _in_ray(folder: str, names: list[str], here: str) -> str:
+    """One group of cells in a process of its own; "" or what went wrong."""
+    done = subprocess.run(
+        command(Path(folder), names, 1), cwd=here, capture_output=True, text=True, errors="replace", check=False
+    )
+    last = "".join(done.stderr.strip().splitlines()[-1:])
+    return f"a worker of cells {', '.join(names)} ended with {done.returncode}: {last}" if done.returncode else ""

@@ -1,0 +1,144 @@
+"""Cells follow from the config alone: their names, their tasks, what they share, and the promise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.experiment import settings, write
+from rune.errors import ConfigError
+from rune.stages import retrieve
+from rune.study import cells, config, folders
+from rune.types import Attempt, ModelRef, Outcome, Problem, Split, Trajectory
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def loaded(root: Path, model: ModelRef, **changes: Any) -> config.RunConfig:
+    return config.load(write(root, settings(root, model, **changes))).settings
+
+
+def task(name: str, domain: str) -> Problem:
+    code = f"def {name}(x):\n    return x\n"
+    return Problem(
+        task_id=name, benchmark="b", prompt=f"Write {name}.", entry_point=name, test="", reference=code, domain=domain
+    )
+
+
+TASKS = [task(f"t{d}{i}", f"d{d}") for d in range(4) for i in range(3)]
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda p: p.stem)
+def test_every_config_of_the_repository_is_read_and_has_its_cells(path: Path) -> None:
+    read = config.load(path).settings
+    every = cells.cells(read)
+    assert every and len({c.name for c in every}) == len(every)
+    for cell in every:
+        own = cells.settings_of(read, cell)
+        assert cells.cells(own) == [cell._replace(variant=cells.MAIN)]  # the cell as an experiment of its own
+
+
+def test_variants_cross_the_grid_and_the_temperatures(tmp_path: Path, tiny_model: ModelRef) -> None:
+    design = {
+        "temperatures": [0.8, 0.2],
+        "grid": {"sample.top_p": [0.5, 1.0]},
+        "variants": {"plain": {}, "long": {"train.hypernet.schedule.steps": 9}},
+    }
+    read = loaded(tmp_path, tiny_model, design=design)
+    found = cells.variants(read.design)
+    assert len(found) == 8 and next(iter(found)) == "plain_top_p-0.5_temperature-0.8"
+    last = cells.settings_of(read, cells.Cell("long_top_p-1_temperature-0.2", 3, -1))
+    assert (last.train.hypernet.schedule.steps, last.sample.top_p, last.sample.temperature) == (9, 1.0, 0.2)
+    assert read.train.hypernet.schedule.steps != 9
+
+
+def test_cells_share_a_stage_as_far_as_their_settings_are_the_same(tmp_path: Path, tiny_model: ModelRef) -> None:
+    read = loaded(tmp_path, tiny_model, design={"temperatures": [0.8, 0.2], "seeds": [1, 2]})
+
+    def key(variant: str, seed: int, stage: str) -> str:
+        cell = cells.Cell(variant, seed, -1)
+        return cells.key(cells.settings_of(read, cell), cell, stage)
+
+    hot, cold = "temperature-0.8", "temperature-0.2"
+    assert key(hot, 1, "adapt") == key(cold, 1, "adapt") and key(hot, 1, "sample") != key(cold, 1, "sample")
+    assert key(hot, 1, "collect") == key(hot, 2, "collect") and key(hot, 1, "train") != key(hot, 2, "train")
+
+
+@pytest.mark.parametrize("design", [{"held_out": 1}, {"folds": 2}], ids=["held out", "folds"])
+def test_by_domain_no_domain_stands_on_both_sides(design: dict[str, Any]) -> None:
+    for fold in cells.folds(config.Design(by="domain", **design)):
+        marked = cells.split(TASKS, config.Design(by="domain", **design), fold)
+        sides = [{p.domain for p in marked if p.split is s} for s in Split]
+        assert all(sides) and not sides[0] & sides[1]
+
+
+def test_by_task_a_domain_may_stand_on_both_sides() -> None:
+    marked = cells.split(TASKS, config.Design(held_out=4), -1)
+    sides = [{p.domain for p in marked if p.split is s} for s in Split]
+    assert sides[0] & sides[1]
+
+
+def test_a_task_without_a_domain_cannot_be_split_by_one() -> None:
+    with pytest.raises(ConfigError, match="has no domain"):
+        cells.split([*TASKS, task("stray", "")], config.Design(by="domain", held_out=1), -1)
+
+
+def trajectory(problem: Problem) -> Trajectory:
+    attempt = Attempt(code=problem.reference, outcome=Outcome.PASSED)
+    return Trajectory(
+        trajectory_id=f"of {problem.task_id}",
+        task_id=problem.task_id,
+        benchmark="b",
+        prompt=problem.prompt,
+        attempts=(attempt,),
+        solution=problem.reference,
+        domain=problem.domain,
+    )
+
+
+def test_retrieval_stays_in_the_domain_and_leaves_the_task_itself_out() -> None:
+    corpus = [trajectory(p) for p in TASKS]
+
+    def found(**settings: Any) -> set[str]:
+        hits = retrieve.hits([TASKS[0]], corpus, retrieve.Config(top_k=12, **settings))
+        return {h.trajectory.task_id for h in hits[TASKS[0].task_id]}
+
+    assert found(within="domain") == {"t01", "t02"}
+    assert found(within="domain", exclude_same_task=False) == {"t00", "t01", "t02"}
+    assert found() == {p.task_id for p in TASKS[1:]}
+    outside = retrieve.hits([task("plain", "")], corpus, retrieve.Config(top_k=3))
+    assert outside == {"plain": ()}  # a private domain is no help to a task outside of all domains
+
+
+def test_a_config_extends_another_and_its_paths_are_relative_to_it(tmp_path: Path, tiny_model: ModelRef) -> None:
+    base = write(tmp_path, settings(tmp_path, tiny_model, collect={"imports": ["data/more.jsonl"]}))
+    (tmp_path / "other.toml").write_text(f'extends = "{base.name}"\n[sample]\nn = 7\n')
+    read, where = config.load(tmp_path / "other.toml")
+    assert read.sample.n == 7 and read.sample.max_new_tokens == 400
+    at = config.located(read, where, seed=0, fold=-1)
+    assert at.collect.imports == (str(tmp_path / "data" / "more.jsonl"),)
+    assert read.collect.imports == ("data/more.jsonl",)  # as written: no path of a machine in a run folder
+    (tmp_path / "other.toml").write_text('extends = "../x.toml"\n')
+    with pytest.raises(ConfigError, match="same folder"):
+        config.load(tmp_path / "other.toml")
+
+
+def test_a_run_folder_finds_the_configs_paths_again(tmp_path: Path, tiny_model: ModelRef) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "more.jsonl").write_text("")
+    path = write(tmp_path, settings(tmp_path, tiny_model, collect={"imports": ["data/more.jsonl"]}))
+    made = folders.create(config.load(path), resume=False)
+    assert str(tmp_path / "data") not in (made.folder / "config.toml").read_text()
+    again = folders.reopen(made.folder.path)
+    (place,) = again.places()
+    assert Path(again.located(place).collect.imports[0]) == tmp_path / "data" / "more.jsonl"
+
+
+def test_each_cell_goes_on_from_its_own_checkpoint(tmp_path: Path, tiny_model: ModelRef) -> None:
+    raw = settings(tmp_path, tiny_model, design={"seeds": [4, 5]})
+    raw["train"]["start_from"] = "earlier/seed-{seed}/fold-{fold}"
+    read, where = config.load(write(tmp_path, raw))
+    found = [config.located(read, where, seed=s, fold=2).train.start_from for s in (4, 5)]
+    assert found == [str(tmp_path / "earlier" / f"seed-{s}" / "fold-2") for s in (4, 5)]

@@ -1,0 +1,122 @@
+"""What version 1 wrote, and is committed under results/, still opens and gives the figures that README prints."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from rune import store
+from rune.cli.main import main
+from rune.store import RunDir
+from rune.study import reading, tables, version1
+from rune.types import Problem, Trajectory
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "results"
+CROSSFITS = sorted(p.parent.name for p in RESULTS.glob("*/run.tar.xz"))
+
+
+def block(name: str) -> str:
+    """What README has between the markers of a name."""
+    found = re.search(
+        rf"<!-- rune:{name}:begin -->\n(.*?)\n<!-- rune:{name}:end -->", (ROOT / "README.md").read_text(), re.S
+    )
+    assert found
+    return found.group(1)
+
+
+@pytest.fixture
+def copy(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RUNE_CACHE", str(tmp_path / "cache"))
+    return Path(shutil.copytree(RESULTS / request.param, tmp_path / request.param))
+
+
+@pytest.mark.parametrize("name", [*CROSSFITS, "phase1-0.5b"])
+def test_show_tells_of_every_committed_run(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(RESULTS / name)]) == 0
+    out = capsys.readouterr().out
+    answer = reading.decision(RunDir.open(RESULTS / name)).answer
+    assert out.strip().endswith(answer) and "pass@1 %" in out
+
+
+@pytest.mark.parametrize("copy", ["phase1-0.5b"], indirect=True)
+def test_the_plain_run_is_decided_reported_and_compared_as_it_was(copy: Path, tmp_path: Path) -> None:
+    before = store.read_json(copy / "decision.json")
+    assert main(["gate", str(copy)]) == 10
+    after = store.read_json(copy / "decision.json")
+    for name in ("answer", "effect_points", "arms", "contrasts", "grade"):
+        assert json.dumps(after[name]) == json.dumps(before[name])
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- rune:result:begin -->\n<!-- rune:result:end -->\n")
+    assert main(["report", str(copy), "--readme", str(readme)]) == 0
+    figures = [line for line in block("result").splitlines() if line.startswith("|")]
+    assert figures and all(line in readme.read_text() for line in figures)
+    assert main(["compare", str(copy), str(RESULTS / "crossfit-0.5b"), "-o", str(tmp_path / "compared")]) == 0
+    assert (tmp_path / "compared" / "compare.html").exists()
+
+
+@pytest.mark.parametrize("copy", ["phase1-0.5b"], indirect=True)
+@pytest.mark.parametrize("name", ["verdicts.jsonl", "problems.jsonl", "config.toml", "trajectories.jsonl"])
+def test_a_touched_record_of_the_plain_run_stops_its_gate(
+    copy: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (copy / name).read_text()
+    (copy / name).write_text(text.replace("0", "1", 1))
+    assert main(["gate", str(copy)]) == 2
+    assert name in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("copy", "marked"),
+    [("crossfit-0.5b-wide", "phase1-0.5b-wide2"), ("crossfit-0.5b", "phase1-0.5b")],
+    indirect=["copy"],
+)
+def test_readme_prints_what_the_committed_result_says(copy: Path, marked: str) -> None:
+    result = reading.result(RunDir(copy))
+    assert result and result["run"] == marked
+    assert tables.brief(result) == block(marked)
+
+
+@pytest.mark.parametrize("copy", ["crossfit-0.5b-wide-harmless-again"], indirect=True)
+def test_a_cross_fitted_archive_is_decided_again_and_reported(copy: Path) -> None:
+    source = reading.source(copy)
+    assert len(source.cells) == 18 and source.seeds == [3, 4, 5] and source.folds == 6
+    before = reading.decision(RunDir(copy))
+    assert main(["gate", str(copy)]) == 10
+    after = reading.decision(RunDir(copy))
+    assert (after.answer, after.effect_points, after.arms) == (before.answer, before.effect_points, before.arms)
+    assert [c.points for c in after.contrasts] == [c.points for c in before.contrasts]
+    assert main(["report", str(copy)]) == 0
+    assert after.answer in (copy / "report.html").read_text()
+
+
+@pytest.mark.parametrize("copy", ["crossfit-0.5b-harmless"], indirect=True)
+def test_an_edited_rule_of_an_archive_decides_nothing(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (copy / "config.toml").read_text()
+    (copy / "config.toml").write_text(text.replace("threshold_points = 5.0", "threshold_points = 1.0"))
+    assert main(["gate", str(copy)]) == 2
+    assert "edited after the run was made" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("copy", ["phase1-0.5b"], indirect=True)
+def test_an_old_run_is_not_gone_on_with(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sample", str(copy)]) == 2
+    assert "made by an earlier version" in capsys.readouterr().err
+
+
+def test_the_field_that_was_renamed_is_read_from_old_records() -> None:
+    old = {"task_id": "a", "benchmark": "b", "prompt": "p", "entry_point": "f", "test": "t", "family": "x"}
+    assert store.decode(Problem, old, where="here").domain == "x"
+    first = next(store.read_lines(RESULTS / "corpus-0.5b" / "families.jsonl"))[1]
+    assert "family" in first and store.decode(Trajectory, first, where="here").domain == first["family"]
+
+
+def test_a_folder_without_its_records_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(RESULTS / "crossfit-0.5b", copy, ignore=shutil.ignore_patterns(version1.ARCHIVE))
+    assert main(["gate", str(copy)]) == 2
+    assert "its records are elsewhere" in capsys.readouterr().err

@@ -81,6 +81,7 @@ def test_readme_prints_what_the_committed_result_says(copy: Path, marked: str) -
     assert tables.brief(result) == block(marked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("copy", ["crossfit-0.5b-wide-harmless-again"], indirect=True)
 def test_a_cross_fitted_archive_is_decided_again_and_reported(copy: Path) -> None:
     source = reading.source(copy)

@@ -1,9 +1,9 @@
 """Verdicts by content hash: the same program against the same test under the same limits is judged once, ever.
 
-The key covers program, test, entry point, prelude, backend, its walls, limits, interpreter, lent packages and scorer, so
-a change of any of them judges anew. One line a verdict, appended; two processes may share the file. What the scorer could not
-settle (a wall-clock timeout, whose cause may be the machine) is not kept. A damaged line is left out, and said once:
-a cache is only a cache.
+The key covers program, test, entry point, prelude, backend, its walls, limits, interpreter, lent packages and scorer,
+so a change of any of them judges anew. One line a verdict, appended; two processes may share the file. What the scorer
+could not settle (a wall-clock timeout, whose cause may be the machine) is not kept. A damaged line is left out, and
+said once: a cache is only a cache.
 """
 
 from __future__ import annotations

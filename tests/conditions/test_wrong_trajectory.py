@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rune.conditions import _adapters
+from rune.conditions import _adapters, wrong_trajectory
 from rune.conditions._workshop import Workshop
 from rune.errors import DataError
 from rune.types import Hit, ModelRef, Trajectory
@@ -119,3 +119,14 @@ def test_a_lesson_is_a_family_or_else_a_task() -> None:
     one = tried("a", "HumanEvalFix/7")
     assert _adapters.lesson(one) == _adapters.lesson(tried("b", "HumanEval/7"))
     assert _adapters.lesson(dataclasses.replace(one, family="f")) == "f"
+
+
+def test_it_is_treated_with_other_sets_and_the_strength_of_its_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At another strength than the hypernet arm's the two could not be compared."""
+    seen: list[object] = []
+    monkeypatch.setattr(
+        _adapters, "generate", lambda _, arm, __, sets, ___, *, strength: seen.extend((arm, sets, strength))
+    )
+    shop = workshop({f"t{i}": [tried(f"a{i}", f"s{i}")] for i in range(4)})
+    wrong_trajectory.build(wrong_trajectory.Config(strength=0.5), shop).treat([], lambda _: None)
+    assert seen == ["wrong_trajectory", _adapters.permuted(shop), 0.5]

@@ -151,9 +151,10 @@ def test_a_second_seal_does_not_launder_an_edit(run: RunDir) -> None:
     touch(run, "verdicts.jsonl", turn)
     with pytest.raises(StoreError, match=r"1 outcome edited, the first .*, after it was sealed"):
         _seal.seal(run, "score")
-    touch(run, "samples.jsonl", edit)
-    with pytest.raises(StoreError, match="line 3 edited, after it was sealed; put it back"):
-        _seal.seal(run, "sample")
+    for stage, name in (("collect", "trajectories"), ("adapt", "treatments"), ("sample", "samples")):
+        touch(run, f"{name}.jsonl", edit)
+        with pytest.raises(StoreError, match="line 3 edited, after it was sealed; put it back"):
+            _seal.seal(run, stage)
 
 
 def test_a_resumed_stage_may_append(run: RunDir) -> None:

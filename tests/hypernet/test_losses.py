@@ -77,6 +77,20 @@ def test_kl_to_the_teacher_with_few_tokens_kept_is_a_lower_bound_and_zero_at_the
     assert losses.kl_top(top.values, top.indices, teacher).item() == pytest.approx(0.0, abs=1e-5)
 
 
+def test_kl_to_the_teacher_with_one_token_left_out_is_the_full_divergence_and_pulls_the_same_way() -> None:
+    """The rest is then one token: its bucket takes part in the gradient as any other."""
+    rng = torch.Generator().manual_seed(3)
+    teacher, student = torch.randn(6, 5, generator=rng), torch.randn(6, 5, generator=rng)
+    top = teacher.log_softmax(-1).topk(4, -1)
+    ours, full = student.clone().requires_grad_(), student.clone().requires_grad_()
+    found, exact = losses.kl_top(top.values, top.indices, ours), losses.kl(teacher, full)
+    assert found.item() == pytest.approx(exact.item(), rel=1e-4)
+    found.backward()
+    exact.backward()
+    assert ours.grad is not None and full.grad is not None
+    assert torch.allclose(ours.grad, full.grad, atol=1e-5)
+
+
 def test_norm_is_the_mean_squared_frobenius_norm_over_that_of_the_base() -> None:
     """Rank 1: ‖b aᵀ‖² = ‖a‖²‖b‖² = 25 · 4 and 0."""
     down = torch.tensor([[[3.0, 4.0]], [[3.0, 4.0]]])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -97,7 +97,7 @@ def test_known_verdicts_are_free_and_other_limits_judge_anew(sandbox: Sandbox, t
     jobs = [score.program(str(i), problem("T").prompt + body, problem("T")) for i, body in enumerate([RIGHT, WRONG])]
     first = Cached(sandbox, tmp_path, backend="fork", settings=fork.Config())
     found = {e.key: (e.outcome, e.error) for e in first.judge(jobs)}
-    again = Cached(_Never(), tmp_path, backend="fork", settings=fork.Config(workers=7))
+    again = Cached(_Never(getattr(sandbox, "layers", ())), tmp_path, backend="fork", settings=fork.Config(workers=7))
     assert {e.key: (e.outcome, e.error) for e in again.judge(jobs)} == found
     assert again.hits == 2
     stricter = Cached(sandbox, tmp_path, backend="fork", settings=fork.Config(cpu_seconds=1))
@@ -117,6 +117,9 @@ def test_a_timeout_by_the_wall_clock_is_not_kept_and_one_by_cpu_time_is(tmp_path
 
 
 class _Never:
+    def __init__(self, layers: Sequence[str]) -> None:
+        self.layers = layers
+
     def judge(self, programs: Iterable[Program]) -> Iterator[Execution]:
         for program in programs:
             raise AssertionError(f"{program.key} was judged again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import marshal
 import os
@@ -615,6 +616,7 @@ def test_a_thousand_programs_leave_nothing_open(sandbox: Pool) -> None:
 
     assert all(e.outcome is Outcome.PASSED for e in sandbox.judge(programs(0, 20)))
     lane = sandbox._lanes[0].process.pid
+    gc.collect()  # what earlier tests left
     before = descriptors()
     assert all(e.outcome is Outcome.PASSED for e in sandbox.judge(programs(20, 1000)))
     assert descriptors() == before
@@ -685,3 +687,25 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+def test_what_programs_returned_takes_no_room_from_the_next() -> None:
+    """What a test makes of an answer lies in a cycle; kept in the judge, eight of them would leave no memory."""
+    test = check("global made\nmade = bytes(candidate())\nassert len(made) == 150_000_000")
+    with fork.build(fork.Config(workers=1, memory_mb=256)) as small:
+        outcomes = [run(small, f"def f():\n    return 150_000_000  # {n}\n", test).outcome for n in range(12)]
+    assert outcomes == [Outcome.PASSED] * 12
+
+
+def test_an_argument_may_have_any_name(sandbox: Pool) -> None:
+    """Also those that the scorer's own functions have."""
+    names = ("self", "operation", "target", "args", "options", "own", "link", "name")
+    code = f"def f({', '.join(names)}):\n    return [{', '.join(names)}]\n"
+    asked = f"candidate({', '.join(f'{name}={n}' for n, name in enumerate(names))})"
+    for body in (f"assert {asked} == list(range({len(names)}))", asked, f"x = candidate\nx(*{list(range(8))})"):
+        assert run(sandbox, code, check(body)).outcome is Outcome.PASSED
+    node = (
+        f"def f():\n    pass\n\nclass Node:\n    def __init__(this, {', '.join(names)}):\n        this.sum = target\n"
+    )
+    made = asked.replace("candidate", "Node")
+    assert run(sandbox, node, check(f"n = {made}\nassert n.sum == 2")).outcome is Outcome.PASSED

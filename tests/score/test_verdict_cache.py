@@ -11,6 +11,7 @@ import pytest
 
 from rune import store
 from rune.errors import SandboxError
+from rune.stages import _verdict_cache
 from rune.stages._verdict_cache import Cached
 from rune.types import Execution, FailureKind, Outcome, Program
 
@@ -129,3 +130,22 @@ def test_an_error_of_the_machine_names_the_callers_key(tmp_path: Path) -> None:
 
     with pytest.raises(SandboxError, match=r"^HumanEval/3: could not"):
         list(cached(tmp_path, Broken()).judge([program("a", "HumanEval/3")]))
+
+
+@pytest.mark.parametrize("what", ["a package", "walls"])
+def test_what_a_program_finds_around_it_is_part_of_the_key(
+    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that failed for want of numpy, or of a folder to write to, is judged again where there is one."""
+
+    def asked(version: str, layers: tuple[str, ...]) -> int:
+        monkeypatch.setattr(_verdict_cache.metadata, "version", lambda _: version)
+        inner = Recorded()
+        inner.layers = layers  # type: ignore[attr-defined]
+        sandbox = Cached(inner, tmp_path, backend="fork", settings={"packages": ["numpy"]})
+        list(sandbox.judge([program("import numpy")]))
+        sandbox.close()
+        return len(inner.asked)
+
+    first, other = ("1", ("namespaces",)), ("2", ("namespaces",)) if what == "a package" else ("1", ("landlock",))
+    assert [asked(*first), asked(*first), asked(*other), asked(*other)] == [1, 0, 1, 0]

@@ -61,7 +61,7 @@ class _Recorder:
         self._left = _MOST_BYTES
         self._over = False
 
-    def operate(self, operation: str, target: object, *args: object, **options: object) -> _Blank:
+    def operate(self, operation: str, target: object, /, *args: object, **options: object) -> _Blank:
         request = b""
         if not self._over and operation == "call" and isinstance(target, str):
             with contextlib.suppress(_codec.CodecError):
@@ -72,7 +72,7 @@ class _Recorder:
         self.calls.append(request)
         return _Blank()
 
-    def construct(self, *_: object, **__: object) -> NoReturn:
+    def construct(self, /, *_: object, **__: object) -> NoReturn:
         self.end()
 
     def end(self) -> NoReturn:

@@ -35,6 +35,7 @@ ERROR_CHARS = 1500
 _START_SECONDS = 60.0
 _FORESEE_SECONDS = 1.0  # of CPU time, once a test
 _EXPLAIN_SECONDS = 5.0
+_GARBAGE = 64 << 20  # bytes of address space that one program may leave to the next
 
 
 class _Alarm:
@@ -164,6 +165,7 @@ class _Lane:
         self.texts: dict[str, str] = {}
         self.tasks: dict[tuple[str, str, str], _Task] = {}
         self.modules = set(sys.modules)
+        self.size = _address_space()
 
     def judge(self, job: dict[str, Any]) -> dict[str, Any]:
         began = time.monotonic()
@@ -190,7 +192,21 @@ class _Lane:
         answer.update(cpu=round(cpu, 6), wall=round(time.monotonic() - began, 6))
         if len(sys.modules) != len(self.modules):
             self._forget_modules()
+        del link
+        self._forget_values()
         return answer
+
+    def _forget_values(self) -> None:
+        """What one program returned must not be missing in the memory for the next.
+
+        A test's namespace and a conversation are cycles, with an answer of up to a gigabyte in them; the collector
+        counts objects, not bytes, and could leave a dozen such lying until a right answer finds no room.
+        """
+        size = _address_space()
+        if size > self.size + _GARBAGE:
+            gc.collect()
+            size = _address_space()
+        self.size = size
 
     def _forget_modules(self) -> None:
         """What a prelude put into sys.modules must not be there for the next task; real modules stay."""
@@ -266,6 +282,15 @@ class _Lane:
 
         self.alarm.run(_FORESEE_SECONDS, _ahead.Enough, foresee)
         return _Task(test, prelude, before, entry_point, seed, zlib.crc32(text), script)
+
+
+def _address_space() -> int:
+    """Bytes of it that this process has; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123
+            return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _failure(kind: FailureKind, error: str, *, raised: str = "", settled: bool = True) -> dict[str, Any]:

@@ -122,11 +122,11 @@ class Link:
         if self.finding is not None:
             raise self.finding
 
-    def operate(self, operation: str, target: object, *args: object, **options: object) -> Any:
+    def operate(self, operation: str, target: object, /, *args: object, **options: object) -> Any:
         """One operation on the candidate's side. Raises the finding that ends it, or what the candidate raised."""
         return self._guarded(self._operate, False, operation, target, args, options)
 
-    def construct(self, operation: str, target: object, *args: object, **options: object) -> Any:
+    def construct(self, operation: str, target: object, /, *args: object, **options: object) -> Any:
         """The same on an object that the test makes of the program's own classes; what comes back may be used too."""
         return self._guarded(self._operate, True, operation, target, args, options)
 

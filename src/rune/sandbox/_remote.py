@@ -29,7 +29,7 @@ class Remote:
         object.__setattr__(self, "_handle", handle)
         object.__setattr__(self, "_own", own)
 
-    def __call__(self, *args: object, **options: object) -> Any:
+    def __call__(self, /, *args: object, **options: object) -> Any:
         if self._own:
             return self._link.construct("call", self, *args, **options)
         if self._handle.kind != "callable":
@@ -81,12 +81,12 @@ class Candidate:
         self._link = link
         self.__name__ = name
 
-    def __call__(self, *args: object, **options: object) -> Any:
+    def __call__(self, /, *args: object, **options: object) -> Any:
         self._note(args, options)
         result = self._link.last_result = self._link.operate("call", self.__name__, *args, **options)
         return result
 
-    def observed(self, *args: Any, **options: Any) -> None:
+    def observed(self, /, *args: Any, **options: Any) -> None:
         """A call whose result the test drops: it can only be after what happens to the arguments."""
         self._note(args, options)
         reply = self._link.operate("observe", self.__name__, *args, **options)

@@ -65,7 +65,7 @@ def run(test: Test, link: Any, prelude: CodeType | None, entry_point: str, *, fo
 class _Foreign(Candidate):
     """A name of the program that is no entry point: what it gives is not what a message should quote."""
 
-    def __call__(self, *args: object, **options: object) -> Any:
+    def __call__(self, /, *args: object, **options: object) -> Any:
         return self._link.construct("call", self.__name__, *args, **options)
 
     def __getattr__(self, name: str) -> Any:

@@ -1,18 +1,20 @@
 """Verdicts by content hash: the same program against the same test under the same limits is judged once, ever.
 
-The key covers program, test, entry point, prelude, backend, limits, interpreter and scorer, so a change of any
-of them judges anew. One line a verdict, appended; two processes may share the file. What the scorer could not
-settle (a wall-clock timeout, whose cause may be the machine) is not kept. A damaged line is left out, and said once:
-a cache is only a cache.
+The key covers program, test, entry point, prelude, backend, its walls, limits, interpreter, lent packages and scorer,
+so a change of any of them judges anew. One line a verdict, appended; two processes may share the file. What the scorer
+could not settle (a wall-clock timeout, whose cause may be the machine) is not kept. A damaged line is left out, and
+said once: a cache is only a cache.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import platform
 from collections.abc import Iterable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from rune import config, console, store
 from rune.errors import DataError
 from rune.types import Execution, Program, Sandbox
 
-SCORER = 3  # raise it when a change of the scorer can change a verdict
+SCORER = 4  # raise it when a change of the scorer can change a verdict
 
 
 class Cached:
@@ -33,6 +35,8 @@ class Cached:
         for name in ("workers", "allow_weak", "output_kb"):  # these change no verdict
             limits.pop(name, None)
         context = {"backend": backend, "limits": limits, "python": platform.python_version(), "scorer": SCORER}
+        # A program that imports numpy failed while there was none; one that writes a file needs a folder of its own.
+        context |= {"packages": _versions(limits.get("packages", ())), "layers": list(getattr(inner, "layers", ()))}
         self._context = config.digest(context)
         self._path = folder / "verdicts.jsonl"
         self._known = _read(self._path) if self._path.exists() else {}
@@ -73,6 +77,15 @@ class Cached:
     def _name(self, program: Program) -> str:
         parts = (program.code, program.test, program.entry_point, program.prelude, self._context)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _versions(packages: Iterable[str]) -> dict[str, str]:
+    """Of those that are installed."""
+    found = {}
+    for name in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def _drain(ready: list[Execution]) -> Iterator[Execution]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from rune import slicing
 from rune.types import Attempt, Trajectory
 
 INSTRUCTION = (
@@ -105,7 +106,10 @@ def truncate(text: str, limit: int) -> str:
 
 # --------------------------------------------------------------------------- code extraction
 
-_BLOCK = re.compile(r"```(?:python|py)?[^\n]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
+_FENCE_LINE = re.compile(r"^(?P<indent>[ \t]*)(?P<mark>`{3,}|~{3,})(?P<info>[^`\n]*)$", re.MULTILINE)
+_THOUGHT = re.compile(r"^[ \t]*<(think|thinking|thought|reasoning)>.*?(?:</\1>|\Z)", re.DOTALL | re.MULTILINE)
+_THOUGHT_ENDS = re.compile(r"(?<![\"'`])</(?:think|thinking|thought|reasoning)>(?![\"'`])")
+_CLOSINGS = 8  # a docstring may hold fences of its own: so many are tried as the end of a block
 
 
 def stop(prompt: str) -> tuple[str, ...]:
@@ -119,27 +123,82 @@ def stop(prompt: str) -> tuple[str, ...]:
 def extract(completion: str, *, prompt: str, entry_point: str) -> str:
     """The program in a completion that followed `PREFILL`.
 
-    The answer continues inside an open fence, so the code is what stands before the closing one. If that
-    code does not define `entry_point`, a later fenced block that does is taken; if none does and the text
-    is a function body, it is read as the continuation of `prompt` (HumanEval's completion format).
-    Trailing lines are dropped until the rest parses; unused top-level statements are left out.
+    The answer continues inside an open fence, so the code is what stands before the closing one, or a fenced block
+    after it: the last one that defines `entry_point` and parses as a whole, else the last that does once its
+    trailing lines are dropped. What is thought aloud (`<think>`) is no answer. If no block defines it and the text is
+    a function body, it is read as the continuation of `prompt` (HumanEval's completion format). Of the program, what
+    the answer needs is kept (`slicing`).
     """
-    head, _, rest = completion.partition(FENCE)
-    # A block may open at the first fence (prose came first) or at the next one (the first closed the answer).
-    candidates = [head, *(m.group(1) for text in (completion, rest) for m in _BLOCK.finditer(text))]
-    for candidate in candidates:
-        code = _longest_parsable(candidate)
-        if _defines(code, entry_point):
-            return sanitize(code, entry_point)
-    joined = _longest_parsable(prompt + head)
-    if _defines(joined, entry_point) and len(joined) > len(prompt.rstrip()):
-        return sanitize(joined, entry_point)
-    return head
+    name = re.split(r"\W", entry_point, maxsplit=1)[0]
+    text = _without_thoughts(completion.replace("\r\n", "\n").replace("\r", "\n"))
+    if _binds(_longest_parsable(text), name) and _parses(text):
+        return slicing.needed(_longest_parsable(text), name)
+    blocks = list(_blocks(text))
+    whole = [block for block in blocks if _parses(block)]
+    for candidates in (whole, blocks):
+        programs = [code for block in candidates if _binds(code := _longest_parsable(block), name)]
+        if programs:
+            defining = [code for code in programs if _defines(code, name)]
+            return slicing.needed((defining or programs)[-1], name)
+    for block in blocks:
+        joined = _longest_parsable(prompt + block)
+        if _binds(joined, name) and len(joined) > len(prompt.rstrip()):
+            return slicing.needed(joined, name)
+    return text.partition(FENCE)[0]
+
+
+def _without_thoughts(text: str) -> str:
+    """What follows the last thought; the opening mark may have stood in the prompt."""
+    ends = list(_THOUGHT_ENDS.finditer(text))
+    if ends and not _parses(text):
+        text = text[ends[-1].end() :]
+    return text if _parses(text) else _THOUGHT.sub("", text)
+
+
+def _blocks(text: str) -> Iterator[str]:
+    """What may be code, in order: the text before the first fence, and what each fence line may open.
+
+    A fence is closed by one of its kind and at least its length; a block loses the indentation of its fence.
+    """
+    lines = text.split("\n")
+    fences = [(i, m) for i, line in enumerate(lines) if (m := _FENCE_LINE.match(line))]
+    ends = [i for i, m in fences if not m["info"].strip()][:_CLOSINGS] or [len(lines)]
+    heads = ["\n".join(lines[:i]) for i in ends]
+    yield next((head for head in heads if _parses(head)), "\n".join(lines[: fences[0][0]] if fences else lines))
+    end = 0
+    for place, (start, opening) in enumerate(fences):
+        if start < end:
+            continue
+        mark, indent = opening["mark"], opening["indent"]
+        closings = [
+            i
+            for i, m in fences[place + 1 :]
+            if m["mark"].startswith(mark) and not m["info"].strip() and len(m["indent"]) <= len(indent) + 3
+        ]
+        whole = ((i, code) for i in closings[:_CLOSINGS] if _parses(code := _inside(lines[start + 1 : i], indent)))
+        first = closings[0] if closings else len(lines)
+        after, code = next(whole, (first, _inside(lines[start + 1 : first], indent)))
+        yield code
+        # What a fence with a language opens is read; a bare one may as well have closed a block.
+        end = after if opening["info"].strip() else 0
+
+
+def _inside(lines: Sequence[str], indent: str) -> str:
+    """Lines without the indentation of their fence, as far as they have it."""
+    return "\n".join(line[len(indent) :] if line.startswith(indent) else line.lstrip() for line in lines)
+
+
+def _parses(text: str) -> bool:
+    try:
+        ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
 
 
 def _longest_parsable(text: str) -> str:
     """`text` cut after the last line that leaves valid Python; "" if there is none."""
-    lines = text.replace("\r\n", "\n").rstrip().split("\n")
+    lines = text.rstrip().split("\n")
     while lines:
         code = "\n".join(lines)
         try:
@@ -153,47 +212,14 @@ def _longest_parsable(text: str) -> str:
     return ""
 
 
-def _defines(code: str, name: str) -> bool:
+def _binds(code: str, name: str) -> bool:
+    """Whether running `code` gives `name` a value."""
     if not code.strip():
         return False
-    return any(name in _names_bound(node) for node in ast.parse(code).body)
+    return any(name in slicing.names_bound(n) for n in ast.parse(code).body if not slicing.is_main_block(n))
 
 
-def _names_bound(node: ast.stmt) -> set[str]:
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-        return {node.name}
-    if isinstance(node, (ast.Import, ast.ImportFrom)):
-        return {(a.asname or a.name).split(".")[0] for a in node.names}
-    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-
-
-def sanitize(code: str, entry_point: str) -> str:
-    """Keep imports and the definitions that `entry_point` reaches; drop demo calls, prints and tests.
-
-    Source text of what is kept stays as written (comments between kept statements are lost).
-    """
-    body = ast.parse(code).body
-    binders: dict[str, list[ast.stmt]] = {}
-    for node in body:
-        for name in _names_bound(node):
-            binders.setdefault(name, []).append(node)
-    wanted: set[int] = set()
-    queue = [entry_point]
-    seen: set[str] = set()
-    while queue:
-        name = queue.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        for node in binders.get(name, []):
-            wanted.add(id(node))
-            queue += [n.id for n in ast.walk(node) if isinstance(n, ast.Name)]
-    lines = code.split("\n")
-    kept: list[str] = []
-    for node in body:
-        star = isinstance(node, (ast.Import, ast.ImportFrom))
-        if star or id(node) in wanted:
-            decorators = getattr(node, "decorator_list", [])
-            start = min([node.lineno, *(d.lineno for d in decorators)])
-            kept.append("\n".join(lines[start - 1 : node.end_lineno]))
-    return "\n".join(kept) + "\n"
+def _defines(code: str, name: str) -> bool:
+    """The same, and not by an import alone: `from solution import add` is how an answer is used."""
+    body = [n for n in ast.parse(code).body if not isinstance(n, (ast.Import, ast.ImportFrom))]
+    return any(name in slicing.names_bound(n) for n in body if not slicing.is_main_block(n))

@@ -581,6 +581,7 @@ class Lane(_judge._Lane):
         self.box = Box()  # type: ignore[assignment]
         self.alarm = _judge._Alarm()
         self.texts, self.tasks, self.modules = {}, {}, set(sys.modules)
+        self.size = _judge._address_space()
 
 
 class Nameless(Lane):

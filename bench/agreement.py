@@ -43,7 +43,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def ours(samples: list[dict[str, Any]], workers: int) -> list[Execution]:
-    tasks = _samples_file.problems("humaneval", "")
+    tasks = _samples_file.problems("humaneval", "").problems
     jobs = [
         score.program(
             str(i), s["completion"] if s["whole"] else tasks[s["task_id"]].prompt + s["completion"], tasks[s["task_id"]]

@@ -36,7 +36,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def passes(samples: list[dict[str, Any]], workers: int) -> dict[str, list[bool]]:
     """Task → one verdict per draw, in the order of draws."""
-    tasks = _samples_file.problems("humaneval", "")
+    tasks = _samples_file.problems("humaneval", "").problems
     ordered = sorted(samples, key=lambda sample: (sample["task_id"], sample["draw"]))
     jobs = [score.program(str(i), s["program"], tasks[s["task_id"]]) for i, s in enumerate(ordered)]
     with fork.build(fork.Config(workers=workers)) as sandbox:

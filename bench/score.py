@@ -44,7 +44,7 @@ def run_rune(samples: list[dict[str, str]], workers: int, backend: str = "fork")
     from rune import plugins
     from rune.stages import _samples_file, score
 
-    tasks = _samples_file.problems("humaneval", "")
+    tasks = _samples_file.problems("humaneval", "").problems
     part = plugins.load("sandbox", backend)
     start = clock()
     sandbox = part.build(part.Config(workers=workers))

@@ -36,7 +36,15 @@ class EngineError(RuneError):
 
 
 class SandboxError(RuneError):
-    """Broken scoring machinery. The sample is judged again; it never counts as a failed task."""
+    """Broken scoring machinery. The sample is judged again; it never counts as a failed task.
+
+    `key` is the `Program.key` of the one program that it is about, "" if about none; `reason` what was found.
+    """
+
+    def __init__(self, message: str, *, key: str = "", reason: str = "") -> None:
+        super().__init__(message)
+        self.key = key
+        self.reason = reason or message
 
 
 class StoreError(RuneError):

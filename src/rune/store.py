@@ -14,11 +14,13 @@ import dataclasses
 import errno
 import fcntl
 import functools
+import gzip
 import hashlib
 import json
 import os
 import time
 import typing
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
@@ -196,6 +198,47 @@ def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
                 if not line.endswith(b"\n"):
                     return
                 raise DataError(f"{path}:{number}: not valid JSON: {error}") from None
+
+
+def read_text(path: Path) -> str:
+    """A user's file, plain or gzipped, a byte order mark left out. Raises DataError with its name."""
+    try:
+        raw = path.read_bytes()
+        if raw[:2] == b"\x1f\x8b":
+            raw = gzip.decompress(raw)
+        return raw.decode("utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise DataError(f"{path}:{line}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot read it: {getattr(error, 'strerror', None) or error}") from None
+
+
+def read_foreign(path: Path) -> list[tuple[int, Any]]:
+    """(line, or place in the list, from 1; value) of what someone else wrote: JSON Lines or a JSON list, all of it.
+
+    A torn line is an error here: in our own records (`read_lines`) the next write repairs it. Raises DataError.
+    """
+    text = read_text(path)
+    if text.lstrip().startswith("["):
+        with contextlib.suppress(ValueError, RecursionError):
+            listed = json.loads(text)
+            if isinstance(listed, list) and (len(listed) != 1 or "\n" in text.strip() or path.suffix == ".json"):
+                return list(enumerate(listed, start=1))
+    found = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                found.append((number, json.loads(line)))
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{path}:{number}: not valid JSON: {_first(error)}") from None
+    return found
+
+
+def _first(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
 
 
 def read_jsonl(path: Path, cls: type[T]) -> list[T]:

@@ -202,7 +202,7 @@ def test_every_benchmark_is_scored_from_the_command_line(
     benchmark: str, tasks: tuple[str, ...],
 ) -> None:  # fmt: skip
     monkeypatch.setenv("RUNE_DATA", str(data_dir))
-    known = _samples_file.problems(benchmark, "")
+    known = _samples_file.problems(benchmark, "").problems
     rows = []
     for task in tasks:
         problem = known[task]

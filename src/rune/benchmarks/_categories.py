@@ -27,16 +27,18 @@ _LOOPS = (ast.For, ast.While, ast.comprehension)
 def categorise(*, reference: str, entry_point: str, test: str) -> str:
     """The category of one task."""
     function = _function(reference, entry_point)
-    kinds = _kinds_called(test, {"candidate", entry_point}) or _kinds_annotated(function)
+    kinds = _kinds_called(test, {"candidate", entry_point}) or (_kinds_annotated(function) if function else set())
     if "string" in kinds:
         return STRINGS
     if kinds == {"number"}:
         return ARITHMETIC
-    return ALGORITHMS if _is_algorithm(function) else STRUCTURES
+    return ALGORITHMS if function and _is_algorithm(function) else STRUCTURES
 
 
-def _function(source: str, name: str) -> ast.FunctionDef:
-    return next(n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef) and n.name == name)
+def _function(source: str, name: str) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
+    """None where a user's task has a class or an assignment, or no reference."""
+    found = (n for n in ast.walk(ast.parse(source)) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef)))
+    return next((n for n in found if n.name == name), None)
 
 
 def _kinds_called(test: str, names: set[str]) -> set[str]:
@@ -54,7 +56,7 @@ def _literal_calls(test: str, names: set[str]) -> Iterator[list[Any]]:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names:
             try:
                 yield [ast.literal_eval(a) for a in node.args]
-            except ValueError:
+            except (ValueError, TypeError, RecursionError, MemoryError):
                 continue
 
 
@@ -69,12 +71,12 @@ def _kinds(value: Any) -> set[str]:
     return {"container"}
 
 
-def _kinds_annotated(function: ast.FunctionDef) -> set[str]:
+def _kinds_annotated(function: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
     names = {ast.unparse(a.annotation) if a.annotation else "" for a in function.args.args}
     return {{"str": "string", "int": "number", "float": "number"}.get(n, "container") for n in names}
 
 
-def _is_algorithm(function: ast.FunctionDef) -> bool:
+def _is_algorithm(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     for node in ast.walk(function):
         if isinstance(node, ast.While) or _calls(node, function.name) or _calls(node, "sorted"):
             return True

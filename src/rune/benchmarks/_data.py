@@ -6,15 +6,31 @@ number can be held against the official one.
 
 from __future__ import annotations
 
-import gzip
-import json
+import ast
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rune import store
 from rune.errors import DataError
+from rune.types import Problem
+
+
+class Missing(DataError):
+    """A data file that is nowhere; `looked`: where it was looked for, `folder`: what RUNE_DATA would have to hold."""
+
+    def __init__(self, message: str, *, looked: str, folder: str) -> None:
+        super().__init__(message)
+        self.looked = looked
+        self.folder = folder
+
+
+class Unreadable(NamedTuple):
+    """A task of a user's file that makes no problem: which, and why (file, line and field)."""
+
+    task_id: str  # "" if even that cannot be read
+    reason: str
 
 
 class OnHub(NamedTuple):
@@ -34,6 +50,24 @@ def load(
     path = locate(setting, relative, hub=hub.name)
     check(path, pins, verify=verify)
     return read(path), path
+
+
+def load_problems(
+    setting: str,
+    relative: str,
+    pins: Mapping[str, str],
+    make: Callable[[dict[str, Any], str], Problem],
+    *,
+    hub: OnHub,
+    verify: bool,
+    unreadable: list[Unreadable] | None = None,
+) -> list[Problem]:
+    """`make` of every record of `load`, as `problems` has it. Raises DataError."""
+    if setting == "hub":
+        return [make(r, f"hub:{hub.name}: task {r.get('task_id', '?')}") for r in _from_hub(hub)]
+    path = locate(setting, relative, hub=hub.name)
+    check(path, pins, verify=verify)
+    return problems(path, make, unreadable)
 
 
 def _from_hub(hub: OnHub) -> list[dict[str, Any]]:
@@ -68,9 +102,11 @@ def locate(setting: str, relative: str, *, hub: str) -> Path:
         if path.is_file():
             return path
     where = f"not at {' or '.join(map(str, tried))}" if tried else "no path given"
-    raise DataError(
+    raise Missing(
         f"{name}: {where}; set benchmark.settings.path or RUNE_DATA to a folder that holds {relative}, "
-        f"or, where the hub has it, set path to 'hub' (published as {hub})"
+        f"or, where the hub has it, set path to 'hub' (published as {hub})",
+        looked=f"{name}: {where}",
+        folder=relative,
     )
 
 
@@ -89,26 +125,56 @@ def check(path: Path, pins: Mapping[str, str], *, verify: bool) -> None:
 
 def read(path: Path) -> list[dict[str, Any]]:
     """Records of a .jsonl, .jsonl.gz or .json (a list) file, line ends normalised. Raises DataError with the line."""
-    try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        text = raw.decode()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot read it: {error}") from None
-    if path.suffix == ".json":
+    return [record for _, record in numbered(path)]
+
+
+def numbered(path: Path) -> list[tuple[int, Any]]:
+    """(line, or place in the list, from 1; record) of a JSON Lines file or a JSON list. Raises DataError."""
+    return [(number, _unix(record)) for number, record in store.read_foreign(path)]
+
+
+def problems(
+    path: Path, make: Callable[[dict[str, Any], str], Problem], unreadable: list[Unreadable] | None = None
+) -> list[Problem]:
+    """`make(record, where)` of every record. What raises DataError stops, or goes to `unreadable` if that is given."""
+    found: dict[str, Problem] = {}
+    for number, record in numbered(path):
+        where = f"{path}:{number}"
         try:
-            records = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}: not valid JSON: {error}") from None
-        if not isinstance(records, list):
-            raise DataError(f"{path}: expected a list of tasks, found {type(records).__name__}")
-        return [_unix(r) for r in records]
+            if not isinstance(record, dict):
+                raise DataError(f"{where}: expected a task as an object, found {type(record).__name__}")
+            problem = make(record, f"{where}: task {record.get('task_id', '?')}")
+            if problem.task_id in found:
+                raise DataError(f"{where}: task {problem.task_id}: field 'task_id': it was there before")
+        except DataError as error:
+            if unreadable is None:
+                raise
+            named = isinstance(record, dict) and isinstance(record.get("task_id"), (str, int))
+            unreadable.append(Unreadable(str(record["task_id"]) if named else "", str(error)))
+        else:
+            found[problem.task_id] = problem
+    return list(found.values())
+
+
+def parse(source: str, where: str) -> ast.Module:
+    """The syntax tree of a field's source. Raises DataError; `where` names the field."""
+    try:
+        return ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = getattr(error, "lineno", None)
+        said = getattr(error, "msg", None) or str(error) or type(error).__name__
+        raise DataError(f"{where}: not Python 3 ({said}{f', its line {line}' if line else ''})") from None
+
+
+def texts(record: Mapping[str, Any], *fields: str, where: str) -> list[str]:
+    """Values of required fields that are strings. Raises DataError that names the task and the field."""
     found = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                found.append(_unix(json.loads(line)))
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}:{number}: not valid JSON: {error}") from None
+    for name in fields:
+        value = record.get(name)
+        if not isinstance(value, str):
+            what = f"is {type(value).__name__}, not a string" if value is not None or name in record else "is missing"
+            raise DataError(f"{where}: field '{name}' {what.replace('NoneType', 'null')}")
+        found.append(value)
     return found
 
 
@@ -123,7 +189,7 @@ def _unix(value: Any) -> Any:
     return value
 
 
-def need(record: Mapping[str, Any], *fields: str, where: Path) -> list[Any]:
+def need(record: Mapping[str, Any], *fields: str, where: Path | str) -> list[Any]:
     """Values of required fields. Raises DataError that names the task and the field."""
     for name in fields:
         if name not in record:

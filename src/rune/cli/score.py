@@ -27,6 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--k", default="", metavar="1,10,100", help="pass@k to print; default: all that n allows")
     parser.add_argument("--ignore_incomplete", action="store_true", help="score a file that lacks some tasks")
+    parser.add_argument("--skip-broken", action="store_true", help="print pass@k although some tasks cannot be judged")
     parser.add_argument("--backend", default="", metavar="NAME", help="sandbox backend; default: fork")
     parser.add_argument("--workers", "--n_workers", type=int, default=None, help="programs at a time")
     parser.add_argument(
@@ -118,27 +119,59 @@ def _file(args: argparse.Namespace) -> int:
     tasks = _samples_file.problems(args.benchmark, args.problems)
     samples = _samples_file.read(path, tasks, ignore_incomplete=args.ignore_incomplete)
     if ks:
-        _samples_file.demand(samples, ks)
+        ks = _samples_file.possible(samples, ks)
     if args.timeout is None:
         args.timeout = CPU_SECONDS.get(args.benchmark, max(CPU_SECONDS.values()))
     section = _adjusted(score.Config(), args)
     sandbox = score.build_sandbox(section, cache=resolve.default_cache())
+    asked = [tasks.problems[t] for t in dict.fromkeys(s["task_id"] for s in samples) if t in tasks.problems]
     try:
-        score.self_check(sandbox, [tasks[t] for t in dict.fromkeys(s["task_id"] for s in samples)])
-        executions = _samples_file.judge(sandbox, samples, tasks, benchmark=args.benchmark)
+        if args.problems:
+            for task, reason in score.unfit(sandbox, asked).items():
+                tasks.broken[task] = f"{args.problems}: task {task}: {reason}"
+        else:
+            score.self_check(sandbox, asked)
+        executions = _samples_file.judge_all(sandbox, samples, tasks, benchmark=args.benchmark)
     finally:
         sandbox.close()
-    results = _samples_file.write(path, samples, executions)
-    console.note(f"{len(samples)} samples of {len({s['task_id'] for s in samples})} tasks → {results}")
-    for k, value in _samples_file.pass_at_k(samples, executions, ks).items():
-        console.out(f"pass@{k}: {value:.4f}")
-    return _audit_file(args, samples, executions, tasks, section) if args.audit else 0
+    return _told(args, ks, samples, executions, tasks, section)
+
+
+def _told(
+    args: argparse.Namespace,
+    ks: list[int],
+    samples: list[dict[str, Any]],
+    executions: list[Execution | None],
+    tasks: Any,
+    section: score.Config,
+) -> int:
+    """Write the results and say what they are; never a pass@k over fewer samples than the file holds, unasked."""
+    from rune.stages import _samples_file
+
+    judged = [(s, e) for s, e in zip(samples, executions, strict=True) if e is not None]
+    lacking = [t for t in tasks.broken if any(s["task_id"] == t for s in samples)]
+    if not judged:
+        more = f" (and {len(lacking) - 1} more; none is left)" if len(lacking) > 1 else ""
+        raise DataError(f"{tasks.broken[lacking[0]]}{more}")
+    for task in lacking:
+        console.warn(f"not scored: {tasks.broken[task]}")
+    results = _samples_file.write(args.target, samples, executions, tasks.broken)
+    console.note(f"{len(judged)} samples of {len({s['task_id'] for s, _ in judged})} tasks → {results}")
+    if not lacking or args.skip_broken:
+        scored, found = [s for s, _ in judged], [e for _, e in judged]
+        for k, value in _samples_file.pass_at_k(scored, found, ks).items():
+            console.out(f"pass@{k}: {value:.4f}")
+    if lacking:
+        console.out(f"not scored: {len(lacking)} task{'s' * (len(lacking) > 1)}")
+        if not args.skip_broken:
+            console.note("no pass@k over the others alone; --skip-broken prints it")
+            return 2
+    return _audit_file(args, judged, tasks.problems, section) if args.audit else 0
 
 
 def _audit_file(
     args: argparse.Namespace,
-    samples: list[dict[str, Any]],
-    executions: list[Execution],
+    judged: list[tuple[dict[str, Any], Execution]],
     tasks: Mapping[str, Problem],
     section: score.Config,
 ) -> int:
@@ -146,7 +179,7 @@ def _audit_file(
 
     passes = [
         _audit.Pass(f"line {line}", _samples_file.code(s, tasks, args.benchmark), tasks[s["task_id"]])
-        for line, (s, e) in enumerate(zip(samples, executions, strict=True), start=1)
+        for line, (s, e) in enumerate(judged, start=1)
         if e.outcome is Outcome.PASSED
     ]
     if not passes:

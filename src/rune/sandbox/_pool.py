@@ -371,7 +371,8 @@ class _Round:
             )
             self._done(head, found)
         elif head.tries >= _TRIES:
-            raise SandboxError(f"{head.program.key}: could not be judged in {_TRIES} tries: {reason}")
+            key = head.program.key
+            raise SandboxError(f"{key}: could not be judged in {_TRIES} tries: {reason}", key=key, reason=reason)
         else:
             self.again.append(head)
 

@@ -8,14 +8,16 @@ lost or spoilt is made again from the samples, if those are the sealed ones.
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rune import config as configs
 from rune import console, plugins, store
+from rune.benchmarks import humaneval
 from rune.errors import DataError, SandboxError
 from rune.stages import _seal
 from rune.stages._context import Context
@@ -52,6 +54,7 @@ CHEATS = {
         "\ndef {name}(*args, **kwargs):\n    return Yes()\n"
     ),
 }
+ENTRY = "rune_entry_point"
 CHEATED_TASKS = 5  # forgeries are tried on this many tasks: they attack the scorer, not the task
 
 
@@ -186,8 +189,19 @@ def _programs(samples: Sequence[Sample], problems: dict[str, Problem]) -> Iterat
 
 
 def program(key: str, code: str, problem: Problem) -> Program:
-    """What the sandbox is given for one piece of code."""
-    return Program(key=key, code=code, test=problem.test, entry_point=problem.entry_point, prelude=problem.prelude)
+    """What the sandbox is given for one piece of code.
+
+    It calls a name: an entry point that is an expression or a coroutine function gets one of ours.
+    """
+    entry = problem.entry_point
+    if humaneval.AWAITS in problem.test:
+        code += f"\n\nimport asyncio\n\n\ndef {ENTRY}(*args, **options):\n"
+        code += f"    return asyncio.run({entry}(*args, **options))\n"
+        entry = ENTRY
+    elif not entry.isidentifier():
+        code += f"\n\n{ENTRY} = {entry}\n"
+        entry = ENTRY
+    return Program(key=key, code=code, test=problem.test, entry_point=entry, prelude=problem.prelude)
 
 
 # --------------------------------------------------------------------------- the scorer proves itself
@@ -198,30 +212,68 @@ def self_check(sandbox: Sandbox, problems: Sequence[Problem]) -> int:
 
     Never from the cache: it is the machine of today that must prove itself. Raises SandboxError with one line.
     """
-    judged = getattr(sandbox, "inner", sandbox)
-    trials: dict[str, tuple[str, Problem, str, bool]] = {}
+    trials, wrong = _prove(sandbox, problems)
+    if wrong:
+        said = [f"the {trials[i].what} of {trials[i].problem.task_id} {found}" for i, found in sorted(wrong.items())]
+        more = f"; and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise SandboxError(f"the scorer failed its own check, nothing is scored: {said[0]}{more}")
+    return len(trials)
 
-    def add(what: str, problem: Problem, code: str, passes: bool) -> None:
-        trials[str(len(trials))] = (what, problem, code, passes)
 
+def unfit(sandbox: Sandbox, problems: Sequence[Problem]) -> dict[str, str]:
+    """The same check for tasks of a user's own: task id → field and reason, for those that cannot be judged."""
+    left = list(problems)
+    found: dict[str, str] = {}
+    while left:
+        try:
+            trials, wrong = _prove(sandbox, left)
+        except SandboxError as error:
+            if not error.key:
+                raise
+            lost = _trials(left)[int(error.key)].problem.task_id
+            found[lost] = f"field 'test': {error.reason}"
+            left = [p for p in left if p.task_id != lost]
+            continue
+        for number, what in sorted(wrong.items()):
+            field = "canonical_solution" if trials[number].passes else "test"
+            found.setdefault(trials[number].problem.task_id, f"field '{field}': the {trials[number].what} {what}")
+        break
+    return found
+
+
+class _Trial(NamedTuple):
+    what: str
+    problem: Problem
+    code: str
+    passes: bool
+
+
+def _trials(problems: Sequence[Problem]) -> list[_Trial]:
+    trials: list[_Trial] = []
     for number, problem in enumerate(problems):
         if problem.reference:
-            add("reference solution", problem, problem.reference, True)
+            trials.append(_Trial("reference solution", problem, problem.reference, True))
+        name = problem.entry_point if problem.entry_point.isidentifier() else ENTRY
+        named = dataclasses.replace(problem, entry_point=name)
         for what, text in STUBS.items():
-            add(f"stub '{what}'", problem, text.format(name=problem.entry_point), False)
+            trials.append(_Trial(f"stub '{what}'", named, text.format(name=name), False))
         if number < CHEATED_TASKS:
             for what, text in CHEATS.items():
-                add(f"forgery '{what}'", problem, text.format(name=problem.entry_point), False)
-    wrong: dict[int, str] = {}  # by trial: executions come in any order, and a run should name the same one each time
-    for execution in judged.judge(program(key, code, p) for key, (_, p, code, _) in trials.items()):
-        what, problem, _, passes = trials[execution.key]
-        if (execution.outcome is Outcome.PASSED) is not passes:
-            found = "passes" if not passes else f"fails ({execution.label}: {_line(execution.error)})"
-            wrong[int(execution.key)] = f"the {what} of {problem.task_id} {found}"
-    if wrong:
-        more = f"; and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        raise SandboxError(f"the scorer failed its own check, nothing is scored: {wrong[min(wrong)]}{more}")
-    return len(trials)
+                trials.append(_Trial(f"forgery '{what}'", named, text.format(name=name), False))
+    return trials
+
+
+def _prove(sandbox: Sandbox, problems: Sequence[Problem]) -> tuple[list[_Trial], dict[int, str]]:
+    """All trials, and by number what is wrong: executions come in any order, a run should name the same each time."""
+    judged = getattr(sandbox, "inner", sandbox)
+    trials = _trials(problems)
+    wrong: dict[int, str] = {}
+    for execution in judged.judge(program(str(i), t.code, t.problem) for i, t in enumerate(trials)):
+        if (execution.outcome is Outcome.PASSED) is not trials[int(execution.key)].passes:
+            passes = execution.outcome is Outcome.PASSED
+            found = "passes" if passes else f"fails ({execution.label}: {_line(execution.error)})"
+            wrong[int(execution.key)] = found
+    return trials, wrong
 
 
 def _line(text: str) -> str:

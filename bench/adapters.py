@@ -70,7 +70,7 @@ def main() -> int:
         "read_and_put_folder_ms": round(statistics.median(folders[1:]), 2),
         "clock": "CPU time" if args.device == "cpu" else "wall time",
     }
-    entries = json.loads(args.out.read_text()) if args.out.exists() else {}
+    entries = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
     entries[args.label] = result
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(entries, indent=1) + "\n")

@@ -33,7 +33,7 @@ from rune.types import Execution, Outcome  # noqa: E402
 def read(path: Path) -> list[dict[str, Any]]:
     """Samples with task_id, completion and whether the prompt goes before it."""
     found = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         raw = json.loads(line)
         whole = "program" in raw
         found.append(

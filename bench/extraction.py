@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from rune import console, prompts, store
-from rune.benchmarks import humaneval, mbpp, mbpp_plus, puzzles
+from rune.benchmarks import _data, code_update_arena, humaneval, mbpp, puzzles
+from rune.errors import SandboxError
 from rune.sandbox import fork
 from rune.types import Outcome, Problem, Program
 
-# Runs whose samples hold both the completion and the program that was taken from it.
-RUNS = ("results/phase1-0.5b", "results/families-0.5b", "results/hypernet-0.5b")
+# Runs that hold their problems, and both completions and the programs that were taken from them.
+RUNS = ("results/phase1-0.5b", "results/families-0.5b")
 
 
 def plain(code: str, entry: str) -> str:
@@ -87,12 +88,12 @@ def problems(data: Path) -> Iterator[tuple[Problem, str]]:
     """Every reference with the test that judges it, and the calls a model would show it with."""
     for problem in humaneval.build(humaneval.Config()).problems():
         yield problem, ""
-    for row in map(json.loads, (data / "mbpp/mbpp.jsonl").read_text(encoding="utf-8").splitlines()):
-        problem = mbpp._problem(_data_unix(row), data / "mbpp/mbpp.jsonl")
-        yield problem, "\n".join(_data_unix(row)["test_list"])
-    for problem in mbpp_plus.build(mbpp_plus.Config(path=str(data))).problems():
-        yield problem, ""
+    rows = {f"Mbpp/{row['task_id']}": row["test_list"] for row in _data.read(data / "mbpp/mbpp.jsonl")}
+    for problem in mbpp.build(mbpp.Config(path=str(data))).problems():
+        yield problem, "\n".join(rows[problem.task_id])
     for row in map(json.loads, (data / "cruxeval/cruxeval.jsonl").read_text(encoding="utf-8").splitlines()):
+        if "lambda" in row["input"] or "lambda" in row["code"].partition("\n")[0]:
+            continue  # a function crosses no wall
         call = f"({row['input']})"
         test = f"def check(candidate):\n    assert candidate{call} == {row['output']}\n"
         yield (
@@ -106,15 +107,12 @@ def problems(data: Path) -> Iterator[tuple[Problem, str]]:
             ),
             f"print(f{call})\nassert f{call} == {row['output']}\nresult = f{call}",
         )
+    for problem in code_update_arena.build(code_update_arena.Config(path=str(data))).problems():
+        if problem.reference:
+            yield problem, ""
     for problem in puzzles.build(puzzles.Config(path=str(data))).problems():
         if problem.reference:
             yield problem, ""
-
-
-def _data_unix(row: dict[str, object]) -> dict[str, object]:
-    from rune.benchmarks import _data
-
-    return _data._unix(row)  # type: ignore[no-any-return]
 
 
 def references(data: Path, limit: int, sandbox: object) -> dict[str, object]:
@@ -136,17 +134,22 @@ def references(data: Path, limit: int, sandbox: object) -> dict[str, object]:
                 )
     found = {}
     with console.Progress("extraction", len(programs), unit="program") as bar:
-        for execution in sandbox.judge(programs.values()):  # type: ignore[attr-defined]
-            found[execution.key] = execution
-            bar.advance()
-    whole = [k for k in programs if k.endswith(" whole") and found[k].outcome is Outcome.PASSED]
+        while left := [p for p in programs.values() if p.key not in found]:
+            try:
+                for execution in sandbox.judge(left):  # type: ignore[attr-defined]
+                    found[execution.key] = execution
+                    bar.advance()
+            except SandboxError as error:  # a test whose values cannot cross the wall
+                del programs[error.key]
+    pairs = [k for k in programs if k.endswith(" whole") and k.removesuffix("whole") + "extracted" in programs]
+    whole = [k for k in pairs if found[k].outcome is Outcome.PASSED]
     lost = [k for k in whole if found[k.removesuffix("whole") + "extracted"].outcome is not Outcome.PASSED]
     return {
         "references": sum(sources.values()),
         "by_source": dict(sources),
         "shapes": [s.__name__ for s in SHAPES],
         "passed_whole": len(whole),
-        "failed_whole": sum(k.endswith(" whole") for k in programs) - len(whole),
+        "failed_whole": len(pairs) - len(whole),
         "passed_whole_failed_extracted": len(lost),
         "lost": [
             {"program": k.removesuffix(" whole"), "error": found[k.removesuffix("whole") + "extracted"].error[-300:]}
@@ -164,8 +167,7 @@ def _rows(folder: Path, name: str) -> list[dict[str, Any]]:
 
 def stored(folder: Path, sandbox: object) -> dict[str, object]:
     """Extract a run's stored completions again, and judge the programs that changed."""
-    listed = _rows(folder, "problems.jsonl") or _rows(Path("results/families-0.5b"), "problems.jsonl")
-    tasks = {row["task_id"]: row for row in listed}
+    tasks = {row["task_id"]: row for row in _rows(folder, "problems.jsonl")}
     samples = _rows(folder, "samples.jsonl")
     old = {(r["condition"], r["task_id"], r["draw"]): r["outcome"] for r in _rows(folder, "verdicts.jsonl")}
     changed = {}

@@ -293,7 +293,7 @@ class Bench:
         import adapter_kernels
         from rune.engines import _lora_kernels
 
-        found = json.loads((self.args.out / "kernels.json").read_text())
+        found = json.loads((self.args.out / "kernels.json").read_text(encoding="utf-8"))
         _lora_kernels.TILINGS = adapter_kernels.tilings(found)
         self.engine().decoder.release()  # its graphs replay the other tilings
 
@@ -580,7 +580,9 @@ class Bench:
         path = self.args.out / "text-equality.jsonl"
 
         def known() -> dict[int, dict[str, Any]]:
-            lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+            lines = (
+                [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+            )
             return {line["prompt"]: line for line in lines if line["max_new_tokens"] == steps}
 
         shard, shards = map(int, self.args.shard.split("/"))
@@ -670,7 +672,7 @@ class Bench:
 
     def joined(self) -> dict[str, Any]:
         """Everything measured so far in this folder, and the ratios that the project asks for."""
-        parts = {p.stem: json.loads(p.read_text()) for p in sorted(self.args.out.glob("*.json"))}
+        parts = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted(self.args.out.glob("*.json"))}
         parts.pop("bench-generate", None)
         rate = {name: part["rate"] for name, part in parts.items() if "rate" in part and "note" not in part}
         ratios: dict[str, float] = {}

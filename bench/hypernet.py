@@ -55,7 +55,7 @@ def main() -> None:
         "diagnostics": diagnostics(args.adapters or (1000 if device == "cuda" else 50), device),
     }
     store.write_json(args.out, result)
-    console.out(args.out.read_text())
+    console.out(args.out.read_text(encoding="utf-8"))
 
 
 def adapter(model: ModelRef, device: str) -> dict[str, Any]:

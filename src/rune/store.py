@@ -66,7 +66,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 def replace_block(path: Path, name: str, block: str) -> None:
     """Put `block` between the lines <!-- rune:NAME:begin --> and <!-- rune:NAME:end -->. Raises DataError if none."""
     begin, end = f"<!-- rune:{name}:begin -->", f"<!-- rune:{name}:end -->"
-    text = path.read_text() if path.exists() else ""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
     if begin not in text or end not in text or text.index(begin) > text.index(end):
         raise DataError(f"{path}: needs the lines {begin} and {end}, in this order, around the result")
     before, rest = text.split(begin, 1)
@@ -82,7 +82,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Raises DataError if the file is missing or not JSON."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except OSError as error:
@@ -431,7 +431,7 @@ class RunDir:
     def lock(self) -> Iterator[None]:
         """Only one process works in a run folder; the lock ends with the process, however it dies."""
         with writing(self.path):
-            handle = (self.path / ".lock").open("w")
+            handle = (self.path / ".lock").open("w", encoding="utf-8")
         with handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -307,20 +307,20 @@ def _reachable(uri: str, seconds: int) -> None:
 
 
 def _json(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.exists() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def _jsonl(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         return [json.loads(line) for line in file if line.endswith("\n") and line.strip()]
 
 
 def _toml(path: Path) -> dict[str, Any]:
     import tomllib
 
-    return tomllib.loads(path.read_text()) if path.exists() else {}
+    return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -341,5 +341,5 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _write(path: Path, text: str) -> None:
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    scratch.write_text(text)
+    scratch.write_text(text, encoding="utf-8")
     scratch.replace(path)

@@ -35,7 +35,7 @@ GOOD = Trajectory(
 
 
 def write(path: Path, *records: Any) -> Path:
-    path.write_text("".join((r if isinstance(r, str) else store.encode(r)) + "\n" for r in records))
+    path.write_text("".join((r if isinstance(r, str) else store.encode(r)) + "\n" for r in records), encoding="utf-8")
     return path
 
 

@@ -30,7 +30,7 @@ FILE = "some-file"
 
 def save(path: Path, sample: Sample) -> Path:
     values = sample.record if sample.lines else [sample.record]
-    path.write_text("".join(json.dumps(value) + "\n" for value in values))
+    path.write_text("".join(json.dumps(value) + "\n" for value in values), encoding="utf-8")
     return path
 
 

@@ -16,7 +16,7 @@ PURE = ("types.py", "errors.py", "config.py", "prompts.py", "stats.py")
 
 def _top_level_imports(file: Path) -> set[str]:
     found: set[str] = set()
-    for node in ast.parse(file.read_text()).body:
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Import):
             found |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

@@ -166,7 +166,10 @@ def descendants() -> list[str]:
         for task in Path(f"/proc/{waiting.pop()}/task").glob("*"):
             for pid in (task / "children").read_text().split():
                 waiting.append(int(pid))
-                found.append(Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")[:200] or f"process {pid}")
+                found.append(
+                    Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8").replace("\0", " ")[:200]
+                    or f"process {pid}"
+                )
     return found
 
 

@@ -39,7 +39,7 @@ def write(
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    _write_tokenizer(writer, json.loads(tokenizer_json.read_text()), pre)
+    _write_tokenizer(writer, json.loads(tokenizer_json.read_text(encoding="utf-8")), pre)
     state = {k: v.detach().float().numpy() for k, v in model.state_dict().items()}
     if config.tie_word_embeddings:
         state.pop("lm_head.weight", None)

@@ -85,7 +85,7 @@ def call(out: Path, *args: str) -> tuple[int, dict[str, Any]]:
         [sys.executable, TOOL, *args, "--out", out, "--workers", "1"], capture_output=True, text=True, check=False
     )
     assert out.exists(), done.stderr
-    return done.returncode, json.loads(out.read_text())
+    return done.returncode, json.loads(out.read_text(encoding="utf-8"))
 
 
 def test_every_changed_verdict_is_listed_and_programs_are_judged_once(results: list[str], tmp_path: Path) -> None:

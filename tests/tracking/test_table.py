@@ -20,7 +20,7 @@ HYPERNET = [3.0 - 0.01 * i for i in range(95)]
 
 def lines(path: Path, records: list[dict[str, Any]], torn: str = "") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(r) + "\n" for r in records) + torn)
+    path.write_text("".join(json.dumps(r) + "\n" for r in records) + torn, encoding="utf-8")
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ class Draw(NamedTuple):
 @cache
 def _words() -> tuple[str, ...]:
     """Parts of names that occur in four modules or more of Python's library, keywords and built-ins left out."""
-    return tuple(resources.files("rune.benchmarks").joinpath("api_words.txt").read_text().split())
+    return tuple(resources.files("rune.benchmarks").joinpath("api_words.txt").read_text(encoding="utf-8").split())
 
 
 def _update(

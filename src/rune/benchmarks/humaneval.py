@@ -20,6 +20,7 @@ from rune.types import Problem
 
 SHA256 = {"HumanEval.jsonl.gz": "b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef"}
 HELPERS = {"HumanEval/32": "poly", "HumanEval/38": "encode_cyclic", "HumanEval/50": "encode_shift"}
+BUILDS = "_check_of_a_class"  # in the test of a task whose entry point is a class: a name of the program, by `_tests`
 AWAITS = "_check_of_a_coroutine"  # in the test of a task whose entry point is a coroutine function
 OWN_NAME = {"HumanEval/33"}  # its test compares the candidate with `sort_third`, that is, with itself
 
@@ -81,7 +82,7 @@ def problem(record: dict[str, Any], where: str, *, benchmark: str, category: str
         expression = ast.parse(entry.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise DataError(f"{where}: field 'entry_point': {entry[:40]!r} is no name and no expression") from None
-    reference = prompt + solution if "canonical_solution" in record else ""
+    reference = prompt + solution if record.get("canonical_solution") is not None else ""
     if reference:
         try:
             tree = _data.parse(reference, f"{where}: field 'canonical_solution'")
@@ -97,6 +98,8 @@ def problem(record: dict[str, Any], where: str, *, benchmark: str, category: str
     judged = self_contained(task_id, prompt=prompt, entry_point=root, test=test)
     if asynchronous:
         judged = _as_coroutine(judged)
+    elif any(isinstance(n, ast.ClassDef) and n.name == entry.strip() for n in tree.body):
+        judged = f"{test}\n\n{BUILDS} = check\n\n\ndef check(candidate):\n    {BUILDS}({entry.strip()})\n"
     return Problem(
         task_id=task_id,
         benchmark=benchmark,

@@ -62,7 +62,7 @@ class PrivateLibrary:
         """Library → public name → private name."""
         path = _data.locate(self.config.path, f"{FOLDER}/renames.json", hub=HUB.name)
         _data.check(path, SHA256, verify=self.config.verify)
-        found: dict[str, dict[str, str]] = json.loads(path.read_text())
+        found: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
         return found
 
     def names(self) -> Names:

@@ -64,10 +64,29 @@ def _machine() -> list[tuple[str, str]]:
         rows.append((f"gpu {number}", text))
     if len(rows) == 3:
         rows.append(("gpu", "none that torch sees; everything runs on the CPU"))
+    rows += _limits()
     data = os.environ.get("RUNE_DATA")
     there = bool(data) and Path(str(data)).is_dir()
     rows.append(("RUNE_DATA", f"{data}{'' if there else ' (no such folder)'}" if data else "not set"))
     return rows
+
+
+def _limits() -> list[tuple[str, str]]:
+    """Hard limits of this shell that are below what Rune asks for itself or for a program."""
+    import resource
+
+    wanted = (
+        ("-t", "RLIMIT_CPU", 1, 3600, "seconds; below what a judge of many programs, or a training, takes"),
+        ("-n", "RLIMIT_NOFILE", 1, 1024, "open files; below 1024, many workers at a time may need more"),
+        ("-v", "RLIMIT_AS", 1024, 4 << 20, "KiB of addresses; below 4 GiB, a model may not load"),
+        ("-u", "RLIMIT_NPROC", 1, 256, "processes; below 256, many workers at a time may need more"),
+    )
+    found = []
+    for flag, name, unit, least, why in wanted:
+        hard = resource.getrlimit(getattr(resource, name))[1]
+        if hard != resource.RLIM_INFINITY and hard // unit < least:
+            found.append((f"ulimit {flag}", f"{hard // unit} {why}"))
+    return found
 
 
 def _gpus() -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -36,6 +37,28 @@ VERBS: dict[str, str] = {
 }
 
 
+# One for each verb, to copy; `.venv/bin/rune` where the environment is not activated.
+EXAMPLES: dict[str, str] = {
+    "run": "rune run configs/phase1-demo.toml --set sample.n=2",
+    "collect": "rune collect --import trajectories/ -o corpus.jsonl",
+    "corpus": "rune corpus configs/phase1-demo.toml -o corpus.jsonl",
+    "train": "rune train runs/phase1-demo-0123abcd",
+    "adapt": "rune adapt --trajectory session.jsonl -o adapter/",
+    "sample": "rune sample runs/phase1-demo-0123abcd",
+    "score": "rune score --benchmark humaneval samples.jsonl --problems HumanEval.jsonl.gz --k 1,10",
+    "gate": "rune gate results/phase1-0.5b",
+    "report": "rune report runs/phase1-demo-0123abcd",
+    "leakage": "rune leakage runs/phase1-demo-0123abcd",
+    "track": "rune track runs/phase1-demo-0123abcd",
+    "compare": "rune compare runs/first-0123abcd runs/second-4567cdef",
+    "power": "rune power configs/phase1-0.5b.toml",
+    "preregister": "rune preregister configs/phase1-0.5b.toml",
+    "show": "rune show runs/",
+    "models": "rune models path qwen2.5-coder-0.5b-instruct",
+    "doctor": "rune doctor --config configs/phase1-demo.toml",
+}
+_EXITS = "Exit codes: 0 done, 1 a check found something, 2 bad input, 10 the gate failed, 130 interrupted."
+
 # Verbs that are gone: what does it now.
 GONE = {
     "crossfit": "`rune run CONFIG` does it, with [design] folds and seeds in the config; `rune gate RUN` decides again"
@@ -53,13 +76,17 @@ def _top(prog: str) -> str:
     return (
         f"usage: {prog} VERB …\n\n"
         "Does a LoRA generated from coding trajectories make a code model solve more unseen tasks?\n\n"
-        f"{verbs}\n\n`{prog} VERB --help` says more. Start with `make demo` or `{prog} run configs/phase1-demo.toml`."
+        f"{verbs}\n\n`{prog} VERB --help` (or `{prog} help VERB`) says more. "
+        f"Start with `make demo` or `{prog} run configs/phase1-demo.toml`."
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code. Errors of ours become one line on stderr."""
     args = list(sys.argv[1:] if argv is None else argv)
+    _show_what_can_be_shown()
+    if len(args) > 1 and args[0] == "help":
+        args = [args[1], "--help"]
     if not args or args[0] in ("-h", "--help", "help"):
         print(_top("rune"))
         return 0
@@ -83,6 +110,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             module = importlib.import_module(f"rune.cli.{verb}")
             parser = _Parser(prog=f"rune {verb}", description=VERBS[verb])
             module.configure(parser)
+            parser.formatter_class = argparse.RawDescriptionHelpFormatter
+            said = f"{parser.epilog}\n" if parser.epilog else ""
+            parser.epilog = f"{said}Example: {EXAMPLES[verb]}\n{_EXITS}"
             return int(module.run(parser.parse_args(args[1:])))
     except RuneError as error:
         print(f"rune: {error}", file=sys.stderr)
@@ -98,6 +128,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"rune: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
+
+
+def _show_what_can_be_shown() -> None:
+    """A terminal of another encoding than UTF-8 gets replacements; files are UTF-8 whatever the locale is."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def entry() -> None:

@@ -19,7 +19,9 @@ CPU_SECONDS = {"humaneval": 3.0, "mbpp": 10.0, "humaneval_plus": 30.0, "mbpp_plu
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "Exit codes: 0 done, 1 --audit found a pass that nothing explains, 2 bad input, 130 interrupted."
+    parser.epilog = (
+        "1: --audit found a pass that nothing explains. 2 also: a task could not be judged (see --skip-broken)."
+    )
     _stage.add_target(parser)
     parser.add_argument("--benchmark", metavar="NAME", help="score a samples FILE.jsonl: humaneval, mbpp, …")
     parser.add_argument(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rune import console
-from rune.errors import DataError, StoreError
+from rune.errors import DataError, RuneError, StoreError
 
 if TYPE_CHECKING:
     from rune.store import RunDir
@@ -30,9 +30,25 @@ def run(args: argparse.Namespace) -> int:
     runs = sorted(p.parent for p in path.glob("*/manifest.json")) if path.is_dir() else []
     if not runs:
         raise StoreError(f"{path}: no run folder and no folder of runs; `rune run CONFIG` makes one under runs/")
-    rows = [_row(RunDir.open(p)) for p in runs]
-    console.out(console.table(rows, ("run", "created", "status", "answer")))
+    rows, foreign = [], []
+    for folder in runs:
+        try:
+            rows.append(_row(RunDir.open(folder)))
+        except (RuneError, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+            foreign.append(f"{folder.name}: no run of this rune ({_words(error)})")
+    if rows:
+        console.out(console.table(rows, ("run", "created", "status", "answer")))
+    for text in foreign:
+        console.warn(text)
+    if not rows:
+        raise StoreError(f"{path}: none of its {len(runs)} folders with a manifest is a run of this rune")
     return 0
+
+
+def _words(error: Exception) -> str:
+    """What was wrong with a manifest, without the path that stands before it."""
+    text = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else str(error)
+    return text.partition(": ")[2] or text or type(error).__name__
 
 
 def _row(folder: RunDir) -> tuple[object, ...]:

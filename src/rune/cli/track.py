@@ -11,13 +11,14 @@ from rune.store import RunDir
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "Exit code 1: the tracker could not be reached; the run is unharmed, try again later."
     parser.add_argument("run_folder", metavar="RUN", type=Path, help="a run folder with decision.json")
     parser.add_argument("--uri", help="tracker to write to, instead of [track] uri")
 
 
 def run(args: argparse.Namespace) -> int:
     folder = RunDir.open(args.run_folder)
-    raw = config.parse((folder / "config.toml").read_text(), where=str(folder / "config.toml"))
+    raw = config.parse((folder / "config.toml").read_text(encoding="utf-8"), where=str(folder / "config.toml"))
     settings = config.build(tracking.Config, raw.get("track", {}), where="track")
     if args.uri:
         settings = dataclasses.replace(settings, uri=args.uri)

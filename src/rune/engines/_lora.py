@@ -224,10 +224,14 @@ _REFUSED = {
 }
 
 
-def write_peft(folder: Path | str, adapter: Adapter, *, base_model_name: str = "") -> AdapterRef:
+def write_peft(
+    folder: Path | str, adapter: Adapter, *, base_model_name: str = "", base_revision: str = ""
+) -> AdapterRef:
     """Write one adapter as PEFT does; vLLM, SGLang and PEFT load the folder unchanged. Returns its record.
 
-    Every pair must have the same rank (PEFT states one). `adapter.base_model` goes into the weights' metadata.
+    Every pair must have the same rank (PEFT states one). `base_model_name` is what `from_pretrained` finds the base
+    by; `adapter.base_model`, the digest of its weights, goes into the weights' metadata: PEFT warns of fields in its
+    config that it does not know.
     """
     folder = Path(folder)
     ranks = {pair.a.shape[1] for pair in adapter.pairs.values()} | {p.b.shape[0] for p in adapter.pairs.values()}
@@ -243,6 +247,7 @@ def write_peft(folder: Path | str, adapter: Adapter, *, base_model_name: str = "
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_model_name or None,
+        "revision": base_revision or None,
         "r": rank,
         "lora_alpha": adapter.scale * rank,
         "lora_dropout": 0.0,

@@ -14,6 +14,7 @@ from rune.errors import DataError
 from rune.hypernet import checkpoint
 from rune.hypernet.features import Bank, Reader
 from rune.hypernet.lora import Adapters, Factors, Layout, concatenate, select
+from rune.models import registry
 from rune.types import AdapterRef, ModelRef, Trajectory
 
 
@@ -132,9 +133,9 @@ def write(
     folder: Path, adapters: Adapters, layout: Layout, model: ModelRef, *, dtype: torch.dtype = torch.float32
 ) -> AdapterRef:
     """One adapter (N = 1) as a PEFT folder."""
-    return write_peft(
-        folder, to_adapter(adapters, layout, base_model=model.digest, dtype=dtype), base_model_name=model.name
-    )
+    name, revision = registry.hub_name(model.name)
+    adapter = to_adapter(adapters, layout, base_model=model.digest, dtype=dtype)
+    return write_peft(folder, adapter, base_model_name=name, base_revision=revision)
 
 
 def read(folder: Path, layout: Layout, *, device: str = "cpu") -> dict[str, Factors]:

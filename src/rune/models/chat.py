@@ -38,9 +38,9 @@ def render(model: ModelRef, chat: prompts.Chat) -> str:
 @functools.lru_cache(maxsize=8)
 def _template(path: str) -> tuple[Any, dict[str, str]]:
     folder = Path(path)
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     own_file = folder / "chat_template.jinja"
-    source = own_file.read_text() if own_file.is_file() else settings.get("chat_template")
+    source = own_file.read_text(encoding="utf-8") if own_file.is_file() else settings.get("chat_template")
     if isinstance(source, list):  # several named templates; "default" is the conversation's
         source = next((entry["template"] for entry in source if entry["name"] == "default"), None)
     if not source:

@@ -9,6 +9,7 @@ insist on it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from rune.errors import ModelError
 from rune.plugins import unknown
@@ -96,3 +97,12 @@ def find(name: str) -> ModelSpec:
             return spec
     message = unknown("model", name, [spec.name for spec in SPECS])
     raise ModelError(f"{message}; or give a folder, a GGUF file, or a hub id like org/name")
+
+
+def hub_name(name: str) -> tuple[str, str]:
+    """What the hub calls a base model, and its revision if one was asked for: ("Qwen/…", ""); a path stays a path."""
+    base, _, revision = name.partition("@")
+    known = next((spec for spec in SPECS if spec.name == base), None)
+    if known is not None:
+        return known.hub_id, revision
+    return (name, "") if Path(name).expanduser().exists() else (base, revision)

@@ -65,6 +65,7 @@ def check_name(name: str, sources: Sequence[str] = SOURCES) -> None:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(f"{name}: no model folder (config.json is missing)")
+        _weights(path, name=name)
     elif path.is_file():
         if path.suffix != ".gguf":
             raise ModelError(f"{name}: neither a model folder nor a .gguf file")
@@ -149,6 +150,8 @@ def local_folder(path: Path, *, name: str, cache: Path) -> ModelRef:
 
 def _weights(path: Path, *, name: str) -> list[Path]:
     weights = sorted(path.glob("*.safetensors"))
+    for file in weights:
+        check_weights(file)
     if weights:
         return weights
     pickles = sorted(p.name for p in path.iterdir() if p.suffix in _PICKLES)
@@ -158,6 +161,29 @@ def _weights(path: Path, *, name: str) -> list[Path]:
             "save them as safetensors (model.save_pretrained(…))"
         )
     raise ModelError(f"{name}: no *.safetensors in this folder")
+
+
+def check_weights(path: Path) -> None:
+    """Raises ModelError if a file's header or length says that it holds no safetensors; reads the header only."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(8)
+            if start == b"version ":
+                raise ModelError(f"{path}: a git-lfs pointer, not weights; fetch them with `git lfs pull`")
+            length = int.from_bytes(start, "little")
+            if len(start) < 8 or length > size - 8:
+                what = "empty" if not size else "cut off, or no safetensors at all"
+                raise ModelError(f"{path}: {what} ({size} bytes), not weights; fetch it again")
+            header = json.loads(file.read(length))
+        end = max((int(t["data_offsets"][1]) for name, t in header.items() if name != "__metadata__"), default=0)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot read it: {error.strerror}") from None
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        raise ModelError(f"{path}: its header is no safetensors header, not weights; fetch it again") from None
+    if size != 8 + length + end:
+        state = "cut off" if size < 8 + length + end else "longer than its header says"
+        raise ModelError(f"{path}: {state} ({size} bytes where {8 + length + end} belong); fetch it again")
 
 
 def combined_digest(hashes: dict[str, str]) -> str:
@@ -250,7 +276,7 @@ def _locked(place: Path) -> Iterator[None]:
     """One process fills one place; others wait for it and then find it filled."""
     with store.writing(place):
         place.parent.mkdir(parents=True, exist_ok=True)
-        handle = place.with_name(f".{place.name}.lock").open("w")
+        handle = place.with_name(f".{place.name}.lock").open("w", encoding="utf-8")
     with handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

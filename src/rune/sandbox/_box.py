@@ -182,7 +182,7 @@ def _limit(options: dict[str, Any], walls: bool) -> Callable[[], object]:
     for name, value in limits.items():
         if hasattr(resource, name):
             with contextlib.suppress(ValueError, OSError):
-                resource.setrlimit(getattr(resource, name), (value, value))
+                _lower(getattr(resource, name), value, value)
     # Linux counts the descriptors that are on their way through sockets per user, over all boxes, and holds a sender to
     # its own limit of open files: at 64, some forty boxes that hand over their children's sockets close each other.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -191,10 +191,18 @@ def _limit(options: dict[str, Any], walls: bool) -> Callable[[], object]:
     seconds = int(options["cpu_seconds"]) + 2
 
     def of_a_child() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+        _lower(resource.RLIMIT_NOFILE, 64, 64)
+        _lower(resource.RLIMIT_CPU, seconds, seconds + 1)
 
     return of_a_child
+
+
+def _lower(what: int, soft: int, hard: int) -> None:
+    """Set a limit, or keep the user's own where that is lower already: a hard limit cannot be raised."""
+    _, most = resource.getrlimit(what)
+    if most != resource.RLIM_INFINITY:
+        soft, hard = min(soft, most), min(hard, most)
+    resource.setrlimit(what, (soft, hard))
 
 
 def _serve(control: socket.socket, doors: Doors, options: dict[str, Any]) -> None:
@@ -283,7 +291,7 @@ def end_all(pid: int) -> bytes:
 
 def _kill_orphans() -> None:
     """Without a pid namespace: grandchildren whose parent is gone are ours by now (`adopt_orphans`)."""
-    with contextlib.suppress(OSError), open(f"/proc/self/task/{os.getpid()}/children") as file:  # noqa: PTH123
+    with contextlib.suppress(OSError), open(f"/proc/self/task/{os.getpid()}/children", encoding="utf-8") as file:  # noqa: PTH123
         for number in file.read().split():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(int(number), signal.SIGKILL)

@@ -50,7 +50,7 @@ def paths(packages: Sequence[str]) -> Paths:
         for sub in ("", "/x86_64-linux-gnu", "/aarch64-linux-gnu"):
             if (sub or folder.endswith("64")) and os.path.isdir(folder + sub):  # noqa: PTH112
                 shared.add(os.path.realpath(folder + sub))
-    with contextlib.suppress(OSError), open("/proc/self/maps") as maps:  # noqa: PTH123
+    with contextlib.suppress(OSError), open("/proc/self/maps", encoding="utf-8") as maps:  # noqa: PTH123
         for line in maps:
             path = line.split(maxsplit=5)[5].strip() if line.count("/") else ""
             if ".so" in path and not path.startswith(stdlib):

@@ -80,7 +80,7 @@ def _namespaces() -> str:
 def _has_seccomp() -> bool:
     if not _seccomp.supported():
         return False
-    with contextlib.suppress(OSError), open("/proc/self/status") as file:  # noqa: PTH123
+    with contextlib.suppress(OSError), open("/proc/self/status", encoding="utf-8") as file:  # noqa: PTH123
         return "Seccomp:" in file.read()
     return True
 

@@ -107,7 +107,7 @@ def gather(
         path=folder.path.name,
         decision=decision,
         manifest=folder.manifest(),
-        settings=(folder / "config.toml").read_text(),
+        settings=(folder / "config.toml").read_text(encoding="utf-8"),
         preregistration=_optional(folder, _seal.PROMISE) or {},
         changes=found.changes,
         leakage=_optional(folder, "leakage.json"),

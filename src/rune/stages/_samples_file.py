@@ -68,7 +68,8 @@ def _say_whose(benchmark: str, module: Any, path: Path) -> None:
         if digest in plugins.load("benchmarks", other).SHA256.values():
             console.warn(f"{path}: not the pinned {benchmark} but {other}'s file; its tests are {other}'s own")
             return
-    console.note(f"{path}: not the pinned {benchmark} file; its tasks are scored as they are")
+    if benchmark.endswith("_plus"):
+        console.warn(f"{path}: not the pinned {benchmark} file; its tasks are scored as they are")
 
 
 def read(path: Path, tasks: Tasks, *, ignore_incomplete: bool) -> list[dict[str, Any]]:

@@ -53,7 +53,7 @@ def preregister(folder: RunDir) -> None:
 
 def current(folder: RunDir) -> dict[str, Any]:
     """The promise as the folder's config and problems would make it now."""
-    raw = config.parse((folder / "config.toml").read_text(), where=str(folder / "config.toml"))
+    raw = config.parse((folder / "config.toml").read_text(encoding="utf-8"), where=str(folder / "config.toml"))
     return promise.freeze(raw, store.read_jsonl(folder / "problems.jsonl", Problem))
 
 

@@ -8,16 +8,19 @@ score like the base model and pass for "no effect".
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import rune
 from rune import console, plugins, store
 from rune.conditions._workshop import Workshop
 from rune.config import build as build_config
 from rune.config import derive_seed
 from rune.errors import AdapterError
+from rune.models import registry
 from rune.stages._context import Context
 from rune.types import AdapterRef, Condition, ModelRef, Problem, Split, Trajectory, Treatment
 
@@ -294,4 +297,30 @@ def one(
 
     source = export.Maker(checkpoint, model, device="cpu", dtype=export.reading_dtype("cpu"), cache=None)
     made = source.make([list(trajectories)], strength=strength)
-    return export.write(output, made, source.stored.layout, source.model)
+    ref = export.write(output, made, source.stored.layout, source.model)
+    store.write_atomic(output / "README.md", _card(trajectories, checkpoint, model, ref, strength))
+    return ref
+
+
+def _card(
+    trajectories: Sequence[Trajectory], checkpoint: Path, model: ModelRef, ref: AdapterRef, strength: float
+) -> str:
+    """A model card as the hub reads it: made from what, by what, for which base, and measured with what controls."""
+    name, revision = registry.hub_name(model.name)
+    lines = [
+        f"- `{t.task_id}`, {len(t.attempts)} attempts, {'solved' if t.solved else 'not solved'}" for t in trajectories
+    ]
+    weights = checkpoint / "model.safetensors"
+    made_by = f"`{checkpoint.name}`" + (f" (sha256 `{store.sha256_file(weights)[:12]}`)" if weights.is_file() else "")
+    measured = checkpoint / "result.md"
+    found = measured.read_text(encoding="utf-8").strip() if measured.is_file() else "Not measured: no result.md there."
+    return (
+        f"---\nbase_model: {json.dumps(name)}\nlibrary_name: peft\ntags: [lora, hypernetwork, rune]\n---\n\n"
+        f"# A LoRA of rank {ref.rank} that a hypernetwork generated from coding trajectories\n\n"
+        f"Base: `{name}`{f' at `{revision}`' if revision else ''}, weights sha256 `{model.digest}`. "
+        f"Adapter id `{ref.adapter_id}`, ‖ΔW‖_F {ref.delta_w_norm:.3f}, strength λ = {strength:g}.\n\n"
+        f"Made by rune {rune.__version__} with the hypernetwork {made_by}, in one forward pass, from\n\n"
+        + "\n".join(lines)
+        + "\n\n## What this hypernetwork was measured to do\n\nThe controls are the wrong trajectory, an empty one, "
+        f"and the constant part alone; what it does on your tasks has not been measured.\n\n{found}\n"
+    )

@@ -144,4 +144,6 @@ def render(name: str, view: Mapping[str, Any]) -> str:
         told=_evidence.told,
         svg=Markup,
     )
-    return environment.get_template(name).render(**view, style=Markup((TEMPLATES / "style.css").read_text()))
+    return environment.get_template(name).render(
+        **view, style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
+    )

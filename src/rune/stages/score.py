@@ -198,7 +198,7 @@ def program(key: str, code: str, problem: Problem) -> Program:
         code += f"\n\nimport asyncio\n\n\ndef {ENTRY}(*args, **options):\n"
         code += f"    return asyncio.run({entry}(*args, **options))\n"
         entry = ENTRY
-    elif not entry.isidentifier():
+    elif humaneval.BUILDS in problem.test or not entry.isidentifier():
         code += f"\n\n{ENTRY} = {entry}\n"
         entry = ENTRY
     return Program(key=key, code=code, test=problem.test, entry_point=entry, prelude=problem.prelude)

@@ -140,7 +140,7 @@ def load(path: Path, changes: Sequence[str] = ()) -> Loaded:
     Raises ConfigError with one line for anything that does not fit.
     """
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the config: {error.strerror}; see configs/ for examples") from None
     except UnicodeDecodeError:

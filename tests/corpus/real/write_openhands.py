@@ -74,8 +74,10 @@ SESSIONS: dict[str, list[Call]] = {
 def repository() -> None:
     shutil.rmtree(REPOSITORY, ignore_errors=True)
     Path(REPOSITORY).mkdir()
-    Path(FILE).write_text("def half(x):\n    return x // 2\n")
-    Path(REPOSITORY, "t.py").write_text('import calc\nassert calc.half(3) == 1.5, calc.half(3)\nprint("ok")\n')
+    Path(FILE).write_text("def half(x):\n    return x // 2\n", encoding="utf-8")
+    Path(REPOSITORY, "t.py").write_text(
+        'import calc\nassert calc.half(3) == 1.5, calc.half(3)\nprint("ok")\n', encoding="utf-8"
+    )
     commit = "git init -q . && git add -A && git -c user.name=t -c user.email=t@t commit -qm start"
     subprocess.run(commit, shell=True, cwd=REPOSITORY, check=True)
 

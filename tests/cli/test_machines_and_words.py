@@ -1,0 +1,146 @@
+"""Other machines (locale, limits, weights that are none, foreign folders), and what the command line says."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import save
+
+from rune.cli import main as cli
+from rune.errors import ModelError
+from rune.models import registry, resolve
+
+SOURCE = Path(cli.__file__).resolve().parents[1]
+RUN = SOURCE.parents[1] / "results" / "phase1-0.5b"
+
+
+def _weights() -> bytes:
+    import numpy
+
+    return bytes(save({"w": numpy.ones((4, 4), dtype="float32")}))
+
+
+BAD_WEIGHTS = {
+    "a git-lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a git-lfs pointer"),
+    "empty": (b"", "empty"),
+    "cut in the header": (_weights()[:30], "cut off"),
+    "cut in the weights": (_weights()[:-9], "cut off"),
+    "too long": (_weights() + b"more", "longer than its header says"),
+    "a web page": (b"<!DOCTYPE html><html>not found</html>", "cut off, or no safetensors"),
+    "a pickle": (b"PK\x03\x04\x00\x00\x00\x00" * 9, "cut off, or no safetensors"),
+    "a header of another kind": (len(b"[1,2,3]").to_bytes(8, "little") + b"[1,2,3]", "no safetensors header"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_WEIGHTS)
+def test_weights_that_are_none_are_found_before_anything_is_loaded(name: str, tmp_path: Path) -> None:
+    content, words = BAD_WEIGHTS[name]
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match=words):
+        resolve.check_name(str(tmp_path))
+    assert cli.main(["models", "path", str(tmp_path)]) == 2
+    (tmp_path / "model.safetensors").write_bytes(_weights())
+    resolve.check_name(str(tmp_path))
+
+
+def _rune(*args: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-X", "utf8=0", "-m", "rune", *args]
+    inherited = {k: v for k, v in os.environ.items() if k not in ("LC_ALL", "LANG", "PYTHONUTF8")}
+    return subprocess.run(command, env={**inherited, **environment}, capture_output=True, check=False, timeout=120)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252", "koi8-r"])
+@pytest.mark.parametrize("args", [("--help",), ("help", "score"), ("show", str(RUN))])
+def test_a_terminal_of_another_encoding_gets_replacements(encoding: str, args: tuple[str, ...]) -> None:
+    done = _rune(*args, PYTHONIOENCODING=encoding, LC_ALL="C", PYTHONCOERCECLOCALE="0")
+    assert done.returncode == 0 and b"Traceback" not in done.stderr
+
+
+def test_every_file_is_opened_with_its_encoding_said() -> None:
+    """ruff's PLW1514 sees `open`; what it cannot see are the methods of a path whose type it does not know."""
+    lacking = []
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            ours = ast.unparse(node.func.value) == "store"
+            said = any(k.arg == "encoding" for k in node.keywords)
+            if node.func.attr in ("read_text", "write_text") and not said and not ours:
+                lacking.append(f"{path.name}:{node.lineno}")
+    assert not lacking
+
+
+@pytest.mark.parametrize("limit", ["-t 4", "-n 200", "-u 500", "-v 6000000", "-f 100000"])
+def test_lower_hard_limits_are_respected(limit: str, tmp_path: Path) -> None:
+    task = {"task_id": "t/0", "prompt": "def f(a):\n", "entry_point": "f", "canonical_solution": "    return a\n"}
+    task["test"] = "def check(candidate):\n    assert candidate(1) == 1\n"
+    (tmp_path / "p.jsonl").write_text(json.dumps(task), encoding="utf-8")
+    (tmp_path / "s.jsonl").write_text(json.dumps({"task_id": "t/0", "completion": "    return a\n"}), encoding="utf-8")
+    line = f"ulimit {limit}; exec {sys.executable} -m rune score --no-cache --workers 1 --benchmark humaneval s.jsonl"
+    done = subprocess.run(
+        ["bash", "-c", f"{line} --problems p.jsonl"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert "pass@1: 1.0000" in done.stdout, done.stderr
+
+
+def test_samples_come_through_a_pipe(tmp_path: Path) -> None:
+    task = {"task_id": "t/0", "prompt": "def f(a):\n", "entry_point": "f", "canonical_solution": "    return a\n"}
+    task["test"] = "def check(candidate):\n    assert candidate(1) == 1\n"
+    (tmp_path / "p.jsonl").write_text(json.dumps(task), encoding="utf-8")
+    command = [sys.executable, "-m", "rune", "score", "--benchmark", "humaneval", "/dev/stdin", "--problems", "p.jsonl"]
+    text = json.dumps({"task_id": "t/0", "completion": "    return a\n"})
+    done = subprocess.run(command, cwd=tmp_path, input=text, capture_output=True, text=True, check=False, timeout=120)
+    assert "pass@1: 1.0000" in done.stdout, done.stderr
+    assert (tmp_path / "stdin_results.jsonl").is_file()
+
+
+@pytest.mark.parametrize("manifest", ["{}", "[]", "null", "{", '{"schema": 99}', '{"schema_version": 1}', "\xff"])
+def test_foreign_folders_do_not_stop_show(manifest: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(RUN, tmp_path / "good", ignore=shutil.ignore_patterns("*.safetensors", "samples.jsonl"))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "manifest.json").write_text(manifest, encoding="latin-1")
+    assert cli.main(["show", str(tmp_path)]) == 0
+    out, error = capsys.readouterr()
+    assert "good" in out and "other: no run of this rune" in error
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_each_verb_shows_an_example_and_its_exit_codes(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for args in ([verb, "--help"], ["help", verb]):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(args)
+        said = capsys.readouterr().out
+        assert ended.value.code == 0 and f"Example: rune {verb}" in said and "Exit codes: 0 done" in said
+
+
+def test_a_run_is_not_compared_with_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["compare", str(RUN), str(RUN / ".." / RUN.name)]) == 2
+    assert "named twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("qwen2.5-coder-0.5b-instruct", ("Qwen/Qwen2.5-Coder-0.5B-Instruct", "")),
+        ("qwen2.5-coder-0.5b-instruct@abc", ("Qwen/Qwen2.5-Coder-0.5B-Instruct", "abc")),
+        ("org/name", ("org/name", "")),
+        ("org/name@main", ("org/name", "main")),
+        (str(SOURCE), (str(SOURCE), "")),
+    ],
+)
+def test_an_adapter_names_its_base_as_the_hub_does(name: str, found: tuple[str, str]) -> None:
+    assert registry.hub_name(name) == found

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from rune import console, prompts, store
-from rune.benchmarks import _data, code_update_arena, humaneval, mbpp, puzzles
+from rune.benchmarks import _data, humaneval, mbpp, puzzles
 from rune.errors import SandboxError
 from rune.sandbox import fork
 from rune.types import Outcome, Problem, Program
@@ -107,9 +107,6 @@ def problems(data: Path) -> Iterator[tuple[Problem, str]]:
             ),
             f"print(f{call})\nassert f{call} == {row['output']}\nresult = f{call}",
         )
-    for problem in code_update_arena.build(code_update_arena.Config(path=str(data))).problems():
-        if problem.reference:
-            yield problem, ""
     for problem in puzzles.build(puzzles.Config(path=str(data))).problems():
         if problem.reference:
             yield problem, ""

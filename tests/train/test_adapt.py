@@ -244,6 +244,9 @@ def test_one_adapter_from_a_trajectory_file_by_the_command_line(
     assert cli.main(command) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "adapter")
     assert read_peft(tmp_path / "adapter").rank == 4
+    card = (tmp_path / "adapter" / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nbase_model: ") and adapted.workshop.model.digest in card
+    assert all(f"`{t.task_id}`" in card for t in adapted.workshop.trajectories[:2])
     # Two files, one packed, are the same as one that holds both; an agent's own file is read too.
     apart = [tmp_path / "one.jsonl", tmp_path / "two.jsonl.gz"]
     for path, trajectory in zip(apart, adapted.workshop.trajectories[:2], strict=True):

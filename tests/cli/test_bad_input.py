@@ -178,7 +178,7 @@ def test_a_folder_that_is_no_run_is_named_by_every_verb(verb: str, tmp_path: Pat
         (("adapt", "--trajectory", "none.jsonl", "-o", "out", "--strength", "nan"), "--strength must be a finite"),
         (("doctor", "--set", "a.b=1"), "add --config FILE"),
         (("score", "s.jsonl", "--benchmark", "humaneval", "--set", "a.b=1"), "a samples file takes --timeout"),
-        (("score", ".", "--benchmark", "humaneval"), ".: cannot read: Is a directory"),
+        (("score", ".", "--benchmark", "humaneval"), ".: no samples; a folder of samples holds TASK/NUMBER.py"),
         (("collect", "--import", ".", "-o", "x"), ".: no file in this folder ends in .traj"),
         (("collect", "--import", "none", "-o", "x"), "none: no such file"),
         (("power", "c.toml", "--base", "7"), "expected --base between 0 and 1"),

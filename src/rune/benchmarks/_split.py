@@ -67,7 +67,7 @@ def _domain(problem: Problem) -> str:
     return problem.domain
 
 
-def deal(problems: Sequence[Problem], *, k: int, seed: int, by: str = "domain") -> list[list[str]]:
+def deal(problems: Sequence[Problem], *, k: int, seed: int, by: str = "task") -> list[list[str]]:
     """k lists of task ids that cover all tasks once: even in size and categories, near relatives together.
 
     Raises ConfigError if there are fewer tasks than folds.
@@ -90,9 +90,7 @@ def deal(problems: Sequence[Problem], *, k: int, seed: int, by: str = "domain") 
     return [[p.task_id for p in part] for part in parts]
 
 
-def hold_out_fold(
-    problems: Sequence[Problem], *, fold: int, folds: int, seed: int, by: str = "domain"
-) -> list[Problem]:
+def hold_out_fold(problems: Sequence[Problem], *, fold: int, folds: int, seed: int, by: str = "task") -> list[Problem]:
     """All tasks, fold number `fold` of `folds` held out."""
     if not 0 <= fold < folds:
         raise ConfigError(f"fold must be 0 to {folds - 1}, found {fold}")

@@ -21,6 +21,10 @@ def run(args: argparse.Namespace) -> int:
 
     if len(args.runs) < 2:
         raise DataError("a comparison needs at least two runs; `rune report RUN` shows one")
+    places = [path.resolve() for path in args.runs]
+    twice = next((path for i, path in enumerate(places) if path in places[:i]), None)
+    if twice is not None:
+        raise DataError(f"{twice}: named twice; a run compared with itself says nothing, name another")
     folders = [RunDir.open(path) for path in args.runs]
     entries = [compare.entry(f.path.resolve().name, reading.decision(f), config.raw_in(f)) for f in folders]
     found = compare.table(entries)

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     console.note(console.table(arms, ("arm", "pass@1", level, f"passed of {decision.arms[0].num_samples}")) + "\n")
     console.note(console.table(contrasts, ("contrast", "points", level, "p", "role")) + "\n")
     if not source.single:
-        console.note((folder / "result.md").read_text())
+        console.note((folder / "result.md").read_text(encoding="utf-8"))
     console.note(decision.evidence)
     console.out(decision.answer)
     return 0 if decision.passed else FAILED

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         experiment = executor.run(loaded, resume=args.resume, jobs=args.jobs, ray=args.ray)
     decision = reading.decision(experiment.folder)
     if not experiment.single:
-        console.out((experiment.folder / "result.md").read_text())
+        console.out((experiment.folder / "result.md").read_text(encoding="utf-8"))
     console.out(f"report: {experiment.folder / 'report.html'}")
     console.out(decision.answer)
     return 0 if decision.passed else 10

@@ -159,7 +159,7 @@ def _extended(raw: dict[str, Any], path: Path) -> dict[str, Any]:
     other = path.with_name(name)
     if not other.is_file():
         raise ConfigError(f"{path}: extends {name}, and there is no such file beside it")
-    return _merged(_extended(config.parse(other.read_text(), where=str(other)), other), raw)
+    return _merged(_extended(config.parse(other.read_text(encoding="utf-8"), where=str(other)), other), raw)
 
 
 def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,7 +189,7 @@ def build(raw: Mapping[str, Any]) -> RunConfig:
 
 def raw_in(folder: RunDir) -> dict[str, Any]:
     """The config of a run folder, of whatever version."""
-    return config.parse((folder / "config.toml").read_text(), where=str(folder / "config.toml"))
+    return config.parse((folder / "config.toml").read_text(encoding="utf-8"), where=str(folder / "config.toml"))
 
 
 def raw_of(settings: RunConfig) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def _local(experiment: Experiment, parts: Sequence[Sequence[str]], jobs: int, gp
                         continue
                     del running[log]
                     if process.returncode:
-                        last = log.read_text(errors="replace").strip().splitlines()[-1:]
+                        last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
                         raise RuneError(f"a worker ended with {process.returncode} ({''.join(last)}); see {log}")
             bar.look()
         finally:

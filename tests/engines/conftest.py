@@ -9,7 +9,7 @@ import pytest
 from completion_server import CompletionServer
 from engine_helpers import World, random_adapter, torch_engine, wider_tiny_model
 
-from rune.engines import _lora, openai, ray, scripted, torch, vllm
+from rune.engines import _lora, _torch, openai, ray, scripted, vllm
 from rune.types import Engine, ModelRef
 
 
@@ -20,7 +20,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
 
 @pytest.fixture(scope="session")
 def world(tiny_model: ModelRef, tmp_path_factory: pytest.TempPathFactory) -> World:
-    loaded = torch.load_model(tiny_model, device="cpu", dtype="float32")
+    loaded = _torch.load_model(tiny_model, device="cpu", dtype="float32")
     folder = tmp_path_factory.mktemp("adapters")
     refs = [
         _lora.write_peft(

@@ -30,12 +30,12 @@ def test_the_start_up_check_passes_in_single_and_half_precision_with_one_launch_
     """Half stands in for bfloat16, which the interpreter multiplies as if its bits were integers (triton 3.9)."""
     script = """
         import sys, torch
-        from rune.engines import _kernels, _lora_kernels, torch as engines
+        from rune.engines import _kernels, _lora_kernels, _torch
         from rune.engines._network import Network
         from rune.types import ModelRef
         model = ModelRef(name="tiny", path=sys.argv[1], digest="", source="local")
         for dtype in ("float32", "float16"):
-            network = Network(engines.load_model(model, device="cpu", dtype=dtype))
+            network = Network(_torch.load_model(model, device="cpu", dtype=dtype))
             for single in (True, False):  # 64 inputs at a time: several turns of the loop, several shares
                 _lora_kernels.TILINGS = {
                     kind: _lora_kernels.Tiling(single, 64, 128, 4) for kind in _lora_kernels.TILINGS
@@ -50,12 +50,12 @@ def test_the_start_up_check_passes_in_single_and_half_precision_with_one_launch_
 def test_attention_silu_and_chunk_masses_equal_plain_torch_in_single_and_half_precision(world: World) -> None:
     script = """
         import sys
-        from rune.engines import _kernels, torch as engines
+        from rune.engines import _kernels, _torch
         from rune.engines._network import Network
         from rune.types import ModelRef
         model = ModelRef(name="tiny", path=sys.argv[1], digest="", source="local")
         for dtype in ("float32", "float16"):
-            _kernels.check(Network(engines.load_model(model, device="cpu", dtype=dtype)))
+            _kernels.check(Network(_torch.load_model(model, device="cpu", dtype=dtype)))
         print("equal")
         """
     assert "equal" in interpreted(script, world.model.path)

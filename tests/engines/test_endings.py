@@ -8,7 +8,7 @@ import pytest
 from engine_helpers import PROMPTS, World, torch_engine
 from transformers import AutoTokenizer, GenerationConfig
 
-from rune.engines import torch as engines
+from rune.engines import _torch as engines
 from rune.engines._batch import Row
 from rune.engines._text import Detokenizer, StopWatch
 from rune.types import Request, Sampling

@@ -9,7 +9,7 @@ import pytest
 from engine_helpers import PROMPTS, World, random_adapter, torch_engine
 
 from rune.engines import _lora
-from rune.engines.torch import TorchEngine
+from rune.engines._torch import TorchEngine
 from rune.errors import AdapterError
 from rune.types import AdapterRef, Request, Sampling
 

@@ -141,10 +141,10 @@ def test_a_run_of_full_size_may_be_told_to_claim_nothing(full: RunDir, tmp_path:
 
 def test_a_tampered_run_warns_on_its_own_page(tmp_path: Path) -> None:
     folder = made(tmp_path, extras=False, arms=("vanilla", "hypernet"))
-    lines = (folder / "verdicts.jsonl").read_text().splitlines(keepends=True)
-    (folder / "verdicts.jsonl").write_text("".join([lines[1], lines[0], *lines[2:]]))
+    lines = (folder / "samples.jsonl").read_text().splitlines(keepends=True)
+    (folder / "samples.jsonl").write_text("".join([lines[1], lines[0], *lines[2:]]))
     report.run(folder, report.Config())
-    assert "verdicts.jsonl: lines reordered, from line 1" in (folder / "report.html").read_text()
+    assert "samples.jsonl: lines reordered, from line 1" in (folder / "report.html").read_text()
 
 
 def test_the_same_run_gives_the_same_bytes(full: RunDir) -> None:
@@ -236,7 +236,9 @@ def test_a_finished_run_needs_no_torch(full: RunDir, verb: str, tmp_path: Path) 
     # In a place of its own, for these verbs write into the run folder.
     path = tmp_path / full.path.name
     shutil.copytree(full.path, path)
-    runs_named = [str(path)] * (2 if verb == "compare" else 1)
+    runs_named = [str(path)]
+    if verb == "compare":
+        runs_named.append(str(shutil.copytree(full.path, tmp_path / "other")))
     code = (
         f"import sys; from rune.cli.main import main; code = main({[verb, *runs_named]!r});"
         "heavy = {'torch', 'transformers', 'mlflow', 'peft'} & set(sys.modules); assert not heavy; sys.exit(code)"

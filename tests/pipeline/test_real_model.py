@@ -37,7 +37,8 @@ def test_a_real_model_goes_through_every_stage(tmp_path: Path) -> None:
     schedule = {"steps": 2, "learning_rate": 1e-3, "checkpoint_every": 1}
     raw = settings(tmp_path, model, engine={"name": "torch", "settings": {}})
     easy = {"path": str(easy_tasks(tmp_path)), "verify": False}
-    raw["benchmark"] = {"held_out": 4, "settings": easy}
+    raw["benchmark"] = {"settings": easy}
+    raw["design"] = {"held_out": 4}
     raw["collect"] |= {"tasks": 3, "max_attempts": 2, "max_new_tokens": 120}
     raw["sample"] |= {"n": 2, "max_new_tokens": 120, "temperature": 0.2}
     raw["gate"] |= {"n": 2, "ceiling": 1.0}

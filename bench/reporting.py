@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT))
 
 OUT = ROOT / "results" / "bench-report.json"
 LIMITS = {"real": {"gate": 3.0, "report": 10.0}, "large": {"gate": 30.0, "report": 30.0}}
@@ -55,7 +55,8 @@ def timed(verb: str, folder: Path) -> dict[str, Any]:
 
 def large(root: Path) -> Path:
     """All of HumanEval held out, against a corpus of 100 trajectories (copies: their content is not the point)."""
-    from report import runs
+    from tests.report import runs
+
     from rune.types import Problem, Split
 
     def edit(tasks: list[Problem]) -> list[Problem]:

@@ -175,12 +175,13 @@ def test_small_things_that_coincide_make_neither_duplicates_nor_relatives() -> N
 
 def test_folds_hold_every_task_once_and_no_relatives_apart() -> None:
     tasks = [problem(f"f/{i}", domain=str(i // 2)) for i in range(12)]
-    parts = _split.deal(tasks, k=3, seed=1)
+    parts = _split.deal(tasks, k=3, seed=1, by="domain")
     assert sorted(t for part in parts for t in part) == sorted(p.task_id for p in tasks)
     assert [len(part) for part in parts] == [4, 4, 4]
     family = {p.task_id: p.domain for p in tasks}
     assert sum(len({family[t] for t in part}) for part in parts) == 6
-    assert parts != _split.deal(tasks, k=3, seed=2) and parts == _split.deal(tasks, k=3, seed=1)
+    assert parts != _split.deal(tasks, k=3, seed=2, by="domain")
+    assert parts == _split.deal(tasks, k=3, seed=1, by="domain")
 
 
 # --------------------------------------------------------------------------- enforced where a corpus is written

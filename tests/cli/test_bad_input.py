@@ -34,12 +34,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from conftest import make_tiny_model
-from pipeline import experiment
 from rune import store
 from rune.cli.main import main
 from rune.models import registry
 from rune.types import ModelRef, Problem, Sample, Split, Trajectory, Treatment, Verdict
+from tests.conftest import make_tiny_model
+from tests.pipeline import experiment
 
 
 class Said(NamedTuple):

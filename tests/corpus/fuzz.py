@@ -24,16 +24,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from corpus.samples import PATCH, SAMPLES
 from rune import store
 from rune.cli.main import main
 from rune.corpus import reading
 from rune.types import Outcome, Trajectory
+from tests.corpus.samples import PATCH, SAMPLES
 
 ODD: list[Any] = [
     None,

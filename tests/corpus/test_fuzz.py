@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from corpus import fuzz
+from tests.corpus import fuzz
 
 
 def test_a_damaged_file_is_one_line_or_a_right_result() -> None:

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from corpus.samples import ISSUE, PATCH, SAMPLES, UPLOADED, call, replaced, tool, user
 from rune import store
 from rune.benchmarks import _exclusion
 from rune.cli.main import main
 from rune.corpus import reading
 from rune.errors import DataError
 from rune.types import Attempt, Outcome, Trajectory
+from tests.corpus.samples import ISSUE, PATCH, SAMPLES, UPLOADED, call, replaced, tool, user
 
 REAL = Path(__file__).parent / "real"
 GOOD = Trajectory(

@@ -16,12 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpus.samples import SAMPLES, Sample
 from rune import plugins
 from rune.corpus import reading
 from rune.corpus.session import Session
 from rune.errors import DataError
 from rune.types import Outcome, Trajectory
+from tests.corpus.samples import SAMPLES, Sample
 
 FORMATS = reading.importers()
 EVERY = [(name, number) for name, samples in SAMPLES.items() for number in range(len(samples))]

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from corpus.samples import OURS, SAMPLES, UPLOADED, call, tool, user
 from rune.cli.main import main
 from rune.corpus import conversation, reading, statement
 from rune.corpus.redact import Redactor
+from tests.corpus.samples import OURS, SAMPLES, UPLOADED, call, tool, user
 
 # Made up, in the shape of the real ones.
 A = "a1B2c3D4e5F6g7H8i9J0"

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from corpus.samples import INSTANCE, ISSUE, PATCH, UPLOADED, call, replaced, tool, user
 from rune.corpus import patches, reading, statement
 from rune.errors import DataError
 from rune.types import Outcome, Trajectory
+from tests.corpus.samples import INSTANCE, ISSUE, PATCH, UPLOADED, call, replaced, tool, user
 
 REPLACE = ("str_replace_editor", replaced(), "The file has been edited.")
 TRIAL = {"command": "create", "path": "/r/edge_cases.py", "file_text": "import calc\nprint(calc.half(3))"}

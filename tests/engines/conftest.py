@@ -6,11 +6,11 @@ import importlib.util
 from collections.abc import Iterator
 
 import pytest
-from completion_server import CompletionServer
-from engine_helpers import World, random_adapter, torch_engine, wider_tiny_model
 
 from rune.engines import _lora, _torch, openai, ray, scripted, vllm
 from rune.types import Engine, ModelRef
+from tests.engines.completion_server import CompletionServer
+from tests.engines.engine_helpers import World, random_adapter, torch_engine, wider_tiny_model
 
 
 @pytest.fixture(scope="session")

@@ -10,14 +10,15 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from engine_helpers import World
+
+from tests.engines.engine_helpers import World
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
 
 def interpreted(script: str, *arguments: str) -> str:
     """Run in a process of its own: Triton reads its switch when it is imported."""
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    path = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
     run = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), *arguments], capture_output=True, text=True, timeout=300,
         env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": path},
@@ -66,7 +67,7 @@ def test_a_ragged_mixed_batch_draws_the_texts_of_the_plain_path(world: World) ->
     script = """
         import sys
         import torch
-        from engine_helpers import PROMPTS, torch_engine
+        from tests.engines.engine_helpers import PROMPTS, torch_engine
         from rune.engines import _lora, _lora_kernels
         from rune.types import AdapterRef, ModelRef, Request, Sampling
         path, *folders = sys.argv[1:]

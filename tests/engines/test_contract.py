@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from engine_helpers import PROMPTS, World
 
 from rune import plugins
 from rune.engines import _lora
 from rune.errors import AdapterError
 from rune.types import AdapterRef, Completion, Engine, Request, Sampling
+from tests.engines.engine_helpers import PROMPTS, World
 
 SAMPLING = Sampling(temperature=1.0, max_new_tokens=12, top_k=30)
 

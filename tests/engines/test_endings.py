@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from engine_helpers import PROMPTS, World, torch_engine
 from transformers import AutoTokenizer, GenerationConfig
 
 from rune.engines import _torch as engines
 from rune.engines._batch import Row
 from rune.engines._text import Detokenizer, StopWatch
 from rune.types import Request, Sampling
+from tests.engines.engine_helpers import PROMPTS, World, torch_engine
 
 WILD = Sampling(temperature=12.0, max_new_tokens=48)  # nearly every token is as likely as any other
 IM_END, END_OF_TEXT = "<|im_end|>", "<|endoftext|>"

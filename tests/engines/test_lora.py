@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_helpers import random_adapter
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -15,6 +14,7 @@ from rune.engines import _lora
 from rune.engines._lora import Adapter, LoraHooks, Pair
 from rune.errors import AdapterError
 from rune.types import ModelRef
+from tests.engines.engine_helpers import random_adapter
 
 
 @pytest.fixture

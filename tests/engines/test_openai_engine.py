@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from completion_server import CompletionServer, Faults
-from engine_helpers import PROMPTS, World, torch_engine
 
 from rune.engines import openai
 from rune.errors import AdapterError, EngineError
 from rune.types import Completion, Request, Sampling
+from tests.engines.completion_server import CompletionServer, Faults
+from tests.engines.engine_helpers import PROMPTS, World, torch_engine
 
 SAMPLING = Sampling(temperature=1.0, max_new_tokens=8)
 

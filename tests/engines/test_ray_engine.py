@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from engine_helpers import PROMPTS, World, torch_engine
 
 from rune.engines import ray as ray_engine
 from rune.errors import ConfigError, EngineError
 from rune.types import Completion, Request, Sampling
+from tests.engines.engine_helpers import PROMPTS, World, torch_engine
 
 SAMPLING = Sampling(temperature=1.0, max_new_tokens=60)
 

@@ -6,10 +6,10 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from engine_helpers import PROMPTS, random_adapter, torch_engine
 from transformers import AutoModelForCausalLM
 
 from rune.types import ModelRef, Request, Sampling
+from tests.engines.engine_helpers import PROMPTS, random_adapter, torch_engine
 
 
 @pytest.fixture

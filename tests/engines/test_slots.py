@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from engine_helpers import PROMPTS, World, random_adapter, torch_engine
 
 from rune.engines import _lora
 from rune.engines._torch import TorchEngine
 from rune.errors import AdapterError
 from rune.types import AdapterRef, Request, Sampling
+from tests.engines.engine_helpers import PROMPTS, World, random_adapter, torch_engine
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=16)
 

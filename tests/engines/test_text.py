@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 
 import pytest
-from engine_helpers import World
 from transformers import AutoTokenizer
 
 from rune.engines._text import Detokenizer, StopWatch, cut
+from tests.engines.engine_helpers import World
 
 TEXT = 'def f(x):\n    """Größe, naïve 名前 → 🙂"""\n    return x + 1\n\n\nclass A:\n    pass\n'
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from engine_helpers import PROMPTS, World, random_adapter, torch_engine
 from transformers import AutoModelForCausalLM
 
 from rune.engines import _lora
@@ -23,6 +22,7 @@ from rune.engines._cache import Cache
 from rune.engines._torch import TorchEngine
 from rune.errors import AdapterError, EngineError
 from rune.types import Completion, Request, Sampling
+from tests.engines.engine_helpers import PROMPTS, World, random_adapter, torch_engine
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=24)
 DRAWN = Sampling(temperature=1.0, max_new_tokens=20)

@@ -10,12 +10,12 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
-from test_gate import BASE, FIVE, SETTINGS, both, decide, tasks, verdicts
 
 from rune import power, stats
 from rune.errors import GateError
 from rune.stages import gate, leakage
 from rune.types import Contrast, Decision, Outcome
+from tests.gate.test_gate import BASE, FIVE, SETTINGS, both, decide, tasks, verdicts
 
 LARGE = leakage.Finding("clean", 50.0)
 

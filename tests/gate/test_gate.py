@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from report import runs
 from rune import config, store
 from rune.errors import GateError, NotEnoughSamples
 from rune.stages import gate, leakage
 from rune.types import Decision, Outcome, Problem, Split, Verdict
+from tests.report import runs
 
 SETTINGS = gate.Config(resamples=500, simulations=100)
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from report import runs
 from rune import store
 from rune.stages import gate, leakage
 from rune.types import Attempt, Outcome, Problem, Split, Trajectory, Treatment
+from tests.report import runs
 
 SETTINGS = gate.Config(resamples=500, simulations=100)
 VICTIM = "HumanEval/70"

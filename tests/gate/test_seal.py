@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from report import runs
 from rune import store
 from rune.cli.main import main
 from rune.errors import GateError, StoreError
@@ -17,6 +16,7 @@ from rune.stages import _seal, gate, preregister
 from rune.store import RunDir
 from rune.study import config, folders
 from rune.types import Verdict
+from tests.report import runs
 
 SETTINGS = gate.Config(resamples=500, simulations=100)
 SEALED = ("verdicts.jsonl", "config.toml", "problems.jsonl", "samples.jsonl", "trajectories.jsonl", "treatments.jsonl")

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent / "pipeline")]
+sys.path.insert(0, str(HERE.parents[1]))
 
-import experiment  # noqa: E402
 
 from rune import config, store  # noqa: E402
 from rune.cli.main import main  # noqa: E402
 from rune.types import ModelRef, Problem, Sample, Split, Trajectory, Treatment, Verdict  # noqa: E402
+from tests.pipeline import experiment  # noqa: E402
 
 SEEDS, FOLDS, TEMPERATURES = (3, 4), 2, ("0.8", "0.2")
 ARMS = ("vanilla", "rag", "lora", "hypernet", "wrong_trajectory")
@@ -206,7 +206,7 @@ VIEWS = {"run": (run, view_run), "crossfit": (crossfit, view_crossfit)}
 
 
 def freeze() -> None:
-    from conftest import make_tiny_model
+    from tests.conftest import make_tiny_model
 
     os.environ["RUNE_CACHE"] = tempfile.mkdtemp()
     for name, (make, view) in VIEWS.items():

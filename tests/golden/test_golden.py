@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from frozen import VIEWS, differences
 
 from rune import config
 from rune.types import ModelRef
+from tests.golden.frozen import VIEWS, differences
 
 HERE = Path(__file__).parent
 

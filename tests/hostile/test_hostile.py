@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.hostile import ordinary, suite
 
 ROOT = os.geteuid() == 0

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from gguf_files import write
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from rune.errors import ModelError
 from rune.models import gguf
 from rune.types import ModelRef
+from tests.models.gguf_files import write
 
 IDS = torch.arange(1, 33).reshape(2, 16)
 

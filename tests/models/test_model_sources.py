@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from gguf_files import write
-from hub_server import HubServer
 from transformers import AutoModelForCausalLM
 
 from rune.errors import ModelError
@@ -21,6 +19,8 @@ from rune.models import registry
 from rune.models.registry import ModelSpec, WheelPart
 from rune.models.resolve import resolve
 from rune.types import ModelRef
+from tests.models.gguf_files import write
+from tests.models.hub_server import HubServer
 
 
 @pytest.fixture(scope="module")

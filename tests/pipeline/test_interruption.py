@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from experiment import settings, write
 
 from rune import store
 from rune.types import ModelRef, Sample, Verdict
+from tests.pipeline.experiment import settings, write
 
 STAGES = ("collect", "train", "adapt", "sample", "score", "gate", "report")
 DEADLINE = 240  # seconds after which a hung run is a failure of ours, not a measurement

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from experiment import CONDITIONS, settings, write
 
 from rune import store
 from rune.cli.main import main
 from rune.types import ModelRef, Problem, Sample, Split, Trajectory, Treatment, Verdict
+from tests.pipeline.experiment import CONDITIONS, settings, write
 
 
 def run(config: Path, *extra: str) -> int:

@@ -10,13 +10,13 @@ import json
 from pathlib import Path
 
 import pytest
-from experiment import settings, write
 
 from rune import store
 from rune.benchmarks import humaneval
 from rune.cli.main import main
 from rune.models import resolve
 from rune.types import Sample, Treatment
+from tests.pipeline.experiment import settings, write
 
 pytestmark = pytest.mark.model
 EASY = (2, 7, 23, 24, 27, 28, 30, 34, 35, 42, 45, 53)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from report.svg_plot import Plot, Point
 from rune.stages import _figures
+from tests.report.svg_plot import Plot, Point
 
 ARM = {arm: f"arm-{i}" for i, arm in enumerate(_figures.ARMS)}
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from report import runs
 from rune import store
 from rune.cli.main import main
 from rune.errors import DataError
 from rune.stages import _evidence, _figures, _report_data, gate, report
 from rune.store import RunDir
 from rune.types import Decision
+from tests.report import runs
 
 BEGIN, END = "<!-- rune:result:begin -->", "<!-- rune:result:end -->"
 
@@ -281,7 +281,7 @@ def test_comparing_runs_shows_effects_and_what_differs(tmp_path: Path, capsys: p
 @pytest.mark.skipif(not shutil.which("chromedriver"), reason="needs chromium and chromium-driver")
 def test_the_page_holds_in_a_real_browser(full: RunDir) -> None:
     pytest.importorskip("selenium")
-    from report.browser import check
+    from tests.report.browser import check
 
     out = Path(__file__).parents[2] / "artifacts"
     assert check(full / "report.html", out) == []

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from report import runs
 from rune.stages import _evidence, _report_data, _report_words, gate
 from rune.stages._report_data import Report
 from rune.types import Contrast
+from tests.report import runs
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.hostile import suite
 
 from rune import config, plugins, store
 from rune.cli.main import main
@@ -24,6 +23,7 @@ from rune.store import RunDir
 from rune.study import config as study_config
 from rune.study import folders
 from rune.types import Outcome, Problem, Program, Sample, Split, Verdict
+from tests.hostile import suite
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the fork backend is Linux's")
 CONFIG = Path(__file__).parents[2] / "configs" / "phase1-0.5b.toml"

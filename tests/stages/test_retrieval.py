@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_crossfit_decide import settings
 
 from rune import config, plugins, store
 from rune.conditions._workshop import Workshop
@@ -18,6 +17,7 @@ from rune.stages._context import Context
 from rune.study import config as study
 from rune.study import executor
 from rune.types import Attempt, ModelRef, Outcome, Problem, Split, Trajectory, Treatment
+from tests.stages.test_crossfit_decide import settings
 
 TOPICS = {
     "primes": "Return all prime numbers below a limit, using a sieve.",

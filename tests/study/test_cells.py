@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.experiment import settings, write
 from rune.errors import ConfigError
 from rune.stages import retrieve
 from rune.study import cells, config, folders
 from rune.types import Attempt, ModelRef, Outcome, Problem, Split, Trajectory
+from tests.pipeline.experiment import settings, write
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

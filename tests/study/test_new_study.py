@@ -8,10 +8,10 @@ import pytest
 
 import rune.benchmarks
 import rune.conditions
-from pipeline.experiment import settings, write
 from rune import store
 from rune.cli.main import main
 from rune.types import ModelRef, Problem, Split, Trajectory, Treatment
+from tests.pipeline.experiment import settings, write
 
 BENCHMARK = '''
 """Tasks of a library that nobody knows: a number and what each module makes of it."""

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.experiment import settings, write
 from rune import store
 from rune.cli.main import main
 from rune.store import RunDir
 from rune.types import ModelRef, Problem, Sample, Split, Trajectory, Treatment, Verdict
+from tests.pipeline.experiment import settings, write
 
 pytestmark = pytest.mark.xdist_group("study")  # one finished experiment for all of them
 SEEDS = (3, 4)

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.experiment import settings, write
 from rune.cli.main import main
 from rune.errors import RuneError
 from rune.study import config, executor, folders, workers
 from rune.types import ModelRef
+from tests.pipeline.experiment import settings, write
 
 # Stands in for `python -m rune run FOLDER --together N --worker CELL …`: notes what it was given and is done.
 WORKER = """#!{python}

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from report import runs
 from rune import tracking
 from rune.cli.main import main
 from rune.stages import gate, report
 from rune.store import RunDir
+from tests.report import runs
 
 mlflow = pytest.importorskip("mlflow")
 SETTINGS = gate.Config(resamples=500, simulations=100)
@@ -227,7 +227,7 @@ def test_a_real_server_holds_the_run_and_shows_it_in_a_browser(run: RunDir, serv
     check_store(server, run)
     if not shutil.which("chromedriver"):
         pytest.skip("the store is checked; the page needs chromium and chromium-driver")
-    from report.browser import text_of
+    from tests.report.browser import text_of
 
     parent = next(r for r in tracked(server) if r.data.tags["phase"] == "experiment")
     page = f"{server}/#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}"

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from safetensors.torch import load_file
-from train_setup import make_context, make_workshop, settings
 
 from rune import store
 from rune.cli import main as cli
@@ -25,6 +24,7 @@ from rune.hypernet import checkpoint
 from rune.stages import adapt
 from rune.stages._context import Context
 from rune.types import AdapterRef, ModelRef, Problem, Split, Trajectory, Treatment
+from tests.train.train_setup import make_context, make_workshop, settings
 
 Corpus = tuple[list[Problem], list[Trajectory]]
 ARMS = (

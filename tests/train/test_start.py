@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from train_setup import make_context, make_run, settings
 
 from rune import store
 from rune.benchmarks import _exclusion
@@ -17,6 +16,7 @@ from rune.stages import train
 from rune.stages._context import Context
 from rune.study import checks
 from rune.types import ModelRef, Problem, Trajectory
+from tests.train.train_setup import make_context, make_run, settings
 
 Corpus = tuple[list[Problem], list[Trajectory]]
 

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from train_setup import make_context, make_run, settings
 
 from rune import store
 from rune.errors import AdapterError, ContaminationError, DataError
@@ -24,6 +23,7 @@ from rune.hypernet import data as hypernet_data
 from rune.stages import train
 from rune.stages._context import Context
 from rune.types import ModelRef, Problem, Split, Trajectory
+from tests.train.train_setup import make_context, make_run, settings
 
 Corpus = tuple[list[Problem], list[Trajectory]]
 
@@ -116,12 +116,12 @@ def test_a_sigkill_loses_at_most_the_steps_since_the_last_checkpoint(
         from rune import store
         from rune.stages import train
         from rune.types import ModelRef
-        from train_setup import make_context, settings
+        from tests.train.train_setup import make_context, settings
         assert store.__file__ == {store.__file__!r}  # the code under test, not an installed copy of it
         model = ModelRef(name="tiny", path={tiny_model.path!r}, digest={tiny_model.digest!r}, source="local")
         train.run(store.RunDir(Path({str(folder.path)!r})), settings(), make_context(model, Path({str(tmp_path)!r})))
     """)
-    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)])
     log = tmp_path / "child.log"
     with log.open("w") as said:
         child = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": path}, stderr=said)

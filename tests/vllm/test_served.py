@@ -11,18 +11,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
-
-from engine_helpers import PROMPTS, random_adapter, wider_tiny_model
 
 from rune.engines import _lora, _torch, openai
 from rune.engines import torch as torch_engine
 from rune.errors import AdapterError
 from rune.types import AdapterRef, ModelRef, Request, Sampling
+from tests.engines.engine_helpers import PROMPTS, random_adapter, wider_tiny_model
 
 pytestmark = pytest.mark.vllm
 GREEDY = Sampling(temperature=0.0, max_new_tokens=12)

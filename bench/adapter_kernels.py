@@ -1,4 +1,4 @@
-"""Microseconds of the adapters' decode kernels, tiling by tiling, on a GPU: what `_lora_kernels.TILINGS` was chosen by.
+"""Microseconds of the adapters' decode kernels, tiling by tiling, on a GPU: what `lora_kernels.TILINGS` was chosen by.
 
     python bench/adapter_kernels.py --model MODEL --out results/bench-generate-h100/adapter_kernels.json
 
@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 
-from rune.engines import _lora_kernels
+from rune.adapters.peft import Adapter, Pair, target_linears
 from rune.engines import torch as torch_engine
-from rune.engines._bank import Bank
-from rune.engines._lora import Adapter, Pair, target_linears
-from rune.engines._lora_kernels import Ragged, Tiling
-from rune.engines._network import Network
+from rune.engines.local import lora_kernels
+from rune.engines.local.adapter_pool import Bank
+from rune.engines.local.lora_kernels import Ragged, Tiling
+from rune.engines.local.network import Network
 from rune.types import ModelRef
 
 CANDIDATES = {
@@ -69,7 +69,7 @@ def measure(network: Network, *, adapters: int = 164, rows: int = 5, rank: int =
         if kind == "gate_up":
             times["silu alone"] = per_layer(lambda y=out_MO: [network.silu_mul(y) for _ in range(24)], 24)  # type: ignore[misc]
         for candidate in CANDIDATES[kind]:
-            ragged = Ragged(bank, table_N3, {**_lora_kernels.TILINGS, kind: Tiling(*candidate)})
+            ragged = Ragged(bank, table_N3, {**lora_kernels.TILINGS, kind: Tiling(*candidate)})
             label = json.dumps(candidate)
             try:
                 got = apply(ragged, 0, kind, x_MI, untouched_MO.clone())

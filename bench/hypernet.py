@@ -21,13 +21,14 @@ from typing import Any
 
 import torch
 
-from rune import console, store
+from rune import console
+from rune.adapters.factors import StaticLora
 from rune.hypernet import checkpoint, export, trainer
 from rune.hypernet.base import load
 from rune.hypernet.diagnostics import gram
-from rune.hypernet.lora import StaticLora
 from rune.hypernet.settings import MODULES, HypernetConfig, LoraConfig, PairMix, Schedule, Weights
 from rune.models import resolve
+from rune.runs import store
 from rune.types import Attempt, ModelRef, Outcome, Trajectory
 
 # Qwen2.5-7B: hidden 3584, key/value 512, ffn 18944, 28 layers.

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from rune import power, stats
-from rune.power import Baseline, Design
+from rune.analysis import power, stats
+from rune.analysis.power import Baseline, Design
 
 ROOT = Path(__file__).resolve().parents[1]
 DOC = ROOT / "docs" / "statistics.md"

@@ -18,16 +18,16 @@ from typing import Any
 
 import torch
 
-from rune import store
+from rune.adapters.factors import StaticLora
 from rune.benchmarks import families
 from rune.hypernet import base as bases
 from rune.hypernet import trainer
 from rune.hypernet.data import Corpus
 from rune.hypernet.features import Bank, Reader
-from rune.hypernet.lora import StaticLora
 from rune.hypernet.objective import Objective
 from rune.hypernet.settings import MODULES, HypernetConfig, PairMix, Schedule, Weights
 from rune.models import resolve
+from rune.runs import store
 
 
 def main() -> int:

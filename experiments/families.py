@@ -39,17 +39,18 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 import torch
 
-from rune import __version__, config, console, plugins, prompts, stats, store
-from rune.benchmarks import _exclusion, families
-from rune.corpus import reading
+from rune import __version__, config, console, plugins, prompts
+from rune.adapters.factors import Adapters, Factors, select
+from rune.analysis import stats
+from rune.benchmarks import families
+from rune.corpus import exclusion, reading
 from rune.hypernet import base as bases
 from rune.hypernet import checkpoint, diagnostics, export, losses, trainer
 from rune.hypernet.data import Corpus
 from rune.hypernet.features import Bank, Reader
-from rune.hypernet.lora import Adapters, Factors, select
 from rune.hypernet.settings import HypernetConfig, LoraConfig, PairMix, Schedule, Weights
 from rune.models import chat, resolve
-from rune.stages import _provenance
+from rune.runs import provenance, store
 from rune.stages import train as train_stage
 from rune.types import (
     Completion,
@@ -236,7 +237,7 @@ def corpus(out: Path, settings: Settings) -> tuple[list[Case], list[Trajectory]]
     problems = store.read_jsonl(out / "problems.jsonl", Problem)
     trained = store.read_jsonl(out / "trajectories.jsonl", Trajectory)
     trained += reading.read_all([Path(file) for file in settings.also]).trajectories
-    _exclusion.check_corpus(trained, problems)
+    exclusion.check_corpus(trained, problems)
     lessons = store.read_jsonl(out / "lessons.jsonl", Trajectory)
     return _cases(problems, lessons, settings), trained
 
@@ -612,7 +613,7 @@ def sign(out: Path, settings: Settings, machine: Machine) -> None:
     manifest = {
         "made_by": "experiments/families.py",
         "rune": __version__,
-        "environment": _provenance.environment(),
+        "environment": provenance.environment(),
         "device": torch.cuda.get_device_name() if machine.device == "cuda" else platform.processor() or "cpu",
         "model": dataclasses.asdict(machine.model),
         "dtype": machine.dtype,

@@ -30,16 +30,19 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 import numpy as np
 import torch
 
-from rune import config, console, plugins, prompts, store
+from rune import config, console, plugins, prompts
+from rune.adapters.factors import Factors, select
 from rune.agent import loop
-from rune.benchmarks import _exclusion, _updates, api_updates, code_update_arena, families
+from rune.benchmarks import api_updates, code_update_arena, families
+from rune.benchmarks.scorers import updates
+from rune.corpus import exclusion
 from rune.hypernet import base as bases
 from rune.hypernet import checkpoint, export, losses, trainer
 from rune.hypernet.data import Corpus
 from rune.hypernet.features import Bank, Reader
-from rune.hypernet.lora import Factors, select
 from rune.hypernet.settings import EncoderConfig, HypernetConfig, LoraConfig, PairMix, Schedule, Weights
 from rune.models import chat, resolve
+from rune.runs import store
 from rune.types import Attempt, ModelRef, Outcome, Problem, Request, Sample, Sampling, Trajectory
 
 SEED = 20
@@ -118,7 +121,7 @@ class Case(NamedTuple):
 
 
 def _function(update: str) -> str:
-    return _updates.function_of(code_update_arena.NAME, update)
+    return updates.function_of(code_update_arena.NAME, update)
 
 
 class Machine(NamedTuple):
@@ -223,7 +226,7 @@ def _work(
     problems: Sequence[Problem], notes: dict[str, str], machine: Machine, engine: Any, sandbox: Any, smoke: bool
 ) -> tuple[list[Trajectory], dict[str, int]]:
     """One trajectory a task whose reference counts here. The documentation is shown and is no part of it."""
-    references = {g.key: g.used for g in _updates.judge(sandbox, ((p.task_id, p, p.reference) for p in problems))}
+    references = {g.key: g.used for g in updates.judge(sandbox, ((p.task_id, p, p.reference) for p in problems))}
     kept = [p for p in problems if references[p.task_id]]
     shown = [
         dataclasses.replace(p, prompt=f"{p.prompt.strip()}\n\nThe library was updated:\n{notes[p.domain]}\n")
@@ -241,7 +244,7 @@ def _work(
     )  # fmt: skip
     # Passing alone does not show the update: many tasks can be solved by hand.
     passed = {c.key: c for c in chains if c.attempts[-1].outcome is Outcome.PASSED}
-    grades = _updates.judge(sandbox, ((k, c.problem, c.attempts[-1].code) for k, c in passed.items()))
+    grades = updates.judge(sandbox, ((k, c.problem, c.attempts[-1].code) for k, c in passed.items()))
     used = {g.key for g in grades if g.used}
     trajectories, counts = [], defaultdict(int)
     counts |= {"tasks": len(problems), "references_count": len(kept), "chains": len(chains), "passed": len(passed)}
@@ -353,7 +356,7 @@ def _score(problems: Iterable[Problem], samples: Path, verdicts: Path) -> None:
         return
     sandbox = _sandbox()
     with store.Appender(verdicts) as log, console.Progress("score", len(drawn), unit="sample") as bar:
-        for g in _updates.judge(sandbox, ((k, tasks[s.task_id], s.program) for k, s in drawn.items())):
+        for g in updates.judge(sandbox, ((k, tasks[s.task_id], s.program) for k, s in drawn.items())):
             s = drawn[g.key]
             log.write({
                 "arm": s.condition, "task": s.task_id, "draw": s.draw, "used": g.used,
@@ -385,7 +388,7 @@ def study(args: argparse.Namespace) -> None:
     trained += store.read_jsonl(args.corpus / "conventions.jsonl", Trajectory)
     held_ids = {p.task_id for p in held}
     trained += [t for t in lessons if t.task_id not in held_ids]
-    _exclusion.check_corpus(trained, held)
+    exclusion.check_corpus(trained, held)
     lora, hypernet = _recipe(variant, args.smoke)
     store.write_json(out / "settings.json", {"variant": variant, "lora": lora, "hypernet": hypernet})
     train(out, machine, lora, hypernet, cases, trained, args)

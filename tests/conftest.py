@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rune.store import sha256_file
+from rune.runs.store import sha256_file
 from rune.types import ModelRef
 
 CHAT_TEMPLATE = (

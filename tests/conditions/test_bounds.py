@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from rune import plugins, prompts, store
+from rune import plugins, prompts
+from rune.adapters.peft import read_peft, stack
 from rune.benchmarks import families
-from rune.conditions._workshop import Workshop
-from rune.engines._lora import read_peft, stack
+from rune.conditions.shared.arm_inputs import Workshop
 from rune.errors import DataError
 from rune.hypernet import base as bases
+from rune.runs import store
 from rune.types import Attempt, Hit, ModelRef, Outcome, Problem, Trajectory, Treatment
 
 STEPS = {"steps": 3, "rank": 2, "alpha": 4.0, "rows": 2, "learning_rate": 1e-2}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rune import plugins, prompts
-from rune.conditions._workshop import Workshop
+from rune.conditions.shared.arm_inputs import Workshop
 from rune.retrievers import bm25
 from rune.types import Attempt, Hit, ModelRef, Outcome, Problem, Trajectory, Treatment
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rune.conditions import _adapters
-from rune.conditions._workshop import Workshop
+from rune.conditions.shared.arm_inputs import Workshop
 from rune.errors import DataError
 from rune.types import Hit, ModelRef, Trajectory
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from rune.engines import _lora
-from rune.engines._torch import TorchEngine
+from rune.adapters import peft
+from rune.engines.local.torch_engine import TorchEngine
 from rune.errors import RuneError
 from rune.types import AdapterRef, Request, Sampling
 
@@ -78,7 +78,7 @@ class CompletionServer:
             return 200, "Success: LoRA adapter removed"
         if path.endswith("/load_lora_adapter"):
             try:
-                adapter = _lora.read_peft(body["lora_path"])
+                adapter = peft.read_peft(body["lora_path"])
                 with self._lock:
                     self._adapters[body["lora_name"]] = self.engine.put_adapter(body["lora_name"], adapter)
             except RuneError as error:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rune.engines import _lora
-from rune.engines._torch import TorchEngine
+from rune.adapters import peft
+from rune.engines.local.torch_engine import TorchEngine
 from rune.errors import AdapterError
 from rune.types import AdapterRef, Request, Sampling
 from tests.engines.engine_helpers import PROMPTS, World, random_adapter, torch_engine
@@ -22,7 +22,7 @@ def folders(world: World, tmp_path_factory: pytest.TempPathFactory) -> list[Adap
     root = tmp_path_factory.mktemp("folders")
     model = torch_engine(world.model).network.model
     return [
-        _lora.write_peft(root / str(i), random_adapter(model, seed=40 + i, rank=2, base_model=world.model.digest))
+        peft.write_peft(root / str(i), random_adapter(model, seed=40 + i, rank=2, base_model=world.model.digest))
         for i in range(5)
     ]
 
@@ -140,7 +140,7 @@ def test_an_adapter_made_for_another_base_is_refused_as_tensors_and_as_a_folder(
     with pytest.raises(AdapterError, match="adapter x was made for base model ffffffffffff"):
         engine.put_adapter("x", foreign)
     # The record says the right base, the folder another one.
-    ref = replace(_lora.write_peft(tmp_path, foreign), base_model=world.model.digest)
+    ref = replace(peft.write_peft(tmp_path, foreign), base_model=world.model.digest)
     with pytest.raises(AdapterError, match="was made for base model ffffffffffff"):
         say(engine, ref)
     assert not engine.bank.slots

@@ -15,11 +15,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from rune.engines import _lora
+from rune.adapters import peft
 from rune.engines import torch as engines
-from rune.engines._batch import Layout, Span, spans
-from rune.engines._cache import Cache
-from rune.engines._torch import TorchEngine
+from rune.engines.local.batch import Layout, Span, spans
+from rune.engines.local.kv_cache import Cache
+from rune.engines.local.torch_engine import TorchEngine
 from rune.errors import AdapterError, EngineError
 from rune.types import Completion, Request, Sampling
 from tests.engines.engine_helpers import PROMPTS, World, random_adapter, torch_engine
@@ -171,7 +171,7 @@ def test_samplings_of_all_kinds_share_a_batch(world: World) -> None:
 def test_tensors_and_folders_are_the_same_adapter(world: World) -> None:
     ref = world.adapters[0]
     engine = torch_engine(world.model)
-    in_memory = engine.put_adapter("from-the-hypernetwork", _lora.read_peft(ref.path))
+    in_memory = engine.put_adapter("from-the-hypernetwork", peft.read_peft(ref.path))
     assert in_memory.delta_w_norm == pytest.approx(ref.delta_w_norm)
     for wearer in (ref, in_memory):
         requests = [Request(key="x", prompt=PROMPTS[1], sampling=DRAWN, seed=4, n=2, adapter=wearer)]
@@ -248,7 +248,7 @@ def test_a_tensor_with_nan_is_refused_and_leaves_the_adapter_of_that_name_as_it_
 def test_logprobs_equal_the_models_own(world: World) -> None:
     engine = torch_engine(world.model, prefill_tokens=64)
     model = AutoModelForCausalLM.from_pretrained(world.model.path, dtype=torch.float32)
-    hooks = _lora.LoraHooks(model)
+    hooks = peft.LoraHooks(model)
     wearers = [None, *world.adapters]
     completions = ["    return a + b\n", "task_id: str", "# so it is"]
     found = engine.logprobs(PROMPTS, completions, wearers)
@@ -256,7 +256,7 @@ def test_logprobs_equal_the_models_own(world: World) -> None:
         head = engine.tokenizer(prompt, add_special_tokens=False)["input_ids"]
         tail = engine.tokenizer(completion, add_special_tokens=False)["input_ids"]
         ids = torch.tensor([head + tail])
-        stacked = {} if wearer is None else _lora.stack([_lora.read_peft(wearer.path)])
+        stacked = {} if wearer is None else peft.stack([peft.read_peft(wearer.path)])
         with torch.no_grad(), hooks.using(stacked):
             logprobs = model(ids).logits.log_softmax(-1)[0, len(head) - 1 : -1]
         expected = logprobs.gather(1, torch.tensor(tail)[:, None])[:, 0]
@@ -286,7 +286,7 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(world: World) -> None:
     script = textwrap.dedent(
         """
         import resource, sys, json
-        from rune.engines import _torch
+        from rune.engines.local import torch_engine as _torch
         from rune.engines import torch as engines
         from rune.types import ModelRef, Request, Sampling
 

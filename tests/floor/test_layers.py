@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "rune"
 HEAVY = {"torch", "transformers", "peft", "vllm", "mlflow", "ray", "matplotlib", "safetensors"}
 MAY_LOAD = ("hypernet/", "encoders/", "engines/torch", "engines/_")
-PURE = ("types.py", "errors.py", "config.py", "prompts.py", "stats.py")
+PURE = ("types.py", "errors.py", "config.py", "prompts.py", "analysis/stats.py")
 
 
 def _top_level_imports(file: Path) -> set[str]:

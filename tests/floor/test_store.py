@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from rune import store
 from rune.errors import DataError, StoreError
+from rune.runs import store
 from rune.types import Attempt, Outcome, Sample, Trajectory
 
 SAMPLE = Sample(

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from rune import config, store
+from rune import config
+from rune.analysis import leakage
 from rune.errors import GateError, NotEnoughSamples
-from rune.stages import gate, leakage
+from rune.runs import store
+from rune.stages import gate
 from rune.types import Decision, Outcome, Problem, Split, Verdict
 from tests.report import runs
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from rune.encoders._front import Ending, Kind
+from rune.encoders.shared.token_features import Ending, Kind
 from rune.hypernet import base as bases
 from rune.hypernet import features
 from rune.hypernet.features import Bank, Features, Reader

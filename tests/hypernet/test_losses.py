@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from rune.adapters.factors import Factors
 from rune.hypernet import losses
-from rune.hypernet.lora import Factors
 
 
 def factors(down: torch.Tensor, up: torch.Tensor) -> dict[str, Factors]:

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from rune import store
+from rune.adapters.factors import StaticLora, concatenate, squared_norm
 from rune.benchmarks import families
-from rune.encoders._front import Ending, Kind
+from rune.encoders.shared.token_features import Ending, Kind
 from rune.errors import ConfigError, DataError, ModelError
 from rune.hypernet import base as bases
 from rune.hypernet import features, losses, objective, trainer
 from rune.hypernet.data import Corpus
 from rune.hypernet.features import Bank, Reader
 from rune.hypernet.loop import learning_rate
-from rune.hypernet.lora import StaticLora, concatenate, squared_norm
 from rune.hypernet.settings import MODULES, EncoderConfig, HypernetConfig, PairMix, Schedule, Weights
+from rune.runs import store
 from rune.types import Attempt, ModelRef, Outcome, Trajectory
 
 Curve = dict[str, list[float]]

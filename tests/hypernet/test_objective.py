@@ -19,17 +19,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rune import prompts, store
+from rune import prompts
+from rune.adapters.factors import Adapters, Factors, StaticLora, concatenate, select
 from rune.benchmarks import families
 from rune.hypernet import base as bases
 from rune.hypernet import trainer, unrelated
 from rune.hypernet.base import Text
 from rune.hypernet.data import Corpus, Group
 from rune.hypernet.features import Bank, Features, Reader, statistics
-from rune.hypernet.lora import Adapters, Factors, StaticLora, concatenate, select
 from rune.hypernet.model import Made
 from rune.hypernet.objective import BUCKETS, Objective, plan
 from rune.hypernet.settings import MODULES, HypernetConfig, LoraConfig, PairMix, Schedule, Weights
+from rune.runs import store
 from rune.types import ModelRef, Outcome, Trajectory
 
 WEIGHTS = {

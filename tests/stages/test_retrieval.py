@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
-from rune import config, plugins, store
-from rune.conditions._workshop import Workshop
+from rune import config, plugins
+from rune.conditions.shared.arm_inputs import Workshop
+from rune.corpus import nearest as _retrieval
 from rune.errors import ConfigError, DataError
 from rune.retrievers import bm25
-from rune.stages import _retrieval, train
-from rune.stages._context import Context
+from rune.runs import store
+from rune.stages import train
+from rune.stages.context import Context
 from rune.study import config as study
 from rune.study import executor
 from rune.types import Attempt, ModelRef, Outcome, Problem, Split, Trajectory, Treatment

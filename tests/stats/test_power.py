@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from rune import power, stats
-from rune.power import Baseline, Design
+from rune.analysis import power, stats
+from rune.analysis.power import Baseline, Design
 
 
 def simulate(num_tasks: int, k: int, *, icc: float = 0.5, mixed: float = 0.0, simulations: int = 2000) -> power.Power:

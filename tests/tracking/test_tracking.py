@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from rune import tracking
 from rune.cli.main import main
+from rune.reporting import tracking
+from rune.runs.store import RunDir
 from rune.stages import gate, report
-from rune.store import RunDir
 from tests.report import runs
 
 mlflow = pytest.importorskip("mlflow")

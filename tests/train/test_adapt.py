@@ -13,16 +13,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rune import store
+from rune.adapters.peft import WEIGHTS_FILE, read_peft, write_peft
 from rune.cli import main as cli
 from rune.conditions import _adapters
-from rune.conditions._workshop import Workshop
-from rune.engines._lora import WEIGHTS_FILE, read_peft, write_peft
+from rune.conditions.shared.arm_inputs import Workshop
 from rune.errors import AdapterError, ConfigError
 from rune.hypernet import base as bases
 from rune.hypernet import checkpoint
+from rune.runs import store
 from rune.stages import adapt
-from rune.stages._context import Context
+from rune.stages.context import Context
 from rune.types import AdapterRef, ModelRef, Problem, Split, Trajectory, Treatment
 from tests.train.train_setup import make_context, make_workshop, settings
 
@@ -146,7 +146,7 @@ def test_generated_adapters_load_in_peft_with_equal_logits(adapted: Adapted, tin
     assert adapter is not None
     base = bases.load(tiny_model, device="cpu", dtype="float32")
     ids = torch.tensor([base.encode("def f(x):\n    return x", "return x").ids])
-    from rune.engines._lora import stack
+    from rune.adapters.peft import stack
 
     with torch.no_grad():
         bare = base.model(input_ids=ids).logits

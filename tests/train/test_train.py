@@ -16,12 +16,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rune import store
 from rune.errors import AdapterError, ContaminationError, DataError
 from rune.hypernet import checkpoint, trainer
 from rune.hypernet import data as hypernet_data
+from rune.runs import store
 from rune.stages import train
-from rune.stages._context import Context
+from rune.stages.context import Context
 from rune.types import ModelRef, Problem, Split, Trajectory
 from tests.train.train_setup import make_context, make_run, settings
 
@@ -113,7 +113,7 @@ def test_a_sigkill_loses_at_most_the_steps_since_the_last_checkpoint(
     folder = make_run(tmp_path, corpus)
     script = textwrap.dedent(f"""
         from pathlib import Path
-        from rune import store
+        from rune.runs import store
         from rune.stages import train
         from rune.types import ModelRef
         from tests.train.train_setup import make_context, settings

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from rune import store
 from rune.benchmarks import families
-from rune.conditions._workshop import Workshop
+from rune.conditions.shared.arm_inputs import Workshop
 from rune.hypernet.settings import HypernetConfig, LoraConfig, PairMix, Schedule, Weights
+from rune.runs import store
 from rune.stages import train
-from rune.stages._context import Context
+from rune.stages.context import Context
 from rune.types import Hit, ModelRef, Problem, Split, Trajectory
 
 SMALL = {"width": 32, "latents": 4, "hidden": 64}

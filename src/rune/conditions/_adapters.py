@@ -8,15 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rune.benchmarks import _exclusion
-from rune.conditions._workshop import Workshop
+from rune.conditions.shared.arm_inputs import Workshop
 from rune.config import derive_seed
+from rune.corpus import exclusion
 from rune.errors import DataError
 from rune.types import AdapterRef, Problem, Trajectory, Treatment
 
 if TYPE_CHECKING:
+    from rune.adapters.factors import Adapters, Layout
     from rune.hypernet.export import Maker
-    from rune.hypernet.lora import Adapters, Layout
 
 Sets = Mapping[str, tuple[Trajectory, ...]]  # task_id → what its adapter is made from
 
@@ -79,7 +79,7 @@ def place(workshop: Workshop, condition: str, name: str, made: Adapters, layout:
     """One adapter as a PEFT folder of the run, or to where the workshop wants it."""
     if workshop.keep:
         return workshop.keep(condition, name, made, layout)
-    from rune.hypernet.adapter_store import FolderStore
+    from rune.adapters.store import FolderStore
 
     return FolderStore(workshop.adapters, workshop.model, dtype=workshop.dtype).put(condition, name, made, layout)
 
@@ -115,4 +115,4 @@ def _foreign(theirs: Sequence[Trajectory], mine: Sequence[Trajectory]) -> bool:
 
 def lesson(trajectory: Trajectory) -> str:
     """What a trajectory teaches: its domain's convention, or its task where there are no domains."""
-    return trajectory.domain or _exclusion.canonical_id(trajectory.task_id)
+    return trajectory.domain or exclusion.canonical_id(trajectory.task_id)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rune.conditions import _adapters
-from rune.conditions._workshop import Workshop
+from rune.conditions.shared.arm_inputs import Workshop
 from rune.types import Problem, Treatment
 
 

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rune import store
 from rune.conditions import _adapters
-from rune.conditions._workshop import Workshop
+from rune.conditions.shared.arm_inputs import Workshop
 from rune.config import derive_seed
 from rune.hypernet.settings import LoraConfig, Schedule
+from rune.runs import store
 from rune.types import Problem, Treatment
 
 

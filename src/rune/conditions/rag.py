@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rune import prompts
-from rune.conditions._workshop import Workshop
+from rune.conditions.shared.arm_inputs import Workshop
 from rune.types import Problem, Treatment
 
 LEAD = "Here are notes from similar problems that were worked on before. They may or may not help."

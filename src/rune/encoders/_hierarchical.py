@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rune.encoders._front import Attention, Feed, FrontEnd, Steps
 from rune.encoders.hierarchical import Config
+from rune.encoders.shared.token_features import Attention, Feed, FrontEnd, Steps
 
 
 class Hierarchical(nn.Module):

@@ -6,8 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rune.encoders._front import Feed, FrontEnd, Kind, Steps, pool
 from rune.encoders.mean_pool import Config
+from rune.encoders.shared.token_features import Feed, FrontEnd, Kind, Steps, pool
 
 
 class MeanPool(nn.Module):

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rune.encoders._front import Attention, Feed, FrontEnd, Steps, pool
 from rune.encoders.recurrent import Config
+from rune.encoders.shared.token_features import Attention, Feed, FrontEnd, Steps, pool
 
 
 class Recurrent(nn.Module):

@@ -119,11 +119,11 @@ class VllmEngine:
         if adapter.base_model != self.model.digest:
             raise AdapterError(f"adapter {adapter.adapter_id} was made for another base model than {self.model.name}")
         if adapter.adapter_id not in self._numbers:
-            from rune.engines import _lora
+            from rune.adapters import peft
 
             if not adapter.path:
                 raise AdapterError(f"unknown adapter {adapter.adapter_id}: vLLM needs its PEFT folder, none is named")
-            loaded = _lora.read_peft(adapter.path)
+            loaded = peft.read_peft(adapter.path)
             if loaded.base_model not in ("", self.model.digest):
                 raise AdapterError(f"{adapter.path} was made for another base model than {self.model.name}")
             if loaded.rank > self.config.max_lora_rank:

@@ -1,4 +1,4 @@
-"""The frozen base model in training: its weights never change, adapters are worn through `engines/_lora.py`'s hooks."""
+"""The frozen base model in training: its weights never change, adapters are worn through `adapters/peft.py`'s hooks."""
 
 # Shapes: B rows · T tokens · D width · P packed response tokens of all rows · V vocabulary · N adapters
 from __future__ import annotations
@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rune import prompts
-from rune.engines._lora import LoraHooks, Pair
-from rune.hypernet.lora import Adapters, Layout, layout_of, weights_of
+from rune.adapters.factors import Adapters, Layout, layout_of, weights_of
+from rune.adapters.peft import LoraHooks, Pair
 from rune.models import chat
 from rune.types import ModelRef
 
@@ -90,7 +90,7 @@ class Base:
         return logits
 
     def _stacked(self, worn: Adapters | Mapping[str, Pair] | None) -> Mapping[str, Pair]:
-        """Factors by module type, or what `_lora.stack` made of folders, as the hooks want them."""
+        """Factors by module type, or what `peft.stack` made of folders, as the hooks want them."""
         if not worn:
             return {}
         if isinstance(next(iter(worn.values())), Pair):

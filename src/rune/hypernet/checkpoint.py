@@ -11,11 +11,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from rune import config, store
+from rune import config
+from rune.adapters.factors import Layout, StaticLora
 from rune.errors import AdapterError, DataError
-from rune.hypernet.lora import Layout, StaticLora
 from rune.hypernet.settings import HypernetConfig, LoraConfig
 from rune.hypernet.trainer import Both, new_hypernet
+from rune.runs import store
 from rune.types import ModelRef
 
 WEIGHTS = "model.safetensors"

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from rune.engines._lora import Adapter, Pair, read_peft, write_peft
+from rune.adapters.factors import Adapters, Factors, Layout, concatenate, select
+from rune.adapters.peft import Adapter, Pair, read_peft, write_peft
 from rune.errors import DataError
 from rune.hypernet import checkpoint
 from rune.hypernet.features import Bank, Reader
-from rune.hypernet.lora import Adapters, Factors, Layout, concatenate, select
 from rune.models import registry
 from rune.types import AdapterRef, ModelRef, Trajectory
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rune.hypernet.lora import Adapters, inner, squared_norm
+from rune.adapters.factors import Adapters, inner, squared_norm
 
 
 def sequence_log_prob(log_prob_P: Tensor, row_P: Tensor, rows: int) -> Tensor:

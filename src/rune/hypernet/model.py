@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rune.encoders._front import Attention, Feed, Steps
-from rune.hypernet.lora import Factors, Layout, kaiming
+from rune.adapters.factors import Factors, Layout, kaiming
+from rune.encoders.shared.token_features import Attention, Feed, Steps
 
 OUTPUT_FACTOR = 0.1
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rune import plugins
+from rune.adapters.factors import Adapters, Layout, StaticLora
 from rune.config import build as build_config
 from rune.config import derive_seed
 from rune.hypernet import losses
@@ -21,7 +22,6 @@ from rune.hypernet.base import Base, to_dtype
 from rune.hypernet.data import Corpus
 from rune.hypernet.features import Bank, statistics
 from rune.hypernet.loop import Rate, Step, fit
-from rune.hypernet.lora import Adapters, Layout, StaticLora
 from rune.hypernet.model import Hypernet, make
 from rune.hypernet.objective import BUCKETS, Objective
 from rune.hypernet.settings import HypernetConfig, LoraConfig

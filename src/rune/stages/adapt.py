@@ -15,20 +15,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rune
-from rune import console, plugins, store
-from rune.conditions._workshop import Workshop
+from rune import console, plugins
+from rune.conditions.shared.arm_inputs import Workshop
 from rune.config import build as build_config
 from rune.config import derive_seed
 from rune.errors import AdapterError
 from rune.models import registry
-from rune.stages._context import Context
+from rune.runs import store
+from rune.stages.context import Context
 from rune.types import AdapterRef, Condition, ModelRef, Problem, Split, Trajectory, Treatment
 
 if TYPE_CHECKING:
-    from rune.engines._lora import Adapter
-    from rune.hypernet.adapter_store import AdapterStore
+    from rune.adapters.factors import Layout
+    from rune.adapters.peft import Adapter
+    from rune.adapters.store import AdapterStore
     from rune.hypernet.base import Base
-    from rune.hypernet.lora import Layout
 
 PROBE_BATCH = 8  # adapters worn at once by the liveness probe
 
@@ -91,7 +92,7 @@ def build(config: Config, workshop: Workshop) -> dict[str, Condition]:
 
 
 def _folders(context: Context, workshop: Workshop) -> AdapterStore:
-    from rune.hypernet.adapter_store import FolderStore
+    from rune.adapters.store import FolderStore
 
     return FolderStore(workshop.adapters, context.model(), dtype=context.dtype, device=context.device)
 
@@ -170,7 +171,7 @@ def _inspect(
 
 
 def _read(ref: AdapterRef) -> Adapter:
-    from rune.engines._lora import read_peft
+    from rune.adapters.peft import read_peft
 
     return read_peft(ref.path)
 
@@ -182,7 +183,7 @@ def prove_live(base: Base, adapters: Sequence[tuple[str, AdapterRef]], prompt: s
     """Raises AdapterError for the first adapter that is zero or moves no logit of the prompt's last token."""
     import torch
 
-    from rune.engines._lora import stack
+    from rune.adapters.peft import stack
 
     ids = torch.tensor([base.encode(prompt, "").ids], device=base.device)
     model: Any = base.model
@@ -231,7 +232,7 @@ def describe(base: Base, layout: Layout, own: Mapping[str, AdapterRef], adapters
 
 def base_norms(base: Base, layout: Layout) -> dict[str, list[float]]:
     """‖W‖_F of the base model's adapted layers, by module type."""
-    from rune.hypernet.lora import weights_of
+    from rune.adapters.factors import weights_of
 
     norms: dict[str, list[float]] = {module: [] for module in layout.sizes}
     for module, _, weight in weights_of(base.model, layout):
@@ -250,7 +251,7 @@ def swapped(
 
     import torch
 
-    from rune.engines._lora import stack
+    from rune.adapters.peft import stack
     from rune.hypernet.losses import sequence_log_prob
 
     chosen = [p for p in problems if p.reference]

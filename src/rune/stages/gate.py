@@ -15,11 +15,12 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from rune import power, stats, store
+from rune.analysis import counts as _counts
+from rune.analysis import evidence, leakage, power, stats
 from rune.config import plain
 from rune.errors import GateError
-from rune.stages import _counts, _evidence, _seal, leakage, records
-from rune.stages._context import Context
+from rune.runs import integrity, records, store
+from rune.stages.context import Context
 from rune.types import ArmScore, Contrast, Decision, Problem, Split, Verdict
 
 PASSED = "Gate PASSED"
@@ -67,7 +68,7 @@ def decide(
 ) -> Decision:
     """The decision from verdicts alone; `leak` is what the leakage check found, None if it was not made.
 
-    Raises GateError for whatever `_counts.count` refuses, and for a base outside [floor, ceiling].
+    Raises GateError for whatever `counts.count` refuses, and for a base outside [floor, ceiling].
     """
     counts = _count(problems, verdicts, config, arms)
     base, treated = counts.passes[config.baseline], counts.passes[config.treatment]
@@ -95,7 +96,7 @@ def decide(
         simulations=config.simulations,
         seed=config.seed,
     )
-    grade = _evidence.grade(
+    grade = evidence.grade(
         passed=passed,
         primary=primary,
         threshold=config.threshold_points,
@@ -112,7 +113,7 @@ def decide(
         leakage_check=checked,
         arms=scores,
         contrasts=contrasts,
-        reasons=_evidence.reasons(
+        reasons=evidence.reasons(
             passed=passed,
             primary=primary,
             threshold=config.threshold_points,
@@ -123,10 +124,10 @@ def decide(
             contrasts=contrasts,
         ),
         grade=grade,
-        evidence=_evidence.sentence(
+        evidence=evidence.sentence(
             grade, primary=primary, wrong=wrong, static=static, power=reach, threshold=config.threshold_points
         ),
-        hypotheses=_evidence.hypotheses(
+        hypotheses=evidence.hypotheses(
             primary=primary,
             base=sum(base) / total,
             treated=sum(treated) / total,
@@ -139,7 +140,7 @@ def decide(
             "tasks": list(counts.tasks),
             "n": counts.n,
             "passes": {arm: list(c) for arm, c in counts.passes.items()},
-            "power": _evidence.power_record(reach),
+            "power": evidence.power_record(reach),
             "hierarchical": _hierarchical(counts, fits, config),
         },
     )
@@ -163,7 +164,7 @@ def demand(folder: store.RunDir) -> None:
 
 def demand_promise(folder: store.RunDir) -> None:
     """Raises GateError if the folder has no pre-registration, or if anything under seal changed."""
-    _seal.demand(folder)
+    integrity.demand(folder)
 
 
 def over(

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rune import store
+from rune.analysis import evidence
 from rune.config import plain
-from rune.stages import _evidence, _figures, _report_data, _report_tables, _report_words
-from rune.stages._report_data import Report
-from rune.stages.records import Records
+from rune.reporting import data, tables, words
+from rune.reporting import figures as _figures
+from rune.reporting.data import Report
+from rune.runs import store
+from rune.runs.records import Records
 
-TEMPLATES = Path(__file__).with_name("report_templates")
+TEMPLATES = Path(__file__).parents[1] / "reporting" / "templates"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +41,7 @@ def run(folder: store.RunDir, config: Config, found: Records | None = None) -> P
 
     Returns the HTML file's path. Raises DataError if there is no decision.
     """
-    report = _report_data.gather(
-        folder, found, programs_per_arm=config.programs_per_arm, most_programs=config.most_programs
-    )
+    report = data.gather(folder, found, programs_per_arm=config.programs_per_arm, most_programs=config.most_programs)
     view = _view(report, config)
     store.write_atomic(folder / "report.html", render("report.html.j2", {**view, "figures": figures(report)}))
     store.write_atomic(folder / "report.md", render("report.md.j2", view))
@@ -51,9 +51,9 @@ def run(folder: store.RunDir, config: Config, found: Records | None = None) -> P
 
 def write_readme(folder: store.RunDir, config: Config, readme: Path, found: Records | None = None) -> None:
     """Replace what stands between the markers. Raises DataError if `readme` has none."""
-    report = _report_data.gather(folder, found, programs_per_arm=1, most_programs=1)
+    report = data.gather(folder, found, programs_per_arm=1, most_programs=1)
     seen = Path(os.path.relpath(folder.path.resolve(), readme.resolve().parent)).as_posix()
-    store.replace_block(readme, "result", _report_words.readme(report, claim=config.claim, folder=seen))
+    store.replace_block(readme, "result", words.readme(report, claim=config.claim, folder=seen))
 
 
 def figures(report: Report) -> dict[str, Any]:
@@ -94,29 +94,29 @@ def figures(report: Report) -> dict[str, Any]:
 
 
 def _view(report: Report, config: Config) -> dict[str, Any]:
-    table1, controls = _report_tables.scores(report)
-    table2, norms = _report_tables.adapters(report)
+    table1, controls = tables.scores(report)
+    table2, norms = tables.adapters(report)
     return {
         "r": report,
         "d": report.decision,
         "primary": report.primary,
-        "minute": _report_words.minute(report),
-        "banner": _report_words.banner(report, claim=config.claim),
+        "minute": words.minute(report),
+        "banner": words.banner(report, claim=config.claim),
         "table1": table1,
         "controls": controls,
-        "contrasts": _report_tables.contrasts(report),
+        "contrasts": tables.contrasts(report),
         "table2": table2,
         "norms": norms,
-        "swaps": _report_tables.swaps(report),
-        "leakage_table": _report_tables.leakage(report, config.leakage_rows),
-        "corpus_table": _report_tables.corpus(report),
-        "task_table": _report_tables.task_counts(report),
+        "swaps": tables.swaps(report),
+        "leakage_table": tables.leakage(report, config.leakage_rows),
+        "corpus_table": tables.corpus(report),
+        "task_table": tables.task_counts(report),
         "hier": report.decision.details["hierarchical"]["effect"],
         "power": report.decision.details["power"],
         "promise": plain(report.preregistration),
         "environment": report.manifest.get("environment", {}),
         "stages": report.manifest.get("stages", {}),
-        "grade": _evidence.GRADES[report.decision.grade],
+        "grade": evidence.GRADES[report.decision.grade],
     }
 
 
@@ -134,14 +134,14 @@ def render(name: str, view: Mapping[str, Any]) -> str:
         keep_trailing_newline=True,
     )
     environment.filters.update(
-        points=_evidence.points,
-        span=_evidence.span,
-        percent=_report_tables.percent,
-        chance=_evidence.chance,
-        p_equals=_evidence.p_equals,
-        markdown=_report_tables.markdown,
-        meaning=_report_tables.meaning,
-        told=_evidence.told,
+        points=evidence.points,
+        span=evidence.span,
+        percent=tables.percent,
+        chance=evidence.chance,
+        p_equals=evidence.p_equals,
+        markdown=tables.markdown,
+        meaning=tables.meaning,
+        told=evidence.told,
         svg=Markup,
     )
     return environment.get_template(name).render(

@@ -12,19 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rune import console, plugins, store
-from rune.benchmarks import _exclusion
+from rune import console, plugins
 from rune.config import derive_seed
+from rune.corpus import exclusion, nearest
 from rune.errors import ConfigError, DataError
 from rune.hypernet.settings import HypernetConfig, LoraConfig
-from rune.stages import _retrieval
-from rune.stages._context import Context
+from rune.runs import store
+from rune.stages.context import Context
 from rune.types import Problem, Split, Trajectory
 
 if TYPE_CHECKING:
+    from rune.adapters.factors import Adapters
     from rune.hypernet.base import Base
     from rune.hypernet.features import Features
-    from rune.hypernet.lora import Adapters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +66,8 @@ def run(folder: store.RunDir, config: Config, context: Context) -> dict[str, Any
         raise DataError(f"{folder / 'trajectories.jsonl'}: no trajectories; run `rune collect {folder.path}` first")
     problems = store.read_jsonl(folder / "problems.jsonl", Problem)
     held_out = [p for p in problems if p.split is Split.HELD_OUT]
-    by = _exclusion.kept_apart(problems)
-    _exclusion.check_corpus(trajectories, held_out, where=str(folder / "trajectories.jsonl"), by=by)
+    by = exclusion.kept_apart(problems)
+    exclusion.check_corpus(trajectories, held_out, where=str(folder / "trajectories.jsonl"), by=by)
     if config.start_from:
         check_start(Path(config.start_from), held_out)
     return fit(trajectories, config, context, folder / "checkpoints")
@@ -79,7 +79,7 @@ def check_start(folder: Path, held_out: Sequence[Problem]) -> None:
         known = store.read_json(place / "settings.json").get("trained_on")
         if not known:
             raise DataError(f"{place}: does not say which tasks it was trained on; train.start_from needs one")
-        _exclusion.check_ids(known, held_out, where=str(place))
+        exclusion.check_ids(known, held_out, where=str(place))
 
 
 class Begin(NamedTuple):
@@ -227,7 +227,7 @@ def neighbours(trajectories: Sequence[Trajectory], config: Config) -> dict[str, 
     retriever = module.build(module.Config(), indexed)
     near: dict[str, list[str]] = {}
     for trajectory in plain:
-        hits = _retrieval.nearest(
+        hits = nearest.nearest(
             retriever,
             trajectory.prompt,
             ranked=len(indexed),

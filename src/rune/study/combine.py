@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rune import config, store
-from rune.stages import gate, records, report
-from rune.stages.records import Records
-from rune.store import RunDir
+from rune import config
+from rune.runs import records, store
+from rune.runs.records import Records
+from rune.runs.store import RunDir
+from rune.stages import gate, report
 from rune.study import tables
 from rune.study.cells import MAIN, Cell, variants
 from rune.study.folders import Experiment, check_promises

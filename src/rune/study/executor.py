@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rune import config as configs
-from rune import console, plugins, store, tracking
-from rune.conditions._workshop import Workshop
+from rune import console, plugins
+from rune.conditions.shared.arm_inputs import Workshop
 from rune.errors import DataError, ModelError
 from rune.models import resolve
-from rune.stages import _provenance, _seal, adapt, collect, retrieve, sample, score, train
-from rune.stages._context import Context
-from rune.store import RunDir
+from rune.reporting import tracking
+from rune.runs import integrity, provenance, store
+from rune.runs.store import RunDir
+from rune.stages import adapt, collect, retrieve, sample, score, train
+from rune.stages.context import Context
 from rune.study import checks, combine, workers
 from rune.study.cells import Cell, key, loop_key
 from rune.study.config import Loaded, RunConfig
@@ -34,7 +36,7 @@ from rune.study.folders import Experiment, Place, create, reopen
 from rune.types import Engine, ModelRef, Problem, Sandbox, Split, Trajectory
 
 if TYPE_CHECKING:
-    from rune.hypernet.adapter_store import AdapterStore, MemoryStore
+    from rune.adapters.store import AdapterStore, MemoryStore
 
 IN_CELLS = ("collect", "train", "adapt", "sample", "score")
 OVER_ALL = ("gate", "report")
@@ -115,7 +117,7 @@ def score_again(experiment: Experiment, *, anew: bool) -> None:
                 settings = experiment.located(place)
                 score.again(place.folder, settings.score, runner.context(settings, place.cell))
             else:
-                _seal.demand_kept(place.folder, "score", grown=False)
+                integrity.demand_kept(place.folder, "score", grown=False)
             runner.stage(place, "score")
 
 
@@ -123,10 +125,10 @@ def run_stage(experiment: Experiment, name: str, place: Place | None = None, run
     """One stage, recorded in the manifest and sealed. A stage sees its own section only."""
     folder = place.folder if place else experiment.folder
     with folder.stage(name) as entry:
-        entry["by"] = _provenance.worker()
+        entry["by"] = provenance.worker()
         if place and runner:
             _in_cell(experiment, name, place, runner)
-            _seal.seal(folder, name)
+            integrity.seal(folder, name)
         elif name == "gate":
             combine.decide(combine.of_experiment(experiment))
         else:
@@ -285,7 +287,7 @@ class Runner:
         """Where a cell's adapters go; None for PEFT folders."""
         if place.settings.adapt.save_adapters or not hasattr(context.engine(), "put_adapter"):
             return None
-        from rune.hypernet.adapter_store import MemoryStore
+        from rune.adapters.store import MemoryStore
 
         kept = MemoryStore(context.engine(), context.model(), dtype=context.dtype, device=context.device)
         self._stores[place.cell.name] = kept
@@ -335,7 +337,7 @@ def adopt(source: Place, target: Place, name: str) -> None:
                 shutil.copytree(here, there, copy_function=_link, dirs_exist_ok=True)
             elif here.exists():
                 shutil.copyfile(here, there)
-        _seal.seal(target.folder, name)
+        integrity.seal(target.folder, name)
 
 
 _OUTPUTS: Mapping[str, tuple[str, ...]] = {

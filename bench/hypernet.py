@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from rune import console
+from rune.adapters import convert
 from rune.adapters.factors import StaticLora
 from rune.hypernet import checkpoint, export, trainer
 from rune.hypernet.base import load
@@ -85,7 +86,7 @@ def adapter(model: ModelRef, device: str) -> dict[str, Any]:
     for _ in range(6):
         started = time.perf_counter()
         made = source.make([[trajectory]])
-        export.to_adapter(made, layout, base_model=model.digest)
+        convert.to_adapter(made, layout, base_model=model.digest)
         if device == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - started)

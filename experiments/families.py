@@ -40,6 +40,7 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 import torch
 
 from rune import __version__, config, console, plugins, prompts
+from rune.adapters import convert
 from rune.adapters.factors import Adapters, Factors, select
 from rune.analysis import stats
 from rune.benchmarks import families
@@ -458,7 +459,7 @@ def adapters(
     layout, dtype = source.stored.layout, getattr(torch, machine.dtype)
 
     def ready(made: Adapters) -> Any:
-        return export.to_adapter(made, layout, base_model=machine.model.digest, dtype=dtype)
+        return convert.to_adapter(made, layout, base_model=machine.model.digest, dtype=dtype)
 
     norms = _base_norms(machine, layout)
     described, count = {}, 0

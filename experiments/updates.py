@@ -31,6 +31,7 @@ import numpy as np
 import torch
 
 from rune import config, console, plugins, prompts
+from rune.adapters import convert
 from rune.adapters.factors import Factors, select
 from rune.agent import loop
 from rune.benchmarks import api_updates, code_update_arena, families
@@ -560,7 +561,7 @@ def sample(out: Path, machine: Machine, cases: Sequence[Case], args: argparse.Na
     layout, dtype = source.stored.layout, getattr(torch, machine.dtype)
 
     def ready(made: Any) -> Any:
-        return export.to_adapter(made, layout, base_model=machine.model.digest, dtype=dtype)
+        return convert.to_adapter(made, layout, base_model=machine.model.digest, dtype=dtype)
 
     engine = _engine(machine)
     engine.bank.reserve(len(cases) + 1)

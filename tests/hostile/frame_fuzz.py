@@ -1,8 +1,8 @@
 """A child that speaks arbitrary frames at every moment, against the real judge: a wrong program must never pass.
 
 Both ends are the code that scores: `test_worker._Lane` with its `Link` over a socketpair on one side, on the other a
-thread that answers as `child` does, with the frames of a program that is right but for one secret number, and changes them
-before they leave: kinds, lengths, each field of an exception, values, handles, order, number, timing, and the end.
+thread that answers as `child` does, with the frames of a program that is right but for one secret number, and changes
+them before they leave: kinds, lengths, each field of an exception, values, handles, order, number, timing, and the end.
 The secret is drawn anew for each run and known to the tests alone, so no change can make an answer right, and whatever
 passes is a find. A third of the sequences take a program that is right, and change only which of its frames is said
 when: lost, twice, later, for another call, as another kind. That one may pass only if it said what an honest one says.

@@ -98,6 +98,7 @@ def test_whatever_a_task_is_given_all_arms_are_given(adapted: Adapted) -> None:
 
 
 def test_an_adapter_is_what_the_hypernetwork_writes_from_the_trajectories_it_names(adapted: Adapted) -> None:
+    from rune.adapters import convert
     from rune.hypernet import export
 
     source = export.Maker(
@@ -109,7 +110,7 @@ def test_an_adapter_is_what_the_hypernetwork_writes_from_the_trajectories_it_nam
         for treatment in list(adapted.of(arm).values())[:3]:
             assert treatment.adapter is not None
             made = source.make([[known[i] for i in treatment.trajectory_ids]])
-            expected = export.to_adapter(made, source.stored.layout, base_model=adapted.workshop.model.digest)
+            expected = convert.to_adapter(made, source.stored.layout, base_model=adapted.workshop.model.digest)
             written = read_peft(treatment.adapter.path)
             for name, pair in expected.pairs.items():
                 assert torch.allclose(written.pairs[name].a @ written.pairs[name].b, pair.a @ pair.b, atol=1e-6)

@@ -136,3 +136,8 @@ def weights_of(model: nn.Module, layout: Layout) -> Iterator[tuple[str, int, Ten
     for module, path in layout.paths.items():
         for layer in range(layout.layers):
             yield module, layer, model.get_submodule(path.format(layer)).weight  # type: ignore[misc]
+
+
+def to_dtype(adapters: Adapters, dtype: torch.dtype) -> dict[str, Any]:
+    """Every factor in one dtype, once, instead of once per product."""
+    return {m: type(f)(f.down_YNRI.to(dtype), f.up_YNRO.to(dtype)) for m, f in adapters.items()}

@@ -14,9 +14,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from rune.adapters import peft
-from rune.hypernet import export
-from rune.hypernet.base import to_dtype
+from rune.adapters import convert, peft
+from rune.adapters.factors import to_dtype
 from rune.runs import store
 from rune.types import AdapterRef, ModelRef
 
@@ -50,7 +49,7 @@ class FolderStore:
         self._handles: dict[str, tuple[Any, float]] = {}
 
     def put(self, arm: str, key: str, made: Adapters, layout: Layout) -> AdapterRef:
-        return export.write(self._root / arm / key, made, layout, self._model, dtype=self._dtype)
+        return convert.write(self._root / arm / key, made, layout, self._model, dtype=self._dtype)
 
     def adapter(self, ref: AdapterRef) -> peft.Adapter:
         return peft.read_peft(ref.path)
@@ -83,7 +82,7 @@ class MemoryStore:
         there: Mapping[str, Any] = {
             m: type(f)(*(t.to(self._device) for t in f)) for m, f in to_dtype(made, self._dtype).items()
         }
-        adapter = export.to_adapter(there, layout, base_model=self._model.digest, dtype=self._dtype)
+        adapter = convert.to_adapter(there, layout, base_model=self._model.digest, dtype=self._dtype)
         name = peft.content_id(adapter)
         if name not in self._kept:
             self._kept[name] = self._engine.put_adapter(name, adapter), adapter

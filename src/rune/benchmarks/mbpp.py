@@ -20,10 +20,10 @@ from typing import Any, Literal
 from rune import slicing
 from rune.benchmarks import _categories
 from rune.benchmarks.formats import data
-from rune.corpus.exclusion import MBPP_EVALUATION
 from rune.errors import DataError
 from rune.types import Problem, Split
 
+EVALUATION = range(11, 511)  # ids 1–10 are the few-shot prompts, 511–974 validation and training
 VALIDATION = range(511, 601)
 FILES = {"full": "mbpp/mbpp.jsonl", "sanitized": "mbpp/sanitized-mbpp.json"}
 HUB = {
@@ -77,7 +77,7 @@ def build(config: Config) -> Mbpp:
 
 
 def split_of(number: int) -> Split:
-    return Split.HELD_OUT if number in MBPP_EVALUATION else Split.TRAIN
+    return Split.HELD_OUT if number in EVALUATION else Split.TRAIN
 
 
 def near_duplicates(path: str = "") -> Mapping[str, Sequence[str]]:

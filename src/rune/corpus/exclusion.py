@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from rune.benchmarks import mbpp
 from rune.benchmarks.scorers.updates import function_of
 from rune.corpus import overlap
 from rune.errors import ContaminationError
@@ -43,7 +44,6 @@ _FAMILIES = {
     "mbppplus": "Mbpp",
 }
 _EVALUATION_ONLY = {"humanevalplus", "humanevalfix", "humanevalpack"}
-MBPP_EVALUATION = range(11, 511)  # ids 1–10 are the few-shot prompts, 511–974 validation and training
 
 
 def canonical_id(task_id: str) -> str:
@@ -133,7 +133,7 @@ class Exclusion:
         if names & _EVALUATION_ONLY:
             return "evaluation only: this benchmark is never trained on"
         family, _, number = task.partition("/")
-        if family == "Mbpp" and number.isdigit() and int(number) in MBPP_EVALUATION:
+        if family == "Mbpp" and number.isdigit() and int(number) in mbpp.EVALUATION:
             return "evaluation only: MBPP ids 11–510 are never trained on"
         return ""
 

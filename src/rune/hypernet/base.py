@@ -128,8 +128,3 @@ def pairs(adapters: Adapters, layout: Layout) -> dict[str, Pair]:
         for layer, (a_NRI, b_NRO) in enumerate(zip(down_YNRI.unbind(0), up_YNRO.unbind(0), strict=True)):
             stacked[layout.paths[module].format(layer)] = Pair(a_NRI.transpose(1, 2), b_NRO)
     return stacked
-
-
-def to_dtype(adapters: Adapters, dtype: torch.dtype) -> dict[str, Any]:
-    """Every factor in one dtype, once, instead of once per product."""
-    return {m: type(f)(f.down_YNRI.to(dtype), f.up_YNRO.to(dtype)) for m, f in adapters.items()}

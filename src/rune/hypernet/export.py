@@ -9,13 +9,11 @@ from typing import Any
 
 import torch
 
-from rune.adapters.factors import Adapters, Factors, Layout, concatenate, select
-from rune.adapters.peft import Adapter, Pair, read_peft, write_peft
+from rune.adapters.factors import Factors, concatenate, select
 from rune.errors import DataError
 from rune.hypernet import checkpoint
 from rune.hypernet.features import Bank, Reader
-from rune.models import registry
-from rune.types import AdapterRef, ModelRef, Trajectory
+from rune.types import ModelRef, Trajectory
 
 
 class Maker:
@@ -107,37 +105,3 @@ def load_trunk(model: ModelRef, layers: int, *, device: str, dtype: str) -> tupl
     return base.to(device).eval().requires_grad_(False), AutoTokenizer.from_pretrained(
         model.path, local_files_only=True
     )
-
-
-def to_adapter(adapters: Adapters, layout: Layout, *, base_model: str, dtype: torch.dtype = torch.float32) -> Adapter:
-    """N = 1 → the engines' record, ready for `put_adapter` or `write_peft`. alpha / rank is 1: B carries the scale."""
-    stacked = {}
-    for module, (down_YNRI, up_YNRO) in adapters.items():
-        for layer in range(layout.layers):
-            a_IR = down_YNRI[layer, 0].to(dtype).T.contiguous()
-            stacked[layout.paths[module].format(layer)] = Pair(a_IR, up_YNRO[layer, 0].to(dtype).contiguous())
-    return Adapter(pairs=stacked, scale=1.0, base_model=base_model)
-
-
-def from_adapter(adapter: Adapter, layout: Layout) -> dict[str, Factors]:
-    """The way back: N = 1, the adapter's scale folded into B."""
-    factors = {}
-    for module, path in layout.paths.items():
-        found = [adapter.pairs[path.format(layer)] for layer in range(layout.layers)]
-        down_YNRI = torch.stack([pair.a.T for pair in found])[:, None].float()
-        factors[module] = Factors(down_YNRI, torch.stack([pair.b for pair in found])[:, None].float() * adapter.scale)
-    return factors
-
-
-def write(
-    folder: Path, adapters: Adapters, layout: Layout, model: ModelRef, *, dtype: torch.dtype = torch.float32
-) -> AdapterRef:
-    """One adapter (N = 1) as a PEFT folder."""
-    name, revision = registry.hub_name(model.name)
-    adapter = to_adapter(adapters, layout, base_model=model.digest, dtype=dtype)
-    return write_peft(folder, adapter, base_model_name=name, base_revision=revision)
-
-
-def read(folder: Path, layout: Layout, *, device: str = "cpu") -> dict[str, Factors]:
-    """A PEFT folder as factors, N = 1."""
-    return from_adapter(read_peft(folder, device=device), layout)

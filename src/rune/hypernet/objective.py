@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rune import prompts
-from rune.adapters.factors import Adapters, Factors, Layout, concatenate, select
+from rune.adapters.factors import Adapters, Factors, Layout, concatenate, select, to_dtype
 from rune.config import derive_seed
 from rune.hypernet import losses, unrelated
-from rune.hypernet.base import Base, Text, to_dtype
+from rune.hypernet.base import Base, Text
 from rune.hypernet.data import Corpus, Group, Stranger
 from rune.hypernet.features import Bank
 from rune.hypernet.loop import Step

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from rune import plugins
-from rune.adapters.factors import Adapters, Layout, StaticLora
+from rune.adapters.factors import Adapters, Layout, StaticLora, to_dtype
 from rune.config import build as build_config
 from rune.config import derive_seed
 from rune.hypernet import losses
-from rune.hypernet.base import Base, to_dtype
+from rune.hypernet.base import Base
 from rune.hypernet.data import Corpus
 from rune.hypernet.features import Bank, statistics
 from rune.hypernet.loop import Rate, Step, fit

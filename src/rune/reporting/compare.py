@@ -94,7 +94,7 @@ def differences(entries: Sequence[Entry]) -> Table:
 
 def write(entries: Sequence[Entry], output: Path) -> Path:
     """compare.html, compare.md and compare.json in `output`."""
-    from rune.stages.report import render
+    from rune.reporting.page import render
 
     runs, settings = table(entries), differences(entries)
     store.write_json(output / "compare.json", {e.name: e.decision for e in entries})

@@ -128,7 +128,7 @@ def verdict(question: Question, pairs: Sequence[tuple[Power, Power]], best: Powe
 def write(path: Path, question: Question, pairs: Sequence[tuple[Power, Power]], best: Power | None) -> None:
     """power.json in `path`, and power.html with the curve of the config's design."""
     from rune.reporting import figures as _figures
-    from rune.stages.report import render
+    from rune.reporting.page import render
 
     alike, mixed = pairs[0]
     record: dict[str, Any] = {

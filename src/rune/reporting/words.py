@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rune.analysis import evidence
+from rune.analysis import evidence, gate
 from rune.reporting.data import Report
 from rune.reporting.tables import markdown, percent, scores
-from rune.stages import gate
 
 # What a newcomer asks next: would something simpler have done?
 _BESIDE: Mapping[str, str] = {

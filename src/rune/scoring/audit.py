@@ -1,8 +1,9 @@
 """Passes doubted: each judged again by another path, every disagreement named, and explained if an experiment can.
 
 The other path (`sandbox/judging/second_opinion.py`) runs program and test together in a process of their own, as
-the original harnesses do. There a pass can honestly be lost: program and test share names and objects, and no value is made plain
-on its way. For a pass that is lost each of these is taken away in turn; the one that brings it back is the explanation.
+the original harnesses do. There a pass can honestly be lost: program and test share names and objects, and no value is
+made plain on its way. For a pass that is lost each of these is taken away in turn; the one that brings it back is the
+explanation.
 What none of them brings back is a pass that nobody should believe.
 """
 
@@ -34,7 +35,7 @@ DISAGREES = 1  # the exit code
 EXPLANATIONS = {
     one_process.NAMES: "program and test define the same name, and here they share a namespace",
     one_process.COPIES: "the program changes its arguments or returns one object twice, and the test looks at it again",
-    one_process.PLAIN: "the program returns numpy's values or subclasses of plain types, which the judge reads as plain",
+    one_process.PLAIN: "the program returns numpy's values or subclasses of plain types; the judge reads both as plain",
 }
 TOGETHER = "several of: shared names, shared objects, values that are not plain"
 CHANCE = "random numbers: with other seeds it passes"

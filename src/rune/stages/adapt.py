@@ -294,11 +294,12 @@ def one(
     trajectories: Sequence[Trajectory], output: Path, checkpoint: Path, model: ModelRef, *, strength: float
 ) -> AdapterRef:
     """One adapter from all of these trajectories, for use outside of any run; made on the CPU."""
+    from rune.adapters import convert
     from rune.hypernet import export
 
     source = export.Maker(checkpoint, model, device="cpu", dtype=export.reading_dtype("cpu"), cache=None)
     made = source.make([list(trajectories)], strength=strength)
-    ref = export.write(output, made, source.stored.layout, source.model)
+    ref = convert.write(output, made, source.stored.layout, source.model)
     store.write_atomic(output / "README.md", _card(trajectories, checkpoint, model, ref, strength))
     return ref
 

@@ -243,7 +243,7 @@ def _fine_tuned(corpus: Any, config: Config, base: Base) -> Mapping[int, Adapter
     """Adapters by trajectory number, for the reconstruction term."""
     if not config.hypernet.weights.reconstruction:
         return {}
-    from rune.hypernet.export import read
+    from rune.adapters.convert import read
 
     root = Path(config.hypernet.reconstruct_from)
     layout = base.layout(config.lora.modules)

@@ -2,8 +2,8 @@
 
 The second opinion's side of the walls. A fresh interpreter that runs nothing itself copies itself for each program;
 the copy shuts the box's walls around itself (`fork_server.shut`). Nothing of the judge's conversation is used: no
-encoding of values, no calls from outside. Program and test share a process, so a program could forge this answer; it is only ever
-asked about programs that the judge, which shares nothing with them, let pass.
+encoding of values, no calls from outside. Program and test share a process, so a program could forge this answer; it is
+only ever asked about programs that the judge, which shares nothing with them, let pass.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""README's first table, from the committed results: the gate on all 164 tasks, for two corpora and two temperatures.
+"""The tables of README's first screen, from the committed results, so that no number in them is typed by hand.
 
-    .venv/bin/python tools/findings.py            writes it between README's markers `findings`
+    .venv/bin/python tools/findings.py            writes them between README's markers
     .venv/bin/python tools/findings.py --check    exits 1 if README says something else
 
-Reads results/crossfit-0.5b and results/crossfit-0.5b-wide. No number in that block is typed by hand.
+`findings`: the gate on all 164 tasks, two corpora and two temperatures (results/crossfit-0.5b, crossfit-0.5b-wide).
+`families`: private conventions (results/hypernet-0.5b). `updates`: real API updates (results/updates-exploration).
 """
 
 from __future__ import annotations
@@ -34,8 +35,13 @@ HEADER = (
 FOUR_BIT = {"99a5b822202b35a0d265d1ebc67665edc2504f5b82dd9babc548fe95ce43f132": "4-bit weights (GGUF, Q4_K_M)"}
 
 
-def block(root: Path = ROOT) -> str:
-    """The table and its caption. Raises DataError if a result is missing or of other weights than its caption says."""
+def blocks(root: Path = ROOT) -> dict[str, str]:
+    """Marker → what stands between it in README. Raises DataError if a result is missing, or no table can hold it."""
+    return {"findings": gate(root), "families": conventions(root), "updates": updates(root)}
+
+
+def gate(root: Path) -> str:
+    """One row a corpus and temperature. Raises DataError for another design or weights than the caption says."""
     rows, captions = [], []
     for name, corpus in RUNS.items():
         folder = RunDir.open(root / "results" / name)
@@ -76,18 +82,58 @@ def _caption(result: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     )
 
 
+def conventions(root: Path) -> str:
+    """pass@1 of every arm on held-out private conventions, and right − wrong."""
+    arms = {
+        "vanilla": "bare model", "static": "constant part alone", "wrong": "wrong trajectory", "own": "own trajectory",
+        "sibling": "siblings' trajectories", "teacher_own": "own, in context",
+        "teacher_sibling": "siblings', in context",
+    }  # fmt: skip
+    result = store.read_json(root / "results" / "hypernet-0.5b" / "result.json")
+    key = result["contrasts"]["sibling − wrong"]
+    low, high = key["interval"]["low"], key["interval"]["high"]
+    row = tuple(f"{100 * result['arms'][arm]['pass_at_1']:.1f}" for arm in arms)
+    return (
+        f"{_numbers(tuple(arms.values()), row)}\n\npass@1 in % over {result['tasks']} tasks × {result['draws']} draws; "
+        f"right − wrong **{key['points']:+.1f} points** [{low:+.1f}, {high:+.1f}]."
+    )
+
+
+def updates(root: Path) -> str:
+    """UPass of the arms that matter on held-out API updates, adapters of the mixed recipe."""
+    arms = {
+        "vanilla": "bare model", "static": "constant part alone", "wrong": "wrong trajectory",
+        "sibling": "siblings' trajectories", "context_sibling1": "one sibling's, in context",
+        "context_wrong": "wrong, in context",
+    }  # fmt: skip
+    result = store.read_json(root / "results" / "updates-exploration" / "result.json")["mixture"]["used"]
+    right_wrong, low, high = result["contrasts"]["sibling − wrong"]
+    row = tuple(f"{result['arms'][arm]:.1f}" for arm in arms)
+    return (
+        f"{_numbers(tuple(arms.values()), row)}\n\nTasks solved by using the update, in % of {result['tasks']}; "
+        f"right − wrong adapter {points(right_wrong)} points [{points(low)}, {points(high)}]."
+    )
+
+
+def _numbers(header: tuple[str, ...], row: tuple[str, ...]) -> str:
+    """A table of one row, all of it numbers."""
+    return f"| {' | '.join(header)} |\n|{'---:|' * len(header)}\n| {' | '.join(row)} |"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Write README's first table from the committed results.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if README says something else")
     args = parser.parse_args()
     readme = ROOT / "README.md"
+    text, found = readme.read_text(encoding="utf-8"), blocks()
     if not args.check:
-        store.replace_block(readme, "findings", block())
+        for name, block in found.items():
+            store.replace_block(readme, name, block)
         return 0
-    if f"<!-- rune:findings:begin -->\n{block()}\n<!-- rune:findings:end -->" in readme.read_text(encoding="utf-8"):
-        return 0
-    console.warn("README's first table is not what the results say; run tools/findings.py")
-    return 1
+    wrong = [n for n, b in found.items() if f"<!-- rune:{n}:begin -->\n{b}\n<!-- rune:{n}:end -->" not in text]
+    if wrong:
+        console.warn(f"README's {', '.join(wrong)} is not what the results say; run tools/findings.py")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Relative links in the repository's Markdown lead to something; README's first table is what the results say."""
+"""What pages say is there: links lead somewhere, modules exist, README's first tables are what the results say."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+
+from rune.errors import DataError
 
 ROOT = Path(__file__).parents[2]
 LINK = re.compile(r"\]\(\s*<?([^()\s>]+(?:\([^()\s]*\)[^()\s>]*)*)>?(?:\s+\"[^\"]*\")?\s*\)")
@@ -67,9 +69,60 @@ def test_a_link_to_nothing_is_found_and_a_good_one_is_not(tmp_path: Path) -> Non
     ]
 
 
-def test_readmes_first_table_is_what_the_committed_results_say() -> None:
-    tool = runpy.run_path(str(ROOT / "tools" / "findings.py"))
+TOOL = runpy.run_path(str(ROOT / "tools" / "findings.py"))
+
+
+@pytest.mark.parametrize("name", ["findings", "families", "updates"])
+def test_readmes_first_tables_are_what_the_committed_results_say(name: str) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    between = text.split("<!-- rune:findings:begin -->\n")[1].split("\n<!-- rune:findings:end -->")[0]
-    assert between == tool["block"]()
-    assert len([line for line in between.splitlines() if line.startswith("| ")]) == 1 + 4
+    between = text.split(f"<!-- rune:{name}:begin -->\n")[1].split(f"\n<!-- rune:{name}:end -->")[0]
+    assert between == TOOL["blocks"]()[name]
+
+
+def test_another_result_makes_another_table(tmp_path: Path) -> None:
+    there = tmp_path / "results" / "hypernet-0.5b"
+    there.mkdir(parents=True)
+    text = (ROOT / "results" / "hypernet-0.5b" / "result.json").read_text(encoding="utf-8")
+    (there / "result.json").write_text(text.replace("0.978125", "0.5"), encoding="utf-8")
+    assert TOOL["conventions"](tmp_path) != TOOL["conventions"](ROOT)
+    assert "| 50.0 |" in TOOL["conventions"](tmp_path)
+
+
+def test_weights_that_the_caption_does_not_know_make_no_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TOOL["gate"].__globals__, "FOUR_BIT", {})
+    with pytest.raises(DataError, match="say in FOUR_BIT what they are"):
+        TOOL["gate"](ROOT)
+
+
+def modules(page: Path) -> Iterator[str]:
+    """Python files that a page names in code, `path` or `path: name`."""
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for name in CODE.findall(text):
+        if found := re.fullmatch(r"`([\w./-]+\.py)(?:: (\w+)(?:\.\w+)?)?`", name):
+            yield ":".join(filter(None, found.groups()))
+
+
+def unknown(names: Iterator[str], files: list[Path]) -> list[str]:
+    """Those that are the end of no file's path, or whose file does not hold the name after the colon."""
+    left = []
+    for name in names:
+        path, _, inside = name.partition(":")
+        there = [f for f in files if f.as_posix().endswith("/" + path)]
+        if not any(not inside or re.search(rf"\b{inside}\b", f.read_text(encoding="utf-8")) for f in there):
+            left.append(name)
+    return left
+
+
+def test_every_module_that_a_page_names_is_there() -> None:
+    files = [f for folder in ("src", "tests", "bench", "tools", "experiments") for f in ROOT.glob(f"{folder}/**/*.py")]
+    named = [(page.relative_to(ROOT).as_posix(), n) for page in pages(ROOT) for n in modules(page)]
+    assert len(named) > 50
+    assert [(page, n) for page, n in named if unknown(iter([n]), files)] == []
+
+
+def test_a_module_that_is_gone_is_found(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "store.py").write_text("def read(): ...\n")
+    page = tmp_path / "A.md"
+    page.write_text("`runs/store.py: read` and `store.py`, `runs/store.py: gone`, `stats.py`\n```\n`none.py`\n```\n")
+    assert unknown(modules(page), [tmp_path / "runs" / "store.py"]) == ["runs/store.py:gone", "stats.py"]

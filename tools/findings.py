@@ -1,4 +1,4 @@
-"""The tables of README's first screen, from the committed results, so that no number in them is typed by hand.
+"""What was found, for README's first screen, from the committed results: no number there is typed by hand.
 
     .venv/bin/python tools/findings.py            writes them between README's markers
     .venv/bin/python tools/findings.py --check    exits 1 if README says something else
@@ -83,41 +83,30 @@ def _caption(result: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
 
 
 def conventions(root: Path) -> str:
-    """pass@1 of every arm on held-out private conventions, and right − wrong."""
-    arms = {
-        "vanilla": "bare model", "static": "constant part alone", "wrong": "wrong trajectory", "own": "own trajectory",
-        "sibling": "siblings' trajectories", "teacher_own": "own, in context",
-        "teacher_sibling": "siblings', in context",
-    }  # fmt: skip
+    """pass@1 of the arms that matter on held-out private conventions, and right − wrong."""
     result = store.read_json(root / "results" / "hypernet-0.5b" / "result.json")
+    arms = {name: f"{100 * arm['pass_at_1']:.1f}" for name, arm in result["arms"].items()}
     key = result["contrasts"]["sibling − wrong"]
     low, high = key["interval"]["low"], key["interval"]["high"]
-    row = tuple(f"{100 * result['arms'][arm]['pass_at_1']:.1f}" for arm in arms)
     return (
-        f"{_numbers(tuple(arms.values()), row)}\n\npass@1 in % over {result['tasks']} tasks × {result['draws']} draws; "
-        f"right − wrong **{key['points']:+.1f} points** [{low:+.1f}, {high:+.1f}]."
+        f"bare model {arms['vanilla']} %, constant part alone {arms['static']}, wrong trajectory {arms['wrong']}, "
+        f"**siblings' trajectories {arms['sibling']}**, the same in context {arms['teacher_sibling']} "
+        f"({result['tasks']} tasks × {result['draws']} draws; right − wrong {points(key['points'])} points "
+        f"[{points(low)}, {points(high)}])."
     )
 
 
 def updates(root: Path) -> str:
     """UPass of the arms that matter on held-out API updates, adapters of the mixed recipe."""
-    arms = {
-        "vanilla": "bare model", "static": "constant part alone", "wrong": "wrong trajectory",
-        "sibling": "siblings' trajectories", "context_sibling1": "one sibling's, in context",
-        "context_wrong": "wrong, in context",
-    }  # fmt: skip
     result = store.read_json(root / "results" / "updates-exploration" / "result.json")["mixture"]["used"]
+    arms = {name: f"{share:.1f}" for name, share in result["arms"].items()}
     right_wrong, low, high = result["contrasts"]["sibling − wrong"]
-    row = tuple(f"{result['arms'][arm]:.1f}" for arm in arms)
     return (
-        f"{_numbers(tuple(arms.values()), row)}\n\nTasks solved by using the update, in % of {result['tasks']}; "
-        f"right − wrong adapter {points(right_wrong)} points [{points(low)}, {points(high)}]."
+        f"bare model {arms['vanilla']} %, constant part alone {arms['static']}, wrong trajectory {arms['wrong']}, "
+        f"siblings' trajectories {arms['sibling']}, one sibling's in context **{arms['context_sibling1']}** "
+        f"({result['tasks']} tasks, solved by using the update; right − wrong adapter {points(right_wrong)} points "
+        f"[{points(low)}, {points(high)}])."
     )
-
-
-def _numbers(header: tuple[str, ...], row: tuple[str, ...]) -> str:
-    """A table of one row, all of it numbers."""
-    return f"| {' | '.join(header)} |\n|{'---:|' * len(header)}\n| {' | '.join(row)} |"
 
 
 def main() -> int:

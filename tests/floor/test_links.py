@@ -1,4 +1,4 @@
-"""What pages say is there: links lead somewhere, modules exist, README's first tables are what the results say."""
+"""What pages say is there: links lead somewhere, modules exist, README's first screen is what the results say."""
 
 from __future__ import annotations
 
@@ -73,19 +73,19 @@ TOOL = runpy.run_path(str(ROOT / "tools" / "findings.py"))
 
 
 @pytest.mark.parametrize("name", ["findings", "families", "updates"])
-def test_readmes_first_tables_are_what_the_committed_results_say(name: str) -> None:
+def test_readmes_first_screen_is_what_the_committed_results_say(name: str) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     between = text.split(f"<!-- rune:{name}:begin -->\n")[1].split(f"\n<!-- rune:{name}:end -->")[0]
     assert between == TOOL["blocks"]()[name]
 
 
-def test_another_result_makes_another_table(tmp_path: Path) -> None:
+def test_another_result_makes_another_sentence(tmp_path: Path) -> None:
     there = tmp_path / "results" / "hypernet-0.5b"
     there.mkdir(parents=True)
     text = (ROOT / "results" / "hypernet-0.5b" / "result.json").read_text(encoding="utf-8")
     (there / "result.json").write_text(text.replace("0.978125", "0.5"), encoding="utf-8")
     assert TOOL["conventions"](tmp_path) != TOOL["conventions"](ROOT)
-    assert "| 50.0 |" in TOOL["conventions"](tmp_path)
+    assert "siblings' trajectories 50.0" in TOOL["conventions"](tmp_path)
 
 
 def test_weights_that_the_caption_does_not_know_make_no_table(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,8 @@ import pytest
 from rune.errors import DataError
 
 ROOT = Path(__file__).parents[2]
+if not (ROOT / ".git").exists():  # a copy without results, as tools/mutants.py makes
+    pytest.skip("not a git checkout: only there is everything that pages name", allow_module_level=True)
 LINK = re.compile(r"\]\(\s*<?([^()\s>]+(?:\([^()\s]*\)[^()\s>]*)*)>?(?:\s+\"[^\"]*\")?\s*\)")
 FENCE = re.compile(r"^(```|~~~).*?^\1[^\n]*$", re.S | re.M)
 CODE = re.compile(r"`[^`\n]*`")
@@ -49,8 +51,6 @@ def broken(page: Path, root: Path) -> Iterator[str]:
 
 
 def test_every_relative_link_leads_to_something() -> None:
-    if not (ROOT / ".git").exists():
-        pytest.skip("not a git checkout")
     found = pages(ROOT)
     assert len(found) > 30
     assert [line for page in found for line in broken(page, ROOT)] == []

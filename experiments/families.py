@@ -154,13 +154,9 @@ def main() -> int:
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: checks the path, claims nothing")
     parser.add_argument("--cache", type=Path, help="default: $RUNE_CACHE, or ~/.cache/rune")
     parser.add_argument("--tell", action="store_true", help="only print the result of a finished study again")
-    parser.add_argument("--readme", type=Path, help="with --tell: also write it between the markers in this file")
     args = parser.parse_args()
     if args.tell:
-        result = store.read_json(args.out / "result.json")
-        tell(args.out, result)
-        if args.readme:
-            store.replace_block(args.readme, "families", brief(result))
+        tell(args.out, store.read_json(args.out / "result.json"))
         return 0
     clock = Clock(args.out / "seconds.json")
     machine = _machine(args.model, args.cache, args.dtype)
@@ -648,22 +644,6 @@ def tell(out: Path, result: Mapping[str, Any]) -> None:
     text = "\n".join(lines) + "\n"
     store.write_atomic(out / "result.md", text)
     console.out(text)
-
-
-def brief(result: Mapping[str, Any]) -> str:
-    """The README's version: one row of arms and the contrast that matters."""
-    names = {
-        "vanilla": "bare model", "static": "constant part alone", "wrong": "wrong trajectory", "own": "own trajectory",
-        "sibling": "siblings' trajectories", "teacher_own": "own, in context",
-        "teacher_sibling": "siblings', in context",
-    }  # fmt: skip
-    key = result["contrasts"]["sibling − wrong"]
-    cells = [f"{100 * result['arms'][arm]['pass_at_1']:.1f}" for arm in names]
-    return (
-        f"| {' | '.join(names.values())} |\n|{'---:|' * len(names)}\n| {' | '.join(cells)} |\n\n"
-        f"pass@1 in % over {result['tasks']} tasks × {result['draws']} draws; right − wrong "
-        f"**{key['points']:+.1f} points** [{key['interval']['low']:+.1f}, {key['interval']['high']:+.1f}]."
-    )
 
 
 if __name__ == "__main__":

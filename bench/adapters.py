@@ -19,10 +19,11 @@ from pathlib import Path
 
 import torch
 
-from rune import store
-from rune.engines import _lora, _torch
+from rune.adapters import peft
+from rune.adapters.peft import Adapter, Pair, target_linears
 from rune.engines import torch as torch_engine
-from rune.engines._lora import Adapter, Pair, target_linears
+from rune.engines.local import torch_engine as _torch
+from rune.runs import store
 from rune.types import AdapterRef, ModelRef
 
 RANK = 8
@@ -53,9 +54,9 @@ def main() -> int:
         return 1000 * (clock() - started)
 
     with tempfile.TemporaryDirectory() as scratch:
-        refs = [_lora.write_peft(Path(scratch) / str(i), adapter) for i, adapter in enumerate(made)]
+        refs = [peft.write_peft(Path(scratch) / str(i), adapter) for i, adapter in enumerate(made)]
         tensors = [timed(lambda i=i, a=a: engine.put_adapter(f"t{i}", a)) for i, a in enumerate(made)]  # type: ignore[misc]
-        read = [timed(lambda ref=ref: _lora.read_peft(ref.path)) for ref in refs]  # type: ignore[misc]
+        read = [timed(lambda ref=ref: peft.read_peft(ref.path)) for ref in refs]  # type: ignore[misc]
         folders = [timed(lambda ref=ref: resident(engine, ref)) for ref in refs]  # type: ignore[misc]
     result = {
         "model": model.name,
@@ -64,7 +65,7 @@ def main() -> int:
         "rank": RANK,
         "adapters": args.count,
         "threads": args.threads,
-        "megabytes_an_adapter": round(engine.bank.adapter_bytes / 1e6, 1),
+        "megabytes_an_adapter": round(engine.pool.adapter_bytes / 1e6, 1),
         "put_tensors_ms": round(statistics.median(tensors[1:]), 2),
         "read_folder_ms": round(statistics.median(read[1:]), 2),
         "read_and_put_folder_ms": round(statistics.median(folders[1:]), 2),

@@ -24,10 +24,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-from rune.benchmarks import humaneval  # noqa: E402
-from rune.sandbox import fork  # noqa: E402
-from rune.stages import _samples_file, score  # noqa: E402
-from rune.types import Execution, Outcome  # noqa: E402
+from rune.benchmarks import humaneval
+from rune.sandbox import fork
+from rune.scoring import samples_file
+from rune.stages import score
+from rune.types import Execution, Outcome
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -43,7 +44,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def ours(samples: list[dict[str, Any]], workers: int) -> list[Execution]:
-    tasks = _samples_file.problems("humaneval", "").problems
+    tasks = samples_file.problems("humaneval", "").problems
     jobs = [
         score.program(
             str(i), s["completion"] if s["whole"] else tasks[s["task_id"]].prompt + s["completion"], tasks[s["task_id"]]

@@ -20,9 +20,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rune import console, prompts, store
-from rune.benchmarks import _data, humaneval, mbpp, puzzles
+from rune import console, prompts
+from rune.benchmarks import humaneval, mbpp, puzzles
+from rune.benchmarks.formats import data as _data
 from rune.errors import SandboxError
+from rune.runs import store
 from rune.sandbox import fork
 from rune.types import Outcome, Problem, Program
 

@@ -32,12 +32,14 @@ from typing import Any
 
 import torch
 
-from rune import prompts, store
+from rune import prompts
+from rune.adapters import peft
+from rune.adapters.peft import Adapter, Pair, target_linears
 from rune.config import plain
-from rune.engines import _lora, _torch
 from rune.engines import torch as torch_engine
-from rune.engines._lora import Adapter, Pair, target_linears
+from rune.engines.local import torch_engine as _torch
 from rune.models import chat
+from rune.runs import store
 from rune.types import AdapterRef, Completion, ModelRef, Request, Sample, Sampling
 
 CPU_PARTS = ("ours_none", "ours_1", "ours_8", "bare_64", "ours_64", "generate", "peft_1", "peft_8", "peft_64", "vllm")
@@ -291,10 +293,10 @@ class Bench:
 
     def tune(self) -> None:
         import adapter_kernels
-        from rune.engines import _lora_kernels
+        from rune.engines.local import lora_kernels
 
         found = json.loads((self.args.out / "kernels.json").read_text(encoding="utf-8"))
-        _lora_kernels.TILINGS = adapter_kernels.tilings(found)
+        lora_kernels.TILINGS = adapter_kernels.tilings(found)
         self.engine().decoder.release()  # its graphs replay the other tilings
 
     def profile(self) -> dict[str, Any]:
@@ -373,7 +375,7 @@ class Bench:
         for index, adapter in enumerate(self.adapters(num_adapters)):
             folder = Path(self._scratch.name) / f"adapter-{index}"
             if not folder.exists():
-                _lora.write_peft(folder, adapter)
+                peft.write_peft(folder, adapter)
             if wrapped is None:
                 wrapped = PeftModel.from_pretrained(model, str(folder), adapter_name="a0")
             else:
@@ -465,7 +467,7 @@ class Bench:
             model=self.model, device=self.args.device, dtype=self.args.dtype,
         )  # fmt: skip
         folders = [Path(self._scratch.name) / f"vllm-{i}" for i in range(8)]
-        refs = [_lora.write_peft(f, a) for f, a in zip(folders, self.adapters(8), strict=True)]
+        refs = [peft.write_peft(f, a) for f, a in zip(folders, self.adapters(8), strict=True)]
         for label, worn in (("none", []), ("8", refs)):
             list(engine.complete(self.requests(worn)[:8]))  # warm up
             with Clock(self.args) as clock:
@@ -544,7 +546,7 @@ class Bench:
                 for name, m in target_linears(model).items()
             }
             adapter = Adapter(pairs=pairs, scale=2.0, base_model=self.model.digest)
-            strong.append(engine.put_adapter(_lora.content_id(adapter), adapter))
+            strong.append(engine.put_adapter(peft.content_id(adapter), adapter))
         drawn = Sampling(temperature=0.8, max_new_tokens=48)
         mixed = [
             Request(key=f"{i}-{j}", prompt=t, sampling=drawn, seed=i, n=3, adapter=adapter)

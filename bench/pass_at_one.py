@@ -20,9 +20,10 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from rune import stats
+from rune.analysis import stats
 from rune.sandbox import fork
-from rune.stages import _samples_file, score
+from rune.scoring import samples_file
+from rune.stages import score
 from rune.types import Outcome
 
 RESAMPLES = 10_000
@@ -36,7 +37,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def passes(samples: list[dict[str, Any]], workers: int) -> dict[str, list[bool]]:
     """Task → one verdict per draw, in the order of draws."""
-    tasks = _samples_file.problems("humaneval", "").problems
+    tasks = samples_file.problems("humaneval", "").problems
     ordered = sorted(samples, key=lambda sample: (sample["task_id"], sample["draw"]))
     jobs = [score.program(str(i), s["program"], tasks[s["task_id"]]) for i, s in enumerate(ordered)]
     with fork.build(fork.Config(workers=workers)) as sandbox:

@@ -13,10 +13,11 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from rune import console, prompts, store
+from rune import console, prompts
 from rune.benchmarks import humaneval
 from rune.engines import torch as engines
 from rune.models import chat, resolve
+from rune.runs import store
 from rune.sandbox import fork
 from rune.types import ModelRef, Outcome, Problem, Program, Request, Sampling
 

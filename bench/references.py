@@ -19,8 +19,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rune import console, plugins, store
-from rune.benchmarks import _updates, api_updates, code_update_arena, private_library
+from rune import console, plugins
+from rune.benchmarks import api_updates, code_update_arena, private_library
+from rune.benchmarks.scorers import updates
+from rune.runs import store
 from rune.types import Execution, Outcome
 
 
@@ -65,9 +67,9 @@ def _why(found: Execution) -> str:
 
 def _arena(args: argparse.Namespace, sandbox: Any) -> dict[str, Any]:
     problems = code_update_arena.build(code_update_arena.Config(path=str(args.data))).problems()
-    graded = list(_updates.judge(sandbox, ((p.task_id, p, p.reference) for p in problems)))
-    without = [(f"{p.task_id}", _updates.without(p), p.reference) for p in problems]
-    bare = [g.key for g in _updates.judge(sandbox, without) if g.plain.outcome is Outcome.PASSED]
+    graded = list(updates.judge(sandbox, ((p.task_id, p, p.reference) for p in problems)))
+    without = [(f"{p.task_id}", updates.without(p), p.reference) for p in problems]
+    bare = [g.key for g in updates.judge(sandbox, without) if g.plain.outcome is Outcome.PASSED]
     left = {g.key: _why(g.plain) for g in sorted(graded, key=lambda g: g.key) if not g.used}
     return {
         "tasks": len(problems),

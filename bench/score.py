@@ -42,9 +42,10 @@ def programs(draws: int) -> list[dict[str, str]]:
 
 def run_rune(samples: list[dict[str, str]], workers: int, backend: str = "fork") -> dict[str, bool]:
     from rune import plugins
-    from rune.stages import _samples_file, score
+    from rune.scoring import samples_file
+    from rune.stages import score
 
-    tasks = _samples_file.problems("humaneval", "").problems
+    tasks = samples_file.problems("humaneval", "").problems
     part = plugins.load("sandbox", backend)
     start = clock()
     sandbox = part.build(part.Config(workers=workers))

@@ -28,8 +28,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-from rune.sandbox import fork  # noqa: E402
-from rune.types import Execution, Program  # noqa: E402
+from rune.sandbox import fork
+from rune.types import Execution, Program
 
 CPU_SECONDS, WALL_SECONDS = 1.0, 2.0
 TEST = """

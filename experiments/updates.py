@@ -30,16 +30,20 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 import numpy as np
 import torch
 
-from rune import config, console, plugins, prompts, store
+from rune import config, console, plugins, prompts
+from rune.adapters import convert
+from rune.adapters.factors import Factors, select
 from rune.agent import loop
-from rune.benchmarks import _exclusion, _updates, api_updates, code_update_arena, families
+from rune.benchmarks import api_updates, code_update_arena, families
+from rune.benchmarks.scorers import updates
+from rune.corpus import exclusion
 from rune.hypernet import base as bases
 from rune.hypernet import checkpoint, export, losses, trainer
 from rune.hypernet.data import Corpus
-from rune.hypernet.features import Bank, Reader
-from rune.hypernet.lora import Factors, select
+from rune.hypernet.features import FeatureTable, Reader
 from rune.hypernet.settings import EncoderConfig, HypernetConfig, LoraConfig, PairMix, Schedule, Weights
 from rune.models import chat, resolve
+from rune.runs import store
 from rune.types import Attempt, ModelRef, Outcome, Problem, Request, Sample, Sampling, Trajectory
 
 SEED = 20
@@ -118,7 +122,7 @@ class Case(NamedTuple):
 
 
 def _function(update: str) -> str:
-    return _updates.function_of(code_update_arena.NAME, update)
+    return updates.function_of(code_update_arena.NAME, update)
 
 
 class Machine(NamedTuple):
@@ -223,7 +227,7 @@ def _work(
     problems: Sequence[Problem], notes: dict[str, str], machine: Machine, engine: Any, sandbox: Any, smoke: bool
 ) -> tuple[list[Trajectory], dict[str, int]]:
     """One trajectory a task whose reference counts here. The documentation is shown and is no part of it."""
-    references = {g.key: g.used for g in _updates.judge(sandbox, ((p.task_id, p, p.reference) for p in problems))}
+    references = {g.key: g.used for g in updates.judge(sandbox, ((p.task_id, p, p.reference) for p in problems))}
     kept = [p for p in problems if references[p.task_id]]
     shown = [
         dataclasses.replace(p, prompt=f"{p.prompt.strip()}\n\nThe library was updated:\n{notes[p.domain]}\n")
@@ -241,7 +245,7 @@ def _work(
     )  # fmt: skip
     # Passing alone does not show the update: many tasks can be solved by hand.
     passed = {c.key: c for c in chains if c.attempts[-1].outcome is Outcome.PASSED}
-    grades = _updates.judge(sandbox, ((k, c.problem, c.attempts[-1].code) for k, c in passed.items()))
+    grades = updates.judge(sandbox, ((k, c.problem, c.attempts[-1].code) for k, c in passed.items()))
     used = {g.key for g in grades if g.used}
     trajectories, counts = [], defaultdict(int)
     counts |= {"tasks": len(problems), "references_count": len(kept), "chains": len(chains), "passed": len(passed)}
@@ -353,7 +357,7 @@ def _score(problems: Iterable[Problem], samples: Path, verdicts: Path) -> None:
         return
     sandbox = _sandbox()
     with store.Appender(verdicts) as log, console.Progress("score", len(drawn), unit="sample") as bar:
-        for g in _updates.judge(sandbox, ((k, tasks[s.task_id], s.program) for k, s in drawn.items())):
+        for g in updates.judge(sandbox, ((k, tasks[s.task_id], s.program) for k, s in drawn.items())):
             s = drawn[g.key]
             log.write({
                 "arm": s.condition, "task": s.task_id, "draw": s.draw, "used": g.used,
@@ -385,7 +389,7 @@ def study(args: argparse.Namespace) -> None:
     trained += store.read_jsonl(args.corpus / "conventions.jsonl", Trajectory)
     held_ids = {p.task_id for p in held}
     trained += [t for t in lessons if t.task_id not in held_ids]
-    _exclusion.check_corpus(trained, held)
+    exclusion.check_corpus(trained, held)
     lora, hypernet = _recipe(variant, args.smoke)
     store.write_json(out / "settings.json", {"variant": variant, "lora": lora, "hypernet": hypernet})
     train(out, machine, lora, hypernet, cases, trained, args)
@@ -431,11 +435,11 @@ def train(
         return checkpoint.load(folder / "lora", machine.model, device=machine.device).static.train()
 
     reader = Reader(base.model, base.tokenizer, taps=hypernet.taps, digest=machine.model.digest, folder=None)
-    bank = Bank(reader.read(corpus.trajectories))
-    console.note(f"features: {bank.features_XSD.nbytes / 1e9:.1f} GB; {time.monotonic() - began:.0f} s so far")
+    table = FeatureTable(reader.read(corpus.trajectories))
+    console.note(f"features: {table.features_XSD.nbytes / 1e9:.1f} GB; {time.monotonic() - began:.0f} s so far")
     if not args.smoke:
         if not (out / "steps.json").exists():
-            steps = _affordable(base, corpus, bank, fresh(), hypernet, args.train_seconds, began, out)
+            steps = _affordable(base, corpus, table, fresh(), hypernet, args.train_seconds, began, out)
             store.write_json(out / "steps.json", {"steps": steps})
         steps = store.read_json(out / "steps.json")["steps"]
         hypernet = dataclasses.replace(hypernet, schedule=dataclasses.replace(hypernet.schedule, steps=steps))
@@ -443,7 +447,7 @@ def train(
     steps = hypernet.schedule.steps
     for share in (0.2, 0.4, 0.7, 1.0):
         both = trainer.train_hypernet(
-            base, corpus, bank, fresh(), hypernet, seed=SEED, folder=folder / "hypernet", metrics=metrics,
+            base, corpus, table, fresh(), hypernet, seed=SEED, folder=folder / "hypernet", metrics=metrics,
             stop_after=max(1, round(share * steps)),
         )  # fmt: skip
         with store.Appender(out / "watch.jsonl") as log:
@@ -457,7 +461,7 @@ def train(
 
 
 def _affordable(
-    base: Any, corpus: Corpus, bank: Bank, static: Any, hypernet: HypernetConfig, seconds: float, began: float,
+    base: Any, corpus: Corpus, table: FeatureTable, static: Any, hypernet: HypernetConfig, seconds: float, began: float,
     out: Path,
 ) -> int:  # fmt: skip
     """Steps that fit what is left of the seconds, from steps 6–20 of a run that is thrown away."""
@@ -465,7 +469,7 @@ def _affordable(
     short = dataclasses.replace(hypernet, schedule=dataclasses.replace(hypernet.schedule, steps=20), encoder_first=None)
     for stop in (5, 20):
         trainer.train_hypernet(
-            base, corpus, bank, static, short, seed=1, folder=probe, metrics=probe / "metrics.jsonl", stop_after=stop
+            base, corpus, table, static, short, seed=1, folder=probe, metrics=probe / "metrics.jsonl", stop_after=stop
         )
         marks.append(time.monotonic())
     pace = (marks[1] - marks[0]) / 15
@@ -492,12 +496,12 @@ class Donors:
         self._cases = chosen
         self._texts = [base.encode(c.problem.prompt, c.problem.reference) for c in chosen]
         flat = [t for c in chosen for t in c.siblings]
-        self._bank = Bank(reader.read(flat))
+        self._bank = FeatureTable(reader.read(flat))
         numbers = iter(range(len(flat)))
         self._sets = [[next(numbers) for _ in c.siblings] for c in chosen]
 
     @torch.no_grad()
-    def look(self, both: trainer.Both) -> tuple[dict[str, Any], list[list[float]]]:
+    def look(self, both: trainer.HypernetWithStatic) -> tuple[dict[str, Any], list[list[float]]]:
         """(summary, matrix of log-probabilities [donor][target], the last two rows static and bare), nats."""
         dtype = next(self._base.model.parameters()).dtype
         static = both.static.factors()
@@ -551,16 +555,16 @@ def sample(out: Path, machine: Machine, cases: Sequence[Case], args: argparse.Na
     have = {(s.condition, s.task_id, s.draw) for s in store.read_jsonl(path, Sample)}
     if len(have) == len(ADAPTER_ARMS) * len(cases) * DRAWS:
         return
-    source = export.Maker(
+    source = export.AdapterGenerator(
         out / "checkpoints" / "hypernet", machine.model, device=machine.device, dtype=machine.dtype, cache=None
     )
     layout, dtype = source.stored.layout, getattr(torch, machine.dtype)
 
     def ready(made: Any) -> Any:
-        return export.to_adapter(made, layout, base_model=machine.model.digest, dtype=dtype)
+        return convert.to_adapter(made, layout, base_model=machine.model.digest, dtype=dtype)
 
     engine = _engine(machine)
-    engine.bank.reserve(len(cases) + 1)
+    engine.table.reserve(len(cases) + 1)
     for arm in ADAPTER_ARMS:  # one arm after the other: an adapter takes 20 MB
         worn = {}
         if arm in ("static", "empty"):

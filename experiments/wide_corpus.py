@@ -16,7 +16,8 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from rune import console, store
+from rune import console
+from rune.runs import store
 from rune.types import Trajectory
 
 DEVELOPMENT = range(511, 601)

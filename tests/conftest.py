@@ -11,7 +11,7 @@ import pytest
 # cores are twenty times slower than one thread each, and models this small gain nothing from a second one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from rune.store import sha256_file
+from rune.runs.store import sha256_file
 from rune.types import ModelRef
 
 CHAT_TEMPLATE = (

@@ -7,7 +7,7 @@ is then tried against those only, quickest first, until one fails; a survivor me
 no test reaches the line in its own process (the sandbox's children), the area's tests are run at once.
 
     python tools/mutants_wide.py --sample 120 --seed 1      → artifacts/mutants-wide.jsonl, goes on where it stopped
-    python tools/mutants_wide.py --only stats.py            mutants of some files
+    python tools/mutants_wide.py --only analysis/stats.py            mutants of some files
 
 A survivor is a missing test until tests/mutants/survivors.toml says otherwise: "equivalent" (no behaviour differs)
 or "accepted" (it differs, and why no test is wanted). Equivalent ones leave the count.
@@ -68,7 +68,7 @@ class Mutation:
     """One place of one file with other text in it."""
 
     key: str  # stable while the function and its text stand: file, function, operator, text, which of several
-    file: str  # "src/rune/stats.py"
+    file: str  # "src/rune/analysis/stats.py"
     line: int
     area: str
     what: str  # "`<` → `<=`"

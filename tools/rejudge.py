@@ -28,13 +28,15 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-from rune import config, console, store  # noqa: E402
-from rune.benchmarks import families  # noqa: E402
-from rune.errors import DataError, RuneError  # noqa: E402
-from rune.sandbox import fork  # noqa: E402
-from rune.stages import _audit, _provenance, score  # noqa: E402
-from rune.stages._verdict_cache import SCORER  # noqa: E402
-from rune.types import Outcome, Problem, Program, Sample, Verdict  # noqa: E402
+from rune import config, console
+from rune.benchmarks import families
+from rune.errors import DataError, RuneError
+from rune.runs import provenance, store
+from rune.sandbox import fork
+from rune.sandbox.judging.verdict_cache import SCORER
+from rune.scoring import audit as _audit
+from rune.stages import score
+from rune.types import Outcome, Problem, Program, Sample, Verdict
 
 SETTINGS = ("seed", "families", "held_out", "tasks")  # of a families study, as its generator takes them
 
@@ -213,7 +215,7 @@ def made() -> dict[str, Any]:
     """With what, and when."""
     return {
         "scorer": SCORER,
-        "by": _provenance.worker(),
+        "by": provenance.worker(),
         "limits": config.plain(fork.Config()),
         "machine": f"{platform.machine()} {platform.system()} Python {platform.python_version()}",
         "date": store.now(),

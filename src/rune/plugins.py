@@ -26,7 +26,7 @@ SINGULAR = {
 def available(folder: str) -> list[str]:
     """Names of all parts in `rune/<folder>/`, sorted; nothing in it is imported."""
     package = importlib.import_module(f"rune.{folder}")
-    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.ispkg and not m.name.startswith("_"))
 
 
 def load(folder: str, name: str) -> ModuleType:

@@ -283,7 +283,7 @@ class Decision:
     arms: tuple[ArmScore, ...]
     contrasts: tuple[Contrast, ...]
     reasons: tuple[str, ...]
-    grade: str = ""  # one word of `stages/_evidence.py`, e.g. "attributed", "unattributed", "luck"
+    grade: str = ""  # one word of `analysis/evidence.py`, e.g. "attributed", "unattributed", "luck"
     evidence: str = ""  # the grade as a sentence, from interval, power and controls
     hypotheses: tuple[str, ...] = ()  # H0 and H1 in words, with the numbers in
     details: Mapping[str, Any] = field(default_factory=dict)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from rune.agent import mutate, summary
 from rune.benchmarks import humaneval
+from rune.corpus import mutate, summary
 from rune.sandbox import fork
 from rune.types import Outcome, Problem, Program, Sandbox
 

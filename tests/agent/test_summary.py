@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rune.agent import summary
+from rune.corpus import summary
 from rune.types import Attempt, Outcome, Trajectory
 
 TEMPLATE = """def f(xs, n):

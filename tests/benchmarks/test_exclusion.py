@@ -7,14 +7,16 @@ from dataclasses import replace
 
 import pytest
 
-from rune.benchmarks import _exclusion, _split, humaneval
+from rune.benchmarks import humaneval
+from rune.corpus import exclusion as _exclusion
+from rune.corpus import splits
 from rune.errors import ContaminationError
 from rune.types import Attempt, Outcome, Problem, Split, Trajectory
 
 
 @pytest.fixture(scope="module")
 def marked() -> list[Problem]:
-    return _split.split(humaneval.build(humaneval.Config()).problems(), held_out=25, seed=0)
+    return splits.split(humaneval.build(humaneval.Config()).problems(), held_out=25, seed=0)
 
 
 @pytest.fixture(scope="module")

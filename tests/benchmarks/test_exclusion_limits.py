@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from rune import overlap, store
-from rune.benchmarks import _exclusion, _split
+from rune.analysis import leakage
+from rune.corpus import exclusion, overlap, splits
 from rune.errors import ContaminationError
-from rune.stages import collect, leakage
-from rune.stages._context import Context
+from rune.runs import store
+from rune.stages import collect
+from rune.stages.context import Context
 from rune.types import Attempt, ModelRef, Outcome, Problem, Split, Trajectory
 
 
@@ -41,7 +42,7 @@ def chain(name: str, steps: int) -> str:
 
 
 def why(candidate: Trajectory, *held_out: Problem, near: dict[str, list[str]] | None = None) -> str:
-    return _exclusion.Exclusion(held_out, near).why(candidate)
+    return exclusion.Exclusion(held_out, near).why(candidate)
 
 
 @pytest.mark.parametrize(
@@ -67,8 +68,8 @@ def test_a_task_is_held_out_under_all_its_names(held_out: str, found: str) -> No
     other = found.replace("7", "8").replace("600", "601")
     assert "is held out" not in why(trajectory(other), problem(held_out))
     with pytest.raises(ContaminationError, match=f"here: was trained on {found}, which is held out"):
-        _exclusion.check_ids([other, found], [problem(held_out)], where="here")
-    _exclusion.check_ids([other], [problem(held_out)], where="here")
+        exclusion.check_ids([other, found], [problem(held_out)], where="here")
+    exclusion.check_ids([other], [problem(held_out)], where="here")
 
 
 def test_a_listed_near_duplicate_is_refused_only_where_its_evaluation_task_is_held_out() -> None:
@@ -88,7 +89,7 @@ def test_half_of_a_references_shingles_in_any_attempt_refuse_and_less_than_half_
     reference = chain("x", 12)
     for lines, refused in ((7, True), (3, False)):
         code = chain("x", lines) + "    z = [x, 'other', x]\n    return z[0] - z[2]\n"
-        part, whole = _exclusion.code_shingles(reference), _exclusion.code_shingles(code)
+        part, whole = exclusion.code_shingles(reference), exclusion.code_shingles(code)
         assert (overlap.containment(part, whole) >= 0.5) is refused
         hidden = trajectory(attempts=(Attempt(code=code, outcome=Outcome.FAILED), *trajectory().attempts))
         for found in (hidden, trajectory(solution=code)):
@@ -125,9 +126,9 @@ def test_a_familys_text_is_its_own_and_its_name_is_what_may_not_cross() -> None:
 
 def test_a_check_names_file_line_and_reason_of_the_first_that_must_not_train() -> None:
     good, bad = trajectory(), trajectory("T/1", trajectory_id="bad")
-    _exclusion.check_corpus([good, good], [problem()], where="file")
+    exclusion.check_corpus([good, good], [problem()], where="file")
     with pytest.raises(ContaminationError, match=r"file:2: field 'task_id' 'T/1', trajectory bad: .* is held out"):
-        _exclusion.check_corpus([good, bad, bad], [problem()], where="file")
+        exclusion.check_corpus([good, bad, bad], [problem()], where="file")
 
 
 def test_decontamination_keeps_order_and_drops_only_what_stands_twice_or_may_not_train() -> None:
@@ -136,7 +137,7 @@ def test_decontamination_keeps_order_and_drops_only_what_stands_twice_or_may_not
     same_prompt = trajectory("other/3", prompt=first.prompt, solution="z = 3\n", attempts=())
     second_try = replace(first, attempts=trajectory().attempts)
     honest = trajectory("other/4", prompt="C")
-    kept, report = _exclusion.decontaminate(
+    kept, report = exclusion.decontaminate(
         [honest, first, renamed, same_prompt, second_try, first, trajectory("T/1")], [problem(reference="")]
     )
     assert kept == [honest, first, second_try]
@@ -148,40 +149,40 @@ def test_relatives_stand_together_through_a_third_and_strangers_apart() -> None:
     plain = [problem(f"T/{i}", prompt=words(f"p{i}x", 30), reference=chain(f"v{i}", 3 + 2 * i)) for i in range(4)]
     shape = replace(plain[0], task_id="S/1", prompt=words("s", 30), reference=chain("other", 3))
     prompt = replace(shape, task_id="S/2", reference="")
-    groups = _exclusion.relatives([*plain[:1], *plain[2:], shape, prompt])
+    groups = exclusion.relatives([*plain[:1], *plain[2:], shape, prompt])
     assert sorted(map(sorted, groups)) == [[0, 3, 4], [1], [2]]
     families = [problem(f"f/{i}", domain=str(i % 2)) for i in range(4)]
-    assert sorted(map(sorted, _exclusion.relatives(families))) == [[0, 2], [1, 3]]
+    assert sorted(map(sorted, exclusion.relatives(families))) == [[0, 2], [1, 3]]
     named = [problem("HumanEval/1", reference="", prompt="a"), problem("Python/1", reference="", prompt="b")]
-    assert _exclusion.relatives(named) == [[0, 1]]
+    assert exclusion.relatives(named) == [[0, 1]]
 
 
 def test_small_things_that_coincide_make_neither_duplicates_nor_relatives() -> None:
     honest = [trajectory(f"other/{i}", prompt=f"Task {i}.") for i in range(3)]  # all solved by `y = 2`
-    assert _exclusion.decontaminate(honest, [problem()])[0] == honest
+    assert exclusion.decontaminate(honest, [problem()])[0] == honest
     for tokens, groups in ((10, [[0], [1]]), (11, [[0, 1]])):  # one shingle of a prompt, and two
         pair = [problem(f"T/{i}", prompt=words("ask", tokens), reference="") for i in range(2)]
-        assert sorted(_exclusion.relatives(pair)) == groups
+        assert sorted(exclusion.relatives(pair)) == groups
     for sign, shingles, related in (("", 15, False), ("-", 16, True)):
         codes = [chain("x", 2) + f"    return {sign}x + {end}\n" for end in ("1", "x")]  # two trees, one beginning
-        assert [len(_exclusion.code_shingles(c)) for c in codes] == [shingles] * 2
+        assert [len(exclusion.code_shingles(c)) for c in codes] == [shingles] * 2
         pair = [problem(f"T/{i}", prompt="", reference=codes[i]) for i in range(2)]
-        assert (len(_exclusion.relatives(pair)) == 1) is related
+        assert (len(exclusion.relatives(pair)) == 1) is related
     for kept, related in ((20, True), (19, False)):  # 11 and 10 of 22 shingles
         texts = [words("ask", 31), f"{words('ask', kept)} {words('own', 60)}"]
         pair = [problem(f"T/{i}", prompt=texts[i], reference="") for i in range(2)]
-        assert (len(_exclusion.relatives(pair)) == 1) is related
+        assert (len(exclusion.relatives(pair)) == 1) is related
 
 
 def test_folds_hold_every_task_once_and_no_relatives_apart() -> None:
     tasks = [problem(f"f/{i}", domain=str(i // 2)) for i in range(12)]
-    parts = _split.deal(tasks, k=3, seed=1, by="domain")
+    parts = splits.deal(tasks, k=3, seed=1, by="domain")
     assert sorted(t for part in parts for t in part) == sorted(p.task_id for p in tasks)
     assert [len(part) for part in parts] == [4, 4, 4]
     family = {p.task_id: p.domain for p in tasks}
     assert sum(len({family[t] for t in part}) for part in parts) == 6
-    assert parts != _split.deal(tasks, k=3, seed=2, by="domain")
-    assert parts == _split.deal(tasks, k=3, seed=1, by="domain")
+    assert parts != splits.deal(tasks, k=3, seed=2, by="domain")
+    assert parts == splits.deal(tasks, k=3, seed=1, by="domain")
 
 
 # --------------------------------------------------------------------------- enforced where a corpus is written

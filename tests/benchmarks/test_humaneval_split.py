@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from rune.benchmarks import _categories, _exclusion, _split, humaneval
+from rune.benchmarks import _categories, humaneval
+from rune.corpus import exclusion, splits
 from rune.errors import ConfigError, DataError
 from rune.types import Problem, Split
 
@@ -88,13 +89,13 @@ def test_the_category_rule(call: str, body: str, category: str) -> None:
 
 def test_the_default_split_is_the_registered_one(problems: list[Problem]) -> None:
     """Changing the rule changes what every published number was measured on: this must fail then."""
-    ids = [p.task_id for p in held_out(_split.split(problems, held_out=25, seed=0))]
+    ids = [p.task_id for p in held_out(splits.split(problems, held_out=25, seed=0))]
     assert hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:16] == "55e9318f4971baff"
 
 
 def test_the_split_is_stratified_by_largest_remainder(problems: list[Problem]) -> None:
     for count in (20, 25, 30):
-        chosen = held_out(_split.split(problems, held_out=count, seed=3))
+        chosen = held_out(splits.split(problems, held_out=count, seed=3))
         assert len(chosen) == count
         shares = Counter(p.category for p in chosen)
         for name, size in CATEGORIES.items():
@@ -102,32 +103,32 @@ def test_the_split_is_stratified_by_largest_remainder(problems: list[Problem]) -
 
 
 def test_the_same_seed_gives_the_same_split_and_another_seed_another(problems: list[Problem]) -> None:
-    first = _split.split(problems, held_out=25, seed=1)
-    assert _split.split(list(problems), held_out=25, seed=1) == first
-    assert held_out(_split.split(problems, held_out=25, seed=2)) != held_out(first)
-    shuffled = _split.split(problems[::-1], held_out=25, seed=1)
+    first = splits.split(problems, held_out=25, seed=1)
+    assert splits.split(list(problems), held_out=25, seed=1) == first
+    assert held_out(splits.split(problems, held_out=25, seed=2)) != held_out(first)
+    shuffled = splits.split(problems[::-1], held_out=25, seed=1)
     assert {p.task_id for p in held_out(shuffled)} == {p.task_id for p in held_out(first)}
 
 
 def test_no_held_out_task_has_a_near_relative_in_training(problems: list[Problem]) -> None:
-    related = {problems[i].task_id for group in _exclusion.relatives(problems) if len(group) > 1 for i in group}
+    related = {problems[i].task_id for group in exclusion.relatives(problems) if len(group) > 1 for i in group}
     assert {"HumanEval/56", "HumanEval/61"} <= related  # the two correct_bracketing tasks
     for seed in range(20):
-        assert not related & {p.task_id for p in held_out(_split.split(problems, held_out=25, seed=seed))}
+        assert not related & {p.task_id for p in held_out(splits.split(problems, held_out=25, seed=seed))}
 
 
 @pytest.mark.parametrize("count", [-1, 164, 1000])
 def test_an_impossible_split_is_refused(problems: list[Problem], count: int) -> None:
     with pytest.raises(ConfigError, match="cannot hold out"):
-        _split.split(problems, held_out=count, seed=0)
+        splits.split(problems, held_out=count, seed=0)
 
 
 def test_six_folds_hold_every_task_out_once_with_its_relatives(problems: list[Problem]) -> None:
-    parts = _split.deal(problems, k=6, seed=0)
+    parts = splits.deal(problems, k=6, seed=0)
     assert sorted(t for part in parts for t in part) == sorted(p.task_id for p in problems)
     assert max(map(len, parts)) - min(map(len, parts)) <= 4
     of = {task: number for number, part in enumerate(parts) for task in part}
-    for group in _exclusion.relatives(problems):
+    for group in exclusion.relatives(problems):
         assert len({of[problems[i].task_id] for i in group}) == 1
     for name, size in CATEGORIES.items():
         counts = [sum(p.category == name and of[p.task_id] == k for p in problems) for k in range(6)]
@@ -135,8 +136,8 @@ def test_six_folds_hold_every_task_out_once_with_its_relatives(problems: list[Pr
 
 
 def test_a_fold_marks_exactly_its_tasks(problems: list[Problem]) -> None:
-    parts = _split.deal(problems, k=6, seed=0)
-    marked = _split.hold_out_fold(problems, fold=2, folds=6, seed=0)
+    parts = splits.deal(problems, k=6, seed=0)
+    marked = splits.hold_out_fold(problems, fold=2, folds=6, seed=0)
     assert [p.task_id for p in held_out(marked)] == [p.task_id for p in problems if p.task_id in set(parts[2])]
 
 
@@ -144,9 +145,9 @@ def test_a_benchmarks_own_evaluation_tasks_never_train(problems: list[Problem]) 
     from dataclasses import replace
 
     own = [replace(p, split=Split.HELD_OUT if i < 40 else Split.TRAIN) for i, p in enumerate(problems)]
-    marked = _split.split(own, held_out=10, seed=0)
+    marked = splits.split(own, held_out=10, seed=0)
     evaluation = {p.task_id for p in own[:40]}
     assert len(held_out(marked)) == 10
     assert {p.task_id for p in held_out(marked)} <= evaluation
     assert not evaluation & {p.task_id for p in marked if p.split is Split.TRAIN}
-    assert _split.split(own, held_out=0, seed=0) == own
+    assert splits.split(own, held_out=0, seed=0) == own

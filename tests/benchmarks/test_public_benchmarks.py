@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from rune.benchmarks import _data, _evalplus, humaneval, humaneval_plus, mbpp, mbpp_plus, puzzles
+from rune.benchmarks import _evalplus, humaneval, humaneval_plus, mbpp, mbpp_plus, puzzles
+from rune.benchmarks.formats import data
 from rune.errors import ContaminationError, DataError
-from rune.sandbox import _codec, fork
+from rune.sandbox import fork
+from rune.sandbox.protocol import codec
 from rune.types import Outcome, Problem, Program, Sandbox, Split
 
 
@@ -129,8 +131,8 @@ def test_every_answer_of_mbpp_plus_255_is_small_enough_for_the_wall(data_dir: Pa
     )
     inputs = literal_eval(problem.test.partition("inputs = ")[2].partition("\n")[0])
     values = sorted(math.comb(len(things) + n - 1, n) * (n + 1) for things, n in inputs if things)
-    assert 6_000_000 < values[-1] <= _codec.MAX_VALUES
-    official = _data.read(data_dir / mbpp_plus.FILE)
+    assert 6_000_000 < values[-1] <= codec.MAX_VALUES
+    official = data.read(data_dir / mbpp_plus.FILE)
     (test,) = (r["test"] for r in official if str(r["task_id"]) == "255")
     assert len(inputs) == len(literal_eval(test.partition("inputs = ")[2].partition("\n")[0])) - 1
 

@@ -10,8 +10,10 @@ from collections import Counter
 import pytest
 
 from rune import plugins
-from rune.benchmarks import _api_tasks, _exclusion, _updates, api_updates, code_update_arena
+from rune.benchmarks import _api_tasks, api_updates, code_update_arena
 from rune.benchmarks._api_functions import FUNCTIONS
+from rune.benchmarks.scorers import updates as _updates
+from rune.corpus import exclusion
 from rune.errors import ContaminationError, DataError
 from rune.types import Outcome, Split, Trajectory
 
@@ -211,16 +213,16 @@ def test_a_held_out_function_in_a_training_corpus_is_refused(arena):
     held = [p for p in arena.problems() if p.split is Split.HELD_OUT]
     free = next(p for p in arena.problems() if p.split is Split.TRAIN)
     function = held[0].domain.partition(":")[0]
-    _exclusion.check_corpus([trajectory(free.domain, "code_update_arena")], held)
+    exclusion.check_corpus([trajectory(free.domain, "code_update_arena")], held)
     for name in ("api_updates", "code_update_arena"):
         # Another update of the same function is no less forbidden.
         with pytest.raises(ContaminationError, match=f"held-out function: {function}"):
-            _exclusion.check_corpus([trajectory(f"{function}:new-argument:other", name)], held)
+            exclusion.check_corpus([trajectory(f"{function}:new-argument:other", name)], held)
 
 
 def test_tasks_of_one_function_are_relatives_whatever_the_update(arena):
     problems = [p for p in arena.problems() if p.category == "re"]
-    groups = _exclusion.relatives(problems)
+    groups = exclusion.relatives(problems)
     found = [{problems[i].domain.partition(":")[0] for i in group} for group in groups]
     assert all(len(functions) == 1 for functions in found)
     assert len(found) == len({f for functions in found for f in functions})

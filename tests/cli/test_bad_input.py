@@ -34,9 +34,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from rune import store
 from rune.cli.main import main
 from rune.models import registry
+from rune.runs import store
 from rune.types import ModelRef, Problem, Sample, Split, Trajectory, Treatment, Verdict
 from tests.conftest import make_tiny_model
 from tests.pipeline import experiment

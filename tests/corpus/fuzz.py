@@ -29,9 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from rune import store
 from rune.cli.main import main
 from rune.corpus import reading
+from rune.runs import store
 from rune.types import Outcome, Trajectory
 from tests.corpus.samples import PATCH, SAMPLES
 

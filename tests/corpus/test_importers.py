@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
-from rune import store
-from rune.benchmarks import _exclusion
 from rune.cli.main import main
-from rune.corpus import reading
+from rune.corpus import exclusion, reading
 from rune.errors import DataError
+from rune.runs import store
 from rune.types import Attempt, Outcome, Trajectory
 from tests.corpus.samples import ISSUE, PATCH, SAMPLES, UPLOADED, call, replaced, tool, user
 
@@ -369,7 +368,7 @@ def test_a_humanevalfix_session_is_recognised_and_refused(data_dir: Path, tmp_pa
     (path,) = (data_dir / "sweagent_trajectories" / "sweagent").glob("*HumanEvalFix*")
     (found,) = reading.read(path)
     assert found.task_id == "HumanEvalFix/0"
-    assert "evaluation only" in _exclusion.Exclusion([]).why(found)
+    assert "evaluation only" in exclusion.Exclusion([]).why(found)
     for command in (
         ["collect", "--import", path, "-o", tmp_path / "o"],
         ["adapt", "--trajectory", path, "-o", tmp_path / "o"],

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rune import plugins
-from rune.encoders._front import Ending, FrontEnd, Kind, Steps, pool
+from rune.encoders.shared.token_features import Ending, FrontEnd, Kind, Steps, pool
 
 NAMES = plugins.available("encoders")
 TAPS, FEATURES, STEPS, LENGTH = 2, 12, 4, 5  # four steps of five tokens

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from rune.engines import _lora
-from rune.engines._torch import TorchEngine
+from rune.adapters import peft
+from rune.engines.local.torch_engine import TorchEngine
 from rune.errors import RuneError
 from rune.types import AdapterRef, Request, Sampling
 
@@ -78,7 +78,7 @@ class CompletionServer:
             return 200, "Success: LoRA adapter removed"
         if path.endswith("/load_lora_adapter"):
             try:
-                adapter = _lora.read_peft(body["lora_path"])
+                adapter = peft.read_peft(body["lora_path"])
                 with self._lock:
                     self._adapters[body["lora_name"]] = self.engine.put_adapter(body["lora_name"], adapter)
             except RuneError as error:
@@ -91,11 +91,11 @@ class CompletionServer:
             self.faults.busy_first -= 1
             return 503, {"error": "busy"}
         time.sleep(self.faults.hang_seconds)
-        worn = body["model"]
+        applied = body["model"]
         if self.dialect == "sglang":  # the name of the model is not looked at, but for an adapter behind a colon
-            worn = worn.partition(":")[2] or body.get("lora_path") or self.engine.model.name
-        if worn not in (self.engine.model.name, *self._adapters):
-            return (400 if self.dialect == "sglang" else 404), {"error": f"the model {worn} does not exist"}
+            applied = applied.partition(":")[2] or body.get("lora_path") or self.engine.model.name
+        if applied not in (self.engine.model.name, *self._adapters):
+            return (400 if self.dialect == "sglang" else 404), {"error": f"the model {applied} does not exist"}
         sampling = Sampling(
             temperature=body["temperature"],
             max_new_tokens=body["max_tokens"],
@@ -108,7 +108,7 @@ class CompletionServer:
             prompt=body["prompt"],
             sampling=sampling,
             seed=body["seed"],
-            adapter=self._adapters.get(worn),
+            adapter=self._adapters.get(applied),
         )
         with self._lock:
             (done,) = self.engine.complete([request])

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from rune.engines import _lora, _torch, openai, ray, scripted, vllm
+from rune.adapters import peft
+from rune.engines import openai, ray, scripted, vllm
+from rune.engines.local import torch_engine as _torch
 from rune.types import Engine, ModelRef
 from tests.engines.completion_server import CompletionServer
 from tests.engines.engine_helpers import World, random_adapter, torch_engine, wider_tiny_model
@@ -23,7 +25,7 @@ def world(tiny_model: ModelRef, tmp_path_factory: pytest.TempPathFactory) -> Wor
     loaded = _torch.load_model(tiny_model, device="cpu", dtype="float32")
     folder = tmp_path_factory.mktemp("adapters")
     refs = [
-        _lora.write_peft(
+        peft.write_peft(
             folder / str(seed), random_adapter(loaded, seed=seed, rank=4 * seed, base_model=tiny_model.digest)
         )
         for seed in (1, 2)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from rune.engines import _torch
+from rune.adapters.peft import TARGETS, Adapter, Pair, target_linears
 from rune.engines import torch as engine
-from rune.engines._lora import TARGETS, Adapter, Pair, target_linears
+from rune.engines.local.torch_engine import TorchEngine
 from rune.types import AdapterRef, ModelRef
 
 PROMPTS = ("def add(a, b):\n", "class Problem:\n    ", "# a frozen record that explains itself and goes on for long\n")
@@ -49,5 +49,5 @@ def random_adapter(
     return Adapter(pairs=pairs, scale=scale, base_model=base_model)
 
 
-def torch_engine(model: ModelRef, **settings: object) -> _torch.TorchEngine:
+def torch_engine(model: ModelRef, **settings: object) -> TorchEngine:
     return engine.build(engine.Config(**settings), model=model, device="cpu", dtype="float32")  # type: ignore[arg-type]

@@ -31,8 +31,10 @@ def test_the_start_up_check_passes_in_single_and_half_precision_with_one_launch_
     """Half stands in for bfloat16, which the interpreter multiplies as if its bits were integers (triton 3.9)."""
     script = """
         import sys, torch
-        from rune.engines import _kernels, _lora_kernels, _torch
-        from rune.engines._network import Network
+        from rune.engines.local import kernels as _kernels
+        from rune.engines.local import lora_kernels as _lora_kernels
+        from rune.engines.local import torch_engine as _torch
+        from rune.engines.local.network import Network
         from rune.types import ModelRef
         model = ModelRef(name="tiny", path=sys.argv[1], digest="", source="local")
         for dtype in ("float32", "float16"):
@@ -51,8 +53,9 @@ def test_the_start_up_check_passes_in_single_and_half_precision_with_one_launch_
 def test_attention_silu_and_chunk_masses_equal_plain_torch_in_single_and_half_precision(world: World) -> None:
     script = """
         import sys
-        from rune.engines import _kernels, _torch
-        from rune.engines._network import Network
+        from rune.engines.local import kernels as _kernels
+        from rune.engines.local import torch_engine as _torch
+        from rune.engines.local.network import Network
         from rune.types import ModelRef
         model = ModelRef(name="tiny", path=sys.argv[1], digest="", source="local")
         for dtype in ("float32", "float16"):
@@ -68,7 +71,8 @@ def test_a_ragged_mixed_batch_draws_the_texts_of_the_plain_path(world: World) ->
         import sys
         import torch
         from tests.engines.engine_helpers import PROMPTS, torch_engine
-        from rune.engines import _lora, _lora_kernels
+        from rune.adapters import peft as _lora
+        from rune.engines.local import lora_kernels as _lora_kernels
         from rune.types import AdapterRef, ModelRef, Request, Sampling
         path, *folders = sys.argv[1:]
         model = ModelRef(name="tiny", path=path, digest="", source="local")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rune import plugins
-from rune.engines import _lora
+from rune.adapters import peft
 from rune.errors import AdapterError
 from rune.types import AdapterRef, Completion, Engine, Request, Sampling
 from tests.engines.engine_helpers import PROMPTS, World
@@ -61,8 +61,8 @@ def test_an_adapter_of_another_base_model_is_refused(engine: Engine, world: Worl
 
 
 def test_a_corrupt_adapter_is_one_clear_error(engine: Engine, world: World, tmp_path: Path) -> None:
-    (tmp_path / _lora.CONFIG_FILE).write_bytes((Path(world.adapters[0].path) / _lora.CONFIG_FILE).read_bytes())
-    (tmp_path / _lora.WEIGHTS_FILE).write_bytes(b"\x10" * 100)
+    (tmp_path / peft.CONFIG_FILE).write_bytes((Path(world.adapters[0].path) / peft.CONFIG_FILE).read_bytes())
+    (tmp_path / peft.WEIGHTS_FILE).write_bytes(b"\x10" * 100)
     with pytest.raises(AdapterError) as caught:
         list(engine.complete(ask(replace(world.adapters[0], adapter_id="1" * 32, path=str(tmp_path)), "corrupt")))
     assert "\n" not in str(caught.value)

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from transformers import AutoTokenizer, GenerationConfig
 
-from rune.engines import _torch as engines
-from rune.engines._batch import Row
-from rune.engines._text import Detokenizer, StopWatch
+from rune.engines.local import torch_engine as engines
+from rune.engines.local.batch import Row
+from rune.engines.local.text import Detokenizer, StopWatch
 from rune.types import Request, Sampling
 from tests.engines.engine_helpers import PROMPTS, World, torch_engine
 

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from rune.engines import _lora
-from rune.engines._lora import Adapter, LoraHooks, Pair
+from rune.adapters import peft
+from rune.adapters.peft import Adapter, LoraHooks, Pair
 from rune.errors import AdapterError
 from rune.types import ModelRef
 from tests.engines.engine_helpers import random_adapter
@@ -40,7 +40,7 @@ def test_logits_of_two_adapters_and_the_base_in_one_batch_equal_pefts(
     adapters = [random_adapter(model, seed=1, rank=4), None, random_adapter(model, seed=2, rank=8, scale=0.5)]
     ids = tokens(6)
     hooks = LoraHooks(model)
-    with torch.no_grad(), hooks.using(_lora.stack(adapters)):
+    with torch.no_grad(), hooks.using(peft.stack(adapters)):
         ours = model(ids).logits
     with torch.no_grad():
         base = model(ids).logits
@@ -49,14 +49,14 @@ def test_logits_of_two_adapters_and_the_base_in_one_batch_equal_pefts(
         if adapter is None:
             expected = base[rows]
         else:
-            _lora.write_peft(tmp_path / str(index), adapter)
+            peft.write_peft(tmp_path / str(index), adapter)
             expected = peft_logits(tiny_model.path, tmp_path / str(index), ids[rows])
             assert not torch.allclose(expected, base[rows], atol=1e-2)
         torch.testing.assert_close(ours[rows], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_gathered_rows_equal_grouped_rows(model: torch.nn.Module) -> None:
-    stacked = _lora.stack([random_adapter(model, seed=1), random_adapter(model, seed=2), None])
+    stacked = peft.stack([random_adapter(model, seed=1), random_adapter(model, seed=2), None])
     ids = tokens(6)
     hooks = LoraHooks(model)
     order = torch.tensor([4, 0, 2, 1, 5, 3])
@@ -72,7 +72,7 @@ def test_gradients_reach_every_a_and_b_and_no_base_weight(model: torch.nn.Module
     model.requires_grad_(False)
     adapters = [random_adapter(model, seed=1), random_adapter(model, seed=2)]
     leaves = [tensor.requires_grad_() for adapter in adapters for pair in adapter.pairs.values() for tensor in pair]
-    with LoraHooks(model).using(_lora.stack(adapters)):
+    with LoraHooks(model).using(peft.stack(adapters)):
         model(tokens(4)).logits.square().mean().backward()
     assert all(leaf.grad is not None and leaf.grad.abs().sum() > 0 for leaf in leaves)
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -82,7 +82,7 @@ def test_leaving_the_block_gives_the_base_model_back(model: torch.nn.Module) -> 
     ids, hooks = tokens(2), LoraHooks(model)
     with torch.no_grad():
         before = model(ids).logits
-        with hooks.using(_lora.stack([random_adapter(model, seed=1)])):
+        with hooks.using(peft.stack([random_adapter(model, seed=1)])):
             during = model(ids).logits
         after = model(ids).logits
     assert torch.equal(before, after)
@@ -91,26 +91,26 @@ def test_leaving_the_block_gives_the_base_model_back(model: torch.nn.Module) -> 
 
 def test_a_module_that_is_no_target_is_refused(model: torch.nn.Module) -> None:
     with pytest.raises(AdapterError, match="k_proj"):
-        LoraHooks(model, ["q_proj"]).set(_lora.stack([random_adapter(model, seed=1)]))
+        LoraHooks(model, ["q_proj"]).set(peft.stack([random_adapter(model, seed=1)]))
 
 
 def test_rows_that_do_not_divide_are_refused(model: torch.nn.Module) -> None:
-    with LoraHooks(model).using(_lora.stack([None, random_adapter(model, seed=1)])), pytest.raises(AdapterError):
+    with LoraHooks(model).using(peft.stack([None, random_adapter(model, seed=1)])), pytest.raises(AdapterError):
         model(tokens(3))
 
 
 def test_the_gram_norm_is_the_norm_of_delta_w(model: torch.nn.Module) -> None:
     adapter = random_adapter(model, seed=3, scale=1.5)
     dense = {name: (1.5 * pair.a.double() @ pair.b.double()).norm().item() for name, pair in adapter.pairs.items()}
-    assert _lora.delta_w_norms(adapter) == pytest.approx(dense, rel=1e-9)
+    assert peft.delta_w_norms(adapter) == pytest.approx(dense, rel=1e-9)
 
 
 def test_a_folder_reads_back_as_it_was_written(model: torch.nn.Module, tmp_path: Path) -> None:
     adapter = random_adapter(model, seed=4, rank=4, scale=2.0, base_model="abc")
-    ref = _lora.write_peft(tmp_path, adapter)
-    again = _lora.read_peft(tmp_path)
+    ref = peft.write_peft(tmp_path, adapter)
+    again = peft.read_peft(tmp_path)
     assert (again.scale, again.base_model, again.rank) == (2.0, "abc", 4)
-    assert _lora.content_id(again) == ref.adapter_id
+    assert peft.content_id(again) == ref.adapter_id
     assert ref.delta_w_norm > 0 and ref.rank == 4
 
 
@@ -120,7 +120,7 @@ def test_changing_one_weight_changes_the_id(model: torch.nn.Module) -> None:
     nudged = pair.a.clone()
     nudged[0, 0] += 1e-3
     other = Adapter(pairs={**adapter.pairs, name: Pair(nudged, pair.b)}, scale=adapter.scale)
-    assert _lora.content_id(other) != _lora.content_id(adapter)
+    assert peft.content_id(other) != peft.content_id(adapter)
 
 
 @pytest.mark.parametrize(
@@ -138,25 +138,25 @@ def test_changing_one_weight_changes_the_id(model: torch.nn.Module) -> None:
 def test_what_cannot_be_carried_is_refused(
     model: torch.nn.Module, tmp_path: Path, setting: dict[str, object], word: str
 ) -> None:
-    _lora.write_peft(tmp_path, random_adapter(model, seed=5))
-    file = tmp_path / _lora.CONFIG_FILE
+    peft.write_peft(tmp_path, random_adapter(model, seed=5))
+    file = tmp_path / peft.CONFIG_FILE
     file.write_text(json.dumps(json.loads(file.read_text()) | setting))
     with pytest.raises(AdapterError, match=word):
-        _lora.read_peft(tmp_path)
+        peft.read_peft(tmp_path)
 
 
 def test_a_corrupt_or_missing_file_is_one_clear_error(model: torch.nn.Module, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="no adapter_config"):
-        _lora.read_peft(tmp_path / "nowhere")
-    _lora.write_peft(tmp_path, random_adapter(model, seed=5))
-    weights = tmp_path / _lora.WEIGHTS_FILE
+        peft.read_peft(tmp_path / "nowhere")
+    peft.write_peft(tmp_path, random_adapter(model, seed=5))
+    weights = tmp_path / peft.WEIGHTS_FILE
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(AdapterError, match="cannot be read"):
-        _lora.read_peft(tmp_path)
+        peft.read_peft(tmp_path)
     weights.write_bytes(whole)
     tensors = load_file(weights)
     tensors[next(iter(tensors))][0, 0] = float("nan")
     save_file(tensors, str(weights))
     with pytest.raises(AdapterError, match="NaN"):
-        _lora.read_peft(tmp_path)
+        peft.read_peft(tmp_path)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rune.engines import _sampler
+from rune.engines.local import sampler
 from rune.types import Sampling
 
 
@@ -29,7 +29,7 @@ def reference(row: torch.Tensor, sampling: Sampling) -> torch.Tensor:
 @pytest.mark.parametrize("size", [600, 49_152, 151_936, 50_001])
 def test_the_largest_logits_are_found_exactly(size: int) -> None:
     row = logits(3, size)
-    values, ids = _sampler.top(row, 40)
+    values, ids = sampler.top(row, 40)
     expected = row.topk(40)
     assert torch.equal(values, expected.values)
     assert torch.equal(ids, expected.indices)
@@ -50,7 +50,7 @@ def test_draws_have_the_distribution_that_transformers_samples_from(sampling: Sa
         row = logits(1, size, spread)
         n = 20_000 if size < 1000 else 400
         uniform = (torch.arange(n, dtype=torch.float64) + 0.5) / n
-        drawn = torch.cat([_sampler.draw(row.expand(len(u), -1), u, sampling) for u in uniform.split(200)])
+        drawn = torch.cat([sampler.draw(row.expand(len(u), -1), u, sampling) for u in uniform.split(200)])
         frequency = torch.bincount(drawn, minlength=size) / n
         expected = reference(row[0], sampling)
         assert (frequency - expected).abs().max() <= 1.5 / n + 1e-6
@@ -61,7 +61,7 @@ def test_a_nucleus_wider_than_the_candidates_is_still_exact() -> None:
     row = torch.zeros(1, 5000) + logits(1, 5000, 0.01)
     sampling = Sampling(temperature=1.0, max_new_tokens=1, top_p=0.9)
     uniform = (torch.arange(500, dtype=torch.float64) + 0.5) / 500
-    drawn = _sampler.draw(row.expand(500, -1), uniform, sampling)
+    drawn = sampler.draw(row.expand(500, -1), uniform, sampling)
     assert len(set(drawn.tolist())) > 480
     assert set(drawn.tolist()) <= set(reference(row[0], sampling).nonzero()[:, 0].tolist())
 
@@ -69,34 +69,34 @@ def test_a_nucleus_wider_than_the_candidates_is_still_exact() -> None:
 def test_greedy_takes_the_largest() -> None:
     row = logits(5, 3000)
     greedy = Sampling(temperature=0.0, max_new_tokens=1)
-    assert torch.equal(_sampler.draw(row, torch.zeros(5, dtype=torch.float64), greedy), row.argmax(-1))
+    assert torch.equal(sampler.draw(row, torch.zeros(5, dtype=torch.float64), greedy), row.argmax(-1))
 
 
 def test_a_row_draws_the_same_among_any_neighbours() -> None:
-    row, uniform = logits(64, 30_000), torch.from_numpy(_sampler.uniforms(list(range(64)), 1)[:, 0])
+    row, uniform = logits(64, 30_000), torch.from_numpy(sampler.uniforms(list(range(64)), 1)[:, 0])
     for sampling in (
         Sampling(temperature=1.0, max_new_tokens=1),
         Sampling(temperature=1.0, max_new_tokens=1, top_k=40),
         Sampling(temperature=1.0, max_new_tokens=1, top_p=0.9),
     ):
-        whole = _sampler.draw(row, uniform, sampling)
-        alone = torch.cat([_sampler.draw(row[i : i + 1], uniform[i : i + 1], sampling) for i in range(64)])
+        whole = sampler.draw(row, uniform, sampling)
+        alone = torch.cat([sampler.draw(row[i : i + 1], uniform[i : i + 1], sampling) for i in range(64)])
         assert torch.equal(whole, alone)
 
 
 def test_logits_are_left_as_they_were() -> None:
     row = logits(2, 1000)
     before = row.clone()
-    _sampler.draw(row, torch.tensor([0.1, 0.9], dtype=torch.float64), Sampling(temperature=0.5, max_new_tokens=1))
+    sampler.draw(row, torch.tensor([0.1, 0.9], dtype=torch.float64), Sampling(temperature=0.5, max_new_tokens=1))
     assert torch.equal(row, before)
 
 
 def test_uniforms_are_even_and_depend_on_seed_and_step_only() -> None:
-    numbers = _sampler.uniforms([*range(500), 2**63 + 1, -1], 400)
+    numbers = sampler.uniforms([*range(500), 2**63 + 1, -1], 400)
     assert numbers.min() >= 0 and numbers.max() < 1
     counts, _ = np.histogram(numbers, bins=50, range=(0, 1))
     assert (abs(counts - numbers.size / 50) < 5 * np.sqrt(numbers.size / 50)).all()
-    assert np.array_equal(_sampler.uniforms([7], 10)[0], numbers[7, :10])
+    assert np.array_equal(sampler.uniforms([7], 10)[0], numbers[7, :10])
     assert abs(np.corrcoef(numbers[:-1, :-1].ravel(), numbers[1:, :-1].ravel())[0, 1]) < 0.01
     assert abs(np.corrcoef(numbers[:, :-1].ravel(), numbers[:, 1:].ravel())[0, 1]) < 0.01
     assert len(np.unique(numbers)) == numbers.size
@@ -114,7 +114,7 @@ def frequencies(row: torch.Tensor, sampling: Sampling, count: int, *beside: torc
     found = []
     for uniform in even(count).split(500):
         batch = torch.stack([row, *beside]).repeat(len(uniform), 1)
-        drawn = _sampler.draw(batch, uniform.repeat_interleave(1 + len(beside)), sampling)
+        drawn = sampler.draw(batch, uniform.repeat_interleave(1 + len(beside)), sampling)
         found.append(drawn[:: 1 + len(beside)])
     return torch.bincount(torch.cat(found), minlength=len(row)) / count
 
@@ -128,7 +128,7 @@ def test_a_flat_distribution_is_drawn_from_over_its_whole_nucleus(top_p: float, 
     row, peaked = logits(1, 2000, spread, seed=4)[0], logits(1, 2000, 9.0, seed=5)[0]
     sampling = Sampling(temperature=1.0, max_new_tokens=1, top_p=top_p)
     expected = reference(row, sampling)
-    assert int((expected > 0).sum()) > 1.5 * _sampler._NUCLEUS
+    assert int((expected > 0).sum()) > 1.5 * sampler._NUCLEUS
     found = frequencies(row, sampling, 4000, peaked)
     assert (found - expected).abs().max() <= 1.5 / 4000 + 1e-6
     assert bool((found[expected > 1.5 / 4000] > 0).all())
@@ -165,9 +165,9 @@ def test_a_temperature_scales_the_logits_under_every_filter(limits: dict[str, fl
     row = logits(1, 300, 2.0)[0]
     hot, cold = (Sampling(temperature=t, max_new_tokens=1, **limits) for t in (1.4, 0.7))  # type: ignore[arg-type]
     uniform = even(500)
-    same = _sampler.draw((row / 2).expand(500, -1), uniform, cold)
-    assert torch.equal(_sampler.draw(row.expand(500, -1), uniform, hot), same)
-    assert not torch.equal(_sampler.draw(row.expand(500, -1), uniform, cold), same)
+    same = sampler.draw((row / 2).expand(500, -1), uniform, cold)
+    assert torch.equal(sampler.draw(row.expand(500, -1), uniform, hot), same)
+    assert not torch.equal(sampler.draw(row.expand(500, -1), uniform, cold), same)
 
 
 @pytest.mark.parametrize("limits", [{}, {"top_k": 3}, {"top_p": 0.9}])
@@ -176,6 +176,6 @@ def test_the_first_and_the_last_number_draw_tokens_that_may_be_drawn(limits: dic
     row = torch.full((300,), float("-inf"))
     row[130:134] = torch.tensor([0.0, 1.0, 0.5, 0.2])
     sampling = Sampling(temperature=1.0, max_new_tokens=1, **limits)  # type: ignore[arg-type]
-    drawn = _sampler.draw(row.expand(3, -1), torch.tensor([0.0, 0.5, 1 - 2.0**-53], dtype=torch.float64), sampling)
+    drawn = sampler.draw(row.expand(3, -1), torch.tensor([0.0, 0.5, 1 - 2.0**-53], dtype=torch.float64), sampling)
     assert set(drawn.tolist()) <= {130, 131, 132, 133}
     assert row[drawn].isfinite().all()

@@ -7,7 +7,7 @@ import random
 import pytest
 from transformers import AutoTokenizer
 
-from rune.engines._text import Detokenizer, StopWatch, cut
+from rune.engines.local.text import Detokenizer, StopWatch, cut
 from tests.engines.engine_helpers import World
 
 TEXT = 'def f(x):\n    """Größe, naïve 名前 → 🙂"""\n    return x + 1\n\n\nclass A:\n    pass\n'

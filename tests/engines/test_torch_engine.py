@@ -15,11 +15,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from rune.engines import _lora
+from rune.adapters import peft
 from rune.engines import torch as engines
-from rune.engines._batch import Layout, Span, spans
-from rune.engines._cache import Cache
-from rune.engines._torch import TorchEngine
+from rune.engines.local.batch import BatchPlan, Span, spans
+from rune.engines.local.kv_cache import Cache
+from rune.engines.local.torch_engine import TorchEngine
 from rune.errors import AdapterError, EngineError
 from rune.types import Completion, Request, Sampling
 from tests.engines.engine_helpers import PROMPTS, World, random_adapter, torch_engine
@@ -96,7 +96,7 @@ def test_a_long_prompt_makes_no_other_row_look_far_back_and_changes_no_text(worl
         looked: list[int] = []  # positions, of all rows of one step
         forward = engine.decoder.device._forward
 
-        def watched(layout: Layout, looks: tuple[Span, ...]) -> None:
+        def watched(layout: BatchPlan, looks: tuple[Span, ...]) -> None:
             assert [look.first for look in looks] == [0, *(look.last for look in looks[:-1])]
             assert looks[-1].last == len(layout.rows)
             looked.append(sum((last - first) * window for first, last, window in looks))  # noqa: B023
@@ -171,7 +171,7 @@ def test_samplings_of_all_kinds_share_a_batch(world: World) -> None:
 def test_tensors_and_folders_are_the_same_adapter(world: World) -> None:
     ref = world.adapters[0]
     engine = torch_engine(world.model)
-    in_memory = engine.put_adapter("from-the-hypernetwork", _lora.read_peft(ref.path))
+    in_memory = engine.put_adapter("from-the-hypernetwork", peft.read_peft(ref.path))
     assert in_memory.delta_w_norm == pytest.approx(ref.delta_w_norm)
     for wearer in (ref, in_memory):
         requests = [Request(key="x", prompt=PROMPTS[1], sampling=DRAWN, seed=4, n=2, adapter=wearer)]
@@ -218,7 +218,7 @@ def test_adapters_from_folders_make_room_for_others(world: World) -> None:
     for ref in (*world.adapters, world.adapters[0]):
         (one,) = engine.complete([Request(key="x", prompt=PROMPTS[0], sampling=GREEDY, seed=0, adapter=ref)])
         assert one.num_tokens > 0
-        assert list(engine.bank.slots) == [ref.adapter_id]
+        assert list(engine.pool.slots) == [ref.adapter_id]
 
 
 def test_an_adapter_of_other_shapes_is_refused(world: World, tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_a_tensor_with_nan_is_refused_and_leaves_the_adapter_of_that_name_as_it_
 def test_logprobs_equal_the_models_own(world: World) -> None:
     engine = torch_engine(world.model, prefill_tokens=64)
     model = AutoModelForCausalLM.from_pretrained(world.model.path, dtype=torch.float32)
-    hooks = _lora.LoraHooks(model)
+    hooks = peft.LoraHooks(model)
     wearers = [None, *world.adapters]
     completions = ["    return a + b\n", "task_id: str", "# so it is"]
     found = engine.logprobs(PROMPTS, completions, wearers)
@@ -256,7 +256,7 @@ def test_logprobs_equal_the_models_own(world: World) -> None:
         head = engine.tokenizer(prompt, add_special_tokens=False)["input_ids"]
         tail = engine.tokenizer(completion, add_special_tokens=False)["input_ids"]
         ids = torch.tensor([head + tail])
-        stacked = {} if wearer is None else _lora.stack([_lora.read_peft(wearer.path)])
+        stacked = {} if wearer is None else peft.stack([peft.read_peft(wearer.path)])
         with torch.no_grad(), hooks.using(stacked):
             logprobs = model(ids).logits.log_softmax(-1)[0, len(head) - 1 : -1]
         expected = logprobs.gather(1, torch.tensor(tail)[:, None])[:, 0]
@@ -266,7 +266,7 @@ def test_logprobs_equal_the_models_own(world: World) -> None:
 def test_bfloat16_draws_from_nearly_the_same_distribution(world: World) -> None:
     """Rounded to eight bits, under adapters and without: log-probabilities stay near float32's, and rows are drawn."""
     half = engines.build(engines.Config(), model=world.model, device="cpu", dtype="bfloat16")
-    assert half.network.dtype == half.bank.dtype == torch.bfloat16
+    assert half.network.dtype == half.pool.dtype == torch.bfloat16
     wearers, completions = [None, *world.adapters], ["    return a + b\n", "task_id: str", "# so it is"]
     exact = torch_engine(world.model).logprobs(PROMPTS, completions, wearers)
     for expected, rounded in zip(exact, half.logprobs(PROMPTS, completions, wearers), strict=True):
@@ -286,7 +286,7 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(world: World) -> None:
     script = textwrap.dedent(
         """
         import resource, sys, json
-        from rune.engines import _torch
+        from rune.engines.local import torch_engine as _torch
         from rune.engines import torch as engines
         from rune.types import ModelRef, Request, Sampling
 

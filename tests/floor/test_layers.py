@@ -10,8 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "rune"
 HEAVY = {"torch", "transformers", "peft", "vllm", "mlflow", "ray", "matplotlib", "safetensors"}
-MAY_LOAD = ("hypernet/", "encoders/", "engines/torch", "engines/_")
-PURE = ("types.py", "errors.py", "config.py", "prompts.py", "stats.py")
+MAY_LOAD = ("hypernet/", "encoders/", "adapters/", "engines/local/")
+PURE = ("types.py", "errors.py", "config.py", "prompts.py", "analysis/stats.py")
 
 
 def _top_level_imports(file: Path) -> set[str]:
@@ -65,7 +65,7 @@ def _stage_calls(text: str) -> set[str]:
     imported = {
         (alias.asname or alias.name): alias.name
         for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.module == "rune.stages"
+        if isinstance(node, ast.ImportFrom) and node.module in ("rune.stages", "rune.analysis")
         for alias in node.names
         if alias.name in STAGES
     }

@@ -11,9 +11,8 @@ from fractions import Fraction
 
 import pytest
 
-from rune import power, stats
+from rune.analysis import gate, leakage, power, stats
 from rune.errors import GateError
-from rune.stages import gate, leakage
 from rune.types import Contrast, Decision, Outcome
 from tests.gate.test_gate import BASE, FIVE, SETTINGS, both, decide, tasks, verdicts
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from rune.power import Design, Point, Power
-from rune.stages import _evidence
+from rune.analysis import evidence
+from rune.analysis.power import Design, Point, Power
 from rune.types import Contrast, Interval
 
 
@@ -53,7 +53,7 @@ def grade(primary: Contrast = GOOD, **changes: Any) -> str:
         "alpha": 0.05,
         **changes,
     }
-    return _evidence.grade(**given)
+    return evidence.grade(**given)
 
 
 # --------------------------------------------------------------------------- the grade
@@ -139,10 +139,10 @@ def test_a_suspected_leak_goes_before_luck_and_before_credit() -> None:
 
 
 def test_every_grade_says_whether_the_gate_passed() -> None:
-    begun = {key: text.split(",")[0].split(":")[0] for key, text in _evidence.GRADES.items()}
+    begun = {key: text.split(",")[0].split(":")[0] for key, text in evidence.GRADES.items()}
     passed = {"attributed", "unattributed", "luck", "suspended"}
     assert begun == {key: "passed" if key in passed else "failed" for key in begun} and len(begun) == 8
-    assert "not attributable" in _evidence.GRADES["unattributed"] and "not" not in _evidence.GRADES["attributed"]
+    assert "not attributable" in evidence.GRADES["unattributed"] and "not" not in evidence.GRADES["attributed"]
 
 
 # --------------------------------------------------------------------------- the sentence
@@ -164,7 +164,7 @@ def power(**changes: Any) -> Power:
 
 def test_the_sentence_holds_every_number_in_its_place() -> None:
     static = contrast(-4.04, 1.5, points=-1.27, name="hypernet − static", baseline="static")
-    said = _evidence.sentence(
+    said = evidence.sentence(
         "unattributed",
         primary=contrast(2.04, 12.5, points=7.26),
         wrong=contrast(-1.5, 3.14, points=0.82),
@@ -181,7 +181,7 @@ def test_the_sentence_holds_every_number_in_its_place() -> None:
 
 
 def test_a_control_that_was_not_measured_is_said_to_be_missing() -> None:
-    said = _evidence.sentence(
+    said = evidence.sentence(
         "unattributed", primary=GOOD, wrong=None, static=None, power=power(detectable=math.inf), threshold=5.0
     )
     assert "right − wrong trajectory was not measured, so nothing is said about trajectories" in said
@@ -201,12 +201,12 @@ def test_a_control_that_was_not_measured_is_said_to_be_missing() -> None:
     ],
 )
 def test_a_chance_in_words_is_the_chance(probability: float, words: str) -> None:
-    assert _evidence.chance(probability) == words
+    assert evidence.chance(probability) == words
 
 
 def test_signs_are_always_written_and_minus_is_a_minus() -> None:
-    assert [_evidence.points(v) for v in (3.25, -0.44, 0.0)] == ["+3.2", "−0.4", "+0.0"]
-    assert _evidence.span(Interval(low=-1.26, high=8.41, level=0.9)) == "[−1.3, +8.4]"
+    assert [evidence.points(v) for v in (3.25, -0.44, 0.0)] == ["+3.2", "−0.4", "+0.0"]
+    assert evidence.span(Interval(low=-1.26, high=8.41, level=0.9)) == "[−1.3, +8.4]"
 
 
 # --------------------------------------------------------------------------- hypotheses and p-values
@@ -218,7 +218,7 @@ def test_signs_are_always_written_and_minus_is_a_minus() -> None:
 @pytest.mark.parametrize("passed", [True, False])
 def test_h0_is_rejected_by_the_one_sided_test_alone(p_greater: float, rejected: str, passed: bool) -> None:
     primary = contrast(-3.0, 12.0, points=4.46, p_greater=p_greater, p_value=0.9 if p_greater < 0.05 else 0.001)
-    h0, h1, found = _evidence.hypotheses(
+    h0, h1, found = evidence.hypotheses(
         primary=primary, base=0.412, treated=0.4566, passed=passed, threshold=5.0, alpha=0.05
     )
     assert h0 == "H0: hypernet does not raise pass@1 over vanilla on tasks like these (true effect ≤ 0 points)."
@@ -232,11 +232,11 @@ def test_h0_is_rejected_by_the_one_sided_test_alone(p_greater: float, rejected: 
 
 def test_the_promised_p_is_one_sided_for_the_primary_contrast_and_two_sided_for_the_others() -> None:
     both = {"p_greater": 0.0123, "p_value": 0.0246}
-    assert _evidence.p_promised(contrast(1, 2, **both)) == "0.012 (one-sided)"
+    assert evidence.p_promised(contrast(1, 2, **both)) == "0.012 (one-sided)"
     for role in ("secondary", "descriptive"):
-        assert _evidence.p_promised(contrast(1, 2, role=role, **both)) == "0.025"
-    assert _evidence.p_text(0.00099) == "< 0.001" and _evidence.p_equals(0.00099) == "< 0.001"
-    assert _evidence.p_text(0.001) == "0.001" and _evidence.p_equals(0.0304) == "= 0.030"
+        assert evidence.p_promised(contrast(1, 2, role=role, **both)) == "0.025"
+    assert evidence.p_text(0.00099) == "< 0.001" and evidence.p_equals(0.00099) == "< 0.001"
+    assert evidence.p_text(0.001) == "0.001" and evidence.p_equals(0.0304) == "= 0.030"
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_the_promised_p_is_one_sided_for_the_primary_contrast_and_two_sided_for_
 def test_a_contrast_is_told_by_its_interval_and_its_adjusted_p(
     low: float, high: float, adjusted: float | None, words: str
 ) -> None:
-    assert _evidence.told(wrong(low, high, adjusted, raw=0.0001)) == words
+    assert evidence.told(wrong(low, high, adjusted, raw=0.0001)) == words
 
 
 # --------------------------------------------------------------------------- reasons
@@ -270,7 +270,7 @@ def reasons(**changes: Any) -> tuple[str, ...]:
         "power": power(false_pass=0.01),
         **changes,
     }
-    return _evidence.reasons(**given)
+    return evidence.reasons(**given)
 
 
 def test_the_grounds_come_first_and_count_the_tasks() -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from rune import config, store
+from rune import config
+from rune.analysis import gate, leakage
 from rune.errors import GateError, NotEnoughSamples
-from rune.stages import gate, leakage
+from rune.runs import store
+from rune.stages import gate as stage
 from rune.types import Decision, Outcome, Problem, Split, Verdict
 from tests.report import runs
 
@@ -217,7 +219,7 @@ def test_a_decision_survives_the_disk(tmp_path: Path) -> None:
 
 def test_a_run_is_decided_from_its_folder_alone(tmp_path: Path) -> None:
     folder = runs.build(tmp_path)
-    decision = gate.run(folder, SETTINGS)
+    decision = stage.run(folder, SETTINGS)
     assert store.read_json(folder / "decision.json")["answer"] == decision.answer
     assert {"wrong_trajectory", "static"} <= {c.baseline for c in decision.contrasts}
 
@@ -225,7 +227,7 @@ def test_a_run_is_decided_from_its_folder_alone(tmp_path: Path) -> None:
 def test_an_arm_that_was_treated_but_never_scored_leaves_the_gate_undecided(tmp_path: Path) -> None:
     folder = runs.build(tmp_path, edit_verdicts=lambda v: [x for x in v if x.condition != "static"])
     with pytest.raises(GateError, match="no verdicts of arm 'static'"):
-        gate.run(folder, SETTINGS)
+        stage.run(folder, SETTINGS)
 
 
 def test_unfinished_scoring_leaves_the_gate_undecided(tmp_path: Path) -> None:
@@ -234,7 +236,7 @@ def test_unfinished_scoring_leaves_the_gate_undecided(tmp_path: Path) -> None:
     manifest["stages"]["score"]["status"] = "interrupted"
     store.write_json(folder.manifest_path, manifest)
     with pytest.raises(GateError, match="scoring is interrupted"):
-        gate.run(folder, SETTINGS)
+        stage.run(folder, SETTINGS)
 
 
 @pytest.mark.parametrize(

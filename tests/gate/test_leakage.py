@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from rune import store
-from rune.stages import gate, leakage
+from rune.analysis import leakage
+from rune.runs import store
+from rune.stages import gate
 from rune.types import Attempt, Outcome, Problem, Split, Trajectory, Treatment
 from tests.report import runs
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from rune import store
 from rune.cli.main import main
 from rune.errors import GateError, StoreError
-from rune.stages import _seal, gate, preregister
-from rune.store import RunDir
+from rune.runs import integrity, preregistration, store
+from rune.runs.store import RunDir
+from rune.stages import gate
 from rune.study import config, folders
 from rune.types import Verdict
 from tests.report import runs
@@ -68,7 +68,7 @@ def touch(run: RunDir, name: str, change: Callable[[Lines], Lines]) -> None:
 
 
 def test_an_untouched_run_verifies(run: RunDir) -> None:
-    assert _seal.verify(run) == []
+    assert integrity.verify(run) == []
 
 
 @pytest.mark.parametrize("name", SEALED[1:])
@@ -110,8 +110,8 @@ def test_another_outcome_stops_the_gate_which_names_the_command_that_helps(
 def test_other_seconds_and_another_order_are_the_same_verdicts(run: RunDir, change: Callable[[Lines], Lines]) -> None:
     before = gate.run(run, SETTINGS)
     touch(run, "verdicts.jsonl", change)
-    assert _seal.verify(run) == []
-    _seal.seal(run, "score")
+    assert integrity.verify(run) == []
+    integrity.seal(run, "score")
     assert gate.run(run, SETTINGS) == before
 
 
@@ -132,7 +132,7 @@ def test_a_changed_threshold_is_named_with_both_values(run: RunDir) -> None:
 def test_a_promise_edited_together_with_its_config_is_still_caught(run: RunDir) -> None:
     frozen = store.read_json(run / "preregistration.json")
     frozen["rule"]["threshold_points"] = 1.0
-    frozen["digest"] = preregister.digest(frozen)
+    frozen["digest"] = preregistration.digest(frozen)
     store.write_json(run / "preregistration.json", frozen)
     with pytest.raises(GateError, match="does not match the digest in manifest"):
         gate.run(run, SETTINGS)
@@ -141,7 +141,7 @@ def test_a_promise_edited_together_with_its_config_is_still_caught(run: RunDir) 
 def test_seals_rewritten_to_fit_an_edit_are_caught_by_the_manifest(run: RunDir) -> None:
     touch(run, "verdicts.jsonl", turn)
     seals = store.read_json(run / "seals.json")
-    seals["verdicts.jsonl"] = _seal._fingerprint(run, "verdicts.jsonl")
+    seals["verdicts.jsonl"] = integrity._fingerprint(run, "verdicts.jsonl")
     store.write_json(run / "seals.json", seals)
     with pytest.raises(GateError, match=r"seals\.json was edited"):
         gate.run(run, SETTINGS)
@@ -150,27 +150,27 @@ def test_seals_rewritten_to_fit_an_edit_are_caught_by_the_manifest(run: RunDir) 
 def test_a_second_seal_does_not_launder_an_edit(run: RunDir) -> None:
     touch(run, "verdicts.jsonl", turn)
     with pytest.raises(StoreError, match=r"1 outcome edited, the first .*, after it was sealed"):
-        _seal.seal(run, "score")
+        integrity.seal(run, "score")
     for stage, name in (("collect", "trajectories"), ("adapt", "treatments"), ("sample", "samples")):
         touch(run, f"{name}.jsonl", edit)
         with pytest.raises(StoreError, match="line 3 edited, after it was sealed; put it back"):
-            _seal.seal(run, stage)
+            integrity.seal(run, stage)
 
 
 def test_a_resumed_stage_may_append(run: RunDir) -> None:
     last = store.read_jsonl(run / "verdicts.jsonl", Verdict)[-1]
     with store.Appender(run / "verdicts.jsonl") as log:
         log.write(replace(last, draw=last.draw + 1))
-    assert _seal.verify(run)
-    _seal.seal(run, "score")
-    assert _seal.verify(run) == []
+    assert integrity.verify(run)
+    integrity.seal(run, "score")
+    assert integrity.verify(run) == []
 
 
 def test_a_resumed_run_with_another_split_is_refused(run: RunDir) -> None:
-    _seal.preregister(run)  # nothing changed: goes on
+    integrity.preregister(run)  # nothing changed: goes on
     touch(run, "problems.jsonl", delete)
     with pytest.raises(GateError, match=r"problems.jsonl"):
-        _seal.preregister(run)
+        integrity.preregister(run)
 
 
 def test_a_run_without_a_promise_is_not_decided(run: RunDir) -> None:
@@ -185,7 +185,7 @@ def test_a_stage_that_ended_without_a_seal_is_noticed(run: RunDir) -> None:
     manifest = run.manifest()
     del manifest["seals"]["verdicts.jsonl"]
     store.write_json(run.manifest_path, manifest)
-    assert "verdicts.jsonl was never sealed" in _seal.verify(run)
+    assert "verdicts.jsonl was never sealed" in integrity.verify(run)
 
 
 def test_the_promise_holds_what_was_asked_for(run: RunDir) -> None:
@@ -196,21 +196,21 @@ def test_the_promise_holds_what_was_asked_for(run: RunDir) -> None:
     assert len(frozen["split"]["held_out"]) == 21
     assert frozen["seeds"]["run"] == 0
     assert frozen["primary"] == "hypernet − vanilla"
-    assert frozen["digest"] == run.manifest()["preregistration"] == preregister.digest(frozen)
+    assert frozen["digest"] == run.manifest()["preregistration"] == preregistration.digest(frozen)
     assert frozen["gate_digest"] == run.manifest()["gate_digest"]
 
 
 def test_differences_name_fields_not_digests() -> None:
     raw = json.loads(json.dumps(runs.settings("x", n=5, arms=("vanilla", "hypernet"))))
-    before = preregister.freeze(raw, runs.problems(5))
-    assert preregister.differences(before, before) == []
+    before = preregistration.freeze(raw, runs.problems(5))
+    assert preregistration.differences(before, before) == []
     raw["sample"]["n"] = 4
     raw["gate"]["n"] = 4
-    found = preregister.differences(before, preregister.freeze(raw, runs.problems(4)))
+    found = preregistration.differences(before, preregistration.freeze(raw, runs.problems(4)))
     assert "sampling.n: 5 → 4" in found
     assert "split.held_out: − HumanEval/64" in found
     raw = runs.settings("x", n=5, arms=("vanilla", "hypernet")) | {"train": {"steps": 3}}
-    assert preregister.differences(before, preregister.freeze(raw, runs.problems(5))) == [
+    assert preregistration.differences(before, preregistration.freeze(raw, runs.problems(5))) == [
         "config: a setting outside the analysis changed"
     ]
 

@@ -20,10 +20,11 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 
-from rune import config, store  # noqa: E402
-from rune.cli.main import main  # noqa: E402
-from rune.types import ModelRef, Problem, Sample, Split, Trajectory, Treatment, Verdict  # noqa: E402
-from tests.pipeline import experiment  # noqa: E402
+from rune import config
+from rune.cli.main import main
+from rune.runs import store
+from rune.types import ModelRef, Problem, Sample, Split, Trajectory, Treatment, Verdict
+from tests.pipeline import experiment
 
 SEEDS, FOLDS, TEMPERATURES = (3, 4), 2, ("0.8", "0.2")
 ARMS = ("vanilla", "rag", "lora", "hypernet", "wrong_trajectory")
@@ -67,10 +68,10 @@ def crossfit(root: Path, model: ModelRef) -> Path:
 
 def view_run(folder: Path) -> dict[str, Any]:
     """Everything that a plain run wrote."""
-    from rune.stages import _report_data
-    from rune.store import RunDir
+    from rune.reporting import data
+    from rune.runs.store import RunDir
 
-    report = _report_data.gather(RunDir(folder), programs_per_arm=5, most_programs=3000)
+    report = data.gather(RunDir(folder), programs_per_arm=5, most_programs=3000)
     leakage = store.read_json(folder / "leakage.json")
     return {
         "cell": cell(folder, folder, store.read_jsonl(folder / "trajectories.jsonl", Trajectory)),

@@ -1,8 +1,8 @@
 """A child that speaks arbitrary frames at every moment, against the real judge: a wrong program must never pass.
 
-Both ends are the code that scores: `_judge._Lane` with its `Link` over a socketpair on one side, on the other a thread
-that answers as `_child` does, with the frames of a program that is right but for one secret number, and changes them
-before they leave: kinds, lengths, each field of an exception, values, handles, order, number, timing, and the end.
+Both ends are the code that scores: `test_worker._Worker` with its `Link` over a socketpair on one side, on the other a
+thread that answers as `child` does, with the frames of a program that is right but for one secret number, and changes
+them before they leave: kinds, lengths, each field of an exception, values, handles, order, number, timing, and the end.
 The secret is drawn anew for each run and known to the tests alone, so no change can make an answer right, and whatever
 passes is a find. A third of the sequences take a program that is right, and change only which of its frames is said
 when: lost, twice, later, for another call, as another kind. That one may pass only if it said what an honest one says.
@@ -44,9 +44,10 @@ ROOT = Path(__file__).resolve().parents[2]
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT / "src"))
 
-from rune.benchmarks import _evalplus  # noqa: E402
-from rune.sandbox import _child, _codec, _judge, _link  # noqa: E402
-from rune.types import FailureKind, Outcome  # noqa: E402
+from rune.benchmarks import _evalplus
+from rune.sandbox.judging import test_worker
+from rune.sandbox.protocol import child, codec, connection
+from rune.types import FailureKind, Outcome
 
 OPTIONS = {"cpu_seconds": 0.5, "wall_seconds": 0.3, "test_seconds": 10.0}
 LINGERS = 0.01  # seconds that a speaker waits for the judge once it has changed something, unless it is a patient one
@@ -54,7 +55,7 @@ HANGS = 30.0  # wall seconds for one sequence, on a machine with much else to do
 CHUNK = 1000  # sequences that share a lane
 HUGE = 10 << 20  # bytes of one that is large
 RIGHT_EVERY = 500  # after so many sequences the lane must still let a right program pass
-KINDS = (_child.BROKEN, _child.READY, _child.DONE, _child.VALUE, _child.ERROR)
+KINDS = (child.BROKEN, child.READY, child.DONE, child.VALUE, child.ERROR)
 Frame = tuple[int, bytes]
 
 
@@ -267,7 +268,7 @@ class Things:
 
 
 def _octets(frames: list[Frame]) -> bytes:
-    return b"".join(_child.HEAD.pack(len(data), kind) + data for kind, data in frames)
+    return b"".join(child.HEAD.pack(len(data), kind) + data for kind, data in frames)
 
 
 class Mutator:
@@ -289,15 +290,15 @@ class Mutator:
             return inner if shape == 0 else tuple(inner) if shape == 1 else {"k": inner}
         return Things() if rng.random() < 0.15 else rng.choice(VALUES)
 
-    def handle(self, _: object) -> _codec.Handle:
+    def handle(self, _: object) -> codec.Handle:
         rng = self.rng
         number = rng.choice([0, 0, 1, 2, 3, -1, 9_999, 10_000, 2**63 - 1, -(2**63)])
-        return _codec.Handle(number, rng.choice(OBJECTS), rng.choice(WORDS)[:190])
+        return codec.Handle(number, rng.choice(OBJECTS), rng.choice(WORDS)[:190])
 
     def encoded(self) -> bytes:
         try:
-            return _codec.encode(self.value(), self.handle)
-        except (_codec.CodecError, struct.error):
+            return codec.encode(self.value(), self.handle)
+        except (codec.CodecError, struct.error):
             return b"N"
 
     def scrambled(self, data: bytes) -> bytes:
@@ -366,14 +367,14 @@ class Mutator:
             return self.scrambled(data)
         if what == 1:
             return self.rng.choice([b"", b"N", b"T", b"\x00" * 100, self.encoded(), self.error()])
-        if kind == _child.ERROR:
+        if kind == child.ERROR:
             return self.error(data)
-        if kind == _child.VALUE:
+        if kind == child.VALUE:
             return self.encoded() if what < 7 else self.scrambled(data)
         return self.encoded()
 
     def frame(self) -> Frame:
-        kind = self.rng.choice([*KINDS, _child.ERROR, _child.VALUE, self.rng.randrange(256)])
+        kind = self.rng.choice([*KINDS, child.ERROR, child.VALUE, self.rng.randrange(256)])
         return kind, self.rng.choice([b"", self.error(), self.encoded()]) if self.rng.random() < 0.8 else self.payload(
             kind, b""
         )
@@ -401,9 +402,9 @@ class Mutator:
                 kind, data = frames[at % len(frames)]
                 frames[at % len(frames)] = (kind, self.payload(kind, data))
             elif what == "error":
-                frames[at % len(frames)] = (_child.ERROR, self.error())
+                frames[at % len(frames)] = (child.ERROR, self.error())
             elif what == "value":
-                frames[at % len(frames)] = (_child.VALUE, self.encoded())
+                frames[at % len(frames)] = (child.VALUE, self.encoded())
             elif what == "twice":
                 frames.insert(at, frames[at % len(frames)])
             elif what == "drop":
@@ -475,7 +476,7 @@ class Speaker(threading.Thread):
             self.ended.put(found)
 
     def _converse(self, sock: socket.socket, script: Script) -> None:
-        shelf, output = _child._Shelf(), _child._Output(1000)
+        objects, output = child._ObjectTable(), child._Output(1000)
         script.honest.clear()
         script.said.clear()
         said: list[Frame] = []
@@ -503,37 +504,37 @@ class Speaker(threading.Thread):
 
         inbox = _inbox(sock)
         # The machinery speaks first, before any program: a program has no say in that.
-        sock.sendall(_child.HEAD.pack(0, _child.READY))
-        said.append((_child.READY, b""))
+        sock.sendall(child.HEAD.pack(0, child.READY))
+        said.append((child.READY, b""))
         if script.mutator is not None and script.mutator.rng.random() < script.rate / 3:
             frames = script.mutator.changed([], said)
             said.extend(frames)
             script.said.extend(_octets(frames))
             sock.sendall(_octets(frames))
         for kind, data in inbox:
-            if kind == _child.LOAD:
-                say([(_child.DONE, b"")])
-            elif kind == _child.SCRIPT:
+            if kind == child.LOAD:
+                say([(child.DONE, b"")])
+            elif kind == child.SCRIPT:
                 at = 0
                 while at < len(data):
                     (size,) = struct.unpack_from("<I", data, at)
                     call = data[at + 4 : at + 4 + size]
-                    say([_child._reply(_child.CALL, call, script.scope, shelf, output)])
+                    say([child._reply(child.CALL, call, script.scope, objects, output)])
                     at += 4 + size
             else:
-                say([_child._reply(kind, data, script.scope, shelf, output)])
+                say([child._reply(kind, data, script.scope, objects, output)])
 
 
 def _inbox(sock: socket.socket) -> Iterator[Frame]:
     """Whole messages, until the judge closes."""
     have = b""
     while True:
-        while len(have) >= _child.HEAD.size:
-            size, kind = _child.HEAD.unpack_from(have)
-            if len(have) < _child.HEAD.size + size:
+        while len(have) >= child.HEAD.size:
+            size, kind = child.HEAD.unpack_from(have)
+            if len(have) < child.HEAD.size + size:
                 break
-            yield kind, have[_child.HEAD.size : _child.HEAD.size + size]
-            have = have[_child.HEAD.size + size :]
+            yield kind, have[child.HEAD.size : child.HEAD.size + size]
+            have = have[child.HEAD.size + size :]
         part = sock.recv(1 << 16)
         if not part:
             return
@@ -572,22 +573,22 @@ class Box:
         self._speaker.join()
 
 
-class Lane(_judge._Lane):
+class Lane(test_worker._Worker):
     """The real judge, at whose box the speaker sits."""
 
     def __init__(self) -> None:
         self.options = OPTIONS
         self.key = b"k" * 16
         self.box = Box()  # type: ignore[assignment]
-        self.alarm = _judge._Alarm()
+        self.alarm = test_worker._Alarm()
         self.texts, self.tasks, self.modules = {}, {}, set(sys.modules)
-        self.size = _judge._address_space()
+        self.size = test_worker._address_space()
 
 
 class Nameless(Lane):
     """An old flaw: the finding was the exception's name, and an empty one meant passed."""
 
-    def _verdict(self, task: Any, link: _link.Link, error: BaseException | None) -> dict[str, Any]:
+    def _verdict(self, task: Any, link: connection.Link, error: BaseException | None) -> dict[str, Any]:
         answer = super()._verdict(task, link, error)
         if answer["kind"] is FailureKind.RAISED and not answer["raised"]:
             answer.update(outcome=Outcome.PASSED, kind=FailureKind.NONE, error="")
@@ -598,23 +599,23 @@ class Ending(Lane):
     """An old flaw: an end of iteration raised inside a program ended a loop of the test."""
 
     def judge(self, job: dict[str, Any]) -> dict[str, Any]:
-        kept, _link._ENDS = _link._ENDS, ()  # type: ignore[assignment]
+        kept, connection._ENDS = connection._ENDS, ()  # type: ignore[assignment]
         try:
             return super().judge(job)
         finally:
-            _link._ENDS = kept
+            connection._ENDS = kept
 
 
 class Unasked(Lane):
     """A flaw that might have been: what nobody asked for is not looked at."""
 
     def judge(self, job: dict[str, Any]) -> dict[str, Any]:
-        kept = _link.Link._silent, _link.Link._nothing_left
-        _link.Link._silent = _link.Link._nothing_left = lambda link: None  # type: ignore[method-assign]
+        kept = connection.Link._silent, connection.Link._nothing_left
+        connection.Link._silent = connection.Link._nothing_left = lambda link: None  # type: ignore[method-assign]
         try:
             return super().judge(job)
         finally:
-            _link.Link._silent, _link.Link._nothing_left = kept  # type: ignore[method-assign]
+            connection.Link._silent, connection.Link._nothing_left = kept  # type: ignore[method-assign]
 
 
 PLANTS = {"": Lane, "nameless": Nameless, "ending": Ending, "unasked": Unasked}
@@ -645,7 +646,7 @@ class Fuzz:
             for right in (True, False):
                 program = filled(task.program, self._right if right else decoy + number)
                 scope: dict[str, Any] = {}
-                exec(compile(program, _child.FILE, "exec", dont_inherit=True), scope)
+                exec(compile(program, child.FILE, "exec", dont_inherit=True), scope)
                 self._scopes[task.name, right] = program, scope
         self.lane.texts[""] = ""
 
@@ -726,11 +727,11 @@ def _odd(answer: dict[str, Any]) -> str:
     if outcome is not (Outcome.TIMED_OUT if kind is FailureKind.TIMEOUT else Outcome.FAILED):
         return f"{outcome!r} of kind {kind!r}"
     raised, error = answer["raised"], answer["error"]
-    if raised and not (raised.isidentifier() and raised.isascii() and len(raised) <= _link._NAME):
+    if raised and not (raised.isidentifier() and raised.isascii() and len(raised) <= connection._NAME):
         return f"raised {raised!r}"
     if raised and kind is not FailureKind.RAISED:
         return f"raised {raised!r} of kind {kind!r}"
-    if not isinstance(error, str) or not 0 < len(error) <= _judge.ERROR_CHARS or not _printable(error):
+    if not isinstance(error, str) or not 0 < len(error) <= test_worker.ERROR_CHARS or not _printable(error):
         return f"error {error!r:.300}"
     json.dumps(answer).encode()
     return ""
@@ -738,7 +739,7 @@ def _odd(answer: dict[str, Any]) -> str:
 
 def _printable(text: str) -> bool:
     text.encode()  # no lone surrogates
-    return not any(ord(char) in _judge._CONTROLS for char in text)
+    return not any(ord(char) in test_worker._CONTROLS for char in text)
 
 
 def chunk(seed: int, first: int, count: int, plant: str, only: str = "") -> dict[str, Any]:

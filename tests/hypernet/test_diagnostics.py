@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from rune.adapters.factors import Factors, concatenate, inner, squared_norm
 from rune.hypernet import diagnostics
-from rune.hypernet.lora import Factors, concatenate, inner, squared_norm
 
 
 def random_factors(

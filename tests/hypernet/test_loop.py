@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from rune import store
 from rune.errors import DataError
 from rune.hypernet.loop import Rate, Step, fit, learning_rate
 from rune.hypernet.settings import Schedule
+from rune.runs import store
 
 
 class Two(nn.Module):

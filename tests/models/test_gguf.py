@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from rune.errors import ModelError
-from rune.models import gguf
+from rune.models.offline import gguf
 from rune.types import ModelRef
 from tests.models.gguf_files import write
 

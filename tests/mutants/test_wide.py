@@ -71,7 +71,7 @@ def test_a_mutant_keeps_its_key_when_other_functions_change(tool: ModuleType, tm
 
 
 def test_the_same_seed_draws_the_same_mutants_and_another_draws_others(tool: ModuleType) -> None:
-    path = ROOT / "src" / "rune" / "stats.py"
+    path = ROOT / "src" / "rune" / "analysis/stats.py"
     every = tool.mutations(path, "statistics")
     assert len(every) > 100
     assert tool.choose(every, 20, 1) == tool.choose(list(reversed(every)), 20, 1)

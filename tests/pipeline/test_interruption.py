@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rune import store
+from rune.runs import store
 from rune.types import ModelRef, Sample, Verdict
 from tests.pipeline.experiment import settings, write
 

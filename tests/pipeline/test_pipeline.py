@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from rune import store
 from rune.cli.main import main
+from rune.runs import store
 from rune.types import ModelRef, Problem, Sample, Split, Trajectory, Treatment, Verdict
 from tests.pipeline.experiment import CONDITIONS, settings, write
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from rune import store
 from rune.benchmarks import humaneval
 from rune.cli.main import main
 from rune.models import resolve
+from rune.runs import store
 from rune.types import Sample, Treatment
 from tests.pipeline.experiment import settings, write
 

@@ -152,8 +152,8 @@ def _shoot(browser: Any, path: Path) -> None:
 
 def rendered(run: Path, scratch: Path) -> Path:
     """The report of a decided run folder, written anew on a copy."""
+    from rune.runs.store import RunDir
     from rune.stages import report
-    from rune.store import RunDir
 
     copy = scratch / run.name
     shutil.copytree(run, copy)

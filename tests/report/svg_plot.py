@@ -32,7 +32,7 @@ class Shape:
 
 @dataclass
 class Plot:
-    """One SVG of `_figures`, read."""
+    """One SVG of `figures`, read."""
 
     svg: str
     logarithmic: bool = False  # the y axis

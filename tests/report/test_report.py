@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from rune import store
+from rune.analysis import evidence
 from rune.cli.main import main
 from rune.errors import DataError
-from rune.stages import _evidence, _figures, _report_data, gate, report
-from rune.store import RunDir
+from rune.reporting import data as _report_data
+from rune.reporting import figures, page
+from rune.runs import store
+from rune.runs.store import RunDir
+from rune.stages import gate, report
 from rune.types import Decision
 from tests.report import runs
 
@@ -186,16 +189,16 @@ def test_the_assessment_marks_what_a_person_must_complete(full: RunDir) -> None:
 
 def test_figures_use_the_pages_colours_and_few_elements() -> None:
     n, tasks = 20, [f"T/{i}" for i in range(164)]
-    svg = _figures.strip(tasks, {a: [i % (n + 1) for i in range(164)] for a in _figures.ARMS}, n)
+    svg = figures.strip(tasks, {a: [i % (n + 1) for i in range(164)] for a in figures.ARMS}, n)
     assert "#0a0b" not in svg
     assert "var(--ink)" in svg or "var(--muted)" in svg
     assert svg.count("<") < 400
     matrix = [[float(i == j) for j in range(164)] for i in range(164)]
-    assert _figures.cosines(matrix, matrix).count("<") < 400
+    assert figures.cosines(matrix, matrix).count("<") < 400
 
 
 def test_curves_are_thinned_by_means() -> None:
-    x, y = _figures.thin(list(range(1000)), [float(i) for i in range(1000)], most=100)
+    x, y = figures.thin(list(range(1000)), [float(i) for i in range(1000)], most=100)
     assert len(x) == len(y) == 100
     assert y[0] == pytest.approx(4.5)
 
@@ -204,7 +207,7 @@ def test_a_loss_term_that_was_not_computed_or_is_no_loss_is_not_drawn() -> None:
     steps = [float(i) for i in range(50)]
     loss = [1.0 / (1 + i) for i in range(50)]
     terms = {"loss": loss, "cross_entropy": list(loss), "kl_base": [0.3 * (i % 8 == 0) for i in range(50)]}
-    svg = _figures.losses("x", steps, {**terms, "contrast_lead": [5.0] * 50, "empty": [0.0] * 50})
+    svg = figures.losses("x", steps, {**terms, "contrast_lead": [5.0] * 50, "empty": [0.0] * 50})
     assert ">kl base<" in svg
     for absent in ("cross entropy", "contrast lead", "empty", "1e-"):
         assert f">{absent}" not in svg
@@ -214,9 +217,9 @@ def test_a_difference_is_called_above_or_below_zero_only_with_its_correction(ful
     decision = store.decode(Decision, store.read_json(full / "decision.json"), where="decision.json")
     wrong = next(c for c in decision.contrasts if c.role == "secondary")
     lower = replace(wrong, interval=replace(wrong.interval, low=-9.0, high=-1.0), p_adjusted=0.263)
-    assert _evidence.told(lower) == "below zero by its interval, p = 0.263 after Holm"
+    assert evidence.told(lower) == "below zero by its interval, p = 0.263 after Holm"
     over = replace(wrong, interval=replace(wrong.interval, low=-1.0, high=1.0))
-    assert _evidence.told(over) == "not told apart from zero"
+    assert evidence.told(over) == "not told apart from zero"
 
 
 def test_the_page_says_who_decided_and_when_even_if_it_was_decided_twice(tmp_path: Path) -> None:
@@ -290,11 +293,11 @@ def test_the_page_holds_in_a_real_browser(full: RunDir) -> None:
 def test_the_pages_figures_are_drawn_from_the_runs_own_records(full: RunDir) -> None:
     """Cosines of the gated arm, raw and centred apart; passes as judged, curves as decided, losses as trained."""
     content = _report_data.gather(full, programs_per_arm=1, most_programs=100)
-    found = report.figures(content)
+    found = page.figures(content)
     measured = store.read_json(full / "diagnostics.json")["arms"]["hypernet"]
     raw, centred = (measured[key]["matrix"] for key in ("cosine_raw", "cosine_centred"))
     assert raw != centred
-    assert found["cosines"] == _figures.cosines(raw, centred)
+    assert found["cosines"] == figures.cosines(raw, centred)
     verdicts = [v for _, v in store.read_lines(full / "verdicts.jsonl")]
     tasks = [task.task_id for task in content.tasks]
 
@@ -306,14 +309,14 @@ def test_the_pages_figures_are_drawn_from_the_runs_own_records(full: RunDir) -> 
     arms = [arm.condition for arm in content.decision.arms]
     by_task = {arm: [passed(arm, task) for task in tasks] for arm in content.decision.details["passes"]}
     assert set(by_task) == set(arms)
-    assert found["strip"] == _figures.strip(tasks, by_task, 5)
-    assert found["curves"] == _figures.curves({arm.condition: arm.pass_curve for arm in content.decision.arms})
+    assert found["strip"] == figures.strip(tasks, by_task, 5)
+    assert found["curves"] == figures.curves({arm.condition: arm.pass_curve for arm in content.decision.arms})
     written = [line for _, line in store.read_lines(full / "checkpoints" / "metrics.jsonl")]
     for name, svg in found["losses"]:
         own = [line for line in written if line["phase"] == name]
         terms = [k for k in own[0] if k == "loss" or k in ("cross_entropy", "target_contrast", "kl_base")]
         columns = {k: [float(line[k]) for line in own] for k in terms}
-        assert svg == _figures.losses(name, [float(line["step"]) for line in own], columns)
+        assert svg == figures.losses(name, [float(line["step"]) for line in own], columns)
     assert [name for name, _ in found["losses"]] == ["lora", "hypernet"]
     norms = {a: d["frobenius"] for a, d in store.read_json(full / "diagnostics.json")["arms"].items()}
-    assert found["profile"] == _figures.profile(norms)
+    assert found["profile"] == figures.profile(norms)

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from rune.stages import _evidence, _report_data, _report_words, gate
-from rune.stages._report_data import Report
+from rune.analysis import evidence
+from rune.reporting import data, words
+from rune.reporting.data import Report
+from rune.stages import gate
 from rune.types import Contrast
 from tests.report import runs
 
@@ -18,7 +20,7 @@ from tests.report import runs
 def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     folder = runs.build(tmp_path_factory.mktemp("words"), extras=False)
     gate.run(folder, gate.Config(resamples=500, simulations=100))
-    return _report_data.gather(folder, programs_per_arm=1, most_programs=10)
+    return data.gather(folder, programs_per_arm=1, most_programs=10)
 
 
 def changed(report: Report, baseline: str, **changes: Any) -> Report:
@@ -49,10 +51,10 @@ def test_the_page_credits_trajectories_only_where_the_grade_would(
 ) -> None:
     one = changed(report, "wrong_trajectory", points=4.04, low=low, high=high, p_adjusted=adjusted, p_value=0.001)
     wrong = next(c for c in one.decision.contrasts if c.baseline == "wrong_trajectory")
-    sure = _report_words.minute(one)["How sure it is"]
-    assert sure.endswith(f"Right minus wrong trajectory is +4.0 points {_evidence.span(wrong.interval)}: {said}")
+    sure = words.minute(one)["How sure it is"]
+    assert sure.endswith(f"Right minus wrong trajectory is +4.0 points {evidence.span(wrong.interval)}: {said}")
     primary = replace(report.primary, interval=replace(report.primary.interval, low=1.0), p_greater=0.001)
-    grade = _evidence.grade(
+    grade = evidence.grade(
         passed=True, primary=primary, threshold=5.0, wrong=wrong, unexplained=False, alpha=gate.Config.alpha
     )
     assert (grade == "attributed") is said.startswith("it matters")
@@ -61,18 +63,18 @@ def test_the_page_credits_trajectories_only_where_the_grade_would(
 def test_the_alpha_is_the_one_that_was_promised(report: Report) -> None:
     one = changed(report, "wrong_trajectory", low=1.0, high=9.0, p_adjusted=0.02)
     strict = replace(one, preregistration={"rule": {"alpha": 0.01}})
-    assert "it matters which" in _report_words._attribution(one)
-    assert "no evidence that it matters" in _report_words._attribution(strict)
+    assert "it matters which" in words._attribution(one)
+    assert "no evidence that it matters" in words._attribution(strict)
 
 
 def test_without_the_control_the_page_says_so(report: Report) -> None:
     kept = tuple(c for c in report.decision.contrasts if c.baseline != "wrong_trajectory")
     alone = replace(report, decision=replace(report.decision, contrasts=kept))
-    assert "was not measured: there is no wrong-trajectory control" in _report_words._attribution(alone)
+    assert "was not measured: there is no wrong-trajectory control" in words._attribution(alone)
 
 
 def test_one_minute_holds_the_decisions_numbers(report: Report) -> None:
-    said, decision = _report_words.minute(report), report.decision
+    said, decision = words.minute(report), report.decision
     rate = {a.condition: f"{100 * a.pass_at_1:.1f} %" for a in decision.arms}
     primary, power = decision.contrasts[0], decision.details["power"]
     assert (
@@ -80,32 +82,32 @@ def test_one_minute_holds_the_decisions_numbers(report: Report) -> None:
     )
     assert said["What came out"] == (
         f"Without it {rate['vanilla']} of 125 programs pass, with it {rate['hypernet']}: "
-        f"{_evidence.points(primary.points)} points. Of 25 tasks {primary.wins} went better, {primary.losses} worse, "
+        f"{evidence.points(primary.points)} points. Of 25 tasks {primary.wins} went better, {primary.losses} worse, "
         f"{primary.ties} the same. For comparison: ordinary fine-tuning on the same tries {rate['lora']}; "
         f"the same tries as text in the prompt {rate['rag']}."
     )
     assert said["How sure it is"].startswith(
-        f"The true effect lies plausibly between {_evidence.points(primary.interval.low)} and "
-        f"{_evidence.points(primary.interval.high)} points. A gate of 25 tasks × 5 tries passes by luck "
-        f"{_evidence.chance(power['false_pass'])} and misses a true effect of 5 points "
-        f"{_evidence.chance(1 - power['at_threshold']['passes'])}. "
+        f"The true effect lies plausibly between {evidence.points(primary.interval.low)} and "
+        f"{evidence.points(primary.interval.high)} points. A gate of 25 tasks × 5 tries passes by luck "
+        f"{evidence.chance(power['false_pass'])} and misses a true effect of 5 points "
+        f"{evidence.chance(1 - power['at_threshold']['passes'])}. "
     )
 
 
 def test_a_run_below_the_specified_size_claims_nothing(report: Report, tmp_path: Path) -> None:
-    assert _report_words.banner(report, claim=True) == ""
-    assert _report_words.banner(report, claim=False).startswith("Demo: too small to claim anything. 25 tasks × 5 draws")
+    assert words.banner(report, claim=True) == ""
+    assert words.banner(report, claim=False).startswith("Demo: too small to claim anything. 25 tasks × 5 draws")
     few = replace(report, tasks=report.tasks[:19])
-    assert _report_words.banner(few, claim=True).endswith("this run has 19 × 5.")
-    assert _report_words.banner(replace(report, tasks=report.tasks[:20]), claim=True) == ""
+    assert words.banner(few, claim=True).endswith("this run has 19 × 5.")
+    assert words.banner(replace(report, tasks=report.tasks[:20]), claim=True) == ""
     short = replace(report, decision=replace(report.decision, details={**report.decision.details, "n": 4}))
-    assert _report_words.banner(short, claim=True).endswith("this run has 25 × 4.")
+    assert words.banner(short, claim=True).endswith("this run has 25 × 4.")
 
 
 def test_the_readme_says_answer_and_evidence_first_and_then_the_table(report: Report) -> None:
-    text = _report_words.readme(report, claim=True, folder="results/x")
+    text = words.readme(report, claim=True, folder="results/x")
     assert text.startswith(f"**{report.decision.answer}.** {report.decision.evidence}\n\n| condition |")
     assert text.endswith(
         "[report](results/x/report.html), [assessment](results/x/assessment.md), all records in `results/x/`"
     )
-    assert "\n\n> Demo: too small" in _report_words.readme(report, claim=False, folder="x")
+    assert "\n\n> Demo: too small" in words.readme(report, claim=False, folder="x")

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rune.sandbox import _codec, _decode
-from rune.sandbox._codec import Caps, CodecError, Handle
+from rune.sandbox.protocol import codec, decode
+from rune.sandbox.protocol.codec import Caps, CodecError, Handle
 
 
 def refuse(value: object) -> Handle:
@@ -25,7 +25,7 @@ def refuse(value: object) -> Handle:
 
 
 def there_and_back(value: object) -> object:
-    return _decode.decode(_codec.encode(value, refuse), lambda handle: handle)
+    return decode.decode(codec.encode(value, refuse), lambda handle: handle)
 
 
 scalars = (
@@ -114,8 +114,8 @@ def test_a_subclass_crosses_as_its_plain_content() -> None:
 def test_what_is_not_plain_is_asked_about() -> None:
     with pytest.raises(CodecError, match="object"):
         there_and_back(object())
-    data = _codec.encode([object()], lambda value: Handle(7, "object", "thing"))
-    assert _decode.decode(data, lambda handle: handle.number) == [7]
+    data = codec.encode([object()], lambda value: Handle(7, "object", "thing"))
+    assert decode.decode(data, lambda handle: handle.number) == [7]
 
 
 def test_cycles_depth_and_bombs_are_refused_on_the_way_out() -> None:
@@ -124,7 +124,7 @@ def test_cycles_depth_and_bombs_are_refused_on_the_way_out() -> None:
     bomb: object = [1]
     for _ in range(50):
         bomb = [bomb, bomb]
-    for value in (cycle, bomb, "x" * (_codec.MAX_BYTES + 1)):
+    for value in (cycle, bomb, "x" * (codec.MAX_BYTES + 1)):
         with pytest.raises(CodecError):
             there_and_back(value)
 
@@ -133,7 +133,7 @@ def test_cycles_depth_and_bombs_are_refused_on_the_way_out() -> None:
 @given(st.binary(max_size=200))
 def test_no_bytes_decode_to_anything_but_data_or_a_refusal(data: bytes) -> None:
     with contextlib.suppress(CodecError):
-        _decode.decode(data, lambda handle: handle)
+        decode.decode(data, lambda handle: handle)
 
 
 def test_hostile_encodings_are_refused() -> None:
@@ -143,7 +143,7 @@ def test_hostile_encodings_are_refused() -> None:
     unhashable = b"S" + struct.pack("<I", 1) + b"l\x00\x00\x00\x00"
     for data in (b"", b"?", deep, many, array_of_objects, unhashable, pickle.dumps(print), b"NN", b"I\xff\xff\xff\xff"):
         with pytest.raises(CodecError):
-            _decode.decode(data, lambda handle: handle)
+            decode.decode(data, lambda handle: handle)
 
 
 def test_numbers_are_as_long_as_honest_answers_are_and_no_longer() -> None:
@@ -153,16 +153,16 @@ def test_numbers_are_as_long_as_honest_answers_are_and_no_longer() -> None:
         range(7, -8_000_000, -2),
     ):  # fmt: skip
         assert there_and_back(value) == value
-    long = 1 << _codec.OUT.fraction_bits
+    long = 1 << codec.OUT.fraction_bits
     for value in (
-        1 << _codec.MAX_BITS + 10, Fraction(long, 3), Fraction(3, long), [Fraction(long - 1, 2)] * 600,
+        1 << codec.MAX_BITS + 10, Fraction(long, 3), Fraction(3, long), [Fraction(long - 1, 2)] * 600,
         Decimal("1E100001"), Decimal("1E-100002"), Decimal("1" * 10_001), range(8_000_001), range(0, -16_000_002, -2),
     ):  # fmt: skip
         with pytest.raises(CodecError):
             there_and_back(value)
-        data = _codec.encode(value, refuse, _codec.IN)  # a program may write its own encoder
+        data = codec.encode(value, refuse, codec.IN)  # a program may write its own encoder
         with pytest.raises(CodecError):
-            _decode.decode(data, lambda handle: handle)
+            decode.decode(data, lambda handle: handle)
 
 
 def nest(kind: str, depth: int) -> object:
@@ -191,7 +191,7 @@ def test_what_the_decoder_accepts_can_be_sent_back_in_a_call(kind: str) -> None:
             break
         deepest = depth
         request = ("call", "f", ([[value, value]], value), {"key": {"x": [value]}})
-        back = _decode.decode_trusted(_codec.encode_trusted(request, refuse), lambda handle: handle)
+        back = decode.decode_trusted(codec.encode_trusted(request, refuse), lambda handle: handle)
         assert type(back) is tuple and len(back) == 4
     assert deepest is not None and deepest < 110
 
@@ -200,11 +200,11 @@ def test_the_way_in_holds_several_of_the_largest_that_come_out() -> None:
     """Widened arrays, and numbers that were sent in fewer bytes than ours are."""
     small = Caps(size=1 << 16, values=8000)
     inside = Caps(*(8 * cap for cap in small))
-    assert Caps(*(8 * cap for cap in Caps()))._replace(depth=_codec.IN.depth) == _codec.IN
-    array = _codec.encode(np.zeros(7900, np.int8), refuse)
-    halves = _codec.encode(np.zeros(7900, np.complex64), refuse)
+    assert Caps(*(8 * cap for cap in Caps()))._replace(depth=codec.IN.depth) == codec.IN
+    array = codec.encode(np.zeros(7900, np.int8), refuse)
+    halves = codec.encode(np.zeros(7900, np.complex64), refuse)
     ones = b"t" + struct.pack("<I", 7999) + (b"I" + struct.pack("<I", 1) + b"\x01") * 7999
     for data in (array, halves, ones):
-        value = _decode.decode(data, refuse, small)
+        value = decode.decode(data, refuse, small)
         assert len(value) >= 7900
-        assert _codec.encode((value, value, [value]), refuse, inside)
+        assert codec.encode((value, value, [value]), refuse, inside)

@@ -16,8 +16,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from rune.sandbox import _codec, _decode
-from rune.sandbox._codec import LEN, Caps, CodecError, Handle
+from rune.sandbox.protocol import codec, decode
+from rune.sandbox.protocol.codec import LEN, Caps, CodecError, Handle
 
 EXAMPLES: list[object] = [
     None, True, 7, -(2**63), 2**70, -(2**400), 1.5, float("nan"), 2j, "text", "é\ud800", b"bytes", bytearray(b"ab"),
@@ -75,7 +75,7 @@ def mutated(rng: random.Random, parts: list[bytes]) -> bytes:
         elif what == 5:
             data[at:at] = rng.choice(parts)
         elif what == 6:
-            name = rng.choice([*_decode._REBUILD, "range", "Fraction", "Decimal", "nonsense"]).encode()
+            name = rng.choice([*decode._REBUILD, "range", "Fraction", "Decimal", "nonsense"]).encode()
             data[:0] = b"k" + LEN.pack(len(name)) + name
         else:
             inner = rng.choice(parts)
@@ -87,13 +87,13 @@ def mutated(rng: random.Random, parts: list[bytes]) -> bytes:
 @pytest.mark.parametrize("seed", range(4))
 def test_a_mutated_encoding_is_plain_data_or_refused(seed: int) -> None:
     rng = random.Random(seed)
-    parts = [_codec.encode(value, kept) for value in EXAMPLES]
+    parts = [codec.encode(value, kept) for value in EXAMPLES]
     outcomes: Counter[str] = Counter()
     while outcomes.total() < 8000:
         data = mutated(rng, parts)
         began = time.process_time()
         try:
-            value = _decode.decode(data, lambda handle: handle)
+            value = decode.decode(data, lambda handle: handle)
         except CodecError as error:
             outcomes["refused"] += 1
             assert len(str(error)) < 200
@@ -106,19 +106,19 @@ def test_a_mutated_encoding_is_plain_data_or_refused(seed: int) -> None:
             del parts[: max(0, len(parts) - 500)]
         assert_plain(value)
         request = ("call", "f", (value,), {})
-        _codec.encode_trusted(request, lambda v: v if isinstance(v, Handle) else pytest.fail(repr(v)))
+        codec.encode_trusted(request, lambda v: v if isinstance(v, Handle) else pytest.fail(repr(v)))
     assert min(outcomes.values()) > 400, outcomes  # both happen, or nothing was tested
 
 
 def test_every_byte_of_every_real_encoding_can_be_anything() -> None:
     for value in EXAMPLES:
-        data = bytearray(_codec.encode(value, kept))
+        data = bytearray(codec.encode(value, kept))
         for at in range(len(data)):
             old = data[at]
             for byte in (*b"NTFisfltdQqWwISZbycEXHkn", 0, 1, 127, 128, 255, old ^ 1, old ^ 128):
                 data[at] = byte
                 with contextlib.suppress(CodecError):
-                    assert_plain(_decode.decode(bytes(data), lambda handle: handle, SMALL))
+                    assert_plain(decode.decode(bytes(data), lambda handle: handle, SMALL))
             data[at] = old
 
 
@@ -165,7 +165,7 @@ BOMBS = {
 }
 FEW = 200
 LONG_FRACTION = kind("Fraction", b"t" + LEN.pack(2) + integer(b"\x55" * 8192) + integer(b"\x33" * 8192))
-TENTH = Caps(size=_codec.MAX_BYTES // 100, values=_codec.MAX_VALUES // 100)
+TENTH = Caps(size=codec.MAX_BYTES // 100, values=codec.MAX_VALUES // 100)
 
 
 @pytest.mark.parametrize("name", [*BOMBS, "one array", "one text", "packed integers", "set of integers"])
@@ -187,7 +187,7 @@ def test_no_message_takes_more_than_a_gigabyte(name: str) -> None:
     try:
         value = None
         try:
-            value = _decode.decode(data, lambda handle: handle, TENTH)
+            value = decode.decode(data, lambda handle: handle, TENTH)
         except CodecError:
             assert name in BOMBS  # some are refused for what they would take
         peak = tracemalloc.get_traced_memory()[1]
@@ -197,8 +197,8 @@ def test_no_message_takes_more_than_a_gigabyte(name: str) -> None:
     if name not in BOMBS:
         assert value is not None and len(value) >= 70_000  # type: ignore[arg-type]
     # A tenth of it is no bomb, and comes through.
-    few = many(b"l", BOMBS.get(name, b"N"), TENTH._replace(values=_codec.MAX_VALUES // 3000))
-    assert len(_decode.decode(few, lambda handle: handle, TENTH)) > 100
+    few = many(b"l", BOMBS.get(name, b"N"), TENTH._replace(values=codec.MAX_VALUES // 3000))
+    assert len(decode.decode(few, lambda handle: handle, TENTH)) > 100
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_no_number_takes_minutes(data: bytes) -> None:
     """A Fraction of eight million bits was reduced for minutes, in one call that nothing interrupts."""
     began = time.process_time()
     with contextlib.suppress(CodecError):
-        _decode.decode(data, lambda handle: handle)
+        decode.decode(data, lambda handle: handle)
     assert time.process_time() - began < 10.0
 
 
@@ -250,7 +250,7 @@ def test_a_flood_of_colliding_keys_can_be_interrupted(name: str) -> None:
     signal.setitimer(signal.ITIMER_PROF, 0.5)
     try:
         with pytest.raises(Heard):
-            _decode.decode(data, lambda handle: handle)
+            decode.decode(data, lambda handle: handle)
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, before)

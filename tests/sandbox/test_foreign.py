@@ -15,9 +15,10 @@ import pytest
 import sympy
 
 from rune.benchmarks import humaneval
-from rune.sandbox import _codec, _decode, fork
-from rune.sandbox._codec import Handle
-from rune.sandbox._pool import Pool
+from rune.sandbox import fork
+from rune.sandbox.judging.pool import Pool
+from rune.sandbox.protocol import codec, decode
+from rune.sandbox.protocol.codec import Handle
 from rune.types import FailureKind, Outcome, Program
 
 
@@ -26,7 +27,7 @@ def stays(value: object) -> Handle:
 
 
 def there_and_back(value: object) -> object:
-    return _decode.decode(_codec.encode(value, stays), lambda handle: handle)
+    return decode.decode(codec.encode(value, stays), lambda handle: handle)
 
 
 MOMENT = datetime.datetime(2020, 1, 2, 3, 4, 5, 6)

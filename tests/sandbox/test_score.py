@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from rune import store
 from rune.benchmarks import humaneval
 from rune.cli.main import main
 from rune.errors import SandboxError
+from rune.runs import store
 from rune.sandbox import fork
-from rune.stages import _samples_file, score
-from rune.stages._verdict_cache import Cached
+from rune.sandbox.judging.verdict_cache import Cached
+from rune.scoring import samples_file as _samples_file
+from rune.stages import score
 from rune.types import Execution, Outcome, Problem, Program, Sandbox, Split, Verdict
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the fork backend is Linux's")
@@ -289,7 +290,7 @@ def test_a_stopped_run_goes_on_and_loses_nothing(tmp_path: Path, sandbox: Sandbo
 
 
 def _context(sandbox: Sandbox, cache: Path):  # type: ignore[no-untyped-def]
-    from rune.stages._context import Context
+    from rune.stages.context import Context
 
     def none() -> None:
         raise AssertionError("scoring needs no model")

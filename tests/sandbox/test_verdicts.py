@@ -17,9 +17,13 @@ from pathlib import Path
 import pytest
 
 from rune.errors import SandboxError
-from rune.sandbox import _ahead, _child, _decode, _limits, _link, _pool, _tests, fork
-from rune.sandbox._pool import Pool
-from rune.stages._verdict_cache import Cached
+from rune.sandbox import fork
+from rune.sandbox.isolation import limits as _limits
+from rune.sandbox.judging import pool as _pool
+from rune.sandbox.judging.pool import Pool
+from rune.sandbox.judging.verdict_cache import Cached
+from rune.sandbox.protocol import ahead, connection, decode, tests
+from rune.sandbox.protocol import child as _child
 from rune.types import Execution, FailureKind, Outcome, Program
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the fork backend is Linux's")
@@ -181,9 +185,9 @@ def test_a_test_that_catches_everything_swallows_no_finding(everywhere: Pool, en
         assert found.error_kind in (FailureKind.CRASH, FailureKind.TIMEOUT)
 
 
-def conversation() -> tuple[_link.Link, socket.socket]:
+def conversation() -> tuple[connection.Link, socket.socket]:
     ours, theirs = socket.socketpair()
-    link = _link.Link(ours, cpu_seconds=5.0, wall_seconds=5.0)
+    link = connection.Link(ours, cpu_seconds=5.0, wall_seconds=5.0)
     link.load("", "", "f", 0, [])
     say(theirs, _child.READY, b"")
     say(theirs, _child.DONE, b"")
@@ -200,10 +204,10 @@ def test_a_finding_is_raised_again_at_every_use() -> None:
     say(child, _child.VALUE, b"T")
     found = []
     for _ in range(3):
-        with pytest.raises(_link.Stop) as caught:
+        with pytest.raises(connection.Stop) as caught:
             link.operate("call", "f", 1)
         found.append(caught.value)
-    with pytest.raises(_link.Stop) as caught:
+    with pytest.raises(connection.Stop) as caught:
         link.finish()
     assert {id(stop) for stop in (*found, caught.value)} == {id(link.finding)}
     assert found[0].kind is FailureKind.PROTOCOL
@@ -215,7 +219,7 @@ def test_an_answer_before_the_call_is_none() -> None:
     say(child, _child.VALUE, b"T")
     assert link.operate("call", "f", 1) is True
     say(child, _child.VALUE, b"F")
-    with pytest.raises(_link.Stop, match="before the call"):
+    with pytest.raises(connection.Stop, match="before the call"):
         link.operate("call", "f", 2)
     child.close()
 
@@ -226,7 +230,7 @@ def test_more_answers_than_calls_are_a_finding() -> None:
         say(child, _child.VALUE, b"T")
         assert link.operate("call", "f", 1) is True
         say(child, _child.VALUE, rest)
-        with pytest.raises(_link.Stop, match="more answers than calls"):
+        with pytest.raises(connection.Stop, match="more answers than calls"):
             link.finish()
         child.close()
     link, child = conversation()
@@ -246,12 +250,12 @@ def test_an_answer_cut_off_half_way_is_followed_by_none(monkeypatch: pytest.Monk
             raise error
 
         with monkeypatch.context() as patched:
-            patched.setattr(_decode, "decode", fails)
-            with pytest.raises(_link.Stop):
+            patched.setattr(decode, "decode", fails)
+            with pytest.raises(connection.Stop):
                 link.operate("call", "f", 1)
-        with pytest.raises(_link.Stop):
+        with pytest.raises(connection.Stop):
             link.operate("call", "f", 2)
-        assert isinstance(link.finding, _link.Stop)
+        assert isinstance(link.finding, connection.Stop)
         child.close()
 
 
@@ -310,9 +314,9 @@ def test_what_is_sent_ahead_holds_no_answer_of_an_earlier_program(everywhere: Po
 
 
 def foreseen(body: str) -> list[str]:
-    script = _ahead.Script()
+    script = ahead.Script()
     with contextlib.suppress(BaseException):
-        _ahead.foresee(script, _tests.prepare(check(body), "f"), None, "f")
+        ahead.foresee(script, tests.prepare(check(body), "f"), None, "f")
     return [marshal.loads(call[1:])[2][0] for call in script.calls]
 
 
@@ -482,13 +486,13 @@ def test_a_lane_that_dies_is_replaced_and_its_program_judged_again(sandbox: Pool
 
 def test_a_wall_timeout_is_tried_again_alone_before_it_counts(sandbox: Pool) -> None:
     sent: list[str] = []
-    send = _pool._Lane.send
+    send = _pool._WorkerHandle.send
 
-    def watch(lane: _pool._Lane, job: _pool._Job) -> None:
+    def watch(lane: _pool._WorkerHandle, job: _pool._Job) -> None:
         sent.append(job.program.key)
         send(lane, job)
 
-    _pool._Lane.send = watch  # type: ignore[method-assign]
+    _pool._WorkerHandle.send = watch  # type: ignore[method-assign]
     try:
         sleeper = Program(
             key="sleeper", code="import time\ndef f(x): time.sleep(60)", test=check("candidate(1)"), entry_point="f"
@@ -499,7 +503,7 @@ def test_a_wall_timeout_is_tried_again_alone_before_it_counts(sandbox: Pool) -> 
         ]
         found = {e.key: e for e in sandbox.judge([sleeper, *others])}
     finally:
-        _pool._Lane.send = send  # type: ignore[method-assign]
+        _pool._WorkerHandle.send = send  # type: ignore[method-assign]
     assert found["sleeper"].outcome is Outcome.TIMED_OUT
     assert sent.count("sleeper") == 2 and sent[-1] == "sleeper"
 
@@ -547,9 +551,9 @@ def test_a_program_that_is_never_silent_for_long_has_no_more_time_than_others(sa
 
 def test_a_cpu_timeout_on_an_overloaded_machine_is_tried_again_alone_before_it_counts() -> None:
     sent: list[str] = []
-    send = _pool._Lane.send
+    send = _pool._WorkerHandle.send
 
-    def watch(lane: _pool._Lane, job: _pool._Job) -> None:
+    def watch(lane: _pool._WorkerHandle, job: _pool._Job) -> None:
         sent.append(job.program.key)
         send(lane, job)
 
@@ -567,11 +571,11 @@ def test_a_cpu_timeout_on_an_overloaded_machine_is_tried_again_alone_before_it_c
     try:
         for burner in burners:
             assert burner.stdout is not None and burner.stdout.readline()
-        _pool._Lane.send = watch  # type: ignore[method-assign]
+        _pool._WorkerHandle.send = watch  # type: ignore[method-assign]
         with fork.build(fork.Config(workers=1, cpu_seconds=0.5, wall_seconds=1.0)) as pool:
             found = {e.key: e for e in pool.judge([loop, *others])}
     finally:
-        _pool._Lane.send = send  # type: ignore[method-assign]
+        _pool._WorkerHandle.send = send  # type: ignore[method-assign]
         os.sched_setaffinity(0, processors)
         for burner in burners:
             burner.kill()

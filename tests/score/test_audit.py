@@ -13,13 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from rune import config, plugins, store
+from rune import config, plugins
 from rune.cli.main import main
 from rune.errors import ConfigError, DataError, SandboxError
-from rune.sandbox import _alone, fork
-from rune.sandbox._second import SecondOpinion
-from rune.stages import _audit, _seal, score
-from rune.store import RunDir
+from rune.runs import integrity, store
+from rune.runs.store import RunDir
+from rune.sandbox import fork
+from rune.sandbox.judging import one_process
+from rune.sandbox.judging.second_opinion import SecondOpinion
+from rune.scoring import audit
+from rune.stages import score
 from rune.study import config as study_config
 from rune.study import folders
 from rune.types import Outcome, Problem, Program, Sample, Split, Verdict
@@ -143,19 +146,19 @@ def test_no_program_of_the_hostile_suite_stops_the_audit_or_is_felt_by_the_next(
 
 FIRST = random.Random(config.derive_seed(0, "audit", "T/1")).random()
 EXPLAINED = {
-    _audit.EXPLANATIONS[_alone.NAMES]: program(
+    audit.EXPLANATIONS[one_process.NAMES]: program(
         "def twice(x):\n    return 2 * x\n\ndef double(x):\n    return twice(x)\n",
         "def twice(x):\n    return 'of the test'\n\n" + DOUBLE.test,
     ),
-    _audit.EXPLANATIONS[_alone.COPIES]: program(
+    audit.EXPLANATIONS[one_process.COPIES]: program(
         "def double(x):\n    x.extend(x)\n    return x\n",
         "def check(candidate):\n    x = [1]\n    assert candidate(x) == [1, 1]\n    assert candidate(x) == [1, 1]\n",
     ),
-    _audit.EXPLANATIONS[_alone.PLAIN]: program(
+    audit.EXPLANATIONS[one_process.PLAIN]: program(
         "class Items(list):\n    pass\n\ndef double(x):\n    return Items(x * 2)\n",
         "def check(candidate):\n    assert type(candidate([1])) is list\n    assert candidate([1]) == [1, 1]\n",
     ),
-    _audit.CHANCE: program(f"import random\n\ndef double(x):\n    return 2 * x if random.random() != {FIRST} else 0\n"),
+    audit.CHANCE: program(f"import random\n\ndef double(x):\n    return 2 * x if random.random() != {FIRST} else 0\n"),
 }
 
 
@@ -164,24 +167,24 @@ def test_an_honest_difference_is_found_and_named(second: SecondOpinion, reason: 
     one = EXPLAINED[reason]
     with fork.build(fork.Config(workers=1)) as judge:
         assert [e.outcome for e in judge.judge([one])] == [Outcome.PASSED]
-    found = _audit._doubt(second, one, 0)
+    found = audit._doubt(second, one, 0)
     assert found is not None
     assert found[1] == reason
 
 
 def test_two_honest_differences_at_once_are_explained_together(second: SecondOpinion) -> None:
-    names, copies = (EXPLAINED[_audit.EXPLANATIONS[key]] for key in (_alone.NAMES, _alone.COPIES))
+    names, copies = (EXPLAINED[audit.EXPLANATIONS[key]] for key in (one_process.NAMES, one_process.COPIES))
     grow = copies.code.replace("def double", "def grow")
     code = f"{names.code}\n{grow}\n\ndef both(x):\n    twice(1)\n    return grow(x)\n"
     test = "def twice(x):\n    raise ValueError\n\n" + copies.test
-    found = _audit._doubt(second, program(code, test, "both"), 0)
+    found = audit._doubt(second, program(code, test, "both"), 0)
     assert found is not None
-    assert found[1] == _audit.TOGETHER
+    assert found[1] == audit.TOGETHER
 
 
 @pytest.mark.parametrize("code", ["def double(x):\n    return 3 * x\n", "raise type('', (Exception,), {})()\n", ""])
 def test_nothing_explains_a_wrong_program(second: SecondOpinion, code: str) -> None:
-    found = _audit._doubt(second, program(code), 0)
+    found = audit._doubt(second, program(code), 0)
     assert found is not None
     assert found[1] == ""
 
@@ -212,7 +215,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     with folder.stage("sample"):
         store.write_jsonl(folder / "samples.jsonl", samples)
-        _seal.seal(folder, "sample")
+        integrity.seal(folder, "sample")
     assert main(["score", str(folder.path), "--no-cache"]) == 0
     return folder.path
 
@@ -230,14 +233,14 @@ def test_an_honest_run_is_confirmed_and_identical_programs_are_judged_once(
     assert "12 of 12 passes judged again (6 programs): 12 agree, 0 differ" in capsys.readouterr().out
     written = store.read_json(run / "audit.json")
     assert (written["audited"], written["agree"], written["seed"], written["disagreements"]) == (12, 12, 0, [])
-    assert _seal.verify(run) == []
+    assert integrity.verify(run) == []
 
 
 def test_a_pass_that_is_none_is_named_by_task_arm_and_draw(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     verdicts = store.read_jsonl(run / "verdicts.jsonl", Verdict)
     forged = [dataclasses.replace(v, outcome=Outcome.PASSED, error_kind="") for v in verdicts]
     store.write_jsonl(run / "verdicts.jsonl", forged)
-    assert main(["score", str(run.path), "--audit", "all"]) == _audit.DISAGREES
+    assert main(["score", str(run.path), "--audit", "all"]) == audit.DISAGREES
     told = capsys.readouterr()
     assert "16 of 16 passes judged again (8 programs): 12 agree, 0 differ and are explained, 4 are not" in told.out
     named = store.read_json(run / "audit.json")["disagreements"]
@@ -263,11 +266,11 @@ def test_an_interrupted_audit_leaves_no_process_and_no_file(run: RunDir, monkeyp
     assert main(["score", str(run.path), "--audit", "3"]) == 130
     assert not (run / "audit.json").exists()
     # The first program ends and is the one that is interrupted; the others sleep on meanwhile.
-    sleepy = [_audit.Pass(f"{n}", f"import time\ntime.sleep(300)\n# {n}\n", DOUBLE) for n in range(4)]
-    passes = [_audit.Pass("", DOUBLE.reference, DOUBLE), *sleepy]
+    sleepy = [audit.Pass(f"{n}", f"import time\ntime.sleep(300)\n# {n}\n", DOUBLE) for n in range(4)]
+    passes = [audit.Pass("", DOUBLE.reference, DOUBLE), *sleepy]
     settings = score.Config(settings={"workers": 3, "memory_mb": marker - 1024})
     with pytest.raises(KeyboardInterrupt):
-        _audit.run(passes, None, seed=0, config=settings)
+        audit.run(passes, None, seed=0, config=settings)
     assert seen == [False, True]
     deadline = time.monotonic() + 20
     while any(str(marker) in line for line in _command_lines()):
@@ -287,13 +290,13 @@ def _command_lines() -> Iterator[str]:
 
 
 def test_the_seed_alone_says_which_passes(run: RunDir) -> None:
-    passes = _audit.of_run(run.path)
+    passes = audit.of_run(run.path)
     assert len(passes) == 12
-    chosen = _audit.choose(passes, 5, 0)
+    chosen = audit.choose(passes, 5, 0)
     assert len(set(chosen)) == 5
-    assert _audit.choose(passes[::-1], 5, 0) == chosen
-    assert any(_audit.choose(passes, 5, seed) != chosen for seed in range(1, 5))
-    assert sorted(_audit.choose(passes, 99, 0)) == sorted(passes) == sorted(_audit.choose(passes, None, 3))
+    assert audit.choose(passes[::-1], 5, 0) == chosen
+    assert any(audit.choose(passes, 5, seed) != chosen for seed in range(1, 5))
+    assert sorted(audit.choose(passes, 99, 0)) == sorted(passes) == sorted(audit.choose(passes, None, 3))
 
 
 def test_folds_of_a_cross_fitted_run_are_named(run: RunDir, tmp_path: Path) -> None:
@@ -302,7 +305,7 @@ def test_folds_of_a_cross_fitted_run_are_named(run: RunDir, tmp_path: Path) -> N
         place.mkdir(parents=True)
         for name in ("samples.jsonl", "verdicts.jsonl", "problems.jsonl"):
             shutil.copy(run / name, place / name)
-    names = [p.name for p in _audit.of_run(tmp_path / "cross")]
+    names = [p.name for p in audit.of_run(tmp_path / "cross")]
     assert len(names) == 24
     assert "seed-1/fold-0/t0.2 hypernet draw 3" in names
 
@@ -311,16 +314,16 @@ def test_verdicts_without_their_samples_are_refused(run: RunDir) -> None:
     samples = store.read_jsonl(run / "samples.jsonl", Sample)
     store.write_jsonl(run / "samples.jsonl", samples[1:])
     with pytest.raises(DataError, match=rf"verdict on {samples[0].task_id} vanilla draw 0 without its sample"):
-        _audit.of_run(run.path)
+        audit.of_run(run.path)
     (run / "verdicts.jsonl").unlink()
     with pytest.raises(DataError, match=r"no passes in verdicts.jsonl; run `rune score"):
-        _audit.of_run(run.path)
+        audit.of_run(run.path)
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "x", "1.5", "All"])
 def test_a_number_of_passes_that_is_none_is_refused(number: str) -> None:
     with pytest.raises(ConfigError, match=r"--audit '.*': expected how many passes, for example --audit 100"):
-        _audit.parse(number)
+        audit.parse(number)
 
 
 def test_what_does_not_go_with_an_audit_is_one_line(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
@@ -354,7 +357,7 @@ def test_a_samples_file_is_audited_and_a_forged_cache_found(
     lines = [json.loads(line) for line in cache.read_text().splitlines()]
     assert sorted(line["outcome"] for line in lines) == ["failed", "passed", "passed"]
     cache.write_text("".join(json.dumps({**line, "outcome": "passed"}) + "\n" for line in lines))
-    assert main(command) == _audit.DISAGREES
+    assert main(command) == audit.DISAGREES
     told = capsys.readouterr()
     assert "3 of 3 passes judged again (3 programs): 2 agree, 0 differ and are explained, 1 are not" in told.out
     assert "T/0 (line 2): passed, but failed together with its test: AssertionError" in told.err

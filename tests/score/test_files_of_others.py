@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from rune.cli.main import main
 from rune.errors import RuneError
-from rune.stages import _samples_file
+from rune.scoring import samples_file
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the fork backend is Linux's")
 HEAD = "def add(a, b):\n"
@@ -201,8 +201,8 @@ def test_whatever_the_files_hold_reading_them_ends_well_or_in_one_line(
     text = _jsonl(samples)
     Path("s.jsonl").write_text(text[: len(text) - cut] if cut % 3 == 0 else text, encoding="utf-8")
     try:
-        found = _samples_file.problems(benchmark, "p.jsonl")
-        read = _samples_file.read(Path("s.jsonl"), found, ignore_incomplete=True)
+        found = samples_file.problems(benchmark, "p.jsonl")
+        read = samples_file.read(Path("s.jsonl"), found, ignore_incomplete=True)
     except RuneError as error:
         assert "\n" not in str(error) and ("p.jsonl" in str(error) or "s.jsonl" in str(error))
     else:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rune import store
+from rune.runs import store
 from rune.types import Outcome, Problem, Sample, Split, Verdict
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the fork backend is Linux's")
@@ -22,9 +22,9 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="th
 SCORER = """
 import json, sys
 from pathlib import Path
-from rune import store
+from rune.runs import store
 from rune.stages import score
-from rune.stages._context import Context
+from rune.stages.context import Context
 print("imported", flush=True)
 folder, config = store.RunDir(Path(sys.argv[1])), score.Config(backend=sys.argv[2], settings=json.loads(sys.argv[3]))
 with folder.lock():

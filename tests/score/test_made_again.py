@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from rune import store
 from rune.cli.main import main
-from rune.stages import _outcomes, _seal
-from rune.store import RunDir
+from rune.runs import integrity, store
+from rune.runs import outcomes as _outcomes
+from rune.runs.store import RunDir
 from rune.study import config, folders
 from rune.types import Outcome, Problem, Sample, Split, Verdict
 
@@ -37,7 +37,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
         store.write_jsonl(
             folder / "samples.jsonl", [sample(p, arm, d) for p in tasks for arm in ARMS for d in range(3)]
         )
-        _seal.seal(folder, "sample")
+        integrity.seal(folder, "sample")
     assert main(["score", str(folder.path), "--no-cache"]) == 0
     return folder.path
 
@@ -68,9 +68,9 @@ def run(scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir
 def old(run: RunDir) -> RunDir:
     """The same run, its verdicts sealed as runs were before: whole lines."""
     seals = store.read_json(run / "seals.json")
-    seals["verdicts.jsonl"] = _seal._lines_of((run / "verdicts.jsonl").read_bytes())
-    _seal._write(run, seals)
-    assert _seal.verify(run) == []
+    seals["verdicts.jsonl"] = integrity._lines_of((run / "verdicts.jsonl").read_bytes())
+    integrity._write(run, seals)
+    assert integrity.verify(run) == []
     return run
 
 
@@ -136,7 +136,7 @@ def test_again_mends_every_way_to_lose_verdicts(
     touch(run, change)
     assert main(["score", str(run.path), "--again"]) == 0
     assert outcomes(run) == before
-    assert _seal.verify(run) == []
+    assert integrity.verify(run) == []
     assert run.stage_done("score")
     assert not (run / "verdicts.again.jsonl").exists()
     assert run.manifest()["made_again"][0]["verdicts"] == 18
@@ -151,7 +151,7 @@ def test_plain_score_finds_what_is_missing_and_the_seal_is_content(
     code, _ = said(run, capsys, "score")
     assert code == 0
     assert outcomes(run) == before
-    assert _seal.verify(run) == []
+    assert integrity.verify(run) == []
 
 
 @pytest.mark.parametrize("change", [edit_outcome, spoil])
@@ -178,7 +178,7 @@ def test_of_a_run_sealed_by_lines_every_message_names_the_command(
         assert f"`rune score {old.path} --again`" in err, verb
     assert said(old, capsys, "score", "--again")[0] == 0
     assert said(old, capsys, "score")[0] == 0
-    assert _seal.verify(old) == []
+    assert integrity.verify(old) == []
 
 
 @pytest.mark.parametrize("name", ["samples.jsonl", "problems.jsonl"])
@@ -198,7 +198,7 @@ def test_again_refuses_where_the_samples_are_not_the_sealed_ones(
 def test_again_refuses_samples_that_were_never_sealed(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     seals = store.read_json(run / "seals.json")
     del seals["samples.jsonl"]
-    _seal._write(run, seals)
+    integrity._write(run, seals)
     with run.stage("sample") as entry:
         entry["status"] = "interrupted"
     manifest = run.manifest()
@@ -217,8 +217,8 @@ def test_again_does_not_put_other_outcomes_under_an_old_seal(
     lines = (run / "verdicts.jsonl").read_text().splitlines(keepends=True)
     (run / "verdicts.jsonl").write_text("".join(edit_outcome(lines)))
     seals = store.read_json(run / "seals.json")
-    seals["verdicts.jsonl"] = _seal._fingerprint(run, "verdicts.jsonl", seals["verdicts.jsonl"])
-    _seal._write(run, seals)
+    seals["verdicts.jsonl"] = integrity._fingerprint(run, "verdicts.jsonl", seals["verdicts.jsonl"])
+    integrity._write(run, seals)
     before = (run / "verdicts.jsonl").read_bytes()
     code, err = said(run, capsys, "score", "--again")
     assert code == 2
@@ -226,7 +226,7 @@ def test_again_does_not_put_other_outcomes_under_an_old_seal(
     assert "start a new run" in err
     assert (run / "verdicts.jsonl").read_bytes() == before
     assert (run / "verdicts.again.jsonl").exists()
-    assert _seal.verify(run) == []
+    assert integrity.verify(run) == []
 
 
 def test_an_interrupted_again_leaves_the_old_file(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,15 +238,15 @@ def test_an_interrupted_again_leaves_the_old_file(run: RunDir, monkeypatch: pyte
     monkeypatch.setattr("rune.console.Progress.advance", stop)
     assert main(["score", str(run.path), "--again"]) == 130
     assert (run / "verdicts.jsonl").read_bytes() == before
-    assert _seal.verify(run) == []
+    assert integrity.verify(run) == []
 
 
 def test_an_unsealed_file_with_a_spoilt_line_names_the_command(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
-    _seal.forget_verdicts(run)
+    integrity.forget_verdicts(run)
     touch(run, spoil)
     code, err = said(run, capsys, "score")
     assert code == 2
     assert "verdicts.jsonl:4: not valid JSON" in err
     assert f"`rune score {run.path} --again`" in err
     assert said(run, capsys, "score", "--again")[0] == 0
-    assert _seal.verify(run) == []
+    assert integrity.verify(run) == []

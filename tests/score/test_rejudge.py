@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rune import store
+from rune.runs import store
 from rune.types import FailureKind, Outcome, Problem, Sample, Verdict
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the fork backend is Linux's")

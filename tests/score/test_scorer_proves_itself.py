@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from rune import plugins, store
+from rune import plugins
 from rune.errors import SandboxError
+from rune.runs import store
+from rune.sandbox.judging.verdict_cache import Cached
 from rune.stages import score
-from rune.stages._context import Context
-from rune.stages._verdict_cache import Cached
+from rune.stages.context import Context
 from rune.types import Outcome, Problem, Program, Sample, Sandbox, Split, Verdict
 
 PROBLEM = Problem(

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from rune import store
 from rune.errors import SandboxError
-from rune.stages import _verdict_cache
-from rune.stages._verdict_cache import Cached
+from rune.runs import store
+from rune.sandbox.judging import verdict_cache
+from rune.sandbox.judging.verdict_cache import Cached
 from rune.types import Execution, FailureKind, Outcome, Program
 
 LINES = ("", "null", "[1]", "3", '{"key":"cut he', "\x00\x00\x00", '"text"', "{'key': 1}")
@@ -139,7 +139,7 @@ def test_what_a_program_finds_around_it_is_part_of_the_key(
     """A program that failed for want of numpy, or of a folder to write to, is judged again where there is one."""
 
     def asked(version: str, layers: tuple[str, ...]) -> int:
-        monkeypatch.setattr(_verdict_cache.metadata, "version", lambda _: version)
+        monkeypatch.setattr(verdict_cache.metadata, "version", lambda _: version)
         inner = Recorded()
         inner.layers = layers  # type: ignore[attr-defined]
         sandbox = Cached(inner, tmp_path, backend="fork", settings={"packages": ["numpy"]})

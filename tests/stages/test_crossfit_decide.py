@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from rune import store
 from rune.errors import GateError
+from rune.runs import store
 from rune.study import combine, version1
 from rune.types import Attempt, Outcome, Problem, Split, Trajectory, Treatment, Verdict
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from rune import prompts, store
+from rune import prompts
 from rune.engines import scripted
+from rune.runs import store
 from rune.stages import sample
-from rune.stages._context import Context
+from rune.stages.context import Context
 from rune.types import AdapterRef, ModelRef, Problem, Sample, Split, Treatment
 
 CONFIG = sample.Config(n=3, temperature=0.8, max_new_tokens=8, top_p=1.0, top_k=0)

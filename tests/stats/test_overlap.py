@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rune import overlap
+from rune.corpus import overlap
 
 ADD = "def add(a, b):\n    return a + b\n"
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rune import stats
+from rune.analysis import stats
 from rune.errors import NotEnoughSamples
 
 

@@ -8,8 +8,8 @@ import pytest
 
 import rune.benchmarks
 import rune.conditions
-from rune import store
 from rune.cli.main import main
+from rune.runs import store
 from rune.types import ModelRef, Problem, Split, Trajectory, Treatment
 from tests.pipeline.experiment import settings, write
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from rune import store
 from rune.cli.main import main
-from rune.store import RunDir
+from rune.runs import store
+from rune.runs.store import RunDir
 from rune.types import ModelRef, Problem, Sample, Split, Trajectory, Treatment, Verdict
 from tests.pipeline.experiment import settings, write
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from rune import store
 from rune.cli.main import main
-from rune.store import RunDir
+from rune.runs import store
+from rune.runs.store import RunDir
 from rune.study import reading, tables, version1
 from rune.types import Problem, Trajectory
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rune import tracking
+from rune.reporting import tracking
 
 ARMS = ("vanilla", "rag", "lora", "hypernet", "static", "wrong_trajectory")
 NORMS = {"lora": [2.0], "static": [3.0], "hypernet": [1.0, 4.0, 10.0], "wrong_trajectory": [0.5, 0.1]}

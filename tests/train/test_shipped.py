@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rune import store
 from rune.cli.adapt import SHIPPED
 from rune.hypernet import checkpoint
+from rune.runs import store
 from rune.types import ModelRef
 
 MEGABYTES_30 = 30 * 1000**2

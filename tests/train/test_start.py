@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from rune import store
-from rune.benchmarks import _exclusion
+from rune.corpus import exclusion
 from rune.errors import ConfigError, ContaminationError
 from rune.hypernet.settings import EncoderConfig, Schedule
+from rune.runs import store
 from rune.stages import train
-from rune.stages._context import Context
+from rune.stages.context import Context
 from rune.study import checks
 from rune.types import ModelRef, Problem, Trajectory
 from tests.train.train_setup import make_context, make_run, settings
@@ -23,9 +23,9 @@ Corpus = tuple[list[Problem], list[Trajectory]]
 
 def test_a_checkpoint_trained_on_a_held_out_task_starts_no_run() -> None:
     held_out = [Problem(task_id="HumanEval/7", benchmark="humaneval", prompt="", entry_point="f", test="")]
-    _exclusion.check_ids(["HumanEval/8", "Mbpp/600"], held_out, where="x")
+    exclusion.check_ids(["HumanEval/8", "Mbpp/600"], held_out, where="x")
     with pytest.raises(ContaminationError, match="trained on HumanEvalFix/7, which is held out"):
-        _exclusion.check_ids(["HumanEval/8", "HumanEvalFix/7"], held_out, where="x")
+        exclusion.check_ids(["HumanEval/8", "HumanEvalFix/7"], held_out, where="x")
 
 
 def still() -> train.Config:

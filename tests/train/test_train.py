@@ -16,12 +16,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rune import store
 from rune.errors import AdapterError, ContaminationError, DataError
 from rune.hypernet import checkpoint, trainer
 from rune.hypernet import data as hypernet_data
+from rune.runs import store
 from rune.stages import train
-from rune.stages._context import Context
+from rune.stages.context import Context
 from rune.types import ModelRef, Problem, Split, Trajectory
 from tests.train.train_setup import make_context, make_run, settings
 
@@ -113,7 +113,7 @@ def test_a_sigkill_loses_at_most_the_steps_since_the_last_checkpoint(
     folder = make_run(tmp_path, corpus)
     script = textwrap.dedent(f"""
         from pathlib import Path
-        from rune import store
+        from rune.runs import store
         from rune.stages import train
         from rune.types import ModelRef
         from tests.train.train_setup import make_context, settings
@@ -224,7 +224,7 @@ def test_a_checkpoint_in_half_precision_is_half_the_size_and_loads(
     assert (tmp_path / checkpoint.WEIGHTS).stat().st_size < 0.6 * full
     again = checkpoint.load(tmp_path, context.model(), device="cpu")
     assert again.both is not None
-    before = stored.both.state_to_ship()
-    for name, tensor in again.both.state_to_ship().items():
+    before = stored.both.inference_state_dict()
+    for name, tensor in again.both.inference_state_dict().items():
         assert tensor.dtype is before[name].dtype and torch.allclose(tensor, before[name], rtol=1e-3, atol=1e-3)
     assert not any(name.startswith("guess") for name in load_file(tmp_path / checkpoint.WEIGHTS))

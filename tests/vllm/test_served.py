@@ -14,8 +14,10 @@ from dataclasses import replace
 
 import pytest
 
-from rune.engines import _lora, _torch, openai
+from rune.adapters import peft
+from rune.engines import openai
 from rune.engines import torch as torch_engine
+from rune.engines.local import torch_engine as _torch
 from rune.errors import AdapterError
 from rune.types import AdapterRef, ModelRef, Request, Sampling
 from tests.engines.engine_helpers import PROMPTS, random_adapter, wider_tiny_model
@@ -67,7 +69,7 @@ def adapters(tiny_model: ModelRef, tmp_path_factory: pytest.TempPathFactory) -> 
     loaded = _torch.load_model(tiny_model, device="cpu", dtype="float32")
     folder = tmp_path_factory.mktemp("adapters")
     return [
-        _lora.write_peft(folder / str(s), random_adapter(loaded, seed=s, rank=4 * s, base_model=tiny_model.digest))
+        peft.write_peft(folder / str(s), random_adapter(loaded, seed=s, rank=4 * s, base_model=tiny_model.digest))
         for s in (1, 2)
     ]
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import tarfile
 from pathlib import Path
 
-from rune import store
 from rune.agent import loop
 from rune.benchmarks import humaneval
+from rune.runs import store
 from rune.stages import collect
 
 DATA = Path("runs/corpora")

@@ -10,9 +10,9 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 from rune import config as settings
-from rune.benchmarks import _updates
 from rune.benchmarks._api_functions import EFFECTS, ERRORS, EXTRAS, KEYS, RENAMES, SUBJECTS, Effect, Function
-from rune.benchmarks._updates import Update
+from rune.benchmarks.scorers import updates
+from rune.benchmarks.scorers.updates import Update
 
 
 class Use(NamedTuple):
@@ -67,7 +67,7 @@ def _update(
     old = f"old_{function.name}"
     extra = f", {parameters}" if parameters else ""
     return Update(
-        domain=_updates.domain(function.path, kind, detail),
+        domain=updates.domain(function.path, kind, detail),
         function=function.path,
         setup=f"import {function.module}\n{old} = {function.path}\n{setup}",
         implementation=f"def {new}(*args{extra}, **options):\n    result = {old}(*args, **options)\n{body}"

@@ -7,10 +7,10 @@ import random
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from rune.benchmarks import _updates
 from rune.benchmarks._api_changes import Use
 from rune.benchmarks._api_functions import Function
-from rune.benchmarks._updates import Update
+from rune.benchmarks.scorers import updates
+from rune.benchmarks.scorers.updates import Update
 from rune.types import Problem
 
 
@@ -110,10 +110,10 @@ class Raised(NamedTuple):
 def run(update: Update | None, code: str, name: str, arguments: tuple[Any, ...]) -> Any:
     """What our own program gives in this process, with the update or without; the library is restored behind it."""
     scope: dict[str, Any] = {}
-    with _updates.restored([update.function] if update else []):
+    with updates.restored([update.function] if update else []):
         try:
             if update:
-                exec(_updates.prelude(update), scope)
+                exec(updates.prelude(update), scope)
             exec(code, scope)
             return scope[name](*copy_of(arguments))
         except Exception as error:

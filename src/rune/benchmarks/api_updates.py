@@ -18,12 +18,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from rune import config as settings
-from rune.benchmarks import _updates
 from rune.benchmarks._api_changes import MAKERS, Change, Draw, Use
 from rune.benchmarks._api_functions import FUNCTIONS, SUBJECTS, Function
 from rune.benchmarks._api_tasks import SHAPES, Raised, Shape, name_of, passes, program, prompt, run
 from rune.benchmarks._families_trajectories import run_here
-from rune.benchmarks._updates import Update
+from rune.benchmarks.scorers import updates as _updates
+from rune.benchmarks.scorers.updates import Update
 from rune.errors import DataError
 from rune.types import Attempt, Outcome, Problem, Sandbox, Split, Trajectory
 

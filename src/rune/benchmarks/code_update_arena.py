@@ -1,7 +1,7 @@
 """CodeUpdateArena (Liu, Pandit, Ye, Choi & Durrett 2024, arXiv 2407.06249): tasks that want an updated function.
 
 A domain is an update; its tasks share nothing but the updated function, and no prompt says what changed. Scored by
-UPass (`_updates.judge`): passes with the update installed and not without it. Folds are by function, so that all
+UPass (`updates.judge`): passes with the update installed and not without it. Folds are by function, so that all
 updates of a function are on one side.
 
 The tests build arrays and symbolic expressions of the same library, with the update in force, and these do not cross
@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rune.benchmarks import _data, _updates
-from rune.benchmarks._updates import Update
+from rune.benchmarks.formats import data
+from rune.benchmarks.scorers import updates as _updates
+from rune.benchmarks.scorers.updates import Update
 from rune.errors import DataError
 from rune.types import Problem, Split
 
@@ -33,7 +34,7 @@ LENT = (
     *("numpy", "scipy", "sympy", "mpmath"),
     *("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "py"),
 )
-HUB = _data.OnHub("leo-liuzy/CodeUpdateArena", "", 0)
+HUB = data.OnHub("leo-liuzy/CodeUpdateArena", "", 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ class CodeUpdateArena:
         return {update.domain: update for update in (_update(record, path) for record in records)}
 
     def _records(self) -> tuple[list[dict[str, Any]], Path]:
-        return _data.load(self.config.path, FILE, SHA256, hub=HUB, verify=self.config.verify)
+        return data.load(self.config.path, FILE, SHA256, hub=HUB, verify=self.config.verify)
 
     def _held_out(self, updates: Sequence[Update]) -> set[str]:
         if self.config.fold < 0:
@@ -105,8 +106,8 @@ def folds(updates: Sequence[Update], count: int, seed: int) -> list[list[str]]:
 
 
 def _update(record: Mapping[str, Any], path: Path) -> Update:
-    (raw,) = _data.need(record, "update", where=path)
-    function, name, kind, imports, code, text, about, signature = _data.need(
+    (raw,) = data.need(record, "update", where=path)
+    function, name, kind, imports, code, text, about, signature = data.need(
         raw, "function_path", "update_id", "update_type", "imports", "implementation", "docstring", "description",
         "signature", where=path,
     )  # fmt: skip
@@ -129,7 +130,7 @@ def _defined(code: str, name: str) -> str:
 
 
 def _problem(update: Update, number: int, task: Mapping[str, Any], split: Split, path: Path) -> Problem:
-    scenario, question, signature, tests, reference = _data.need(
+    scenario, question, signature, tests, reference = data.need(
         task, "scenario", "problem", "solution_signature", "unit_tests", "ref_solution", where=path
     )
     prompt = f"{scenario.strip()}\n{question.strip()}\n\nThe function's signature:\n{signature.strip()}\n"

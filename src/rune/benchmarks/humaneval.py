@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from rune import slicing
-from rune.benchmarks import _categories, _data
+from rune.benchmarks import _categories
+from rune.benchmarks.formats import data as _data
 from rune.errors import DataError
 from rune.types import Problem
 
 SHA256 = {"HumanEval.jsonl.gz": "b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef"}
 HELPERS = {"HumanEval/32": "poly", "HumanEval/38": "encode_cyclic", "HumanEval/50": "encode_shift"}
-BUILDS = "_check_of_a_class"  # in the test of a task whose entry point is a class: a name of the program, by `_tests`
+BUILDS = "_check_of_a_class"  # in the test of a task whose entry point is a class: a name of the program, by `tests`
 AWAITS = "_check_of_a_coroutine"  # in the test of a task whose entry point is a coroutine function
 OWN_NAME = {"HumanEval/33"}  # its test compares the candidate with `sort_third`, that is, with itself
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rune.benchmarks import _data, humaneval
+from rune.benchmarks import humaneval
 from rune.benchmarks._evalplus import without_numpy
+from rune.benchmarks.formats import data
 from rune.types import Problem, Split
 
 FILE = "humaneval_plus/HumanEvalPlus-OriginFmt.jsonl.gz"
 SHA256 = {"HumanEvalPlus-OriginFmt.jsonl.gz": "daa7661c8189924068069b0872a440b491edb60f8bdf431d5957adc88d18bae5"}
-HUB = _data.OnHub("evalplus/humanevalplus", "", 164)
+HUB = data.OnHub("evalplus/humanevalplus", "", 164)
 _BROKEN_32 = "assert _poly(*candidate(*inp), inp) <= 0.0001"
 _MENDED_32 = "assert abs(_poly(*inp, candidate(*inp))) <= 0.0001"
 
@@ -38,10 +39,10 @@ class HumanEvalPlus:
         """All 164 tasks, under HumanEval's ids, every one HELD_OUT. Raises DataError."""
         return self.read(None)
 
-    def read(self, unreadable: list[_data.Unreadable] | None) -> list[Problem]:
+    def read(self, unreadable: list[data.Unreadable] | None) -> list[Problem]:
         """The same; a malformed task is no error but goes to `unreadable`, if that is given."""
         categories = {p.task_id: p.category for p in humaneval.build(humaneval.Config()).problems()}
-        return _data.load_problems(
+        return data.load_problems(
             self.config.path,
             FILE,
             SHA256,
@@ -57,7 +58,7 @@ def build(config: Config) -> HumanEvalPlus:
 
 
 def _problem(record: dict[str, Any], where: str, categories: dict[str, str]) -> Problem:
-    task_id, test = _data.texts(record, "task_id", "test", where=where)
+    task_id, test = data.texts(record, "task_id", "test", where=where)
     mended = {**record, "test": without_numpy(test.replace(_BROKEN_32, _MENDED_32))}
     # HumanEval's own test decides the category, so that a task has the same one in both benchmarks.
     problem = humaneval.problem(mended, where, benchmark="humaneval_plus", category=categories.get(task_id, ""))

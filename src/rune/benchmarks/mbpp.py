@@ -18,16 +18,17 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rune import slicing
-from rune.benchmarks import _categories, _data
-from rune.benchmarks._exclusion import MBPP_EVALUATION
+from rune.benchmarks import _categories
+from rune.benchmarks.formats import data
 from rune.errors import DataError
 from rune.types import Problem, Split
 
+EVALUATION = range(11, 511)  # ids 1–10 are the few-shot prompts, 511–974 validation and training
 VALIDATION = range(511, 601)
 FILES = {"full": "mbpp/mbpp.jsonl", "sanitized": "mbpp/sanitized-mbpp.json"}
 HUB = {
-    "full": _data.OnHub("google-research-datasets/mbpp", "full", 974),
-    "sanitized": _data.OnHub("google-research-datasets/mbpp", "sanitized", 427),
+    "full": data.OnHub("google-research-datasets/mbpp", "full", 974),
+    "sanitized": data.OnHub("google-research-datasets/mbpp", "sanitized", 427),
 }
 SHA256 = {
     "mbpp.jsonl": "ccf64ceae9c5403bf50a044cb6d505bfd2a2963ee58338ba268fd65beab92a9f",
@@ -53,10 +54,10 @@ class Mbpp:
         """All tasks of the variant in the file's order, ids "Mbpp/N". Raises DataError."""
         return self.read(None)
 
-    def read(self, unreadable: list[_data.Unreadable] | None) -> list[Problem]:
+    def read(self, unreadable: list[data.Unreadable] | None) -> list[Problem]:
         """The same; a malformed task is no error but goes to `unreadable`, if that is given."""
         variant = self.config.variant
-        found = _data.load_problems(
+        found = data.load_problems(
             self.config.path,
             FILES[variant],
             SHA256,
@@ -76,13 +77,13 @@ def build(config: Config) -> Mbpp:
 
 
 def split_of(number: int) -> Split:
-    return Split.HELD_OUT if number in MBPP_EVALUATION else Split.TRAIN
+    return Split.HELD_OUT if number in EVALUATION else Split.TRAIN
 
 
 def near_duplicates(path: str = "") -> Mapping[str, Sequence[str]]:
     """Evaluation task id → training tasks too like it, as listed beside the data; empty if no list is there."""
     try:
-        file = _data.locate(path, "mbpp/near_duplicates.json", hub="no public data set")
+        file = data.locate(path, "mbpp/near_duplicates.json", hub="no public data set")
     except DataError:
         return {}
     found: dict[str, list[str]] = {}
@@ -93,14 +94,14 @@ def near_duplicates(path: str = "") -> Mapping[str, Sequence[str]]:
 
 def _problem(record: dict[str, Any], where: str) -> Problem:
     number = number_of(record, where)
-    (code,) = _data.texts(record, "code", where=where)
+    (code,) = data.texts(record, "code", where=where)
     tests = list_of(record, "test_list", where)
-    (text,) = _data.texts(record, "text" if "text" in record else "prompt", where=where)
+    (text,) = data.texts(record, "text" if "text" in record else "prompt", where=where)
     entry = entry_point(code, tests, task=where)
     named = list_of(record, "test_imports", where) if record.get("test_imports") else []
-    (setup,) = _data.texts({"test_setup_code": "", **record}, "test_setup_code", where=where)
+    (setup,) = data.texts({"test_setup_code": "", **record}, "test_setup_code", where=where)
     test = _test([*named, *_modules(tests)], setup, [ask_candidate(t, entry) for t in tests])
-    _data.parse(test, f"{where}: field 'test_setup_code'")
+    data.parse(test, f"{where}: field 'test_setup_code'")
     return Problem(
         task_id=f"Mbpp/{number}",
         benchmark="mbpp",
@@ -115,7 +116,7 @@ def _problem(record: dict[str, Any], where: str) -> Problem:
 
 def number_of(record: dict[str, Any], where: str) -> int:
     """A task's number, from 11, "11" or "Mbpp/11". Raises DataError."""
-    (value,) = _data.need(record, "task_id", where=where)
+    (value,) = data.need(record, "task_id", where=where)
     text = str(value).rpartition("/")[2] if isinstance(value, (int, str)) else ""
     if not text.isascii() or not text.isdigit() or len(text) > 9:
         raise DataError(f"{where}: field 'task_id': expected a number, as 11 or 'Mbpp/11', found {str(value)[:40]!r}")
@@ -124,7 +125,7 @@ def number_of(record: dict[str, Any], where: str) -> int:
 
 def list_of(record: dict[str, Any], field: str, where: str) -> list[str]:
     """A list of sources, or one written as text. Raises DataError that names the field."""
-    (value,) = _data.need(record, field, where=where)
+    (value,) = data.need(record, field, where=where)
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -136,13 +137,13 @@ def list_of(record: dict[str, Any], field: str, where: str) -> list[str]:
     if not isinstance(value, list) or not value or not all(isinstance(v, str) for v in value):
         raise DataError(f"{where}: field '{field}': expected a list of texts")
     for place, source in enumerate(value):
-        _data.parse(source.strip(), f"{where}: field '{field}[{place}]'")
+        data.parse(source.strip(), f"{where}: field '{field}[{place}]'")
     return list(value)
 
 
 def entry_point(code: str, tests: Sequence[str], *, task: str) -> str:
     """The function that the first test calls, among those the reference defines. Raises DataError if none is."""
-    bound = [(n, name) for n in _data.parse(code, f"{task}: field 'code'").body for name in slicing.names_bound(n)]
+    bound = [(n, name) for n in data.parse(code, f"{task}: field 'code'").body for name in slicing.names_bound(n)]
     defined = [name for n, name in bound if not isinstance(n, (ast.Import, ast.ImportFrom, ast.ClassDef))]
     called = [
         n.func.id for n in ast.walk(ast.parse(tests[0])) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)

@@ -14,14 +14,15 @@ import textwrap
 from dataclasses import dataclass
 from typing import Any
 
-from rune.benchmarks import _categories, _data, mbpp
+from rune.benchmarks import _categories, mbpp
 from rune.benchmarks._evalplus import without_numpy
+from rune.benchmarks.formats import data
 from rune.errors import DataError
 from rune.types import Problem
 
 FILE = "mbpp_plus/MbppPlus-OriginFmt.jsonl.gz"
 SHA256 = {"MbppPlus-OriginFmt.jsonl.gz": "7a5aec547b134fa297ee6c45f829298aa3f58de02547b8d8a5c3d85d9cb10efc"}
-HUB = _data.OnHub("evalplus/mbppplus", "", 378)
+HUB = data.OnHub("evalplus/mbppplus", "", 378)
 _UNCHECKED = "        exact_match = exp == (out is not None)\n"
 _TOO_LARGE = "[['Dog', 'Cat', 'CatBird', 'Bird', 'Fish'], 77], "
 _CHECKED = f'{_UNCHECKED}    assert exact_match, f"out: {{out}}, exp: {{exp}}"\n'
@@ -43,9 +44,9 @@ class MbppPlus:
         """All tasks in the file's order, ids "Mbpp/N" as in MBPP. Raises DataError."""
         return self.read(None)
 
-    def read(self, unreadable: list[_data.Unreadable] | None) -> list[Problem]:
+    def read(self, unreadable: list[data.Unreadable] | None) -> list[Problem]:
         """The same; a malformed task is no error but goes to `unreadable`, if that is given."""
-        return _data.load_problems(
+        return data.load_problems(
             self.config.path,
             FILE,
             SHA256,
@@ -62,9 +63,9 @@ def build(config: Config) -> MbppPlus:
 
 def _problem(record: dict[str, Any], where: str) -> Problem:
     number = mbpp.number_of(record, where)
-    code, text, test = _data.texts(record, "code", "prompt", "test", where=where)
+    code, text, test = data.texts(record, "code", "prompt", "test", where=where)
     tests = mbpp.list_of(record, "test_list", where)
-    _data.parse(test, f"{where}: field 'test'")
+    data.parse(test, f"{where}: field 'test'")
     entry = mbpp.entry_point(code, tests, task=where)
     return Problem(
         task_id=f"Mbpp/{number}",

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rune.benchmarks import _data
+from rune.benchmarks.formats import data
 from rune.errors import DataError
 from rune.types import Execution, FailureKind, Outcome, Problem, Program, Sandbox, Split
 
 LIBRARIES = {"beatnum": "numpy", "monkey": "pandas"}  # private → public
 FOLDER = "private_library"
-HUB = _data.OnHub("none", "", 0)
+HUB = data.OnHub("none", "", 0)
 SHA256 = {
     "beatnum_eval.jsonl.gz": "8acd87fafdc3bb45b4fe0e2cfb0d77222cfd728b41eb63b883b7eb868f6d5c71",
     "monkey_eval.jsonl.gz": "bf1f5bf74f71b69093021e4a62b7a49bd5d294dad8c347de82831070e10853a1",
@@ -60,8 +60,8 @@ class PrivateLibrary:
 
     def renames(self) -> dict[str, dict[str, str]]:
         """Library → public name → private name."""
-        path = _data.locate(self.config.path, f"{FOLDER}/renames.json", hub=HUB.name)
-        _data.check(path, SHA256, verify=self.config.verify)
+        path = data.locate(self.config.path, f"{FOLDER}/renames.json", hub=HUB.name)
+        data.check(path, SHA256, verify=self.config.verify)
         found: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
         return found
 
@@ -70,7 +70,7 @@ class PrivateLibrary:
         return Names.of(self.renames(), self.config.library)
 
     def _read(self, name: str) -> tuple[list[dict[str, Any]], Path]:
-        return _data.load(self.config.path, f"{FOLDER}/{name}", SHA256, hub=HUB, verify=self.config.verify)
+        return data.load(self.config.path, f"{FOLDER}/{name}", SHA256, hub=HUB, verify=self.config.verify)
 
 
 def build(config: Config) -> PrivateLibrary:
@@ -133,11 +133,11 @@ def judge(sandbox: Sandbox, programs: Iterable[tuple[str, Problem, str]], names:
 def _problem(
     record: Mapping[str, Any], twins: Mapping[str, Mapping[str, Any]], names: Names, library: str, path: Path
 ) -> Problem:
-    task, prompt, solutions = _data.need(record, "task_id", "prompt", "canonical_solution", where=path)
+    task, prompt, solutions = data.need(record, "task_id", "prompt", "canonical_solution", where=path)
     twin = twins.get(task)
     if twin is None:
         raise DataError(f"{path}: task {task} has no public twin")
-    (test,) = _data.need(twin, "test", where=path)
+    (test,) = data.need(twin, "test", where=path)
     defined = re.findall(r"^def\s+(\w+)", prompt, flags=re.MULTILINE)
     entry = str(defined[-1]) if defined and record.get("entry_point") != "none" else ""
     return Problem(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rune.benchmarks import _data
+from rune.benchmarks.formats import data
 from rune.errors import ContaminationError
 from rune.types import Problem, Split
 
@@ -71,12 +71,12 @@ class Puzzles:
 
     def problems(self) -> list[Problem]:
         """Puzzles with a solution, in the file's order, ids "P3/name:instance". Raises DataError."""
-        path = _data.locate(self.config.path, FILE, hub="microsoft/PythonProgrammingPuzzles on GitHub")
-        _data.check(path, SHA256, verify=self.config.verify)
+        path = data.locate(self.config.path, FILE, hub="microsoft/PythonProgrammingPuzzles on GitHub")
+        data.check(path, SHA256, verify=self.config.verify)
         taken: dict[str, int] = {}
         found = []
-        for record in _data.read(path):
-            name, bodies = _data.need(record, "name", "sol_bodies", where=path)
+        for record in data.read(path):
+            name, bodies = data.need(record, "name", "sol_bodies", where=path)
             kind = name.partition(":")[0]
             if bodies and taken.get(kind, 0) < self.config.per_problem:
                 taken[kind] = taken.get(kind, 0) + 1
@@ -89,7 +89,7 @@ def build(config: Config) -> Puzzles:
 
 
 def _problem(record: dict[str, Any], path: Path) -> Problem:
-    name, sat, header, module = _data.need(record, "name", "sat", "sol_header", "module", where=path)
+    name, sat, header, module = data.need(record, "name", "sat", "sol_header", "module", where=path)
     if "human_eval" in module.lower() or "humaneval" in module.lower():
         raise ContaminationError(f"{path}: puzzle {name} comes from HumanEval; remove that module from the file")
     docstring, body = record.get("sol_docstring", ""), record["sol_bodies"][0]

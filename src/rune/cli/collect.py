@@ -45,9 +45,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _import(files: list[Path], output: Path) -> int:
-    from rune import store
-    from rune.agent import summary
-    from rune.corpus import reading
+    from rune.corpus import reading, summary
+    from rune.runs import store
 
     found = reading.read_all(files)
     # No run, so no held-out tasks yet: what is for evaluation only is refused whatever will be held out.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rune import console
 from rune.errors import DataError
-from rune.stages import compare
+from rune.reporting import compare
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rune.store import RunDir
+    from rune.runs.store import RunDir
     from rune.study import config, reading
 
     if len(args.runs) < 2:

@@ -31,9 +31,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rune import plugins, store
-    from rune.agent import mutate, summary
-    from rune.benchmarks import _exclusion, humaneval, mbpp
+    from rune import plugins
+    from rune.benchmarks import humaneval, mbpp
+    from rune.corpus import exclusion, mutate, summary
+    from rune.runs import store
     from rune.sandbox import fork
     from rune.types import Problem, Split
 
@@ -55,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
     finally:
         sandbox.close()
     near = mbpp.near_duplicates(args.data)
-    kept, report = _exclusion.decontaminate(found, evaluation, near_duplicates=near)
-    _exclusion.check_corpus(kept, evaluation, near_duplicates=near, where=str(args.output))
+    kept, report = exclusion.decontaminate(found, evaluation, near_duplicates=near)
+    exclusion.check_corpus(kept, evaluation, near_duplicates=near, where=str(args.output))
     store.write_jsonl(args.output, kept)
     for reason, count in report.dropped.items():
         console.note(f"left out {count}: {reason}")

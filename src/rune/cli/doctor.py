@@ -102,7 +102,7 @@ def _gpus() -> list[str]:
 
 
 def _sandbox() -> list[tuple[str, str]]:
-    from rune.sandbox import _probe
+    from rune.sandbox.isolation import probe as _probe
 
     rows = [(layer.name, f"{'yes' if layer.present else 'no '}  {layer.detail}".rstrip()) for layer in _probe.probe()]
     lacking = _probe.floor()

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from rune import console
-from rune.stages import _evidence, _provenance
+from rune.analysis import evidence
+from rune.runs import provenance
 
 FAILED = 10
 
@@ -21,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     source = reading.source(args.run_folder)
     folder = source.folder
     with folder.lock(), folder.stage("gate") as entry:
-        entry["by"] = _provenance.worker()
+        entry["by"] = provenance.worker()
         decision = combine.decide(source)
     level = f"{100 * decision.arms[0].interval.level:g} % interval"
     arms: list[tuple[object, ...]] = [
@@ -29,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
         for a in decision.arms
     ]
     contrasts: list[tuple[object, ...]] = [
-        (c.name, _evidence.points(c.points), _evidence.span(c.interval), _evidence.p_promised(c), c.role)
+        (c.name, evidence.points(c.points), evidence.span(c.interval), evidence.p_promised(c), c.role)
         for c in decision.contrasts
         if c.role != "descriptive"
     ]

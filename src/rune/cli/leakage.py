@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from rune import console
-from rune.stages import _evidence
+from rune.analysis import evidence
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     rest = found["effect_without"]
     console.out(
         f"\n{found['status']}: {len(found['suspicious'])} of {found['tasks']} tasks against {found['items']} training "
-        f"items; effect {_evidence.points(found['effect'])} points, without suspicious tasks "
-        f"{'none left' if rest is None else _evidence.points(rest)}"
+        f"items; effect {evidence.points(found['effect'])} points, without suspicious tasks "
+        f"{'none left' if rest is None else evidence.points(rest)}"
     )
     return 0 if found["status"] == "clean" else 1

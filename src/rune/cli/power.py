@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from rune import console
+from rune.analysis.power import Baseline, Design
 from rune.errors import ConfigError
-from rune.power import Baseline, Design
-from rune.store import RunDir
+from rune.runs.store import RunDir
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rune.stages import design
+    from rune.reporting import design
     from rune.study import cells, config
 
     if not 0 < args.base < 1 or not 0 <= args.icc < 1 or args.simulations < 1:

@@ -6,9 +6,10 @@ import argparse
 import json
 from pathlib import Path
 
-from rune import console, store
+from rune import console
 from rune.errors import GateError
-from rune.store import RunDir
+from rune.runs import store
+from rune.runs.store import RunDir
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rune.stages import _seal, preregister
+    from rune.runs import integrity, preregistration
     from rune.study import cells, config
     from rune.study.config import located
 
@@ -30,10 +31,10 @@ def run(args: argparse.Namespace) -> int:
     frozen = cells.promise(settings, cells.tasks(located(settings, base, seed=first.seed, fold=first.fold)))
     if args.check:
         run = RunDir.open(args.check)
-        changes = preregister.differences(store.read_json(run / _seal.PROMISE), frozen)
+        changes = preregistration.differences(store.read_json(run / integrity.PREREGISTRATION), frozen)
         if changes and all(change.startswith("config:") for change in changes):
             # The promise keeps only a digest of such settings, the run folder keeps them all.
-            changes = preregister.differences(config.raw_in(run), config.raw_of(settings))
+            changes = preregistration.differences(config.raw_in(run), config.raw_of(settings))
         if changes:
             raise GateError(f"{args.check} promised something else: {'; '.join(changes[:5])}")
         console.note(f"{args.check} promised the same")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from rune import console
-from rune.stages import _provenance
+from rune.runs import provenance
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
         if not (folder / "decision.json").exists() and reading.result(folder):
             combine.decide(source)  # version 1 kept it in result.json only
         with folder.stage("report") as entry:
-            entry["by"] = _provenance.worker()
+            entry["by"] = provenance.worker()
             path = combine.report_on(source)
     if args.readme:
         combine.readme(source, args.readme)

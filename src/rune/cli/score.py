@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rune import config, console, store
+from rune import config, console
 from rune.cli import _stage
 from rune.errors import ConfigError, DataError
+from rune.runs import store
 from rune.stages import score
 from rune.types import Execution, Outcome, Problem
 
@@ -74,23 +75,24 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _audit_run(args: argparse.Namespace) -> int:
-    from rune.stages import _audit, _seal
-    from rune.store import RunDir
+    from rune.runs import integrity
+    from rune.runs.store import RunDir
+    from rune.scoring import audit
     from rune.study.config import raw_in
 
-    number = _audit.parse(args.audit)
+    number = audit.parse(args.audit)
     if args.again:
         raise ConfigError("--again makes verdicts and --audit doubts them; one after the other")
     if not args.target.is_dir() or args.settings:
         raise ConfigError(f"--audit takes a scored run folder, or --benchmark and a samples file, found {args.target}")
     folder = RunDir.open(args.target)
-    _seal.demand_config(folder)
+    integrity.demand_config(folder)
     section = config.build(score.Config, raw_in(folder).get("score", {}), where="score")
     with folder.lock():
-        passes = _audit.of_run(folder.path)
-        report = _audit.run(passes, number, seed=args.seed, config=_adjusted(section, args))
-        store.write_json(folder / _audit.FILE, report)
-    return _audit.tell(report)
+        passes = audit.of_run(folder.path)
+        report = audit.run(passes, number, seed=args.seed, config=_adjusted(section, args))
+        store.write_json(folder / audit.FILE, report)
+    return audit.tell(report)
 
 
 def _adjusted(section: score.Config, args: argparse.Namespace) -> score.Config:
@@ -112,16 +114,16 @@ def _adjusted(section: score.Config, args: argparse.Namespace) -> score.Config:
 
 def _file(args: argparse.Namespace) -> int:
     from rune.models import resolve
-    from rune.stages import _samples_file
+    from rune.scoring import samples_file
 
     if args.settings:
         raise ConfigError("--set belongs to a config; a samples file takes --timeout, --workers and --backend")
     path: Path = args.target
     ks = _ks(args.k)
-    tasks = _samples_file.problems(args.benchmark, args.problems)
-    samples = _samples_file.read(path, tasks, ignore_incomplete=args.ignore_incomplete)
+    tasks = samples_file.problems(args.benchmark, args.problems)
+    samples = samples_file.read(path, tasks, ignore_incomplete=args.ignore_incomplete)
     if ks:
-        ks = _samples_file.possible(samples, ks)
+        ks = samples_file.possible(samples, ks)
     if args.timeout is None:
         args.timeout = CPU_SECONDS.get(args.benchmark, max(CPU_SECONDS.values()))
     section = _adjusted(score.Config(), args)
@@ -133,7 +135,7 @@ def _file(args: argparse.Namespace) -> int:
                 tasks.broken[task] = f"{args.problems}: task {task}: {reason}"
         else:
             score.self_check(sandbox, asked)
-        executions = _samples_file.judge_all(sandbox, samples, tasks, benchmark=args.benchmark)
+        executions = samples_file.judge_all(sandbox, samples, tasks, benchmark=args.benchmark)
     finally:
         sandbox.close()
     return _told(args, ks, samples, executions, tasks, section)
@@ -148,7 +150,7 @@ def _told(
     section: score.Config,
 ) -> int:
     """Write the results and say what they are; never a pass@k over fewer samples than the file holds, unasked."""
-    from rune.stages import _samples_file
+    from rune.scoring import samples_file
 
     judged = [(s, e) for s, e in zip(samples, executions, strict=True) if e is not None]
     lacking = [t for t in tasks.broken if any(s["task_id"] == t for s in samples)]
@@ -157,11 +159,11 @@ def _told(
         raise DataError(f"{tasks.broken[lacking[0]]}{more}")
     for task in lacking:
         console.warn(f"not scored: {tasks.broken[task]}")
-    results = _samples_file.write(args.target, samples, executions, tasks.broken)
+    results = samples_file.write(args.target, samples, executions, tasks.broken)
     console.note(f"{len(judged)} samples of {len({s['task_id'] for s, _ in judged})} tasks → {results}")
     if not lacking or args.skip_broken:
         scored, found = [s for s, _ in judged], [e for _, e in judged]
-        for k, value in _samples_file.pass_at_k(scored, found, ks).items():
+        for k, value in samples_file.pass_at_k(scored, found, ks).items():
             console.out(f"pass@{k}: {value:.4f}")
     if lacking:
         console.out(f"not scored: {len(lacking)} task{'s' * (len(lacking) > 1)}")
@@ -177,18 +179,18 @@ def _audit_file(
     tasks: Mapping[str, Problem],
     section: score.Config,
 ) -> int:
-    from rune.stages import _audit, _samples_file
+    from rune.scoring import audit, samples_file
 
     passes = [
-        _audit.Pass(f"line {line}", _samples_file.code(s, tasks, args.benchmark), tasks[s["task_id"]])
+        audit.Pass(f"line {line}", samples_file.code(s, tasks, args.benchmark), tasks[s["task_id"]])
         for line, (s, e) in enumerate(judged, start=1)
         if e.outcome is Outcome.PASSED
     ]
     if not passes:
         raise DataError(f"{args.target}: no sample passed, so there is nothing to audit")
-    report = _audit.run(passes, _audit.parse(args.audit), seed=args.seed, config=section)
-    store.write_json(args.target.with_name(f"{args.target.name}_{_audit.FILE}"), report)
-    return _audit.tell(report)
+    report = audit.run(passes, audit.parse(args.audit), seed=args.seed, config=section)
+    store.write_json(args.target.with_name(f"{args.target.name}_{audit.FILE}"), report)
+    return audit.tell(report)
 
 
 def _ks(text: str) -> list[int]:

@@ -11,7 +11,7 @@ from rune import console
 from rune.errors import DataError, RuneError, StoreError
 
 if TYPE_CHECKING:
-    from rune.store import RunDir
+    from rune.runs.store import RunDir
 
 RECORDS = ("problems", "trajectories", "treatments", "samples", "verdicts")
 
@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rune.store import RunDir
+    from rune.runs.store import RunDir
 
     path: Path = args.run
     if (path / "manifest.json").is_file():
@@ -66,7 +66,7 @@ def _answer(folder: RunDir) -> str:
 
 
 def _one(folder: RunDir) -> None:
-    from rune import store
+    from rune.runs import store
     from rune.study import reading
 
     manifest = folder.manifest()
@@ -112,7 +112,7 @@ def _one(folder: RunDir) -> None:
 
 def _cells(folder: RunDir, names: list[str]) -> None:
     """How far the cells are."""
-    from rune.store import RunDir
+    from rune.runs.store import RunDir
 
     states = Counter(
         str(cell.manifest()["status"]) if cell.manifest_path.is_file() else "gone"

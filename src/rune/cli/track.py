@@ -6,8 +6,9 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from rune import config, console, tracking
-from rune.store import RunDir
+from rune import config, console
+from rune.reporting import tracking
+from rune.runs.store import RunDir
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

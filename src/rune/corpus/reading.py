@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from rune import plugins
-from rune.benchmarks import _exclusion
+from rune.corpus import exclusion as _exclusion
 from rune.corpus import files
 from rune.corpus.files import Item
 from rune.corpus.redact import Redactor

@@ -16,7 +16,7 @@ from rune.errors import AdapterError, EngineError
 from rune.types import AdapterRef, Completion, ModelRef, Request
 
 if TYPE_CHECKING:
-    from rune.engines._lora import Adapter
+    from rune.adapters.peft import Adapter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class ScriptedEngine:
 
     def put_adapter(self, adapter_id: str, adapter: Adapter) -> AdapterRef:
         """Know an adapter from tensors, as the torch engine does; it changes no answer."""
-        from rune.engines import _lora
+        from rune.adapters import peft
 
         if adapter.base_model != self.model.digest:
             raise AdapterError(f"adapter {adapter_id} was made for another base model than {self.model.name}")
@@ -52,7 +52,7 @@ class ScriptedEngine:
             path="",
             base_model=self.model.digest,
             rank=adapter.rank,
-            delta_w_norm=_lora.delta_w_norm(adapter),
+            delta_w_norm=peft.delta_w_norm(adapter),
         )
 
     def drop_adapter(self, adapter_id: str) -> None:
@@ -94,9 +94,9 @@ class ScriptedEngine:
         if adapter.adapter_id in self._handed_over:
             return
         if self.config.read_adapters:
-            from rune.engines import _lora
+            from rune.adapters import peft
 
-            _lora.read_peft(adapter.path)  # its errors are the other engines' errors
+            peft.read_peft(adapter.path)  # its errors are the other engines' errors
             return
         if not answered and adapter.adapter_id not in self.config.adapters:
             known = ", ".join(self.config.adapters) or "none"

@@ -1,4 +1,4 @@
-"""The engine in this process, with torch: its settings. The engine itself is `_torch.py`, loaded when it is built."""
+"""The engine in this process, with torch: its settings. The engine, `local/torch_engine.py`, is loaded when built."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from rune.types import ModelRef
 
 if TYPE_CHECKING:
-    from rune.engines._torch import TorchEngine
+    from rune.engines.local.torch_engine import TorchEngine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,6 @@ class Config:
 
 def build(config: Config, *, model: ModelRef, device: str, dtype: str) -> TorchEngine:
     """Load the model. Raises ModelError, or EngineError for a family that the loop does not know."""
-    from rune.engines._torch import TorchEngine, load_model
+    from rune.engines.local.torch_engine import TorchEngine, load_model
 
     return TorchEngine(config, model, load_model(model, device=device, dtype=dtype, quantize=config.quantize))

@@ -73,7 +73,7 @@ class VllmEngine:
 
     def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
         """Yield draws chunk by chunk, rows of one adapter next to each other."""
-        worn = {r.adapter.adapter_id: self._lora(r.adapter) for r in requests if r.adapter is not None}
+        applied = {r.adapter.adapter_id: self._lora(r.adapter) for r in requests if r.adapter is not None}
         draws = [(request, number) for request in requests for number in range(request.n)]
         base = [draw for draw in draws if draw[0].adapter is None]
         adapted = [draw for draw in draws if draw[0].adapter is not None]
@@ -84,7 +84,7 @@ class VllmEngine:
                 outputs = self.llm.generate(
                     [{"prompt_token_ids": self._encode(request.prompt)} for request, _ in chunk],
                     [_sampling(request, number) for request, number in chunk],
-                    lora_request=[worn[r.adapter.adapter_id] if r.adapter else None for r, _ in chunk],
+                    lora_request=[applied[r.adapter.adapter_id] if r.adapter else None for r, _ in chunk],
                     use_tqdm=False,
                 )
             except Exception as error:  # vLLM's own kinds (a dead engine process) share no base class
@@ -119,11 +119,11 @@ class VllmEngine:
         if adapter.base_model != self.model.digest:
             raise AdapterError(f"adapter {adapter.adapter_id} was made for another base model than {self.model.name}")
         if adapter.adapter_id not in self._numbers:
-            from rune.engines import _lora
+            from rune.adapters import peft
 
             if not adapter.path:
                 raise AdapterError(f"unknown adapter {adapter.adapter_id}: vLLM needs its PEFT folder, none is named")
-            loaded = _lora.read_peft(adapter.path)
+            loaded = peft.read_peft(adapter.path)
             if loaded.base_model not in ("", self.model.digest):
                 raise AdapterError(f"{adapter.path} was made for another base model than {self.model.name}")
             if loaded.rank > self.config.max_lora_rank:

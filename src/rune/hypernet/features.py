@@ -20,9 +20,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from rune import config, console, store
-from rune.encoders._front import Ending, Kind, Steps, rms
+from rune import config, console
+from rune.encoders.shared.token_features import Ending, Kind, Steps, rms
 from rune.errors import ModelError
+from rune.runs import store
 from rune.types import Outcome, Trajectory
 
 MAX_STEP_TOKENS = 1024  # a step over this loses its middle, and `Features.cut` says so
@@ -234,7 +235,7 @@ def trunk(model: nn.Module, layers: int) -> nn.Module:
     return shell.eval()
 
 
-class Bank:
+class FeatureTable:
     """Features of many trajectories in one tensor, so that a batch of sets is one gather on the device."""
 
     def __init__(self, features: Sequence[Features]) -> None:

@@ -17,9 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from rune import console, store
+from rune import console
 from rune.errors import DataError
 from rune.hypernet.settings import Schedule
+from rune.runs import store
 
 FLUSH_EVERY = 10  # steps between reads of the device; each read waits for it
 

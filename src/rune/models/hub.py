@@ -15,8 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rune import console, store
+from rune import console
 from rune.errors import ModelError
+from rune.runs import store
 
 _WANTED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 _BLOCK = 1 << 20

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rune import store
 from rune.errors import ModelError
+from rune.runs import store
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 

@@ -23,10 +23,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rune import console, store
+from rune import console
 from rune.errors import DataError, ModelError, StoreError
-from rune.models import gguf, hub, pypi, registry
+from rune.models import hub, registry
+from rune.models.offline import gguf, pypi
 from rune.plugins import unknown
+from rune.runs import store
 from rune.types import ModelRef
 
 SOURCES = ("cache", "hub", "pypi")

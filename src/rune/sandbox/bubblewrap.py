@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from rune.errors import SandboxError
-from rune.sandbox import _layers
-from rune.sandbox._limits import SOURCE, Limits, python_command
-from rune.sandbox._pool import Pool
-from rune.sandbox._second import SecondOpinion
+from rune.sandbox.isolation import layers
+from rune.sandbox.isolation.limits import SOURCE, Limits, python_command
+from rune.sandbox.judging.pool import Pool
+from rune.sandbox.judging.second_opinion import SecondOpinion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,15 +34,15 @@ def build(config: Config) -> Pool:
     program = _find(config)
 
     def launch(options: dict[str, Any]) -> list[str]:
-        return [*wrapper(program, options), *_inner("_box", options, "{control}")]
+        return [*wrapper(program, options), *_inner("isolation.fork_server", options, "{control}")]
 
     return Pool(config, launch, name="bubblewrap")
 
 
 def second(config: Config) -> SecondOpinion:
-    """See `_second`. Raises SandboxError as `build` does."""
+    """See `second_opinion`. Raises SandboxError as `build` does."""
     program = _find(config)
-    return SecondOpinion(config, lambda options: [*wrapper(program, options), *_inner("_alone", options)])
+    return SecondOpinion(config, lambda options: [*wrapper(program, options), *_inner("judging.one_process", options)])
 
 
 def _find(config: Config) -> str:
@@ -54,7 +54,7 @@ def _find(config: Config) -> str:
 
 def wrapper(program: str, options: dict[str, Any]) -> list[str]:
     """bwrap's own arguments: what is mounted where, and that nothing else is."""
-    found = _layers.paths(options["packages"])
+    found = layers.paths(options["packages"])
     line = [program, "--unshare-all", "--as-pid-1", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
     interpreter = Path(sys.executable)
     home = Path(sys.base_prefix)
@@ -68,12 +68,12 @@ def wrapper(program: str, options: dict[str, Any]) -> list[str]:
     for hidden in found.hidden:
         line += ["--tmpfs", hidden, "--remount-ro", hidden]
     for package in found.packages:
-        line += ["--ro-bind", package, f"{_layers.SITE}/{Path(package).name}"]
+        line += ["--ro-bind", package, f"{layers.SITE}/{Path(package).name}"]
     line += ["--ro-bind", f"{SOURCE}/rune/sandbox", "/rune-source/rune/sandbox"]
     line += ["--ro-bind", f"{SOURCE}/rune/__init__.py", "/rune-source/rune/__init__.py"]
     line += ["--dev-bind", "/dev/null", "/dev/null", "--dev-bind", "/dev/zero", "/dev/zero"]
     line += ["--dev-bind", "/dev/urandom", "/dev/urandom"]
-    return [*line, "--size", str(options["work_mb"] << 20), "--tmpfs", _layers.WORK, "--remount-ro", "/"]
+    return [*line, "--size", str(options["work_mb"] << 20), "--tmpfs", layers.WORK, "--remount-ro", "/"]
 
 
 def _startup_files(home: Path) -> set[str]:

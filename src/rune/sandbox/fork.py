@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from rune.sandbox._limits import Limits, python_command
-from rune.sandbox._pool import Pool
-from rune.sandbox._second import SecondOpinion, of_server
+from rune.sandbox.isolation.limits import Limits, python_command
+from rune.sandbox.judging.pool import Pool
+from rune.sandbox.judging.second_opinion import SecondOpinion, of_server
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +25,11 @@ def build(config: Config) -> Pool:
     """Raises SandboxError where untrusted code cannot be held and `allow_weak` is off."""
 
     def launch(options: dict[str, object]) -> list[str]:
-        return [*python_command(module="_box", isolated=True), "{control}", json.dumps(options)]
+        return [*python_command(module="isolation.fork_server", isolated=True), "{control}", json.dumps(options)]
 
     return Pool(config, launch, name="fork")
 
 
 def second(config: Config) -> SecondOpinion:
-    """See `_second`. Raises SandboxError where `build` does."""
+    """See `second_opinion`. Raises SandboxError where `build` does."""
     return SecondOpinion(config, of_server)

@@ -10,9 +10,9 @@ import dataclasses
 import json
 from dataclasses import dataclass
 
-from rune.sandbox._limits import LAYERS, Limits, python_command
-from rune.sandbox._pool import Pool
-from rune.sandbox._second import SecondOpinion, of_server
+from rune.sandbox.isolation.limits import LAYERS, Limits, python_command
+from rune.sandbox.judging.pool import Pool
+from rune.sandbox.judging.second_opinion import SecondOpinion, of_server
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,13 +24,13 @@ def build(config: Config) -> Pool:
     """Raises SandboxError unless `allow_weak`."""
 
     def launch(options: dict[str, object]) -> list[str]:
-        return [*python_command(module="_box", isolated=True), "{control}", json.dumps(options)]
+        return [*python_command(module="isolation.fork_server", isolated=True), "{control}", json.dumps(options)]
 
     return Pool(_bare(config), launch, name="subprocess")
 
 
 def second(config: Config) -> SecondOpinion:
-    """See `_second`. Raises SandboxError unless `allow_weak`."""
+    """See `second_opinion`. Raises SandboxError unless `allow_weak`."""
     return SecondOpinion(_bare(config), of_server)
 
 

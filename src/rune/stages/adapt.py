@@ -15,20 +15,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rune
-from rune import console, plugins, store
-from rune.conditions._workshop import Workshop
+from rune import console, plugins
+from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.config import build as build_config
 from rune.config import derive_seed
 from rune.errors import AdapterError
 from rune.models import registry
-from rune.stages._context import Context
+from rune.runs import store
+from rune.stages.context import Context
 from rune.types import AdapterRef, Condition, ModelRef, Problem, Split, Trajectory, Treatment
 
 if TYPE_CHECKING:
-    from rune.engines._lora import Adapter
-    from rune.hypernet.adapter_store import AdapterStore
+    from rune.adapters.factors import LoraTargets
+    from rune.adapters.peft import Adapter
+    from rune.adapters.store import AdapterStore
     from rune.hypernet.base import Base
-    from rune.hypernet.lora import Layout
 
 PROBE_BATCH = 8  # adapters worn at once by the liveness probe
 
@@ -55,7 +56,7 @@ def run(
     config: Config,
     context: Context,
     *,
-    workshop: Workshop,
+    arm_inputs: ArmInputs,
     adapters: AdapterStore | None = None,
 ) -> list[Treatment]:
     """Make what is missing, prove adapters live, write diagnostics. Returns all treatments.
@@ -64,8 +65,8 @@ def run(
     ConfigError for an unknown arm or setting (before any model is loaded).
     """
     in_memory = adapters is not None
-    adapters = adapters or _folders(context, workshop)
-    conditions = build(config, dataclasses.replace(workshop, keep=adapters.put))
+    adapters = adapters or _folders(context, arm_inputs)
+    conditions = build(config, dataclasses.replace(arm_inputs, keep=adapters.put))
     problems = [p for p in store.read_jsonl(folder / "problems.jsonl", Problem) if p.split is Split.HELD_OUT]
     path = folder / "treatments.jsonl"
     if path.exists():
@@ -80,20 +81,20 @@ def run(
     return treatments
 
 
-def build(config: Config, workshop: Workshop) -> dict[str, Condition]:
+def build(config: Config, arm_inputs: ArmInputs) -> dict[str, Condition]:
     """Every arm. Raises ConfigError for an unknown one, or a setting that it does not know."""
     conditions: dict[str, Condition] = {}
     for arm in config.arms:
         module = plugins.load("conditions", arm)
         settings = build_config(module.Config, config.settings.get(arm, {}), where=f"adapt.settings.{arm}")
-        conditions[arm] = module.build(settings, workshop)
+        conditions[arm] = module.build(settings, arm_inputs)
     return conditions
 
 
-def _folders(context: Context, workshop: Workshop) -> AdapterStore:
-    from rune.hypernet.adapter_store import FolderStore
+def _folders(context: Context, arm_inputs: ArmInputs) -> AdapterStore:
+    from rune.adapters.store import FolderStore
 
-    return FolderStore(workshop.adapters, context.model(), dtype=context.dtype, device=context.device)
+    return FolderStore(arm_inputs.adapters, context.model(), dtype=context.dtype, device=context.device)
 
 
 def _treat(
@@ -115,11 +116,11 @@ def _treat(
                 condition.treat(missing, on_done)
 
 
-def remake(folder: store.RunDir, config: Config, *, workshop: Workshop, adapters: AdapterStore) -> None:
+def remake(folder: store.RunDir, config: Config, *, arm_inputs: ArmInputs, adapters: AdapterStore) -> None:
     """Adapters that were in another process's memory, made again. Raises AdapterError if one comes out different."""
     problems = [p for p in store.read_jsonl(folder / "problems.jsonl", Problem) if p.split is Split.HELD_OUT]
     made: list[Treatment] = []
-    _treat(build(config, dataclasses.replace(workshop, keep=adapters.put)), problems, made.append, set())
+    _treat(build(config, dataclasses.replace(arm_inputs, keep=adapters.put)), problems, made.append, set())
     again = {(t.condition, t.task_id): t for t in made}
     for treatment in store.read_jsonl(folder / "treatments.jsonl", Treatment):
         found = again.get((treatment.condition, treatment.task_id))
@@ -142,18 +143,18 @@ def _inspect(
     adapters: AdapterStore,
 ) -> None:
     """Liveness of every adapter, then diagnostics.json."""
-    worn = {t.adapter.adapter_id: (t.condition, t.adapter) for t in treatments if t.adapter is not None}
+    applied = {t.adapter.adapter_id: (t.condition, t.adapter) for t in treatments if t.adapter is not None}
     training = _training(folder / "checkpoints" / "metrics.jsonl")
-    if not worn:
+    if not applied:
         store.write_json(folder / "diagnostics.json", {"arms": {}, "training": training, "swap": {}})
         return
     from rune.hypernet import base as bases
     from rune.hypernet.settings import MODULES
 
-    desk = context.desk() if context.desk else None
-    base = desk.base if desk else bases.load(context.model(), device=context.device, dtype=context.dtype)
+    session = context.session() if context.session else None
+    base = session.base if session else bases.load(context.model(), device=context.device, dtype=context.dtype)
     layout = base.layout(MODULES)
-    prove_live(base, list(worn.values()), problems[0].prompt, load=adapters.adapter)
+    prove_live(base, list(applied.values()), problems[0].prompt, load=adapters.adapter)
     arms = {}
     swap = {}
     for arm in config.arms:
@@ -164,13 +165,13 @@ def _inspect(
         if config.swap_tasks and len({a.adapter_id for a in own.values()}) > 1:
             some = [p for p in problems if p.task_id in own][: config.swap_tasks]
             swap[arm] = swapped(base, some, own, context.seed, load=adapters.adapter)
-    if desk is None:
+    if session is None:
         base.hooks.remove()
     store.write_json(folder / "diagnostics.json", {"arms": arms, "training": training, "swap": swap})
 
 
 def _read(ref: AdapterRef) -> Adapter:
-    from rune.engines._lora import read_peft
+    from rune.adapters.peft import read_peft
 
     return read_peft(ref.path)
 
@@ -182,7 +183,7 @@ def prove_live(base: Base, adapters: Sequence[tuple[str, AdapterRef]], prompt: s
     """Raises AdapterError for the first adapter that is zero or moves no logit of the prompt's last token."""
     import torch
 
-    from rune.engines._lora import stack
+    from rune.adapters.peft import stack
 
     ids = torch.tensor([base.encode(prompt, "").ids], device=base.device)
     model: Any = base.model
@@ -210,7 +211,7 @@ def prove_live(base: Base, adapters: Sequence[tuple[str, AdapterRef]], prompt: s
                     )
 
 
-def describe(base: Base, layout: Layout, own: Mapping[str, AdapterRef], adapters: AdapterStore) -> dict[str, Any]:
+def describe(base: Base, layout: LoraTargets, own: Mapping[str, AdapterRef], adapters: AdapterStore) -> dict[str, Any]:
     """Norms, cosines and rank of one arm's distinct adapters (by task), one linear layer at a time."""
     import torch
 
@@ -229,9 +230,9 @@ def describe(base: Base, layout: Layout, own: Mapping[str, AdapterRef], adapters
     return diagnostics.describe(list(first.values()), diagnostics.profile(layer, layout.layers, norms))
 
 
-def base_norms(base: Base, layout: Layout) -> dict[str, list[float]]:
+def base_norms(base: Base, layout: LoraTargets) -> dict[str, list[float]]:
     """‖W‖_F of the base model's adapted layers, by module type."""
-    from rune.hypernet.lora import weights_of
+    from rune.adapters.factors import weights_of
 
     norms: dict[str, list[float]] = {module: [] for module in layout.sizes}
     for module, _, weight in weights_of(base.model, layout):
@@ -250,7 +251,7 @@ def swapped(
 
     import torch
 
-    from rune.engines._lora import stack
+    from rune.adapters.peft import stack
     from rune.hypernet.losses import sequence_log_prob
 
     chosen = [p for p in problems if p.reference]
@@ -293,11 +294,12 @@ def one(
     trajectories: Sequence[Trajectory], output: Path, checkpoint: Path, model: ModelRef, *, strength: float
 ) -> AdapterRef:
     """One adapter from all of these trajectories, for use outside of any run; made on the CPU."""
+    from rune.adapters import convert
     from rune.hypernet import export
 
-    source = export.Maker(checkpoint, model, device="cpu", dtype=export.reading_dtype("cpu"), cache=None)
-    made = source.make([list(trajectories)], strength=strength)
-    ref = export.write(output, made, source.stored.layout, source.model)
+    source = export.AdapterGenerator(checkpoint, model, device="cpu", dtype=export.reading_dtype("cpu"), cache=None)
+    made = source.generate([list(trajectories)], strength=strength)
+    ref = convert.write(output, made, source.stored.layout, source.model)
     store.write_atomic(output / "README.md", _card(trajectories, checkpoint, model, ref, strength))
     return ref
 

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rune import console, store
-from rune.agent import loop, summary
-from rune.benchmarks import _exclusion
+from rune import console
+from rune.agent import loop
 from rune.config import derive_seed, digest, plain
-from rune.corpus import reading
+from rune.corpus import exclusion, reading, summary
 from rune.models import chat
-from rune.stages._context import Context
+from rune.runs import store
+from rune.stages.context import Context
 from rune.types import Attempt, Outcome, Problem, Sampling, Split, Trajectory
 
 
@@ -69,17 +69,17 @@ def run(folder: store.RunDir, config: Config, context: Context, *, attempts: Pat
     """
     problems = store.read_jsonl(folder / "problems.jsonl", Problem)
     held_out = [p for p in problems if p.split is Split.HELD_OUT]
-    by = _exclusion.kept_apart(problems)
+    by = exclusion.kept_apart(problems)
     train = choose([p for p in problems if p.split is Split.TRAIN], config.tasks, seed=context.seed)
     found = reading.read_all([Path(file) for file in config.imports])
     found.check_exclusion(held_out, by=by)
-    own, excluded = _exclusion.decontaminate(
+    own, excluded = exclusion.decontaminate(
         work(attempts or folder / "attempts.jsonl", config, context, train), held_out, by=by
     )
     if excluded.dropped:
         console.note(f"collect: left out {', '.join(f'{n} × {why}' for why, n in excluded.dropped.items())}")
     kept = keep(own, limit=config.keep, per_task=config.keep_per_task) + found.trajectories
-    _exclusion.check_corpus(kept, held_out, where=str(folder / "trajectories.jsonl"), by=by)
+    exclusion.check_corpus(kept, held_out, where=str(folder / "trajectories.jsonl"), by=by)
     store.write_jsonl(folder / "trajectories.jsonl", kept)
     report = summary.summarise(kept)
     store.write_json(folder / "corpus.json", {**plain(report), "excluded": plain(excluded), **found.record()})

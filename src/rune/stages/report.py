@@ -6,18 +6,12 @@ Draws and writes only: every number comes from what earlier stages wrote. Loads 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from rune import store
-from rune.config import plain
-from rune.stages import _evidence, _figures, _report_data, _report_tables, _report_words
-from rune.stages._report_data import Report
-from rune.stages.records import Records
-
-TEMPLATES = Path(__file__).with_name("report_templates")
+from rune.reporting import data, page, words
+from rune.runs import store
+from rune.runs.records import Records
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,111 +33,16 @@ def run(folder: store.RunDir, config: Config, found: Records | None = None) -> P
 
     Returns the HTML file's path. Raises DataError if there is no decision.
     """
-    report = _report_data.gather(
-        folder, found, programs_per_arm=config.programs_per_arm, most_programs=config.most_programs
-    )
-    view = _view(report, config)
-    store.write_atomic(folder / "report.html", render("report.html.j2", {**view, "figures": figures(report)}))
-    store.write_atomic(folder / "report.md", render("report.md.j2", view))
-    store.write_atomic(folder / "assessment.md", render("assessment.md.j2", view))
+    report = data.gather(folder, found, programs_per_arm=config.programs_per_arm, most_programs=config.most_programs)
+    view = page.view(report, claim=config.claim, leakage_rows=config.leakage_rows)
+    store.write_atomic(folder / "report.html", page.render("report.html.j2", {**view, "figures": page.figures(report)}))
+    store.write_atomic(folder / "report.md", page.render("report.md.j2", view))
+    store.write_atomic(folder / "assessment.md", page.render("assessment.md.j2", view))
     return folder / "report.html"
 
 
 def write_readme(folder: store.RunDir, config: Config, readme: Path, found: Records | None = None) -> None:
     """Replace what stands between the markers. Raises DataError if `readme` has none."""
-    report = _report_data.gather(folder, found, programs_per_arm=1, most_programs=1)
+    report = data.gather(folder, found, programs_per_arm=1, most_programs=1)
     seen = Path(os.path.relpath(folder.path.resolve(), readme.resolve().parent)).as_posix()
-    store.replace_block(readme, "result", _report_words.readme(report, claim=config.claim, folder=seen))
-
-
-def figures(report: Report) -> dict[str, Any]:
-    """Name → SVG; a figure whose data is missing is absent."""
-    d = report.decision
-    rows = [
-        {"name": c.name, "points": c.points, "low": c.interval.low, "high": c.interval.high, "role": c.role}
-        for c in d.contrasts
-    ]
-    passes = d.details["passes"]
-    order = {task: i for i, task in enumerate(d.details["tasks"])}
-    by_task = {arm: [c[order[t.task_id]] for t in report.tasks] for arm, c in passes.items()}
-    power = d.details["power"]
-    drawn: dict[str, Any] = {
-        "forest": _figures.forest(rows, d.threshold_points, narrow=False),
-        "forest_narrow": _figures.forest(rows, d.threshold_points, narrow=True),
-        "strip": _figures.strip([t.task_id for t in report.tasks], by_task, d.details["n"]),
-        "power": _figures.power_curve(power["curve"], d.threshold_points, d.effect_points),
-    }
-    if d.details["n"] > 1:
-        drawn["curves"] = _figures.curves({a.condition: a.pass_curve for a in d.arms})
-    measured = report.diagnostics["arms"]
-    norms = {arm: found["frobenius"] for arm, found in measured.items() if found.get("frobenius")}
-    if norms:
-        drawn["profile"] = _figures.profile(norms)
-    main = measured.get(report.primary.treatment, {})
-    raw, centred = (main.get(key, {}).get("matrix", []) for key in ("cosine_raw", "cosine_centred"))
-    if len(raw) > 1 and len(centred) > 1:
-        drawn["cosines"] = _figures.cosines(raw, centred)
-    drawn["losses"] = [(t.name, _figures.losses(t.name, t.steps, t.terms)) for t in report.training]
-    if report.corpus:
-        drawn["corpus"] = [
-            (group, _figures.bars(f"corpus-{group}", f"Trajectories by {group}", found))
-            for group, found in report.corpus.items()
-            if group != "totals" and len(found) > 1
-        ]
-    return drawn
-
-
-def _view(report: Report, config: Config) -> dict[str, Any]:
-    table1, controls = _report_tables.scores(report)
-    table2, norms = _report_tables.adapters(report)
-    return {
-        "r": report,
-        "d": report.decision,
-        "primary": report.primary,
-        "minute": _report_words.minute(report),
-        "banner": _report_words.banner(report, claim=config.claim),
-        "table1": table1,
-        "controls": controls,
-        "contrasts": _report_tables.contrasts(report),
-        "table2": table2,
-        "norms": norms,
-        "swaps": _report_tables.swaps(report),
-        "leakage_table": _report_tables.leakage(report, config.leakage_rows),
-        "corpus_table": _report_tables.corpus(report),
-        "task_table": _report_tables.task_counts(report),
-        "hier": report.decision.details["hierarchical"]["effect"],
-        "power": report.decision.details["power"],
-        "promise": plain(report.preregistration),
-        "environment": report.manifest.get("environment", {}),
-        "stages": report.manifest.get("stages", {}),
-        "grade": _evidence.GRADES[report.decision.grade],
-    }
-
-
-def render(name: str, view: Mapping[str, Any]) -> str:
-    """A template of this folder as text. HTML is escaped, Markdown is not."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=name.endswith(".html.j2"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(
-        points=_evidence.points,
-        span=_evidence.span,
-        percent=_report_tables.percent,
-        chance=_evidence.chance,
-        p_equals=_evidence.p_equals,
-        markdown=_report_tables.markdown,
-        meaning=_report_tables.meaning,
-        told=_evidence.told,
-        svg=Markup,
-    )
-    return environment.get_template(name).render(
-        **view, style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
-    )
+    store.replace_block(readme, "result", words.readme(report, claim=config.claim, folder=seen))

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from rune import config as configs
 from rune import plugins
-from rune.stages import _retrieval
+from rune.corpus import nearest
 from rune.types import Hit, Problem, Trajectory
 
 
@@ -47,7 +47,7 @@ def hits(problems: Sequence[Problem], trajectories: Sequence[Trajectory], config
             pool = solved if key is None else [t for t in solved if t.domain == key]
             indices[key] = module.build(settings, pool), len(pool)
         retriever, size = indices[key]
-        found[problem.task_id] = _retrieval.nearest(
+        found[problem.task_id] = nearest.nearest(
             retriever,
             problem.prompt,
             ranked=size,

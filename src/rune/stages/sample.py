@@ -10,11 +10,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rune import console, prompts, store
+from rune import console, prompts
 from rune.config import derive_seed
 from rune.errors import DataError
 from rune.models import chat
-from rune.stages._context import Context
+from rune.runs import store
+from rune.stages.context import Context
 from rune.types import Engine, Problem, Request, Sample, Sampling, Treatment
 
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rune import config as configs
-from rune import console, plugins, store
+from rune import console, plugins
 from rune.benchmarks import humaneval
 from rune.errors import DataError, SandboxError
-from rune.stages import _seal
-from rune.stages._context import Context
-from rune.stages._verdict_cache import Cached
+from rune.runs import integrity, store
+from rune.sandbox.judging.verdict_cache import Cached
+from rune.stages.context import Context
 from rune.types import Outcome, Problem, Program, Sample, Sandbox, Verdict
 
 VERDICTS = "verdicts.jsonl"
@@ -104,14 +104,14 @@ def again(folder: store.RunDir, config: Config, context: Context) -> int:
     The old file stays until every sample is judged. Raises GateError if the samples, or what they were drawn for, are
     not what was sealed; StoreError if an outcome is another than the sealed one.
     """
-    _seal.demand_samples(folder)
+    integrity.demand_samples(folder)
     problems, wanted = _wanted(folder)
     path = folder / AGAIN
     path.unlink(missing_ok=True)
     _judge(path, list(wanted.values()), problems, config, context, have=0)
-    compared, total = _seal.demand_outcomes(folder, path)
+    compared, total = integrity.demand_outcomes(folder, path)
     path.replace(folder / VERDICTS)
-    _seal.forget_verdicts(folder)
+    integrity.forget_verdicts(folder)
     record = {"at": store.now(), "verdicts": total, "compared_with_sealed": compared}
     folder.update(made_again=[*folder.manifest().get("made_again", []), record])
     console.note(f"score: {total} verdicts made again; {compared} of them could be compared with the sealed, all equal")

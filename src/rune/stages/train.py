@@ -12,19 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rune import console, plugins, store
-from rune.benchmarks import _exclusion
+from rune import console, plugins
 from rune.config import derive_seed
+from rune.corpus import exclusion, nearest
 from rune.errors import ConfigError, DataError
 from rune.hypernet.settings import HypernetConfig, LoraConfig
-from rune.stages import _retrieval
-from rune.stages._context import Context
+from rune.runs import store
+from rune.stages.context import Context
 from rune.types import Problem, Split, Trajectory
 
 if TYPE_CHECKING:
+    from rune.adapters.factors import Adapters
     from rune.hypernet.base import Base
     from rune.hypernet.features import Features
-    from rune.hypernet.lora import Adapters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +66,8 @@ def run(folder: store.RunDir, config: Config, context: Context) -> dict[str, Any
         raise DataError(f"{folder / 'trajectories.jsonl'}: no trajectories; run `rune collect {folder.path}` first")
     problems = store.read_jsonl(folder / "problems.jsonl", Problem)
     held_out = [p for p in problems if p.split is Split.HELD_OUT]
-    by = _exclusion.kept_apart(problems)
-    _exclusion.check_corpus(trajectories, held_out, where=str(folder / "trajectories.jsonl"), by=by)
+    by = exclusion.kept_apart(problems)
+    exclusion.check_corpus(trajectories, held_out, where=str(folder / "trajectories.jsonl"), by=by)
     if config.start_from:
         check_start(Path(config.start_from), held_out)
     return fit(trajectories, config, context, folder / "checkpoints")
@@ -79,7 +79,7 @@ def check_start(folder: Path, held_out: Sequence[Problem]) -> None:
         known = store.read_json(place / "settings.json").get("trained_on")
         if not known:
             raise DataError(f"{place}: does not say which tasks it was trained on; train.start_from needs one")
-        _exclusion.check_ids(known, held_out, where=str(place))
+        exclusion.check_ids(known, held_out, where=str(place))
 
 
 class Begin(NamedTuple):
@@ -95,7 +95,7 @@ def _begin(folder: Path) -> Begin:
     return Begin(folder / "lora", folder / "hypernet")
 
 
-class Desk:
+class TrainingSession:
     """The frozen base model and the features read with it, kept while several corpora are trained on."""
 
     def __init__(self, context: Context) -> None:
@@ -131,11 +131,11 @@ def fit(trajectories: Sequence[Trajectory], config: Config, context: Context, fo
 
     metrics = folder / "metrics.jsonl"
     if not _done(folder / "hypernet"):
-        own = context.desk() if context.desk else Desk(context)
+        own = context.session() if context.session else TrainingSession(context)
         try:
             _fit(trajectories, config, context, folder, own)
         finally:
-            if context.desk is None:
+            if context.session is None:
                 own.close()
     losses: dict[str, list[float]] = {"lora": [], "hypernet": []}
     for _, row in store.read_lines(metrics):
@@ -149,13 +149,15 @@ def _done(folder: Path) -> bool:
     return checkpoint.done(folder)
 
 
-def _fit(trajectories: Sequence[Trajectory], config: Config, context: Context, folder: Path, desk: Desk) -> None:
+def _fit(
+    trajectories: Sequence[Trajectory], config: Config, context: Context, folder: Path, session: TrainingSession
+) -> None:
     from rune.hypernet import checkpoint, trainer
     from rune.hypernet.data import Corpus
-    from rune.hypernet.features import Bank
+    from rune.hypernet.features import FeatureTable
 
     metrics, lora_folder, hypernet_folder = folder / "metrics.jsonl", folder / "lora", folder / "hypernet"
-    model, base = context.model(), desk.base
+    model, base = context.model(), session.base
     layout = base.layout(config.lora.modules)
     first = _begin(Path(config.start_from)) if config.start_from else None
     tasks = _tasks(trajectories, first)
@@ -181,11 +183,11 @@ def _fit(trajectories: Sequence[Trajectory], config: Config, context: Context, f
     near = neighbours(trajectories, config) if wanted else {}
     corpus = Corpus(base, trajectories, max_tokens=config.hypernet.max_tokens, retrieved=near, spared=kept_back)
     _report_left_out(corpus, config.hypernet.max_tokens)
-    bank = Bank(desk.features(corpus.trajectories, config.hypernet.taps, on_disk=config.cache_features))
+    table = FeatureTable(session.features(corpus.trajectories, config.hypernet.taps, on_disk=config.cache_features))
     both = trainer.train_hypernet(
         base,
         corpus,
-        bank,
+        table,
         static,
         config.hypernet,
         seed=context.seed,
@@ -227,7 +229,7 @@ def neighbours(trajectories: Sequence[Trajectory], config: Config) -> dict[str, 
     retriever = module.build(module.Config(), indexed)
     near: dict[str, list[str]] = {}
     for trajectory in plain:
-        hits = _retrieval.nearest(
+        hits = nearest.nearest(
             retriever,
             trajectory.prompt,
             ranked=len(indexed),
@@ -243,7 +245,7 @@ def _fine_tuned(corpus: Any, config: Config, base: Base) -> Mapping[int, Adapter
     """Adapters by trajectory number, for the reconstruction term."""
     if not config.hypernet.weights.reconstruction:
         return {}
-    from rune.hypernet.export import read
+    from rune.adapters.convert import read
 
     root = Path(config.hypernet.reconstruct_from)
     layout = base.layout(config.lora.modules)

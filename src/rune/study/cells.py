@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rune import config, plugins
-from rune.benchmarks import _split
+from rune.corpus import splits
 from rune.errors import ConfigError
-from rune.stages import collect, preregister
+from rune.runs import preregistration
+from rune.stages import collect
 from rune.study.config import Design, RunConfig, changed, located, raw_of
 from rune.types import Problem, Split
 
@@ -113,9 +114,9 @@ def split(everything: Sequence[Problem], design: Design, fold: int) -> list[Prob
                 f"[design] folds: {own.benchmark} marks its own evaluation tasks, so they cannot train in turn; "
                 "cross-fit a benchmark that has no split of its own, as humaneval"
             )
-        marked = _split.hold_out_fold(everything, fold=fold, folds=design.folds, seed=design.split_seed, by=design.by)
+        marked = splits.hold_out_fold(everything, fold=fold, folds=design.folds, seed=design.split_seed, by=design.by)
     else:
-        marked = _split.split(everything, held_out=design.held_out, seed=design.split_seed, by=design.by)
+        marked = splits.split(everything, held_out=design.held_out, seed=design.split_seed, by=design.by)
     if design.scored:
         held_out = [p for p in marked if p.split is Split.HELD_OUT]
         kept = {p.task_id for p in collect.choose(held_out, design.scored, seed=design.split_seed)}
@@ -146,7 +147,7 @@ def count_scored(settings: RunConfig, base: Path) -> int:
 
 def promise(settings: RunConfig, everything: Sequence[Problem]) -> dict[str, Any]:
     """What is pre-registered for the experiment: what `rune preregister` prints, and the run's folder holds."""
-    return preregister.freeze(raw_of(settings), scored(everything, settings.design))
+    return preregistration.freeze(raw_of(settings), scored(everything, settings.design))
 
 
 # --------------------------------------------------------------------------- what cells share

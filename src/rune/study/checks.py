@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rune import config, plugins, store
+from rune import config, plugins
 from rune.errors import ConfigError
 from rune.models import resolve
+from rune.runs import store
 
 if TYPE_CHECKING:
     from rune.stages import train

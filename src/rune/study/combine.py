@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rune import config, store
-from rune.stages import gate, records, report
-from rune.stages.records import Records
-from rune.store import RunDir
+from rune import config
+from rune.analysis import gate as rule
+from rune.runs import records, store
+from rune.runs.records import Records
+from rune.runs.store import RunDir
+from rune.stages import gate, report
 from rune.study import tables
 from rune.study.cells import MAIN, Cell, variants
 from rune.study.folders import Experiment, check_promises
@@ -131,13 +133,13 @@ def decide(source: Source) -> Decision:
 
 
 def over(source: Source, cells: Sequence[Done]) -> tuple[Decision, dict[str, Any]]:
-    return gate.over(source.problems, [done.records for done in cells], source.gate)
+    return rule.over(source.problems, [done.records for done in cells], source.gate)
 
 
 def leaks(source: Source) -> dict[str, Any]:
     """leakage.json made again: the check of the first variant's cells."""
     first, *_ = source.variants
-    _, found = gate.over(source.problems, [d.records for d in source.of(first)], source.gate)
+    _, found = rule.over(source.problems, [d.records for d in source.of(first)], source.gate)
     store.write_json(source.folder / "leakage.json", found)
     return found
 

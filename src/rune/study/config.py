@@ -13,11 +13,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from rune import config, tracking
+from rune import config
 from rune.errors import ConfigError
 from rune.models import resolve
+from rune.reporting import tracking
+from rune.runs.store import RunDir
 from rune.stages import adapt, collect, gate, report, retrieve, sample, score, train
-from rune.store import RunDir
 
 
 @dataclass(frozen=True, kw_only=True)

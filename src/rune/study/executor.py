@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rune import config as configs
-from rune import console, plugins, store, tracking
-from rune.conditions._workshop import Workshop
+from rune import console, plugins
+from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.errors import DataError, ModelError
 from rune.models import resolve
-from rune.stages import _provenance, _seal, adapt, collect, retrieve, sample, score, train
-from rune.stages._context import Context
-from rune.store import RunDir
+from rune.reporting import tracking
+from rune.runs import integrity, provenance, store
+from rune.runs.store import RunDir
+from rune.stages import adapt, collect, retrieve, sample, score, train
+from rune.stages.context import Context
 from rune.study import checks, combine, workers
 from rune.study.cells import Cell, key, loop_key
 from rune.study.config import Loaded, RunConfig
@@ -34,7 +36,7 @@ from rune.study.folders import Experiment, Place, create, reopen
 from rune.types import Engine, ModelRef, Problem, Sandbox, Split, Trajectory
 
 if TYPE_CHECKING:
-    from rune.hypernet.adapter_store import AdapterStore, MemoryStore
+    from rune.adapters.store import AdapterStore, MemoryStore
 
 IN_CELLS = ("collect", "train", "adapt", "sample", "score")
 OVER_ALL = ("gate", "report")
@@ -115,7 +117,7 @@ def score_again(experiment: Experiment, *, anew: bool) -> None:
                 settings = experiment.located(place)
                 score.again(place.folder, settings.score, runner.context(settings, place.cell))
             else:
-                _seal.demand_kept(place.folder, "score", grown=False)
+                integrity.demand_kept(place.folder, "score", grown=False)
             runner.stage(place, "score")
 
 
@@ -123,10 +125,10 @@ def run_stage(experiment: Experiment, name: str, place: Place | None = None, run
     """One stage, recorded in the manifest and sealed. A stage sees its own section only."""
     folder = place.folder if place else experiment.folder
     with folder.stage(name) as entry:
-        entry["by"] = _provenance.worker()
+        entry["by"] = provenance.worker()
         if place and runner:
             _in_cell(experiment, name, place, runner)
-            _seal.seal(folder, name)
+            integrity.seal(folder, name)
         elif name == "gate":
             combine.decide(combine.of_experiment(experiment))
         else:
@@ -148,8 +150,8 @@ def _in_cell(experiment: Experiment, name: str, place: Place, runner: Runner) ->
     elif name == "train":
         train.run(folder, settings.train, context)
     elif name == "adapt":
-        shared = workshop(folder, settings, context)
-        adapt.run(folder, settings.adapt, context, workshop=shared, adapters=runner.adapters(place, context))
+        shared = arm_inputs(folder, settings, context)
+        adapt.run(folder, settings.adapt, context, arm_inputs=shared, adapters=runner.adapters(place, context))
     elif name == "sample":
         runner.bring_adapters(place, settings, context)
         sample.run(folder, settings.sample, context)
@@ -174,13 +176,13 @@ def _same_model(folder: RunDir, context: Context) -> None:
         )
 
 
-def workshop(folder: RunDir, settings: RunConfig, context: Context) -> Workshop:
+def arm_inputs(folder: RunDir, settings: RunConfig, context: Context) -> ArmInputs:
     """The same hits for every arm: each held-out task's nearest trajectories, by its prompt alone."""
     held_out = [p for p in store.read_jsonl(folder / "problems.jsonl", Problem) if p.split is Split.HELD_OUT]
     trajectories = store.read_jsonl(folder / "trajectories.jsonl", Trajectory)
     if not trajectories:
         raise DataError(f"{folder / 'trajectories.jsonl'}: no trajectories; run `rune collect {folder.path}` first")
-    return Workshop(
+    return ArmInputs(
         model=context.model(),
         device=context.device,
         dtype=context.dtype,
@@ -285,7 +287,7 @@ class Runner:
         """Where a cell's adapters go; None for PEFT folders."""
         if place.settings.adapt.save_adapters or not hasattr(context.engine(), "put_adapter"):
             return None
-        from rune.hypernet.adapter_store import MemoryStore
+        from rune.adapters.store import MemoryStore
 
         kept = MemoryStore(context.engine(), context.model(), dtype=context.dtype, device=context.device)
         self._stores[place.cell.name] = kept
@@ -299,8 +301,8 @@ class Runner:
             return
         again = self.adapters(place, context)
         assert again is not None
-        shared = workshop(place.folder, settings, context)
-        adapt.remake(place.folder, settings.adapt, workshop=shared, adapters=again)
+        shared = arm_inputs(place.folder, settings, context)
+        adapt.remake(place.folder, settings.adapt, arm_inputs=shared, adapters=again)
 
     def _alike(self, place: Place) -> list[str]:
         wanted = key(place.settings, place.cell, "adapt")
@@ -335,7 +337,7 @@ def adopt(source: Place, target: Place, name: str) -> None:
                 shutil.copytree(here, there, copy_function=_link, dirs_exist_ok=True)
             elif here.exists():
                 shutil.copyfile(here, there)
-        _seal.seal(target.folder, name)
+        integrity.seal(target.folder, name)
 
 
 _OUTPUTS: Mapping[str, tuple[str, ...]] = {
@@ -366,7 +368,7 @@ class Machines:
         self.name = name
         self._settings, self._together = settings, together
         self._exit = contextlib.ExitStack()
-        self._desk: train.Desk | None = None
+        self._session: train.TrainingSession | None = None
 
     @functools.cached_property
     def device(self) -> str:
@@ -410,18 +412,18 @@ class Machines:
             engine=lambda: self._engine,
             sandbox=lambda: self._sandbox,
             cache=resolve.default_cache(),
-            desk=self._get_desk,
+            session=self._get_session,
         )
 
-    def _get_desk(self) -> train.Desk:
-        if self._desk is None:
-            self._desk = train.Desk(self.context(0))
-        return self._desk
+    def _get_session(self) -> train.TrainingSession:
+        if self._session is None:
+            self._session = train.TrainingSession(self.context(0))
+        return self._session
 
     def close_desk(self) -> None:
-        if self._desk:
-            self._desk.close()
-            self._desk = None
+        if self._session:
+            self._session.close()
+            self._session = None
 
     def make_room(self) -> None:
         """Training follows: a small GPU needs the memory of the engine's cache, which it takes again by itself."""

@@ -20,10 +20,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from rune import __version__, store
+from rune import __version__
 from rune.errors import GateError, StoreError
-from rune.stages import _provenance, _seal, preregister
-from rune.store import RunDir
+from rune.runs import integrity, preregistration, provenance, store
+from rune.runs.store import RunDir
 from rune.study import checks
 from rune.study.cells import Cell, cells, scored, settings_of, split, tasks
 from rune.study.config import Loaded, RunConfig, build, located, raw_in, raw_of
@@ -82,13 +82,13 @@ def create(loaded: Loaded, *, resume: bool) -> Experiment:
         first = located(settings, base, seed=every[0].seed, fold=every[0].fold)
         everything = tasks(first)
         checked = scored(everything, settings.design)
-    extra = {"rune": __version__, "seed": settings.run.seed, "environment": _provenance.environment()}
+    extra = {"rune": __version__, "seed": settings.run.seed, "environment": provenance.environment()}
     folder = RunDir.make(path, settings.run.name, settings, extra=extra, resume=resume)
     if BASE not in folder.manifest():
         folder.update(**{BASE: _seen_from(path, base)})
     if everything:
         store.write_jsonl(folder / "problems.jsonl", checked)
-    _seal.preregister(folder)
+    integrity.preregister(folder)
     experiment = Experiment(folder, settings, base)
     if not experiment.single:
         folder.update(cells=[c.name for c in every])
@@ -110,7 +110,7 @@ def _create_cell(experiment: Experiment, place: Place, extra: dict[str, object])
     folder = RunDir.make(place.folder.path, place.cell.name, place.settings, extra=extra, resume=True)
     folder.update(**{BASE: _seen_from(folder.path, experiment.base)}, cell=place.cell._asdict())
     store.write_jsonl(folder / "problems.jsonl", _problems(experiment, place))
-    _seal.preregister(folder)
+    integrity.preregister(folder)
 
 
 def _problems(experiment: Experiment, place: Place) -> list[Problem]:
@@ -134,7 +134,7 @@ def reopen(path: Path) -> Experiment:
             f"{path}: made by an earlier version (schema {folder.version}): show, gate, leakage, report and compare "
             "read it; to run it again, start another run from a config"
         )
-    _seal.demand_config(folder)
+    integrity.demand_config(folder)
     return Experiment(folder, build(raw_in(folder)), folder.path / str(folder.manifest().get(BASE, ".")))
 
 
@@ -146,7 +146,7 @@ def check_promises(experiment: Experiment) -> None:
         if not place.folder.manifest_path.is_file():
             raise GateError(f"{place.folder.path}: the cell is gone; put it back, or start a new run")
         found = place.folder.manifest().get("preregistration")
-        if found != preregister.freeze(raw_of(place.settings), _problems(experiment, place))["digest"]:
+        if found != preregistration.freeze(raw_of(place.settings), _problems(experiment, place))["digest"]:
             raise GateError(
                 f"{place.folder.path}: its pre-registration is not what {experiment.folder / 'config.toml'} makes of "
                 "this cell; put it back, or start a new run"

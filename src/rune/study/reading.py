@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rune import store
 from rune.errors import DataError
-from rune.store import RunDir
+from rune.runs import store
+from rune.runs.store import RunDir
 from rune.study import combine, folders, version1
 from rune.study.config import raw_in
 from rune.types import Decision

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rune import store
-from rune.stages import _evidence
-from rune.stages._report_tables import Table, markdown
+from rune.analysis import evidence
+from rune.reporting.tables import Table, markdown
+from rune.runs import store
 from rune.types import Contrast, Decision
 
 SHOWN = ("vanilla", "rag", "lora", "static", "hypernet", "wrong_trajectory")  # in the README's block
@@ -89,7 +89,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _difference(contrast: Contrast) -> str:
-    return f"{_evidence.points(contrast.points)} {_evidence.span(contrast.interval)}"
+    return f"{evidence.points(contrast.points)} {evidence.span(contrast.interval)}"
 
 
 def _arms(decision: Decision) -> Table:
@@ -109,8 +109,8 @@ def _contrasts(decision: Decision) -> Table:
     rows = [
         (
             c.name,
-            _evidence.points(c.points),
-            _evidence.span(c.interval),
+            evidence.points(c.points),
+            evidence.span(c.interval),
             f"{c.p_value:.3f}",
             "–" if c.p_adjusted is None else f"{c.p_adjusted:.3f}",
         )

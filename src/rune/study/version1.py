@@ -15,11 +15,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rune import config, store
+from rune import config
 from rune.errors import DataError
 from rune.models import resolve
-from rune.stages import _seal, gate, records, report
-from rune.store import RunDir
+from rune.runs import integrity, records, store
+from rune.runs.store import RunDir
+from rune.stages import gate, report
 from rune.study.cells import Cell
 from rune.study.combine import Done, Source, of_one_cell
 from rune.study.config import raw_in
@@ -65,7 +66,7 @@ def _crossfit(folder: RunDir, raw: Mapping[str, Any]) -> Source:
         problems=store.read_jsonl(root / "problems.jsonl", Problem),
         variants={name: {"sample.temperature": t} for name, t in heats.items()},
         cells=cells,
-        verify=lambda: _seal.demand_config(folder),
+        verify=lambda: integrity.demand_config(folder),
         seconds={"collect": began},
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rune import store
+from rune.runs import store
 from rune.types import Trajectory
 
 NAME = "Rune's JSONL"

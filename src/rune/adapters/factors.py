@@ -1,0 +1,143 @@
+"""LoRA factors of all layers at once, the static LoRA, and products of ΔW that never build ΔW.
+
+Every norm and inner product goes through r×r Gram matrices: ⟨B₁A₁, B₂A₂⟩_F = Σ (B₁ᵀB₂ ∘ A₁A₂ᵀ). A factor pair means
+ΔW = B A exactly: alpha / rank and strength are folded into B, so ranks can be concatenated and nothing is scaled twice.
+"""
+
+# Shapes: Y layers · N adapters · R rank · I inputs · O outputs of a module
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rune.errors import ModelError
+
+
+class Factors(NamedTuple):
+    """ΔW[y, n] = up[y, n]ᵀ · down[y, n], for one module type over all layers."""
+
+    down_YNRI: Tensor  # "A"
+    up_YNRO: Tensor  # "B" transposed, scale folded in
+
+
+Adapters = Mapping[str, Factors]  # module type → factors; N adapters at once
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    inputs: int
+    outputs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraTargets:
+    """Which linear layers of a base model carry LoRA, and how large they are."""
+
+    layers: int
+    width: int  # of the residual stream
+    sizes: Mapping[str, Size]  # module type → size, in the order of settings.MODULES
+    paths: Mapping[str, str]  # module type → "model.layers.{}.self_attn.q_proj"
+
+    def plain(self) -> dict[str, Any]:
+        return {
+            "layers": self.layers,
+            "width": self.width,
+            "sizes": {m: [s.inputs, s.outputs] for m, s in self.sizes.items()},
+            "paths": dict(self.paths),
+        }
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any]) -> LoraTargets:
+        sizes = {m: Size(*s) for m, s in raw["sizes"].items()}
+        return cls(layers=raw["layers"], width=raw["width"], sizes=sizes, paths=raw["paths"])
+
+
+def layout_of(model: Any, modules: tuple[str, ...]) -> LoraTargets:
+    """Find the layers named `…layers.<i>.….<module>` in a Hugging Face decoder. Raises ModelError if one is missing."""
+    found: dict[str, dict[int, tuple[str, Size]]] = {m: {} for m in modules}
+    for name, module in model.named_modules():
+        parts = name.split(".")
+        if parts[-1] in found and "layers" in parts and hasattr(module, "in_features"):
+            at = parts.index("layers") + 1
+            path = ".".join([*parts[:at], "{}", *parts[at + 1 :]])
+            size = Size(int(module.in_features), int(module.out_features))
+            found[parts[-1]][int(parts[at])] = (path, size)
+    layers = len(next(iter(found.values())))
+    for module_type, by_layer in found.items():
+        if not by_layer or sorted(by_layer) != list(range(layers)) or len(set(by_layer.values())) != 1:
+            raise ModelError(f"{type(model).__name__}: no uniform '{module_type}' in all layers; choose other modules")
+    first = {m: by_layer[0] for m, by_layer in found.items()}
+    return LoraTargets(
+        layers=layers,
+        width=int(model.config.hidden_size),
+        sizes={m: size for m, (_, size) in first.items()},
+        paths={m: path for m, (path, _) in first.items()},
+    )
+
+
+class StaticLora(nn.Module):
+    """One LoRA for every task: A drawn like PEFT's, B zero, so ΔW is exactly zero at the start."""
+
+    def __init__(self, layout: LoraTargets, *, rank: int, alpha: float) -> None:
+        super().__init__()
+        self.rank, self.scale = rank, alpha / rank
+        self.down_YRI = nn.ParameterDict(
+            {m: nn.Parameter(kaiming(layout.layers, rank, s.inputs)) for m, s in layout.sizes.items()}
+        )
+        self.up_YRO = nn.ParameterDict(
+            {m: nn.Parameter(torch.zeros(layout.layers, rank, s.outputs)) for m, s in layout.sizes.items()}
+        )
+
+    def factors(self) -> dict[str, Factors]:
+        """The adapter, N = 1."""
+        return {m: Factors(a[:, None], self.scale * self.up_YRO[m][:, None]) for m, a in self.down_YRI.items()}
+
+
+def kaiming(*shape: int) -> Tensor:
+    """Uniform with PEFT's bound 1/√inputs (kaiming_uniform with a = √5); the last dimension is the inputs."""
+    return (torch.rand(*shape) * 2 - 1) / math.sqrt(shape[-1])
+
+
+def concatenate(first: Adapters, second: Adapters, *, strength: float | Tensor = 1.0) -> dict[str, Factors]:
+    """ΔW = ΔW₁ + strength · ΔW₂ with the ranks side by side. N = 1 in `first` serves every adapter of `second`."""
+    joined = {}
+    for module, (a2, b2) in second.items():
+        a1, b1 = first[module]
+        count = a2.shape[1]
+        a1, b1 = a1.expand(-1, count, -1, -1), b1.expand(-1, count, -1, -1)
+        joined[module] = Factors(torch.cat([a1.to(a2), a2], 2), torch.cat([b1.to(b2), strength * b2], 2))
+    return joined
+
+
+def select(adapters: Adapters, index: Tensor | slice) -> dict[str, Factors]:
+    """Some of the N adapters."""
+    return {m: Factors(a[:, index], b[:, index]) for m, (a, b) in adapters.items()}
+
+
+def inner(first: Factors, second: Factors) -> Tensor:
+    """⟨ΔW₁, ΔW₂⟩_F of each layer and adapter pair [Y, N]; the two N broadcast."""
+    a_YNRS = first.down_YNRI @ second.down_YNRI.transpose(-1, -2)
+    b_YNRS = first.up_YNRO @ second.up_YNRO.transpose(-1, -2)
+    return (a_YNRS * b_YNRS).sum((-1, -2))
+
+
+def squared_norm(adapters: Adapters) -> Tensor:
+    """‖ΔW‖²_F over all modules and layers, of each adapter [N]."""
+    return torch.stack([inner(f, f).sum(0) for f in adapters.values()]).sum(0)
+
+
+def weights_of(model: nn.Module, layout: LoraTargets) -> Iterator[tuple[str, int, Tensor]]:
+    """(module type, layer, weight [O, I]) of every adapted layer of the base model."""
+    for module, path in layout.paths.items():
+        for layer in range(layout.layers):
+            yield module, layer, model.get_submodule(path.format(layer)).weight  # type: ignore[misc]
+
+
+def to_dtype(adapters: Adapters, dtype: torch.dtype) -> dict[str, Any]:
+    """Every factor in one dtype, once, instead of once per product."""
+    return {m: type(f)(f.down_YNRI.to(dtype), f.up_YNRO.to(dtype)) for m, f in adapters.items()}

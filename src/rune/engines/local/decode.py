@@ -1,0 +1,270 @@
+"""The decoding loop: admit, prefill, step, retire, repack; until every row is done.
+
+    waiting rows ──admit──▶ prompts prefilled once per (prompt, adapter), copied to the rows that share them
+                              │
+                 burst of steps, all on the device: forward (CUDA graph) → draw → next position
+                              │                             ▲
+    finished rows ◀──retire── host reads the burst's tokens, one burst behind the device
+                              │
+                 repack when rows left: survivors move together, new ones enter, adapters line up again
+
+Rows that end inside a burst run on until the host has seen it; the surplus is thrown away, so it costs a little
+time and never a token. When memory runs out the batch is halved and what was unfinished starts over: same seeds,
+same tokens. This file is the host's side; `device` is the other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import psutil
+import torch
+
+from rune import console
+from rune.engines.local.adapter_pool import AdapterPool
+from rune.engines.local.batch import EMPTY, BatchPlan, Row, arrange, arrange_ragged, plan_rows
+from rune.engines.local.device import Device, PendingBurst
+from rune.engines.local.kv_cache import Cache
+from rune.engines.local.network import Network
+from rune.errors import EngineError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What the loop may use."""
+
+    max_rows: int  # rows decoded at once
+    memory_fraction: float  # of what is free when a call starts
+    prefill_tokens: int  # prompt tokens, padding included, in one pass
+    burst: int  # steps between two looks of the host
+    graphs: bool
+
+
+@dataclass(slots=True)
+class Stats:
+    """How it goes; read by progress bars and benches."""
+
+    tokens: int = 0  # of finished rows
+    rows_alive: int = 0
+    rows_waiting: int = 0
+    steps: int = 0
+    row_steps: int = 0  # Σ over steps of the rows in the batch, dead places included
+    repacks: int = 0
+    prompt_tokens: int = 0  # read, each shared prompt once
+    prefill_seconds: float = 0.0  # reading them
+    halvings: int = 0  # batches that did not fit in memory
+
+
+class Decoder:
+    """One model, its bank of adapters and one batch at a time."""
+
+    def __init__(self, network: Network, pool: AdapterPool, *, ends: frozenset[int], limits: Limits) -> None:
+        self.network, self.pool, self.ends, self.limits = network, pool, ends, limits
+        self.device = Device(network, pool, burst=limits.burst, graphs=limits.graphs)
+        self.stats = Stats()
+        self._layout = EMPTY
+        self._entering: list[Row] = []
+        self._alive_changed = False
+
+    def run(self, rows: Sequence[Row]) -> Iterator[Row]:
+        """Decode every row; yields each when it is done, in any order."""
+        if not rows:
+            return
+        waiting = deque(rows)
+        length = -(-max(len(row.prompt) + row.request.sampling.max_new_tokens for row in rows) // 64) * 64
+        steps = max(row.request.sampling.max_new_tokens for row in rows)
+        limit = min(len(rows), self.limits.max_rows)
+        if not self.device.holds(limit, length, steps):
+            self.release()
+            limit = min(limit, self._plan(rows, length))
+        try:
+            while True:
+                try:
+                    if not self.device.ready:
+                        self.device.allocate(limit, length, steps)
+                    yield from self._drain(waiting)
+                    return
+                except (RuntimeError, MemoryError) as error:
+                    if not out_of_memory(error):
+                        raise
+                    limit = self._back_off(waiting, limit, error)
+                finally:
+                    self._layout = EMPTY
+        finally:
+            if not self.device.asynchronous:  # graphs are what a second call would gain from; a CPU has none
+                self.release()
+
+    def release(self) -> None:
+        """Let go of the cache and everything recorded over it; the next call makes its own."""
+        self._entering, self._layout = [], EMPTY
+        self.device.release()
+
+    def _drain(self, waiting: deque[Row]) -> Iterator[Row]:
+        flying: _Burst | None = None
+        while waiting or self._alive():
+            if self._worth_repacking(len(waiting)):
+                if flying is not None:
+                    yield from self._collect(flying)
+                    flying = None
+                yield from self._repack(waiting)
+                continue
+            burst = self._launch()
+            if flying is not None:
+                yield from self._collect(flying)
+            flying = burst
+            if not self.device.asynchronous:
+                yield from self._collect(flying)
+                flying = None
+            self.stats.rows_alive, self.stats.rows_waiting = len(self._alive()), len(waiting)
+        self.stats.rows_alive = 0
+
+    def _alive(self) -> list[Row]:
+        return [row for row in self._layout.rows if row is not None and not row.done]
+
+    def _worth_repacking(self, waiting: int) -> bool:
+        """A repack costs about a step: wait until an eighth can enter, or a fifth of the batch's rows have left.
+
+        Rows, not places: a layout of many adapters has dead places from the start, which no repack would remove.
+        """
+        alive, room = len(self._alive()), self.device.rows
+        if waiting:
+            return alive == 0 or room - alive >= max(1, min(room // 8, waiting))
+        filled = sum(row is not None for row in self._layout.rows)
+        return alive <= 0.8 * filled and (filled > 8 or not self.device.asynchronous)
+
+    def _back_off(self, waiting: deque[Row], limit: int, error: BaseException) -> int:
+        used = self.device.rows or limit
+        for row in dict.fromkeys([*self._alive(), *(row for row in self._entering if not row.done)]):
+            row.restart()
+            waiting.appendleft(row)
+        self.release()
+        if used <= 1:
+            raise EngineError(
+                f"one row does not fit in the memory of {self.network.device}: {str(error).splitlines()[0]}; "
+                "use a shorter max_new_tokens, a smaller model or --set engine.quantize=nf4"
+            ) from None
+        self.stats.halvings += 1
+        console.warn(f"out of memory with {used} rows at once; going on with {used // 2}")
+        return used // 2
+
+    def _plan(self, rows: Sequence[Row], length: int) -> int:
+        network = self.network
+        applied = len({row.adapter_id for row in rows} - {None})
+        # A row also owns logits, their float copies while drawing, and its share of activations.
+        row_bytes = Cache.row_bytes(network, length) + 24 * network.vocabulary + 64 * (network.ffn + network.hidden)
+        reserve = 48 * self.limits.prefill_tokens * (network.ffn + network.hidden) + applied * self.pool.adapter_bytes
+        return plan_rows(
+            free_bytes=free_memory(network.device),
+            fraction=self.limits.memory_fraction,
+            row_bytes=row_bytes,
+            reserve_bytes=reserve,
+            most=self.limits.max_rows,
+        )
+
+    def _repack(self, waiting: deque[Row]) -> Iterator[Row]:
+        """Survivors move together, waiting rows enter the room that is left, adapters line up."""
+        old = self._alive()
+        fresh = [waiting.popleft() for _ in range(min(self.device.rows - len(old), len(waiting)))]
+        self._entering = fresh
+        rows = [*old, *fresh]
+        if not self.device.asynchronous:  # like lengths side by side: attention goes span by span there
+            rows.sort(key=lambda row: row.length)
+        if self.device.ragged:
+            layout = arrange_ragged(rows)
+        else:
+            layout = arrange(
+                rows,
+                most=self.device.rows,
+                row_cost=Cache.row_bytes(self.network, 256),
+                adapter_cost=self.pool.adapter_bytes,
+            )
+        slots = {id(row): slot for slot, row in enumerate(layout.rows) if row is not None}
+        if old:
+            longest = max(row.length for row in old)
+            self.device.move([row.slot for row in old], [slots[id(row)] for row in old], longest)
+        for row in (*old, *fresh):
+            row.slot = slots[id(row)]
+        self.pool.activate(layout.groups)
+        self._layout = layout
+        if fresh:
+            yield from self._admit(fresh)
+        self._entering = []
+        self.device.upload(layout)
+        self._alive_changed = False
+        self.stats.repacks += 1
+
+    def _admit(self, fresh: list[Row]) -> Iterator[Row]:
+        """Prefill fresh rows, each (adapter, prompt) once, and draw their first tokens."""
+        self.device.seed([row.slot for row in fresh], [row.seed for row in fresh])
+        shared: dict[tuple[str | None, tuple[int, ...]], list[Row]] = defaultdict(list)
+        for row in fresh:
+            shared[row.adapter_id, row.prompt].append(row)
+        for chunk in chunks(list(shared.items()), self.limits.prefill_tokens):
+            self.stats.prompt_tokens += sum(len(prompt) for (_, prompt), _ in chunk)
+            rows = [row for _, members in chunk for row in members]
+            started = time.perf_counter()
+            first = self.device.prefill([key for key, _ in chunk], [len(members) for _, members in chunk], rows)
+            self.stats.prefill_seconds += time.perf_counter() - started
+            for row, token in zip(rows, first, strict=True):
+                yield from self._take(row, [token])
+
+    def _launch(self) -> _Burst:
+        layout, burst = self._layout, self.limits.burst
+        if self._alive_changed:
+            self.device.retire([row is not None and not row.done for row in layout.rows])
+            self._alive_changed = False
+        self.stats.steps += burst
+        self.stats.row_steps += burst * len(layout.rows)
+        return _Burst(layout, self.device.launch(layout))
+
+    def _collect(self, burst: _Burst) -> Iterator[Row]:
+        """Hand a burst's tokens to their rows; yields those that ended."""
+        for row, tokens in zip(burst.layout.rows, burst.flight.wait(), strict=True):
+            if row is not None and not row.done:
+                yield from self._take(row, tokens)
+
+    def _take(self, row: Row, tokens: list[int]) -> Iterator[Row]:
+        row.finish = row.take(tokens, self.ends)
+        if row.finish:
+            row.done = True
+            self._alive_changed = True
+            self.stats.tokens += len(row.tokens)
+            yield row
+
+
+class _Burst(NamedTuple):
+    """Steps under way, and the layout they were launched with."""
+
+    layout: BatchPlan
+    flight: PendingBurst
+
+
+def chunks(items: list[Any], budget: int) -> Iterator[list[Any]]:
+    """Prompts of like length together, at most `budget` padded tokens a pass; base and adapted apart."""
+    items = sorted(items, key=lambda item: (item[0][0] is None, len(item[0][1])))
+    chunk: list[Any] = []
+    for item in items:
+        same = not chunk or (chunk[0][0][0] is None) == (item[0][0] is None)
+        if chunk and (not same or (len(chunk) + 1) * len(item[0][1]) > budget):
+            yield chunk
+            chunk = []
+        chunk.append(item)
+    if chunk:
+        yield chunk
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be allocated."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(psutil.virtual_memory().available)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    text = str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text

@@ -1,0 +1,288 @@
+"""The device's side of decoding: the tensors of the batch, and steps queued without waiting for them.
+
+Everything a step reads or writes stays at its address from `allocate` to `release`, so a step recorded as a CUDA
+graph can be replayed: token and position of every row, the numbers it will draw with, its logits, its keys and
+values. Row b of every tensor is place b of the host's layout.
+
+Legend: B rows in the batch, dead places included · N rows · P prompts · T tokens of the longest · S steps
+        U steps in a burst · V vocabulary
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rune import console
+from rune.engines.local import sampler
+from rune.engines.local.adapter_pool import AdapterPool
+from rune.engines.local.batch import BatchPlan, Row, Span, spans
+from rune.engines.local.graphs import Graphs
+from rune.engines.local.kv_cache import Cache, PromptAttention, StepAttention
+from rune.engines.local.network import Attend, Lora, Network, NoLora
+from rune.types import Sampling
+
+Mix = list[tuple[Sampling, Tensor | None]]  # how to draw, and for which rows (None: for all)
+
+
+class PendingBurst(NamedTuple):
+    """A burst under way and where the host will find its tokens."""
+
+    tokens_UB: Tensor  # on the host
+    landed: Any  # torch.cuda.Event, or None when the tokens are there already
+
+    def wait(self) -> list[list[int]]:
+        """The burst's tokens, row by row."""
+        if self.landed is not None:
+            self.landed.synchronize()
+        rows: list[list[int]] = self.tokens_UB.T.tolist()
+        return rows
+
+
+class Device:
+    """Buffers of one batch on one device."""
+
+    def __init__(self, network: Network, pool: AdapterPool, *, burst: int, graphs: bool) -> None:
+        self.network, self.pool, self.burst = network, pool, burst
+        self.asynchronous = network.device.type == "cuda"
+        self._graphs = Graphs(enabled=graphs and self.asynchronous)
+        self._kernels = _kernels(network) if self.asynchronous else None
+        self._lora_kernels = _lora_kernels(network) if self._kernels else None
+        self._mass = self._kernels.chunk_mass if self._kernels else sampler.chunk_mass
+        self._cache: Cache | None = None
+        self._mix: Mix = []
+        self._spans: list[Span] = []
+
+    @property
+    def uses_kernels(self) -> bool:
+        """Whether the Triton kernels serve the step."""
+        return self._kernels is not None
+
+    @property
+    def ragged(self) -> bool:
+        """Whether the adapters' kernels serve the step; layouts are then ragged."""
+        return self._lora_kernels is not None
+
+    @property
+    def graphs_recorded(self) -> int:
+        return self._graphs.recorded
+
+    @property
+    def ready(self) -> bool:
+        return self._cache is not None
+
+    @property
+    def rows(self) -> int:
+        return self._cache.rows if self._cache else 0
+
+    # ------------------------------------------------------------------ memory
+
+    def holds(self, rows: int, length: int, steps: int) -> bool:
+        """Whether what is allocated serves a call like this (its graphs then do as well)."""
+        cache = self._cache
+        return (
+            cache is not None
+            and cache.rows >= rows
+            and cache.length >= length + 2 * self.burst + 1
+            and self._uniform_BS.shape[1] >= steps + 2 * self.burst + 1
+        )
+
+    def allocate(self, rows: int, length: int, steps: int) -> None:
+        """Room for `rows` rows of `length` tokens, `steps` of them drawn, and for two bursts of overrun."""
+        device, overrun = self.network.device, 2 * self.burst + 1
+        self._cache = Cache(self.network, rows, length + -(-overrun // 64) * 64)
+        self.network.rope_table()
+        self._tokens_B = torch.zeros(rows, dtype=torch.long, device=device)
+        self._positions_B = torch.zeros_like(self._tokens_B)
+        self._alive_B = torch.zeros_like(self._tokens_B)
+        self._steps_B = torch.zeros_like(self._tokens_B)
+        self._uniform_BS = torch.zeros(rows, steps + overrun, dtype=torch.float64, device=device)
+        self._logits_BV = torch.empty(rows, self.network.vocabulary, dtype=self.network.dtype, device=device)
+        self._table_N3 = torch.zeros(rows + 1, 3, dtype=torch.int32, device=device)
+        self._burst_UB = torch.zeros(self.burst, rows, dtype=torch.long, device=device)
+        self._host_UB = [torch.zeros(self.burst, rows, dtype=torch.long, pin_memory=self.asynchronous) for _ in "ab"]
+
+    def release(self) -> None:
+        """Forget the buffers and the graphs recorded over them."""
+        self._cache = None
+        self._graphs.clear()
+        for name in ("_uniform_BS", "_logits_BV"):
+            if hasattr(self, name):
+                delattr(self, name)
+        if self.asynchronous:
+            torch.cuda.empty_cache()
+
+    # ------------------------------------------------------------------ between bursts
+
+    def move(self, sources: list[int], targets: list[int], length: int) -> None:
+        """Survivors take their new places, with what they have read and what they will draw with."""
+        assert self._cache is not None
+        self._cache.move(sources, targets, length)
+        self._uniform_BS[targets] = self._uniform_BS[sources]
+
+    def seed(self, slots: list[int], seeds: list[int]) -> None:
+        """The numbers that rows will draw with, from their seeds alone."""
+        uniform_NS = torch.from_numpy(sampler.uniforms(seeds, self._uniform_BS.shape[1]))
+        self._uniform_BS[slots] = uniform_NS.to(self.network.device)
+
+    def prefill(
+        self, keys: list[tuple[str | None, tuple[int, ...]]], shared_by: list[int], rows: list[Row]
+    ) -> list[int]:
+        """Read P (adapter, prompt) pairs into the slots of the rows that share them; the rows' first tokens.
+
+        `rows` are in the order of `keys`, `shared_by[p]` of them for pair p. All pairs wear adapters, or none does.
+        """
+        device, longest = self.network.device, max(len(prompt) for _, prompt in keys)
+        ids_PT = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for _, prompt in keys], device=device)
+        last_P = torch.tensor([i * longest + len(prompt) - 1 for i, (_, prompt) in enumerate(keys)], device=device)
+        slots_N = torch.tensor([row.slot for row in rows], device=device)
+        prompt_N = torch.repeat_interleave(torch.tensor(shared_by)).to(device)
+        applied = [adapter_id for adapter_id, _ in keys if adapter_id is not None]
+        attend = PromptAttention(
+            self.network, len(keys), longest, cache=self._cache, rows_B=slots_N, prompt_of_row_B=prompt_N
+        )
+        hidden_MH = self.network.forward(
+            ids_PT.flatten(), attend, self.pool.gathered(applied, longest) if applied else NoLora()
+        )
+        logits_PV = self.network.logits(hidden_MH[last_P])
+        first: list[int] = self._draw(
+            logits_PV[prompt_N], self._uniform_BS[slots_N, 0], group_by_sampling(rows, device)
+        ).tolist()
+        return first
+
+    def upload(self, layout: BatchPlan) -> None:
+        """Put the batch's state on the device as the host knows it."""
+        count = len(layout.rows)
+        state_4B = np.zeros((4, count), dtype=np.int64)
+        for slot, row in enumerate(layout.rows):
+            if row is not None and not row.done:
+                state_4B[:, slot] = row.tokens[-1], row.length - 1, len(row.tokens), 1
+        tokens_B, positions_B, steps_B, alive_B = torch.from_numpy(state_4B).to(self.network.device)
+        self._tokens_B[:count], self._positions_B[:count] = tokens_B, positions_B
+        self._steps_B[:count], self._alive_B[:count] = steps_B, alive_B
+        if layout.blocks:
+            table_N3 = torch.tensor(layout.blocks, dtype=torch.int32)
+            self._table_N3[: len(layout.blocks)] = table_N3.to(self.network.device)
+        self._mix = group_by_sampling(layout.rows, self.network.device)
+        # Cut once a repack: rows grow together. On a GPU one span, since each set of windows is a graph of its own.
+        self._spans = [Span(0, count, 0)] if self.asynchronous else spans(_reaches(layout, 0))
+
+    def retire(self, alive: list[bool]) -> None:
+        """Rows that ended stay in the batch, looking at one position, until the next repack."""
+        count = len(alive)
+        self._alive_B[:count] = torch.tensor(alive, dtype=torch.long).to(self.network.device, non_blocking=True)
+        self._positions_B[:count] *= self._alive_B[:count]
+
+    # ------------------------------------------------------------------ steps
+
+    def launch(self, layout: BatchPlan) -> PendingBurst:
+        """Queue a burst. On CUDA nothing here waits."""
+        count, looks = len(layout.rows), self._looks(layout)
+        for index in range(self.burst):
+            self._step(index, layout, looks)
+        self._host_UB.reverse()  # the burst before this one may not have been read yet
+        tokens_UB = self._host_UB[0][:, :count]
+        tokens_UB.copy_(self._burst_UB[:, :count], non_blocking=True)
+        if not self.asynchronous:
+            return PendingBurst(tokens_UB, None)
+        landed = torch.cuda.Event()
+        landed.record()
+        return PendingBurst(tokens_UB, landed)
+
+    def _looks(self, layout: BatchPlan) -> tuple[Span, ...]:
+        """The spans with the windows that this burst needs. Triton's attention needs none."""
+        if self._kernels:
+            return ()
+        assert self._cache is not None
+        grain = 128 if self.asynchronous else 16  # each set of windows is a graph of its own
+        # The device may be one burst ahead of what the host has seen.
+        reaches = _reaches(layout, 2 * self.burst)
+        return tuple(
+            Span(first, last, min(-(-max(reaches[first:last]) // grain) * grain, self._cache.length))
+            for first, last, _ in self._spans
+        )
+
+    def _step(self, index: int, layout: BatchPlan, looks: tuple[Span, ...]) -> None:
+        count = len(layout.rows)
+        key = (self.pool.version, count, len(layout.groups), layout.width, len(layout.blocks), looks)
+        self._graphs.run(key, lambda: self._forward(layout, looks))
+        uniform_B = self._uniform_BS[:count].gather(1, self._steps_B[:count, None])[:, 0]
+        tokens_B = self._draw(self._logits_BV[:count], uniform_B, self._mix)
+        self._tokens_B[:count] = tokens_B
+        self._burst_UB[index, :count] = tokens_B
+        self._positions_B[:count].add_(1).mul_(self._alive_B[:count])
+        self._steps_B[:count].add_(self._alive_B[:count])
+
+    def _forward(self, layout: BatchPlan, looks: tuple[Span, ...]) -> None:
+        """One step of every row, from and into tensors that stay where they are."""
+        assert self._cache is not None
+        count = len(layout.rows)
+        lora: Lora = NoLora()
+        if layout.blocks:
+            assert self._lora_kernels is not None
+            lora = self._lora_kernels.Ragged(self.pool, self._table_N3[: len(layout.blocks)])
+        elif layout.groups:
+            lora = self.pool.grouped(len(layout.groups), layout.width)
+        positions_B = self._positions_B[:count]
+        attend: Attend
+        if self._kernels:
+            attend = self._kernels.StepAttention(self.network, self._cache, positions_B)
+        else:
+            attend = StepAttention(self.network, self._cache, positions_B, looks)
+        hidden_BH = self.network.forward(self._tokens_B[:count], attend, lora)
+        self.network.logits(hidden_BH, out=self._logits_BV[:count])
+
+    def _draw(self, logits_BV: Tensor, uniform_B: Tensor, group_by_sampling: Mix) -> Tensor:
+        tokens_B = torch.zeros(logits_BV.shape[0], dtype=torch.long, device=logits_BV.device)
+        for sampling, index_N in group_by_sampling:
+            if index_N is None:
+                return sampler.draw(logits_BV, uniform_B, sampling, self._mass)
+            tokens_B[index_N] = sampler.draw(logits_BV[index_N], uniform_B[index_N], sampling, self._mass)
+        return tokens_B
+
+
+def _reaches(layout: BatchPlan, more: int) -> list[int]:
+    """How many positions each place may look at, `more` tokens from now; dead places at one."""
+    return [1 if row is None or row.done else row.length + more for row in layout.rows]
+
+
+def group_by_sampling(rows: Sequence[Row | None], device: torch.device) -> Mix:
+    """Which places draw how. One way for all needs no index."""
+    ways: dict[tuple[float, float, int], tuple[Sampling, list[int]]] = {}
+    for place, row in enumerate(rows):
+        if row is not None:
+            sampling = row.request.sampling
+            key = sampling.temperature, sampling.top_p, sampling.top_k
+            ways.setdefault(key, (sampling, []))[1].append(place)
+    if len(ways) == 1:
+        return [(sampling, None) for sampling, _ in ways.values()]
+    return [(sampling, torch.tensor(places, device=device)) for sampling, places in ways.values()]
+
+
+def _kernels(network: Network) -> Any:
+    """The Triton kernels, or None (with a warning) where they cannot be had: the plain torch step then serves."""
+    try:
+        from rune.engines.local import kernels as module
+
+        module.check(network)
+    except Exception as error:  # a missing compiler shows in many ways; none may stop a run that can go on
+        console.warn(f"no Triton kernels ({str(error).splitlines()[0] if str(error) else error!r}); using plain torch")
+        return None
+    network.silu_mul = module.silu_mul
+    return module
+
+
+def _lora_kernels(network: Network) -> Any:
+    """The adapters' Triton kernels, or None (with a warning): grouped products in plain torch then serve."""
+    try:
+        from rune.engines.local import lora_kernels as module
+
+        module.check(network)
+    except Exception as error:  # as above
+        console.warn(f"no Triton kernels for adapters ({(str(error) or repr(error)).splitlines()[0]}); plain torch")
+        return None
+    return module

@@ -1,0 +1,234 @@
+"""The default engine: one process, one device, a decoding loop of our own, every row under its own adapter.
+
+Adapters come from PEFT folders (`Request.adapter.path`) or, through `put_adapter`, as tensors straight from a
+hypernetwork. The same (prompt, adapter, sampling, seed) gives the same text in any batch in fp32; in bf16 the
+products of another batch size may round differently, as with every engine. What is not covered: sliding windows,
+mixture-of-experts, adapters on embeddings or heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rune.adapters import peft
+from rune.adapters.peft import Adapter
+from rune.engines.local.adapter_pool import AdapterPool
+from rune.engines.local.batch import Row
+from rune.engines.local.decode import Decoder, Limits, Stats, chunks, out_of_memory
+from rune.engines.local.kv_cache import PromptAttention
+from rune.engines.local.network import Network, NoLora
+from rune.engines.local.text import Detokenizer, StopWatch, cut
+from rune.engines.torch import Config
+from rune.errors import AdapterError, EngineError, ModelError
+from rune.types import AdapterRef, Completion, ModelRef, Request
+
+
+def load_model(model: ModelRef, *, device: str, dtype: str, quantize: str = "none") -> Any:
+    """The Hugging Face module in eval mode, without gradients."""
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "attn_implementation": "sdpa"}
+    if quantize == "nf4":
+        try:
+            import bitsandbytes  # noqa: F401 - only to give the error below before anything is loaded
+        except ImportError:
+            raise ModelError(
+                "quantize = 'nf4' needs bitsandbytes; install it with: pip install 'rune-lora[qlora]'"
+            ) from None
+        from transformers import BitsAndBytesConfig
+
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=getattr(torch, dtype),
+        )
+        options["device_map"] = {"": device}
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(model.path, **options)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{model.name}: cannot be loaded from {model.path}: {str(error).splitlines()[0]}") from None
+    loaded = loaded if quantize == "nf4" else loaded.to(device)
+    return loaded.eval().requires_grad_(False)
+
+
+class TorchEngine:
+    """See the module's docstring."""
+
+    def __init__(self, config: Config, model: ModelRef, loaded: Any) -> None:
+        self.config, self.model = config, model
+        self.tokenizer = AutoTokenizer.from_pretrained(model.path)
+        self.network = Network(loaded)
+        self.pool = AdapterPool(self.network)
+        self._detokenizer = Detokenizer(self.tokenizer)
+        self._in_memory: set[str] = set()  # handed over as tensors: nothing to read them from again
+        cuda = self.network.device.type == "cuda"
+        self._limits = Limits(
+            max_rows=config.max_rows or (1024 if cuda else 64),
+            memory_fraction=config.memory_fraction,
+            prefill_tokens=config.prefill_tokens or (16384 if cuda else 2048),
+            burst=config.burst or (4 if cuda else 1),
+            graphs=config.graphs,
+        )
+        self.decoder = Decoder(self.network, self.pool, ends=end_tokens(loaded, self.tokenizer), limits=self._limits)
+
+    @property
+    def stats(self) -> Stats:
+        """Tokens so far, rows alive and waiting, steps."""
+        return self.decoder.stats
+
+    def put_adapter(self, adapter_id: str, adapter: Adapter) -> AdapterRef:
+        """Make an adapter resident from tensors; requests wear it by the record that is returned.
+
+        It stays until `drop_adapter`. Raises AdapterError if it does not fit this model.
+        """
+        self._check_base(adapter_id, adapter.base_model)
+        with torch.inference_mode():
+            norm = self.pool.put(adapter_id, adapter)
+        self._in_memory.add(adapter_id)
+        return AdapterRef(
+            adapter_id=adapter_id,
+            path="",
+            base_model=self.model.digest,
+            rank=adapter.rank,
+            delta_w_norm=norm,
+        )
+
+    def drop_adapter(self, adapter_id: str) -> None:
+        self.pool.drop(adapter_id)
+        self._in_memory.discard(adapter_id)
+
+    def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        """Yield every draw of every request as it ends. Adapters and prompt lengths are checked before the first."""
+        rows = self._rows(requests)
+        self._ensure([request.adapter for request in requests if request.adapter is not None])
+        decoding = self.decoder.run(rows)
+        while True:
+            with torch.inference_mode():  # never held over a yield: it is the consumer's thread too
+                row = next(decoding, None)
+            if row is None:
+                return
+            text = self._detokenizer.text([token for token in row.tokens if token not in self.decoder.ends])
+            yield Completion(
+                key=row.request.key,
+                draw=row.draw,
+                seed=row.seed,
+                text=cut(text, row.request.sampling.stop),
+                num_tokens=len(row.tokens),
+                finish_reason=row.finish,
+            )
+
+    @torch.inference_mode()
+    def logprobs(
+        self, prompts: Sequence[str], completions: Sequence[str], adapters: Sequence[AdapterRef | None]
+    ) -> list[list[float]]:
+        """log p(token | what is before it) for every token of each completion, under each one's adapter.
+
+        Prompt and completion are tokenised apart, so that the border is where the engine would have put it.
+        """
+        self._ensure([adapter for adapter in adapters if adapter is not None])
+        items = []
+        for index, (prompt, completion, adapter) in enumerate(zip(prompts, completions, adapters, strict=True)):
+            head, tail = self._encode(prompt), self._encode(completion)
+            self._check_length(f"text {index}", len(head) + len(tail))
+            items.append(((adapter.adapter_id if adapter else None, head + tail), (index, len(head))))
+        found: list[list[float]] = [[] for _ in items]
+        budget = max(self._limits.prefill_tokens // 4, 1)  # every position gives logits here
+        pending = list(chunks(items, budget))
+        while pending:
+            chunk = pending.pop()
+            try:
+                for (index, _), values in self._logprobs(chunk):
+                    found[index] = values
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error) or len(chunk) == 1:
+                    raise
+                pending += [chunk[: len(chunk) // 2], chunk[len(chunk) // 2 :]]
+        return found
+
+    def close(self) -> None:
+        """Give the device's memory back."""
+        self.decoder.release()
+
+    # ------------------------------------------------------------------ inside
+
+    def _logprobs(self, chunk: list[Any]) -> Iterator[tuple[tuple[int, int], list[float]]]:
+        device = self.network.device
+        longest = max(len(tokens) for (_, tokens), _ in chunk)
+        ids_PT = torch.tensor([[*tokens, *[0] * (longest - len(tokens))] for (_, tokens), _ in chunk], device=device)
+        applied = [adapter_id for (adapter_id, _), _ in chunk]
+        lora = NoLora() if applied[0] is None else self.pool.gathered(applied, longest)
+        attend = PromptAttention(self.network, len(chunk), longest)
+        hidden_PTH = self.network.forward(ids_PT.flatten(), attend, lora).unflatten(0, ids_PT.shape)
+        for row, ((_, tokens), (index, start)) in enumerate(chunk):
+            first = max(start, 1)  # nothing comes before the first token of an empty prompt
+            logits_TV = self.network.logits(hidden_PTH[row, first - 1 : len(tokens) - 1]).float()
+            targets_T1 = ids_PT[row, first : len(tokens), None]
+            yield (index, start), functional.log_softmax(logits_TV, -1).gather(1, targets_T1)[:, 0].tolist()
+
+    def _rows(self, requests: Sequence[Request]) -> list[Row]:
+        rows = []
+        for request in requests:
+            prompt = self._encode(request.prompt)
+            self._check_length(f"request {request.key!r}", len(prompt) + request.sampling.max_new_tokens)
+            if not prompt:
+                raise EngineError(f"request {request.key!r}: the prompt has no tokens; give it some text")
+            if request.sampling.max_new_tokens < 1:
+                raise EngineError(f"request {request.key!r}: max_new_tokens must be at least 1")
+            watch = StopWatch(self._detokenizer, request.sampling.stop)
+            rows += [Row(request=request, draw=draw, prompt=prompt, watch=watch.fresh()) for draw in range(request.n)]
+        return rows
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _check_length(self, what: str, tokens: int) -> None:
+        if tokens > self.network.max_positions:
+            raise EngineError(
+                f"{what}: prompt and answer may reach {tokens} tokens, {self.model.name} has room for "
+                f"{self.network.max_positions}; shorten the context or max_new_tokens"
+            )
+
+    def _check_base(self, adapter_id: str, base_model: str) -> None:
+        if base_model and base_model != self.model.digest:
+            raise AdapterError(
+                f"adapter {adapter_id} was made for base model {base_model[:12]}…, this is {self.model.name} "
+                f"({self.model.digest[:12]}…); make the adapter again for this model"
+            )
+
+    def _ensure(self, adapters: Sequence[AdapterRef]) -> None:
+        """Every adapter resident, or AdapterError: an unknown one is never answered by the base model."""
+        wanted = {adapter.adapter_id: adapter for adapter in adapters}
+        self.pool.reserve(min(len(wanted), self.config.max_adapters))
+        for adapter_id, adapter in wanted.items():
+            self._check_base(adapter_id, adapter.base_model)
+            if adapter_id in self.pool:
+                self.pool.touch(adapter_id)
+                continue
+            if not adapter.path:
+                raise AdapterError(
+                    f"unknown adapter {adapter_id}: it names no folder and was never handed over; "
+                    "call put_adapter first"
+                )
+            loaded = peft.read_peft(adapter.path)
+            self._check_base(adapter_id, loaded.base_model)
+            self._evict(keep=wanted)
+            with torch.inference_mode():
+                self.pool.put(adapter_id, loaded)
+
+    def _evict(self, keep: Any) -> None:
+        for adapter_id in list(self.pool.slots):
+            if len(self.pool.slots) < self.config.max_adapters:
+                return
+            if adapter_id not in keep and adapter_id not in self._in_memory:
+                self.pool.drop(adapter_id)
+
+
+def end_tokens(loaded: Any, tokenizer: Any) -> frozenset[int]:
+    """Ids that end an answer: the generation config's (Qwen has two), and the tokenizer's own."""
+    ends = loaded.generation_config.eos_token_id
+    listed = ends if isinstance(ends, (list, tuple)) else [ends]
+    return frozenset(token for token in (*listed, tokenizer.eos_token_id) if token is not None)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from rune import config
+from rune import config, shipped
 from rune.errors import ConfigError
 from rune.models import resolve
 from rune.reporting import tracking
@@ -138,12 +138,18 @@ _MOVED = {
 def load(path: Path, changes: Sequence[str] = ()) -> Loaded:
     """Read a config file, apply `--set`, check every section and part. Loads no model.
 
+    `path` may be the bare name of a config that comes with Rune, such as phase1-demo, where no file is called so.
     Raises ConfigError with one line for anything that does not fit.
     """
+    if not path.exists():
+        path = shipped.config(str(path)) or path
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{path}: cannot read the config: {error.strerror}; see configs/ for examples") from None
+        names = ", ".join(shipped.config_names())
+        raise ConfigError(
+            f"{path}: cannot read the config: {error.strerror}; give a TOML file, or one that comes with Rune: {names}"
+        ) from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not a text file, expected TOML; see configs/ for examples") from None
     raw = _extended(config.parse(text, where=str(path)), path)

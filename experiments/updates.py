@@ -312,7 +312,9 @@ def _sample_context(args: argparse.Namespace, machine: Machine, engine: Any, cas
     _draw(args, machine, engine, path, wanted)
 
 
-def _draw(args: argparse.Namespace, machine: Machine, engine: Any, path: Path, wanted: Sequence[Any]) -> None:
+def _draw(
+    args: argparse.Namespace, machine: Machine, engine: Any, path: Path, wanted: Sequence[Any], draws: int = DRAWS
+) -> None:
     """Draw what is missing: draw i of a task has the same seed in every arm."""
     have = {(s.condition, s.task_id, s.draw) for s in store.read_jsonl(path, Sample)}
     sampling = Sampling(temperature=TEMPERATURE, max_new_tokens=16 if args.smoke else NEW_TOKENS, top_k=0)
@@ -320,7 +322,7 @@ def _draw(args: argparse.Namespace, machine: Machine, engine: Any, path: Path, w
     for arm, problem, context, worn in wanted:
         text = chat.render(machine.model, prompts.task(problem.prompt, context))
         seed = config.derive_seed(SEED, "sample", problem.task_id)
-        for draw in range(DRAWS):
+        for draw in range(draws):
             if (arm, problem.task_id, draw) in have:
                 continue
             key = f"{arm}\t{problem.task_id}\t{draw}"
@@ -611,14 +613,16 @@ def tell(args: argparse.Namespace) -> None:
     console.out("\n".join(lines))
 
 
-def _numbers(verdicts: Sequence[dict[str, Any]], metric: str) -> dict[str, Any]:
+def _numbers(
+    verdicts: Sequence[dict[str, Any]], metric: str, wanted: Sequence[tuple[str, str]] = CONTRASTS
+) -> dict[str, Any]:
     """Shares in points over the tasks, and contrasts with a bootstrap over domains."""
     cells: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for v in verdicts:
         cells[v["arm"]][v["task"]].append(float(v[metric]))
     means = {arm: {task: 100 * float(np.mean(hits)) for task, hits in tasks.items()} for arm, tasks in cells.items()}
     contrasts = {}
-    for one, other in CONTRASTS:
+    for one, other in wanted:
         if one not in means or other not in means:
             continue
         tasks = sorted(set(means[one]) & set(means[other]))

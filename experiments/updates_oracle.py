@@ -5,9 +5,9 @@ Plan, prediction and rule: studies/updates-oracle/README.md.
     python experiments/updates_oracle.py draw --data DATA --lessons FOLDER --out OUT    there: train, draw
     python experiments/updates_oracle.py tell --data DATA --lessons FOLDER --out OUT    here: judge, numbers, figure
 
-FOLDER holds real-*.jsonl, the trajectories of results/updates-exploration/records.tar.xz. For every scored task one LoRA
-is fine-tuned on the solutions of up to three other tasks of its update, many of them side by side in one batch; each
-has its own initial weights, data, gradient norm and moments, so that it is what it would be alone.
+FOLDER holds real-*.jsonl, the trajectories of results/updates-exploration/records.tar.xz. For every scored task one
+LoRA is fine-tuned on the solutions of up to three other tasks of its update, many of them side by side in one batch;
+each has its own initial weights, data, gradient norm and moments, so that it is what it would be alone.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from torch import Tensor
 
 from rune import config, prompts, store
 from rune.hypernet import base as bases
-from rune.hypernet import export, losses, loop
-from rune.hypernet.lora import Factors, concatenate, select
+from rune.hypernet import export, loop, losses
+from rune.hypernet.lora import Factors, select
 from rune.hypernet.settings import MODULES, Schedule
 from rune.types import Sample, Trajectory
 

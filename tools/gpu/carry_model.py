@@ -1,6 +1,6 @@
 """A base model for a machine without network, as small and as soon ready as it gets.
 
-    python tools/gpu/carry_model.py split MODEL.gguf FOLDER OUT --bytes N    here: OUT/000/piece, OUT/001/piece …, OUT/data/
+    python tools/gpu/carry_model.py split MODEL.gguf FOLDER OUT --bytes N    here: OUT/000/piece000 …, OUT/data/
     python tools/gpu/carry_model.py join PIECES DATA FOLDER                  there: the folder, to the last byte
 
 FOLDER is what `rune models pull` made of MODEL.gguf. What the conversion does not read stays here (where the output

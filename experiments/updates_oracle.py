@@ -25,7 +25,7 @@ import torch
 import updates
 from torch import Tensor
 
-from rune import config, prompts, store
+from rune import config, overlap, prompts, store
 from rune.hypernet import base as bases
 from rune.hypernet import export, loop, losses
 from rune.hypernet.lora import Factors, select
@@ -45,7 +45,7 @@ BLOCK = 40  # tasks that are drawn in one go, all arms
 ARMS = ("oracle", "wrong", "vanilla", "context_sibling1", "own", "oracle_half")
 CONTRASTS = (
     ("oracle", "wrong"), ("oracle", "vanilla"), ("oracle", "context_sibling1"), ("wrong", "vanilla"),
-    ("context_sibling1", "vanilla"), ("oracle_half", "wrong"), ("own", "oracle"),
+    ("context_sibling1", "vanilla"), ("own", "oracle"), ("oracle_half", "oracle"), ("oracle_half", "vanilla"),
 )  # fmt: skip
 
 
@@ -70,6 +70,7 @@ def main() -> int:
     parser.add_argument("--model", default="qwen2.5-coder-0.5b-instruct")
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--train-seconds", type=float, default=1e9, help="no batch of LoRAs is begun after so many")
+    parser.add_argument("--skip", type=int, default=0, help="go on after so many LoRAs, where another run ended")
     parser.add_argument("--updates", type=int, default=0, help="only the first so many, in the order drawn; 0: all")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: checks the path, claims nothing")
     args = parser.parse_args()
@@ -160,7 +161,7 @@ def draw(args: argparse.Namespace) -> None:
     slowest = 0.0
     (args.out / "training.jsonl").unlink(missing_ok=True)
     with store.Appender(args.out / "training.jsonl") as log:
-        for start in range(0, len(jobs), TOGETHER):
+        for start in range(args.skip, len(jobs), TOGETHER):
             mark = time.monotonic()
             if mark - began + slowest > args.train_seconds:
                 break
@@ -263,7 +264,7 @@ def likelihood(
 
 
 def tell(args: argparse.Namespace) -> None:
-    """Judge what is not judged; result.json, result.md, figure.svg."""
+    """Judge what is not judged; result.json, result.md, figure.svg. OUT holds what `draw` left, or several joined."""
     problems = updates._benchmark(args).problems()
     updates._score(problems, args.out / "samples.jsonl", args.out / "verdicts.jsonl")
     verdicts = [v for _, v in store.read_lines(args.out / "verdicts.jsonl")]
@@ -272,6 +273,7 @@ def tell(args: argparse.Namespace) -> None:
     result: dict[str, Any] = {metric: updates._numbers(verdicts, metric, CONTRASTS) for metric in ("used", "plain")}
     with_own = {v["task"] for v in verdicts if v["arm"] == "own"}
     result["with_own"] = updates._numbers([v for v in verdicts if v["task"] in with_own], "used", CONTRASTS)
+    result["intervals"] = _intervals(verdicts)
     result["updates"] = len({v["task"].rpartition("/")[0] for v in verdicts})
     nats = [row for _, row in store.read_lines(args.out / "likelihood.jsonl") if row["task"] in complete]
     ahead = np.array([row["oracle"] - row["wrong"] for row in nats])
@@ -282,10 +284,29 @@ def tell(args: argparse.Namespace) -> None:
         arm: [float(np.mean([c["loss"][at] for c in curves if c["key"].startswith(f"{arm}/")])) for at in (0, -1)]
         for arm in ("oracle", "own")
     }
+    likeness = _likeness(updates._read_real(args.lessons), curves)
+    middle = float(np.median([likeness[task] for task in complete]))
+    result["likeness"] = {"median": middle}
+    for name, near in (("far", False), ("near", True)):
+        some = [v for v in verdicts if (likeness[v["task"]] > middle) is near]
+        result["likeness"][name] = updates._numbers(some, "used", CONTRASTS)
     result["seconds"] = store.read_json(args.out / "seconds.json")
     store.write_json(args.out / "result.json", result)
     store.write_atomic(args.out / "result.md", table(result))
+    figure(args.out / "figure.svg", result)
     print(table(result))
+
+
+def _likeness(lessons: Sequence[Trajectory], curves: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Share of a task's own solution, in runs of five tokens, that stands in the solutions its oracle learned."""
+    solution = {t.task_id: overlap.shingles(t.solution, 5) for t in lessons}
+    found = {}
+    for row in curves:
+        arm, _, task = row["key"].partition("/")
+        if arm == "oracle":
+            shown = frozenset().union(*(solution[t] for t in row["lessons"]))
+            found[task] = overlap.containment(solution[task], shown)
+    return found
 
 
 def _complete(samples: Sequence[Sample]) -> set[str]:
@@ -295,6 +316,53 @@ def _complete(samples: Sequence[Sample]) -> set[str]:
         have.setdefault(s.task_id, set()).add((s.condition, s.draw))
     wanted = {(arm, d) for arm in ("oracle", "wrong", "vanilla", "context_sibling1") for d in range(DRAWS)}
     return {task for task, some in have.items() if wanted <= some}
+
+
+NAMES = {
+    "vanilla": "bare model", "context_sibling1": "a sibling's trajectory in context",
+    "wrong": "LoRA of another update", "oracle": "LoRA of the update's siblings",
+    "oracle_half": "the same at half strength",
+}  # fmt: skip
+
+
+def figure(path: Path, result: dict[str, Any]) -> None:
+    """UPass of the arms that all tasks have, with intervals over updates."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "oracle", "axes.spines.top": False}):
+        drawing = Figure(figsize=(7.2, 2.6), layout="constrained")
+        axes = drawing.subplots()
+        for at, (arm, name) in enumerate(reversed(NAMES.items())):
+            low, high = result["intervals"][arm]
+            mean = result["used"]["arms"][arm]
+            axes.plot([low, high], [at, at], color="#8a94a6", linewidth=2)
+            axes.plot(mean, at, "o", color="#b3261e" if arm == "wrong" else "#1f5fbf")
+            axes.text(high + 0.6, at, f"{mean:.1f}", va="center", fontsize=9)
+            axes.text(-0.8, at, name, va="center", ha="right", fontsize=9)
+        axes.set(yticks=[], xlim=(0, None), ylim=(-0.6, len(NAMES) - 0.4))
+        axes.set_xlabel(
+            f"UPass in %, {result['used']['tasks']} tasks of {result['updates']} updates, 95 % over updates"
+        )
+        for side in ("left", "right"):
+            axes.spines[side].set_visible(False)
+        drawing.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _intervals(verdicts: Sequence[dict[str, Any]]) -> dict[str, tuple[float, float]]:
+    """95 % of each arm's UPass, bootstrap over updates."""
+    found = {}
+    for arm in NAMES:
+        by_update: dict[str, list[float]] = {}
+        for v in verdicts:
+            if v["arm"] == arm:
+                by_update.setdefault(v["task"].rpartition("/")[0], []).append(100.0 * v["used"])
+        sums = np.array([sum(x) for x in by_update.values()])
+        sizes = np.array([len(x) for x in by_update.values()])
+        picks = np.random.default_rng(updates.SEED).integers(0, len(sums), (5000, len(sums)))
+        low, high = np.percentile(sums[picks].sum(1) / sizes[picks].sum(1), [2.5, 97.5])
+        found[arm] = (float(low), float(high))
+    return found
 
 
 def table(result: dict[str, Any]) -> str:
@@ -315,6 +383,19 @@ def table(result: dict[str, Any]) -> str:
     for name, (points, low, high) in used["contrasts"].items():
         p = plain["contrasts"][name]
         lines.append(f"| {name} | {points:+.1f} | {low:+.1f} … {high:+.1f} | {p[0]:+.1f} | {p[1]:+.1f} … {p[2]:+.1f} |")
+    lines += [
+        "",
+        "By the share of the task's own solution (runs of five tokens) that stands in its siblings', parted at the "
+        f"median, {100 * result['likeness']['median']:.0f} %:",
+        "",
+        "| half | tasks | vanilla | context_sibling1 | wrong | oracle | oracle − wrong |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name in ("far", "near"):
+        half = result["likeness"][name]
+        arms = " | ".join(f"{half['arms'][a]:.1f}" for a in ("vanilla", "context_sibling1", "wrong", "oracle"))
+        points, low, high = half["contrasts"]["oracle − wrong"]
+        lines.append(f"| {name} | {half['tasks']} | {arms} | {points:+.1f} [{low:+.1f}, {high:+.1f}] |")
     nats, loss, seconds = result["likelihood"], result["loss"], result["seconds"]
     lines += [
         "",

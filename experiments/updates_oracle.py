@@ -26,10 +26,11 @@ import updates
 from torch import Tensor
 
 from rune import config, prompts
+from rune.adapters import convert
 from rune.adapters.factors import Factors, select, to_dtype
 from rune.corpus import overlap
 from rune.hypernet import base as bases
-from rune.hypernet import export, loop, losses
+from rune.hypernet import loop, losses
 from rune.hypernet.settings import MODULES, Schedule
 from rune.runs import store
 from rune.types import Sample, Trajectory
@@ -190,7 +191,7 @@ def draw(args: argparse.Namespace) -> None:
     worn = {}
     for key, one in made.items():
         worn[key] = engine.put_adapter(
-            key, export.to_adapter(one, layout, base_model=machine.model.digest, dtype=dtype)
+            key, convert.to_adapter(one, layout, base_model=machine.model.digest, dtype=dtype)
         )
     blocks = [pairs[i : i + BLOCK] for i in range(0, len(pairs), BLOCK)]
     path = args.out / "samples.jsonl"
@@ -211,7 +212,7 @@ def draw(args: argparse.Namespace) -> None:
         wanted = []
         for job, _ in block:
             half = {m: Factors(f.down_YNRI, 0.5 * f.up_YNRO) for m, f in made[job.key].items()}
-            adapter = export.to_adapter(half, layout, base_model=machine.model.digest, dtype=dtype)
+            adapter = convert.to_adapter(half, layout, base_model=machine.model.digest, dtype=dtype)
             wanted.append(("oracle_half", job.case.problem, "", engine.put_adapter(f"half/{job.key}", adapter)))
         updates._draw(args, machine, engine, path, wanted, DRAWS)
     engine.close()

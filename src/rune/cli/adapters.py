@@ -1,0 +1,421 @@
+"""`rune adapters ACTION`: the memory of adapters: stored, selected, composed, measured, merged, archived."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rune import console
+from rune.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from rune.adapters.registry.records import Entry, Place
+    from rune.adapters.registry.registry import Registry
+
+EPILOG = (
+    "The registry is --registry FOLDER, else $RUNE_REGISTRY, else ~/.local/share/rune/adapters. See docs/memory.md."
+)
+ACTIONS: dict[str, tuple[str, str]] = {
+    "add": ("bring PEFT folders in", "rune adapters add adapter/ --project shop --domain dates"),
+    "list": ("what is there, a page at a time", "rune adapters list --project shop --limit 20"),
+    "show": ("everything that is known of one", "rune adapters show 3f2a"),
+    "select": ("the one that serves a task", "rune adapters select --project shop --domain dates --threshold 0.5"),
+    "compose": ("several as one, exactly", "rune adapters compose 3f2a 9c01 --weights 1,0.5 -o both/"),
+    "archive": ("take out of selection, keep everything", "rune adapters archive 3f2a --reason 'library is gone'"),
+    "lineage": ("what it was made from, and what from it", "rune adapters lineage 3f2a"),
+    "verify": ("compare every file with its hash", "rune adapters verify"),
+    "gc": ("remove files that no entry names", "rune adapters gc --dry-run"),
+    "export": ("a PEFT folder, to load anywhere", "rune adapters export 3f2a -o adapter/"),
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EPILOG
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION", title="actions")
+    made = {}
+    for name, (text, example) in ACTIONS.items():
+        made[name] = actions.add_parser(name, help=text, description=text, epilog=f"Example: {example}")
+        made[name].add_argument("--registry", type=Path, metavar="FOLDER", help="where the memory lies")
+        made[name].add_argument("--json", action="store_true", help="print JSON")
+    for name in ("show", "export"):
+        made[name].add_argument("adapter", metavar="ID", help="the beginning of an id, or an alias")
+    for name in ("lineage", "archive", "verify", "compose"):
+        one_or_more = "+" if name == "archive" else "*"
+        made[name].add_argument("adapter", metavar="ID", nargs=one_or_more, help="the beginning of an id, or an alias")
+    for name in ("add", "select", "compose"):
+        made[name].add_argument("--project", default="default", help="default: %(default)s")
+        made[name].add_argument("--domain", help="what the tasks share: a library, a convention")
+        made[name].add_argument("--task", help="one task of the domain")
+    for name in ("add", "select", "compose"):
+        made[name].add_argument("--base", metavar="MODEL", help="base model: a name, or the sha256 of its weights")
+    for name in ("add", "compose"):
+        made[name].add_argument("--max-rank", type=int, metavar="R", help="refuse a higher rank (default: 256)")
+    for name in ("select", "compose"):
+        made[name].add_argument("--threshold", type=float, metavar="φ", help="fitness that is enough (default: any)")
+    _configure_add(made["add"])
+    listing = made["list"]
+    listing.add_argument("--project")
+    listing.add_argument("--domain")
+    listing.add_argument("--level", choices=("project", "domain", "task"))
+    listing.add_argument("--base", metavar="SHA256", help="the beginning of a base model's digest")
+    listing.add_argument("--all", action="store_true", help="archived ones too")
+    listing.add_argument("--limit", type=int, default=50, help="entries a page (default: %(default)s)")
+    listing.add_argument("--after", type=int, default=0, metavar="NUMBER", help="entries after this number")
+    made["compose"].add_argument("--weights", metavar="W,W,…", help="one an adapter (default: 1 each)")
+    for name in ("compose", "export"):
+        made[name].add_argument("-o", "--output", type=Path, metavar="DIR", required=True, help="where it goes")
+    made["archive"].add_argument("--reason", default="", help="kept with the operation")
+    made["archive"].add_argument("--restore", action="store_true", help="the way back")
+    made["lineage"].add_argument("--operations", action="store_true", help="every operation on the memory, in order")
+    made["gc"].add_argument("--dry-run", action="store_true", help="only say what would be removed")
+
+
+def _configure_add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, nargs="+", metavar="DIR", help="a PEFT LoRA folder, ours or another's")
+    parser.add_argument("--alias", default="", help="another name for it")
+    parser.add_argument("--trajectory-id", action="append", default=[], metavar="ID", help="made from it; repeatable")
+    parser.add_argument("--parent", action="append", default=[], metavar="ID", help="made from it; repeatable")
+
+
+def run(args: argparse.Namespace) -> int:
+    from rune.adapters.registry.registry import MAX_RANK, Registry, default_folder
+
+    max_rank = getattr(args, "max_rank", None)
+    if max_rank is not None and max_rank < 1:
+        raise ConfigError(f"--max-rank must be 1 or more, found {max_rank}")
+    folder = args.registry or default_folder()
+    registry = Registry(folder, create=args.action == "add", max_rank=max_rank or MAX_RANK)
+    return _RUN[args.action](args, registry)
+
+
+# --------------------------------------------------------------------------- in
+
+
+def _add(args: argparse.Namespace, registry: Registry) -> int:
+    from rune.adapters.registry import intake, origin
+    from rune.adapters.registry.records import MadeFrom, Source
+
+    place = _place(args)
+    if args.alias and len(args.folder) > 1:
+        raise ConfigError("an alias names one adapter; add the folders one by one")
+    base = base_digest(args.base) if args.base else ""
+    name = args.base if args.base and args.base != base else ""
+    given = tuple((registry.resolve(parent).id, 1.0) for parent in args.parent)
+    prepared = []
+    for folder in args.folder:  # all are looked at before the first is brought in
+        told = origin.read(folder)
+        here = [(parent, weight) for parent, weight in told.parents if _there(registry, parent)]
+        if len(here) < len(told.parents):
+            console.warn(f"{folder}: {len(told.parents) - len(here)} of its parents are not in this registry")
+        made_from = MadeFrom(
+            sources=(*told.sources, *(Source(trajectory_id=t) for t in args.trajectory_id)),
+            hypernet=told.hypernet,
+            how=told.how,
+            parents=given or tuple(here),
+        )
+        prepared.append(intake.read(folder, place, made_from, base=base, base_name=name, max_rank=registry.max_rank))
+    found = [registry.insert(p.draft, p.config, p.weights, alias=args.alias) for p in prepared]
+    if args.json:
+        return _json([{**intake.plain(entry), "new": new} for entry, new in found])
+    for entry, new in found:
+        console.note(f"{'added' if new else 'there already'}: {entry.place.level} {entry.place}, rank {entry.rank}")
+        console.out(entry.short)
+    return 0
+
+
+def _there(registry: Registry, digest: str) -> bool:
+    try:
+        registry.get(digest)
+    except DataError:
+        return False
+    return True
+
+
+# --------------------------------------------------------------------------- look
+
+
+def _list(args: argparse.Namespace, registry: Registry) -> int:
+    from rune.adapters.registry.intake import plain
+    from rune.adapters.registry.records import Level, Status
+    from rune.adapters.registry.registry import View
+
+    if args.limit < 1 or args.after < 0:
+        raise ConfigError("--limit must be 1 or more and --after 0 or more")
+    view = View(
+        project=args.project or "",
+        domain=args.domain or "",
+        level=Level(args.level) if args.level else None,
+        status=None if args.all else Status.ACTIVE,
+        base=(args.base or "").lower(),
+    )
+    page, total = registry.page(view, after=args.after, limit=args.limit), registry.count(view)
+    more = page[-1].number if page and len(page) == args.limit else None
+    if args.json:
+        return _json({"total": total, "next_after": more, "adapters": [plain(entry) for entry in page]})
+    rows: list[tuple[object, ...]] = [
+        (e.number, e.short, e.place.level.value, str(e.place), e.rank, f"{e.delta_w_norm:.3f}", _fit(e), e.status.value)
+        for e in page
+    ]
+    console.out(console.table(rows, ("number", "id", "level", "place", "rank", "‖ΔW‖", "fitness", "status")))
+    console.note(f"{len(page)} of {total}" + (f"; go on with --after {more}" if more else ""))
+    return 0
+
+
+def _show(args: argparse.Namespace, registry: Registry) -> int:
+    from rune.adapters.registry import operations
+    from rune.adapters.registry.intake import plain
+    from rune.config import plain as as_json
+
+    entry = registry.resolve(args.adapter)
+    found = {
+        **plain(entry),
+        "path": str(registry.objects.place(entry.id)),
+        "aliases": registry.aliases(entry.id),
+        "sources": [as_json(s) for s in registry.sources(entry.id)],
+        "measurements": [_no_nan(as_json(f)) for f in registry.fitness(entry.id)],
+        "operations": [as_json(o) for o in operations.listed(registry, entry.id)],
+    }
+    if args.json:
+        return _json(found)
+    for name, value in found.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            console.out(f"{name}:")
+            for row in value:
+                console.out("  " + ", ".join(f"{k} {_short(v)}" for k, v in row.items() if v not in ("", None, [], {})))
+        elif value not in ("", None, []):
+            console.out(f"{name}: {', '.join(map(_short, value)) if isinstance(value, list) else value}")
+    return 0
+
+
+def _select(args: argparse.Namespace, registry: Registry) -> int:
+    from rune.adapters.registry.intake import plain
+    from rune.adapters.registry.selection import select
+
+    place = _place(args)
+    found = select(registry, place, base=_base_of(args, registry, place), threshold=args.threshold)
+    if args.json:
+        tried = [{"place": str(t.place), "best": t.best and plain(t.best), "enough": t.enough} for t in found.tried]
+        _json({"chosen": found.chosen and plain(found.chosen), "tried": tried})
+        return 0 if found.chosen else 1
+    for tried_here in found.tried:
+        best = tried_here.best
+        console.note(f"{tried_here.place}: " + (f"{best.short}, fitness {_fit(best)}" if best else "no adapter"))
+    if found.chosen is None:
+        console.note("no adapter has enough fitness; use the base model, or lower --threshold")
+        return 1
+    console.out(found.chosen.short)
+    return 0
+
+
+def _lineage(args: argparse.Namespace, registry: Registry) -> int:
+    from rune.adapters.registry import operations
+    from rune.config import plain as as_json
+
+    if args.operations or not args.adapter:
+        chosen = registry.resolve(args.adapter[0]).id if args.adapter else ""
+        rows = operations.listed(registry, chosen)
+        if args.json:
+            return _json([as_json(o) for o in rows])
+        table: list[tuple[object, ...]] = [
+            (o.number, o.done, o.kind, " ".join(i[:12] for i in o.inputs), o.result[:12], "kept" if o.kept else "")
+            for o in rows
+        ]
+        console.out(console.table(table, ("number", "done", "operation", "inputs", "result", "")))
+        return 0
+    found = [(registry.resolve(name), registry.lineage(registry.resolve(name).id)) for name in args.adapter]
+    if args.json:
+        return _json([{"id": e.id, **{k: [x._asdict() for x in v] for k, v in f._asdict().items()}} for e, f in found])
+    for entry, lineage in found:
+        console.out(f"{entry.short} {entry.place} ({entry.how})")
+        for edge in lineage.ancestors:
+            console.out(f"  {edge.child[:12]} ← {edge.weight:g} × {edge.parent[:12]}")
+        for edge in lineage.descendants:
+            console.out(f"  {edge.parent[:12]} → {edge.child[:12]}")
+        for source in registry.sources(entry.id):
+            console.out(f"  trajectory {source.trajectory_id}" + (f" of {source.task_id}" if source.task_id else ""))
+    return 0
+
+
+# --------------------------------------------------------------------------- out
+
+
+def _compose(args: argparse.Namespace, registry: Registry) -> int:
+    from rune.adapters import composition, interference, peft
+    from rune.adapters.registry import export, intake
+    from rune.adapters.registry.selection import chain
+
+    if args.adapter:
+        entries = [registry.resolve(name) for name in args.adapter]
+    else:
+        place = _place(args)
+        entries = chain(registry, place, base=_base_of(args, registry, place), threshold=args.threshold)
+        if not entries:
+            raise DataError(
+                f"{registry.folder}: nothing to compose for {place}; `rune adapters list` shows what is there"
+            )
+    weights = _weights(args.weights, len(entries))
+    adapters = intake.load_all(registry, entries)
+    whole = composition.compose(adapters, weights)
+    if whole.rank > registry.max_rank:
+        raise DataError(
+            f"the ranks add up to {whole.rank}, the limit is {registry.max_rank}; pass --max-rank {whole.rank}"
+        )
+    between = [
+        {"first": entries[i].id, "second": entries[j].id, **interference.summary(adapters[i], adapters[j])._asdict()}
+        for i in range(len(entries))
+        for j in range(i + 1, len(entries))
+    ]
+    ids = [(entry.id, weight) for entry, weight in zip(entries, weights, strict=True)]
+    export.composed(registry, whole, ids, args.output, base_name=entries[0].base_name)
+    if args.json:
+        norm = peft.delta_w_norm(whole)
+        parts = [{**intake.plain(e), "weight": w} for e, w in zip(entries, weights, strict=True)]
+        between = [{k: _no_nan(v) for k, v in row.items()} for row in between]
+        return _json(
+            {"path": str(args.output), "rank": whole.rank, "delta_w_norm": norm, "parts": parts, "between": between}
+        )
+    for entry, weight in zip(entries, weights, strict=True):
+        console.note(f"{weight:g} × {entry.short} {entry.place}, rank {entry.rank}")
+    for row in between:
+        console.note(
+            f"between {row['first'][:12]} and {row['second'][:12]}: cosine of ΔW {row['cosine']:+.3f}, "
+            f"overlap of inputs {row['inputs']:.3f}, of outputs {row['outputs']:.3f}"
+        )
+    console.out(str(args.output))
+    return 0
+
+
+def _export(args: argparse.Namespace, registry: Registry) -> int:
+    from rune.adapters.registry import export
+
+    entry = registry.resolve(args.adapter)
+    export.one(registry, entry, args.output)
+    if args.json:
+        return _json({"id": entry.id, "path": str(args.output)})
+    console.out(str(args.output))
+    return 0
+
+
+# --------------------------------------------------------------------------- keep in order
+
+
+def _archive(args: argparse.Namespace, registry: Registry) -> int:
+    from rune.adapters.registry import operations
+    from rune.config import plain as as_json
+
+    entries = [registry.resolve(name) for name in args.adapter]
+    turn = operations.restore if args.restore else operations.forget
+    operation = turn(registry, entries, reason=args.reason)
+    if args.json:
+        return _json(as_json(operation))
+    for entry in entries:
+        console.out(f"{entry.short} {'active' if args.restore else 'archived'}")
+    return 0
+
+
+def _verify(args: argparse.Namespace, registry: Registry) -> int:
+    chosen = [registry.resolve(name) for name in args.adapter]
+    problems = registry.verify(chosen)
+    if args.json:
+        _json({"problems": problems})
+    else:
+        for problem in problems:
+            console.out(problem)
+        console.note(f"{len(problems)} found wrong" if problems else "every adapter is what its name says")
+    return 1 if problems else 0
+
+
+def _gc(args: argparse.Namespace, registry: Registry) -> int:
+    swept = registry.gc(dry_run=args.dry_run)
+    if args.json:
+        return _json({"removed": not args.dry_run, **swept._asdict()})
+    verb = "would be removed" if args.dry_run else "removed"
+    console.out(f"{swept.folders} folders without an entry, {swept.bytes / 1e6:.1f} MB, {verb}")
+    return 0
+
+
+# --------------------------------------------------------------------------- words
+
+
+def _place(args: argparse.Namespace) -> Place:
+    from rune.adapters.registry.records import place
+
+    return place(args.project, args.domain, args.task)
+
+
+def base_digest(text: str) -> str:
+    """A base model's digest from what was typed: the digest, or a name whose model is in the cache."""
+    if re.fullmatch(r"[0-9a-f]{64}", text.lower()):
+        return text.lower()
+    from rune.models import resolve
+
+    return resolve.resolve(text, sources=("cache",)).digest
+
+
+def _base_of(args: argparse.Namespace, registry: Registry, place: Place) -> str:
+    """The base that is meant: the one given, or the only one that has adapters there."""
+    from rune.adapters.registry.selection import bases
+
+    if args.base:
+        return base_digest(args.base)
+    found = bases(registry, place)
+    if len(found) > 1:
+        raise DataError(f"{place}: adapters of {len(found)} base models ({_few(found)}); choose with --base SHA256")
+    return found[0] if found else ""
+
+
+def _few(digests: list[str]) -> str:
+    return ", ".join(d[:12] for d in digests[:3]) + (", …" if len(digests) > 3 else "")
+
+
+def _weights(text: str | None, count: int) -> list[float]:
+    if text is None:
+        return [1.0] * count
+    try:
+        weights = [float(w) for w in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--weights {text!r}: expected numbers with commas, for example --weights 1,0.5") from None
+    if len(weights) != count or not all(map(math.isfinite, weights)):
+        raise ConfigError(f"--weights {text!r}: expected {count} finite numbers, one an adapter")
+    return weights
+
+
+def _fit(entry: Entry) -> str:
+    if entry.fitness is None or entry.fitness_low is None or entry.fitness_high is None:
+        return "not measured"
+    return f"{entry.fitness:.3f} [{entry.fitness_low:.3f}, {entry.fitness_high:.3f}]"
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text[:12] if re.fullmatch(r"[0-9a-f]{64}", text) else text
+
+
+def _no_nan(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, dict):
+        return {k: _no_nan(v) for k, v in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _json(value: Any) -> int:
+    console.out(json.dumps(value, indent=1, ensure_ascii=False))
+    return 0
+
+
+_RUN = {
+    "add": _add,
+    "list": _list,
+    "show": _show,
+    "select": _select,
+    "compose": _compose,
+    "archive": _archive,
+    "lineage": _lineage,
+    "verify": _verify,
+    "gc": _gc,
+    "export": _export,
+}

@@ -95,11 +95,13 @@ def words(path: Sequence[str]) -> str:
 
 
 def _walk(connection: sa.Connection, digest: str, *, down: bool) -> tuple[Edge, ...]:
-    """Edges reached from one adapter. UNION drops what was seen, so a circle ends too."""
+    return tuple(Edge(*row) for row in connection.execute(walk(digest, down=down)))
+
+
+def walk(digest: str, *, down: bool) -> sa.Select:
+    """Edges reached from one adapter, up or down. UNION drops what was seen, so a circle ends too."""
     here, there = (parents.c.parent, parents.c.child) if down else (parents.c.child, parents.c.parent)
-    first = sa.select(parents.c.child, parents.c.parent, parents.c.weight, there.label("next")).where(here == digest)
-    reached = first.cte("reached", recursive=True)
-    more = sa.select(parents.c.child, parents.c.parent, parents.c.weight, there.label("next"))
-    reached = reached.union(more.where(here == reached.c.next))
-    rows = connection.execute(sa.select(reached.c.child, reached.c.parent, reached.c.weight))
-    return tuple(Edge(*row) for row in rows)
+    edge = (parents.c.child, parents.c.parent, parents.c.weight, there.label("next"))
+    reached = sa.select(*edge).where(here == digest).cte("reached", recursive=True)
+    reached = reached.union(sa.select(*edge).where(here == reached.c.next))
+    return sa.select(reached.c.child, reached.c.parent, reached.c.weight)

@@ -17,55 +17,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from rune.adapters import composition
 from rune.adapters.composition import exact, names, same_shape
+from rune.adapters.merge_settings import ON_DELTAS, Settings
 from rune.adapters.peft import Adapter, Pair
-from rune.errors import AdapterError, ConfigError
-from rune.plugins import unknown
+from rune.errors import AdapterError
 
 # Shapes: I inputs · O outputs · R rank
-
-ON_FACTORS = ("linear", "ties", "dare_linear", "dare_ties", "magnitude_prune")
-ON_DELTAS = ("ties_svd", "dare_linear_svd", "dare_ties_svd", "magnitude_prune_svd")
-METHODS = ("cat", "svd", *ON_DELTAS, *ON_FACTORS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How to merge."""
-
-    method: str  # one of METHODS
-    rank: int = 0  # of the result, for those that end in svd; 0: the largest of the parents'
-    density: float | None = None  # share of entries that ties, dare and magnitude_prune keep; the others take none
-    sign: str = "total"  # how ties elects a sign: "total" weighs by size, "frequency" counts
-    seed: int = 0  # of what dare drops
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(unknown("merge method", self.method, list(METHODS)))
-        if (self.density is None) is not (self.method in ("cat", "svd", "linear")):
-            needs = "takes no density" if self.density is not None else "needs a density: the share that is kept"
-            raise ValueError(f"merge method '{self.method}' {needs}")
-        if self.density is not None and not 0 < self.density <= 1:
-            raise ValueError(f"density is the share that is kept, above 0 and up to 1; found {self.density:g}")
-        if self.sign not in ("total", "frequency"):
-            raise ValueError(f"sign is 'total' or 'frequency', found {self.sign!r}")
-        if self.rank < 0:
-            raise ValueError(f"rank must be 1 or more, or 0 for the parents' largest, found {self.rank}")
-
-
-def settings(**values: Any) -> Settings:
-    """Settings from what a user typed. Raises ConfigError."""
-    try:
-        return Settings(**values)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
 
 
 def merge(adapters: Sequence[Adapter], weights: Sequence[float], how: Settings) -> Adapter:
@@ -107,7 +69,7 @@ def _combine(how: Settings) -> Combine:
 
 def _on_deltas(adapters: Sequence[Adapter], weights: Sequence[float], combine: Combine, rank: int) -> Adapter:
     pairs = {}
-    for name in names(adapters):
+    for name in sorted(names(adapters)):  # chance is drawn in this order
         here = [(a, w) for a, w in zip(adapters, weights, strict=True) if name in a.pairs]
         same_shape(name, [a.pairs[name] for a, _ in here])
         deltas = [a.scale * a.pairs[name].b.float().T @ a.pairs[name].a.float().T for a, _ in here]
@@ -132,7 +94,7 @@ def _on_factors(adapters: Sequence[Adapter], weights: Sequence[float], combine: 
             "use svd, cat or a method that ends in _svd"
         )
     pairs = {}
-    for name in names(adapters):
+    for name in sorted(names(adapters)):  # chance is drawn in this order
         here = [(a, w * a.scale) for a, w in zip(adapters, weights, strict=True) if name in a.pairs]
         same_shape(name, [a.pairs[name] for a, _ in here])
         # Half of a weight goes to A and half to B; its sign to A alone.

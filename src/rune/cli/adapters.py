@@ -29,6 +29,7 @@ ACTIONS: dict[str, tuple[str, str]] = {
     "lineage": ("what it was made from, and what from it", "rune adapters lineage 3f2a"),
     "verify": ("compare every file with its hash", "rune adapters verify"),
     "gc": ("remove files that no entry names", "rune adapters gc --dry-run"),
+    "evolve": ("measure, consolidate, update, merge, forget", "rune adapters evolve --config memory.toml --dry-run"),
     "export": ("a PEFT folder, to load anywhere", "rune adapters export 3f2a -o adapter/"),
 }
 
@@ -71,6 +72,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     made["archive"].add_argument("--reason", default="", help="kept with the operation")
     made["archive"].add_argument("--restore", action="store_true", help="the way back")
     made["lineage"].add_argument("--operations", action="store_true", help="every operation on the memory, in order")
+    evolving = made["evolve"]
+    evolving.add_argument("--config", type=Path, metavar="FILE", required=True, help="see docs/memory.md")
+    evolving.add_argument(
+        "--set", action="append", default=[], metavar="a.b=c", dest="settings", help="override a setting; repeatable"
+    )
+    evolving.add_argument("--dry-run", action="store_true", help="say what would be done and what it costs")
+    evolving.add_argument("--replay", type=int, metavar="NUMBER", help="make the result of an operation again")
     made["gc"].add_argument("--dry-run", action="store_true", help="only say what would be removed")
 
 
@@ -108,7 +116,7 @@ def _add(args: argparse.Namespace, registry: Registry) -> int:
     prepared = []
     for folder in args.folder:  # all are looked at before the first is brought in
         told = origin.read(folder)
-        here = [(parent, weight) for parent, weight in told.parents if _there(registry, parent)]
+        here = [(parent, weight) for parent, weight in told.parents if registry.has(parent)]
         if len(here) < len(told.parents):
             console.warn(f"{folder}: {len(told.parents) - len(here)} of its parents are not in this registry")
         made_from = MadeFrom(
@@ -125,14 +133,6 @@ def _add(args: argparse.Namespace, registry: Registry) -> int:
         console.note(f"{'added' if new else 'there already'}: {entry.place.level} {entry.place}, rank {entry.rank}")
         console.out(entry.short)
     return 0
-
-
-def _there(registry: Registry, digest: str) -> bool:
-    try:
-        registry.get(digest)
-    except DataError:
-        return False
-    return True
 
 
 # --------------------------------------------------------------------------- look
@@ -338,6 +338,54 @@ def _gc(args: argparse.Namespace, registry: Registry) -> int:
     return 0
 
 
+def _evolve(args: argparse.Namespace, registry: Registry) -> int:
+    from rune.adapters.registry import operations
+    from rune.config import plain as as_json
+    from rune.study import measuring
+    from rune.study.memory import Memory, load
+
+    settings = load(args.config, args.settings)
+    done = operations.get(registry, args.replay) if args.replay is not None else None
+    with measuring.opened(settings, registry.folder) as drawn:
+        maker = measuring.Hypernetwork(settings, drawn.model) if settings.evolve.checkpoint else None
+        memory = Memory(registry, settings.evolve, drawn, base=drawn.model.digest, maker=maker)
+        if done is not None:
+            again = memory.replay(done)
+            console.out(json.dumps({"operation": done.number, "result": again}) if args.json else again)
+            return 0
+        if args.dry_run:
+            return _plan(memory.plan(), args)
+        outcome = memory.evolve()
+    if args.json:
+        measured = [{"id": e.id, "fitness": e.fitness} for e in outcome.measured]
+        made = [as_json(o) for o in outcome.operations]
+        return _json({"measured": measured, "operations": made, "left": outcome.left, "draws": outcome.draws})
+    for entry in outcome.measured:
+        console.out(f"measured {entry.short} {entry.place}: φ {_fit(entry)}")
+    for operation in outcome.operations:
+        what = f" → {operation.result[:12]} {'kept' if operation.kept else 'archived'}" if operation.result else ""
+        console.out(f"{operation.number} {operation.kind} {' '.join(i[:12] for i in operation.inputs)}{what}")
+    for left in outcome.left:
+        console.note(f"left: {left}")
+    if outcome.left:
+        console.note("raise evolve.budget and run again to go on; what is done is kept")
+    return 0
+
+
+def _plan(plan: dict[str, Any], args: argparse.Namespace) -> int:
+    if args.json:
+        return _json(plan)
+    console.out(f"measure {len(plan['measure'])} adapters: {plan['draws']} draws, {plan['budget_left']} left")
+    for step in plan["operations"]:
+        how = step["arguments"].get("merge", {}).get("method", "")
+        console.out(f"{step['kind']} {how} {' '.join(i[:12] for i in step['inputs'])}".replace("  ", " "))
+    for digest in plan["forget"]:
+        console.out(f"forget {digest[:12]}")
+    for domain, tasks in plan["scored"].items():
+        console.out(f"scored of {domain}: {', '.join(tasks)}")
+    return 0
+
+
 # --------------------------------------------------------------------------- words
 
 
@@ -417,5 +465,6 @@ _RUN = {
     "lineage": _lineage,
     "verify": _verify,
     "gc": _gc,
+    "evolve": _evolve,
     "export": _export,
 }

@@ -127,6 +127,13 @@ def known_passes(registry: Registry, digest: str, protocol: str) -> dict[str, tu
         return {row.task: (row.passes, row.draws) for row in connection.execute(query)}
 
 
+def spent(registry: Registry, protocol: str) -> int:
+    """Draws that were made under a protocol."""
+    query = sa.select(sa.func.sum(passes.c.draws)).where(passes.c.protocol == protocol)
+    with registry.database.read() as connection:
+        return int(connection.execute(query).scalar() or 0)
+
+
 def add_passes(registry: Registry, protocol: str, found: Sequence[tuple[str, str, int, int]]) -> None:
     """(adapter, task, passes, draws), kept once: what another process has measured meanwhile stays."""
     if not found:

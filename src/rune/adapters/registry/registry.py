@@ -87,6 +87,11 @@ class Registry:
             raise DataError(f"{self.folder}: no adapter {digest}; `rune adapters list` shows what is there")
         return entry(row)
 
+    def has(self, digest: str) -> bool:
+        """Whether there is an adapter with this whole id."""
+        with self.database.read() as connection:
+            return connection.execute(sa.select(adapters.c.number).where(adapters.c.id == digest)).first() is not None
+
     def resolve(self, name: str) -> Entry:
         """By an alias, or the first characters of an id. Raises DataError if none or several are meant."""
         by_alias = sa.select(adapters).join(aliases, aliases.c.adapter == adapters.c.id).where(aliases.c.name == name)

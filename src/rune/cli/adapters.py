@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rune import console
+from rune.cli import _adapters
 from rune.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from rune.adapters.registry.records import Entry, Place
+    from rune.adapters.registry.records import Place
     from rune.adapters.registry.registry import Registry
 
 EPILOG = (
@@ -128,7 +129,7 @@ def _add(args: argparse.Namespace, registry: Registry) -> int:
         prepared.append(intake.read(folder, place, made_from, base=base, base_name=name, max_rank=registry.max_rank))
     found = [registry.insert(p.draft, p.config, p.weights, alias=args.alias) for p in prepared]
     if args.json:
-        return _json([{**intake.plain(entry), "new": new} for entry, new in found])
+        return _adapters.say_json([{**intake.plain(entry), "new": new} for entry, new in found])
     for entry, new in found:
         console.note(f"{'added' if new else 'there already'}: {entry.place.level} {entry.place}, rank {entry.rank}")
         console.out(entry.short)
@@ -136,59 +137,6 @@ def _add(args: argparse.Namespace, registry: Registry) -> int:
 
 
 # --------------------------------------------------------------------------- look
-
-
-def _list(args: argparse.Namespace, registry: Registry) -> int:
-    from rune.adapters.registry.intake import plain
-    from rune.adapters.registry.records import Level, Status
-    from rune.adapters.registry.registry import View
-
-    if args.limit < 1 or args.after < 0:
-        raise ConfigError("--limit must be 1 or more and --after 0 or more")
-    view = View(
-        project=args.project or "",
-        domain=args.domain or "",
-        level=Level(args.level) if args.level else None,
-        status=None if args.all else Status.ACTIVE,
-        base=(args.base or "").lower(),
-    )
-    page, total = registry.page(view, after=args.after, limit=args.limit), registry.count(view)
-    more = page[-1].number if page and len(page) == args.limit else None
-    if args.json:
-        return _json({"total": total, "next_after": more, "adapters": [plain(entry) for entry in page]})
-    rows: list[tuple[object, ...]] = [
-        (e.number, e.short, e.place.level.value, str(e.place), e.rank, f"{e.delta_w_norm:.3f}", _fit(e), e.status.value)
-        for e in page
-    ]
-    console.out(console.table(rows, ("number", "id", "level", "place", "rank", "‖ΔW‖", "fitness", "status")))
-    console.note(f"{len(page)} of {total}" + (f"; go on with --after {more}" if more else ""))
-    return 0
-
-
-def _show(args: argparse.Namespace, registry: Registry) -> int:
-    from rune.adapters.registry import operations
-    from rune.adapters.registry.intake import plain
-    from rune.config import plain as as_json
-
-    entry = registry.resolve(args.adapter)
-    found = {
-        **plain(entry),
-        "path": str(registry.objects.place(entry.id)),
-        "aliases": registry.aliases(entry.id),
-        "sources": [as_json(s) for s in registry.sources(entry.id)],
-        "measurements": [_no_nan(as_json(f)) for f in registry.fitness(entry.id)],
-        "operations": [as_json(o) for o in operations.listed(registry, entry.id)],
-    }
-    if args.json:
-        return _json(found)
-    for name, value in found.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            console.out(f"{name}:")
-            for row in value:
-                console.out("  " + ", ".join(f"{k} {_short(v)}" for k, v in row.items() if v not in ("", None, [], {})))
-        elif value not in ("", None, []):
-            console.out(f"{name}: {', '.join(map(_short, value)) if isinstance(value, list) else value}")
-    return 0
 
 
 def _select(args: argparse.Namespace, registry: Registry) -> int:
@@ -199,44 +147,17 @@ def _select(args: argparse.Namespace, registry: Registry) -> int:
     found = select(registry, place, base=_base_of(args, registry, place), threshold=args.threshold)
     if args.json:
         tried = [{"place": str(t.place), "best": t.best and plain(t.best), "enough": t.enough} for t in found.tried]
-        _json({"chosen": found.chosen and plain(found.chosen), "tried": tried})
+        _adapters.say_json({"chosen": found.chosen and plain(found.chosen), "tried": tried})
         return 0 if found.chosen else 1
     for tried_here in found.tried:
         best = tried_here.best
-        console.note(f"{tried_here.place}: " + (f"{best.short}, fitness {_fit(best)}" if best else "no adapter"))
+        console.note(
+            f"{tried_here.place}: " + (f"{best.short}, fitness {_adapters.fitness(best)}" if best else "no adapter")
+        )
     if found.chosen is None:
         console.note("no adapter has enough fitness; use the base model, or lower --threshold")
         return 1
     console.out(found.chosen.short)
-    return 0
-
-
-def _lineage(args: argparse.Namespace, registry: Registry) -> int:
-    from rune.adapters.registry import operations
-    from rune.config import plain as as_json
-
-    if args.operations or not args.adapter:
-        chosen = registry.resolve(args.adapter[0]).id if args.adapter else ""
-        rows = operations.listed(registry, chosen)
-        if args.json:
-            return _json([as_json(o) for o in rows])
-        table: list[tuple[object, ...]] = [
-            (o.number, o.done, o.kind, " ".join(i[:12] for i in o.inputs), o.result[:12], "kept" if o.kept else "")
-            for o in rows
-        ]
-        console.out(console.table(table, ("number", "done", "operation", "inputs", "result", "")))
-        return 0
-    found = [(registry.resolve(name), registry.lineage(registry.resolve(name).id)) for name in args.adapter]
-    if args.json:
-        return _json([{"id": e.id, **{k: [x._asdict() for x in v] for k, v in f._asdict().items()}} for e, f in found])
-    for entry, lineage in found:
-        console.out(f"{entry.short} {entry.place} ({entry.how})")
-        for edge in lineage.ancestors:
-            console.out(f"  {edge.child[:12]} ← {edge.weight:g} × {edge.parent[:12]}")
-        for edge in lineage.descendants:
-            console.out(f"  {edge.parent[:12]} → {edge.child[:12]}")
-        for source in registry.sources(entry.id):
-            console.out(f"  trajectory {source.trajectory_id}" + (f" of {source.task_id}" if source.task_id else ""))
     return 0
 
 
@@ -274,8 +195,8 @@ def _compose(args: argparse.Namespace, registry: Registry) -> int:
     if args.json:
         norm = peft.delta_w_norm(whole)
         parts = [{**intake.plain(e), "weight": w} for e, w in zip(entries, weights, strict=True)]
-        between = [{k: _no_nan(v) for k, v in row.items()} for row in between]
-        return _json(
+        between = [{k: _adapters.no_nan(v) for k, v in row.items()} for row in between]
+        return _adapters.say_json(
             {"path": str(args.output), "rank": whole.rank, "delta_w_norm": norm, "parts": parts, "between": between}
         )
     for entry, weight in zip(entries, weights, strict=True):
@@ -295,46 +216,8 @@ def _export(args: argparse.Namespace, registry: Registry) -> int:
     entry = registry.resolve(args.adapter)
     export.one(registry, entry, args.output)
     if args.json:
-        return _json({"id": entry.id, "path": str(args.output)})
+        return _adapters.say_json({"id": entry.id, "path": str(args.output)})
     console.out(str(args.output))
-    return 0
-
-
-# --------------------------------------------------------------------------- keep in order
-
-
-def _archive(args: argparse.Namespace, registry: Registry) -> int:
-    from rune.adapters.registry import operations
-    from rune.config import plain as as_json
-
-    entries = [registry.resolve(name) for name in args.adapter]
-    turn = operations.restore if args.restore else operations.forget
-    operation = turn(registry, entries, reason=args.reason)
-    if args.json:
-        return _json(as_json(operation))
-    for entry in entries:
-        console.out(f"{entry.short} {'active' if args.restore else 'archived'}")
-    return 0
-
-
-def _verify(args: argparse.Namespace, registry: Registry) -> int:
-    chosen = [registry.resolve(name) for name in args.adapter]
-    problems = registry.verify(chosen)
-    if args.json:
-        _json({"problems": problems})
-    else:
-        for problem in problems:
-            console.out(problem)
-        console.note(f"{len(problems)} found wrong" if problems else "every adapter is what its name says")
-    return 1 if problems else 0
-
-
-def _gc(args: argparse.Namespace, registry: Registry) -> int:
-    swept = registry.gc(dry_run=args.dry_run)
-    if args.json:
-        return _json({"removed": not args.dry_run, **swept._asdict()})
-    verb = "would be removed" if args.dry_run else "removed"
-    console.out(f"{swept.folders} folders without an entry, {swept.bytes / 1e6:.1f} MB, {verb}")
     return 0
 
 
@@ -359,9 +242,11 @@ def _evolve(args: argparse.Namespace, registry: Registry) -> int:
     if args.json:
         measured = [{"id": e.id, "fitness": e.fitness} for e in outcome.measured]
         made = [as_json(o) for o in outcome.operations]
-        return _json({"measured": measured, "operations": made, "left": outcome.left, "draws": outcome.draws})
+        return _adapters.say_json(
+            {"measured": measured, "operations": made, "left": outcome.left, "draws": outcome.draws}
+        )
     for entry in outcome.measured:
-        console.out(f"measured {entry.short} {entry.place}: φ {_fit(entry)}")
+        console.out(f"measured {entry.short} {entry.place}: φ {_adapters.fitness(entry)}")
     for operation in outcome.operations:
         what = f" → {operation.result[:12]} {'kept' if operation.kept else 'archived'}" if operation.result else ""
         console.out(f"{operation.number} {operation.kind} {' '.join(i[:12] for i in operation.inputs)}{what}")
@@ -374,7 +259,7 @@ def _evolve(args: argparse.Namespace, registry: Registry) -> int:
 
 def _plan(plan: dict[str, Any], args: argparse.Namespace) -> int:
     if args.json:
-        return _json(plan)
+        return _adapters.say_json(plan)
     console.out(f"measure {len(plan['measure'])} adapters: {plan['draws']} draws, {plan['budget_left']} left")
     for step in plan["operations"]:
         how = step["arguments"].get("merge", {}).get("method", "")
@@ -412,12 +297,10 @@ def _base_of(args: argparse.Namespace, registry: Registry, place: Place) -> str:
         return base_digest(args.base)
     found = bases(registry, place)
     if len(found) > 1:
-        raise DataError(f"{place}: adapters of {len(found)} base models ({_few(found)}); choose with --base SHA256")
+        raise DataError(
+            f"{place}: adapters of {len(found)} base models ({_adapters.few(found)}); choose with --base SHA256"
+        )
     return found[0] if found else ""
-
-
-def _few(digests: list[str]) -> str:
-    return ", ".join(d[:12] for d in digests[:3]) + (", …" if len(digests) > 3 else "")
 
 
 def _weights(text: str | None, count: int) -> list[float]:
@@ -432,39 +315,16 @@ def _weights(text: str | None, count: int) -> list[float]:
     return weights
 
 
-def _fit(entry: Entry) -> str:
-    if entry.fitness is None or entry.fitness_low is None or entry.fitness_high is None:
-        return "not measured"
-    return f"{entry.fitness:.3f} [{entry.fitness_low:.3f}, {entry.fitness_high:.3f}]"
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text[:12] if re.fullmatch(r"[0-9a-f]{64}", text) else text
-
-
-def _no_nan(value: Any) -> Any:
-    """JSON has no NaN."""
-    if isinstance(value, dict):
-        return {k: _no_nan(v) for k, v in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _json(value: Any) -> int:
-    console.out(json.dumps(value, indent=1, ensure_ascii=False))
-    return 0
-
-
 _RUN = {
     "add": _add,
-    "list": _list,
-    "show": _show,
+    "list": _adapters.listing,
+    "show": _adapters.show,
     "select": _select,
     "compose": _compose,
-    "archive": _archive,
-    "lineage": _lineage,
-    "verify": _verify,
-    "gc": _gc,
+    "archive": _adapters.archive,
+    "lineage": _adapters.lineage,
+    "verify": _adapters.verify,
+    "gc": _adapters.gc,
     "evolve": _evolve,
     "export": _export,
 }

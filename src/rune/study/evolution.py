@@ -61,8 +61,11 @@ class Found(NamedTuple):
 class Evaluator(Protocol):
     """Draws programs under an adapter and judges them."""
 
-    protocol: str  # digest of all that a pass depends on but the adapter
     draws: int  # for each task and adapter
+
+    @property
+    def protocol(self) -> str:
+        """Digest of all that a pass depends on but the adapter."""
 
     def tasks(self, domains: Sequence[str]) -> Tasks:
         """What adapters of these domains are measured on. Raises DataError for a domain without held-out tasks."""

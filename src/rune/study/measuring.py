@@ -54,7 +54,8 @@ class Drawn:
     @functools.cached_property
     def _by_domain(self) -> dict[str, list[Problem]]:
         """The tasks of each domain that are scored: chosen by the seed, the same for every adapter."""
-        wanted, found = self._settings.evolve.inside, defaultdict(list)
+        wanted = self._settings.evolve.inside
+        found: dict[str, list[Problem]] = defaultdict(list)
         for problem in self._in_order(problems(self._settings.benchmark)):
             if not problem.domain:
                 continue
@@ -62,8 +63,8 @@ class Drawn:
                 found[problem.domain].append(problem)
         if not any(found.values()):
             raise ConfigError(
-                f"[benchmark] {self._settings.benchmark.name}: no task has a domain and is held out; set evolve.inside, "
-                "or choose a benchmark with domains (families, api_updates)"
+                f"[benchmark] {self._settings.benchmark.name}: no task has a domain and is held out; "
+                "set evolve.inside, or choose a benchmark with domains (families, api_updates)"
             )
         return dict(found)
 
@@ -116,7 +117,7 @@ class Drawn:
         return Tasks(tuple(inside), tuple(others[: self._settings.evolve.outside]))
 
     def measure(self, wanted: Sequence[Wanted]) -> Iterator[Found]:
-        """Raises AdapterError, EngineError or SandboxError; what was drawn and judged until then stays in the folder."""
+        """Raises AdapterError, EngineError, SandboxError; what was drawn and judged before stays in the folder."""
         tasks = sorted({task for one in wanted for task in one.tasks})
         treatments = [
             Treatment(task_id=task, condition=one.ref.adapter_id, adapter=one.ref)
@@ -151,6 +152,7 @@ class Hypernetwork:
         self._strength = settings.evolve.strength
         self.name = store.sha256_file(self._checkpoint / "model.safetensors")
         found = reading.read_all([Path(name) for name in settings.evolve.trajectories])
+        found.check_exclusion([])
         self._trajectories = {t.trajectory_id: t for t in found.trajectories}
 
     def known(self, domain: str) -> list[Source]:
@@ -168,8 +170,8 @@ class Hypernetwork:
         for source in sources:
             if source.trajectory_id not in self._trajectories:
                 raise DataError(
-                    f"evolve.trajectories: trajectory {source.trajectory_id} is not among them, and an adapter was made "
-                    "from it; add its file"
+                    f"evolve.trajectories: trajectory {source.trajectory_id} is not among them, and an adapter was "
+                    "made from it; add its file"
                 )
             chosen.append(self._trajectories[source.trajectory_id])
         maker = export.maker(self._checkpoint, self._model, "cpu", "float32", None)

@@ -219,6 +219,9 @@ def test_the_chain_to_compose_is_the_best_of_every_level_from_the_project_down(r
     task = small.put(registry, 3, TASK, fitness=0.9)
     assert selection.chain(registry, TASK, base=small.BASE) == [project, domain, task]
     assert selection.chain(registry, TASK, base=small.BASE, threshold=0.5) == [project, task]
+    parents = ((project.id, 1.0), (domain.id, 1.0))
+    both = small.put(registry, 4, DOMAIN, fitness=0.9, made_from=MadeFrom(how="composed", parents=parents))
+    assert selection.chain(registry, TASK, base=small.BASE) == [both, task]  # the project's part is in it already
 
 
 # --------------------------------------------------------------------------- lineage

@@ -9,16 +9,14 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from rune import console
+from rune.adapters.registry.records import Entry, Level, Status, plain
 from rune.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rune.adapters.registry.records import Entry
     from rune.adapters.registry.registry import Registry
 
 
 def listing(args: argparse.Namespace, registry: Registry) -> int:
-    from rune.adapters.registry.intake import plain
-    from rune.adapters.registry.records import Level, Status
     from rune.adapters.registry.registry import View
 
     if args.limit < 1 or args.after < 0:
@@ -54,7 +52,6 @@ def listing(args: argparse.Namespace, registry: Registry) -> int:
 
 def show(args: argparse.Namespace, registry: Registry) -> int:
     from rune.adapters.registry import operations
-    from rune.adapters.registry.intake import plain
     from rune.config import plain as as_json
 
     entry = registry.resolve(args.adapter)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rune import console
+from rune.adapters.registry.records import MadeFrom, Place, Source, place, plain
 from rune.cli import _adapters
 from rune.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from rune.adapters.registry.records import Place
     from rune.adapters.registry.registry import Registry
 
 EPILOG = (
@@ -106,9 +106,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _add(args: argparse.Namespace, registry: Registry) -> int:
     from rune.adapters.registry import intake, origin
-    from rune.adapters.registry.records import MadeFrom, Source
 
-    place = _place(args)
+    where = _place(args)
     if args.alias and len(args.folder) > 1:
         raise ConfigError("an alias names one adapter; add the folders one by one")
     base = base_digest(args.base) if args.base else ""
@@ -126,10 +125,10 @@ def _add(args: argparse.Namespace, registry: Registry) -> int:
             how=told.how,
             parents=given or tuple(here),
         )
-        prepared.append(intake.read(folder, place, made_from, base=base, base_name=name, max_rank=registry.max_rank))
+        prepared.append(intake.read(folder, where, made_from, base=base, base_name=name, max_rank=registry.max_rank))
     found = [registry.insert(p.draft, p.config, p.weights, alias=args.alias) for p in prepared]
     if args.json:
-        return _adapters.say_json([{**intake.plain(entry), "new": new} for entry, new in found])
+        return _adapters.say_json([{**plain(entry), "new": new} for entry, new in found])
     for entry, new in found:
         console.note(f"{'added' if new else 'there already'}: {entry.place.level} {entry.place}, rank {entry.rank}")
         console.out(entry.short)
@@ -140,11 +139,10 @@ def _add(args: argparse.Namespace, registry: Registry) -> int:
 
 
 def _select(args: argparse.Namespace, registry: Registry) -> int:
-    from rune.adapters.registry.intake import plain
     from rune.adapters.registry.selection import select
 
-    place = _place(args)
-    found = select(registry, place, base=_base_of(args, registry, place), threshold=args.threshold)
+    where = _place(args)
+    found = select(registry, where, base=_base_of(args, registry, where), threshold=args.threshold)
     if args.json:
         tried = [{"place": str(t.place), "best": t.best and plain(t.best), "enough": t.enough} for t in found.tried]
         _adapters.say_json({"chosen": found.chosen and plain(found.chosen), "tried": tried})
@@ -172,11 +170,11 @@ def _compose(args: argparse.Namespace, registry: Registry) -> int:
     if args.adapter:
         entries = [registry.resolve(name) for name in args.adapter]
     else:
-        place = _place(args)
-        entries = chain(registry, place, base=_base_of(args, registry, place), threshold=args.threshold)
+        where = _place(args)
+        entries = chain(registry, where, base=_base_of(args, registry, where), threshold=args.threshold)
         if not entries:
             raise DataError(
-                f"{registry.folder}: nothing to compose for {place}; `rune adapters list` shows what is there"
+                f"{registry.folder}: nothing to compose for {where}; `rune adapters list` shows what is there"
             )
     weights = _weights(args.weights, len(entries))
     adapters = intake.load_all(registry, entries)
@@ -194,7 +192,7 @@ def _compose(args: argparse.Namespace, registry: Registry) -> int:
     export.composed(registry, whole, ids, args.output, base_name=entries[0].base_name)
     if args.json:
         norm = peft.delta_w_norm(whole)
-        parts = [{**intake.plain(e), "weight": w} for e, w in zip(entries, weights, strict=True)]
+        parts = [{**plain(e), "weight": w} for e, w in zip(entries, weights, strict=True)]
         between = [{k: _adapters.no_nan(v) for k, v in row.items()} for row in between]
         return _adapters.say_json(
             {"path": str(args.output), "rank": whole.rank, "delta_w_norm": norm, "parts": parts, "between": between}
@@ -275,8 +273,6 @@ def _plan(plan: dict[str, Any], args: argparse.Namespace) -> int:
 
 
 def _place(args: argparse.Namespace) -> Place:
-    from rune.adapters.registry.records import place
-
     return place(args.project, args.domain, args.task)
 
 
@@ -289,16 +285,16 @@ def base_digest(text: str) -> str:
     return resolve.resolve(text, sources=("cache",)).digest
 
 
-def _base_of(args: argparse.Namespace, registry: Registry, place: Place) -> str:
+def _base_of(args: argparse.Namespace, registry: Registry, where: Place) -> str:
     """The base that is meant: the one given, or the only one that has adapters there."""
     from rune.adapters.registry.selection import bases
 
     if args.base:
         return base_digest(args.base)
-    found = bases(registry, place)
+    found = bases(registry, where)
     if len(found) > 1:
         raise DataError(
-            f"{place}: adapters of {len(found)} base models ({_adapters.few(found)}); choose with --base SHA256"
+            f"{where}: adapters of {len(found)} base models ({_adapters.few(found)}); choose with --base SHA256"
         )
     return found[0] if found else ""
 

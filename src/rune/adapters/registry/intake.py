@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rune.adapters import peft
 from rune.adapters.registry.records import Draft, Entry, MadeFrom, Place
@@ -112,30 +112,3 @@ def load_all(registry: Registry, entries: Sequence[Entry]) -> list[peft.Adapter]
     if not entries:
         raise DataError("no adapters to combine; name one or more")
     return [load(registry, found, base=entries[0].base) for found in entries]
-
-
-def plain(found: Entry) -> dict[str, Any]:
-    """An entry as JSON."""
-    return {
-        "number": found.number,
-        "id": found.id,
-        "base": found.base,
-        "base_name": found.base_name,
-        "level": found.place.level.value,
-        "project": found.place.project,
-        "domain": found.place.domain,
-        "task": found.place.task,
-        "rank": found.rank,
-        "modules": list(found.modules),
-        "parameters": found.parameters,
-        "bytes": found.size,
-        "delta_w_norm": found.delta_w_norm,
-        "how": found.how,
-        "hypernet": found.hypernet,
-        "status": found.status.value,
-        "created": found.created,
-        "fitness": found.fitness,
-        "fitness_interval": [found.fitness_low, found.fitness_high] if found.fitness is not None else None,
-        "fitness_draws": found.fitness_draws,
-        "measured": found.measured or None,
-    }

@@ -151,3 +151,30 @@ class Operation:
     kept: bool = False  # the result is active
     numbers: Mapping[str, Any] = field(default_factory=dict)  # what decided: fitness of the result and the inputs
     done: str = ""  # UTC
+
+
+def plain(found: Entry) -> dict[str, Any]:
+    """An entry as JSON."""
+    return {
+        "number": found.number,
+        "id": found.id,
+        "base": found.base,
+        "base_name": found.base_name,
+        "level": found.place.level.value,
+        "project": found.place.project,
+        "domain": found.place.domain,
+        "task": found.place.task,
+        "rank": found.rank,
+        "modules": list(found.modules),
+        "parameters": found.parameters,
+        "bytes": found.size,
+        "delta_w_norm": found.delta_w_norm,
+        "how": found.how,
+        "hypernet": found.hypernet,
+        "status": found.status.value,
+        "created": found.created,
+        "fitness": found.fitness,
+        "fitness_interval": [found.fitness_low, found.fitness_high] if found.fitness is not None else None,
+        "fitness_draws": found.fitness_draws,
+        "measured": found.measured or None,
+    }

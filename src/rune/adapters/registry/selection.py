@@ -70,7 +70,10 @@ def select(registry: Registry, place: Place, *, base: str, threshold: float | No
 
 
 def chain(registry: Registry, place: Place, *, base: str, threshold: float | None = None) -> list[Entry]:
-    """The fittest adapter with enough fitness at every level, the project's first: what is composed for `place`."""
+    """The fittest adapter with enough fitness at every level, the project's first: what is composed for `place`.
+
+    What a composed adapter among them holds already is left out, or it would be added twice.
+    """
     check_threshold(threshold)
     found = []
     with registry.database.read() as connection:
@@ -78,7 +81,8 @@ def chain(registry: Registry, place: Place, *, base: str, threshold: float | Non
             row = connection.execute(query(base, level)).first()
             if row is not None and (threshold is None or (row.fitness is not None and row.fitness >= threshold)):
                 found.append(entry(row))
-    return found
+    held = {e.parent for one in found if one.how == "composed" for e in registry.lineage(one.id).ancestors}
+    return [one for one in found if one.id not in held]
 
 
 def bases(registry: Registry, place: Place) -> list[str]:

@@ -42,6 +42,7 @@ lint: $(STAMP)      ## ruff, mypy, import layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/lint_names.py
 
 mutants: $(STAMP)   ## deliberate breakages, each must be caught
 	$(BIN)/python tools/mutants.py

@@ -21,7 +21,7 @@ import torch
 from rune.adapters.peft import Adapter, Pair, target_linears
 from rune.engines import torch as torch_engine
 from rune.engines.local import lora_kernels
-from rune.engines.local.adapter_pool import Bank
+from rune.engines.local.adapter_pool import AdapterPool
 from rune.engines.local.lora_kernels import Ragged, Tiling
 from rune.engines.local.network import Network
 from rune.types import ModelRef
@@ -37,8 +37,8 @@ CANDIDATES = {
 @torch.inference_mode()
 def measure(network: Network, *, adapters: int = 164, rows: int = 5, rank: int = 8) -> dict[str, Any]:
     """Microseconds a layer for every tiling, and the best tiling of each kind."""
-    bank = Bank(network)
-    bank.reserve(adapters)
+    pool = AdapterPool(network)
+    pool.reserve(adapters)
     rng = torch.Generator(device=network.device).manual_seed(0)
     pairs = {}
     for name, linear in target_linears(network.model).items():
@@ -47,29 +47,29 @@ def measure(network: Network, *, adapters: int = 164, rows: int = 5, rank: int =
         pairs[name] = Pair(a_IR, b_RO)
     names = [str(index) for index in range(adapters)]
     for index, name in enumerate(names):  # different numbers, so that a wrong slot shows
-        bank.put(name, Adapter(pairs=pairs, scale=1.0 + index / adapters))
-    bank.activate(names)
+        pool.put(name, Adapter(pairs=pairs, scale=1.0 + index / adapters))
+    pool.activate(names)
     table_N3 = torch.tensor([[g * rows, rows, g] for g in range(adapters)], dtype=torch.int32, device=network.device)
     found: dict[str, Any] = {"adapters": adapters, "rows": rows, "rank": rank, "microseconds": {}, "best": {}}
     total = adapters * rows
-    for kind, spec in bank.kinds.items():
+    for kind, spec in pool.kinds.items():
         x_MI = torch.randn(total, spec.inputs, generator=rng, device=network.device).to(network.dtype)
         out_MO = torch.randn(total, sum(spec.parts), generator=rng, device=network.device).to(network.dtype)
-        grouped, untouched_MO = bank.grouped(adapters, rows), out_MO.clone()
+        grouped, untouched_MO = pool.grouped(adapters, rows), out_MO.clone()
 
         def plain(kind: str = kind, x_MI: Any = x_MI, out_MO: Any = out_MO, lora: Any = grouped) -> Any:
-            for layer in range(bank.num_layers):
+            for layer in range(pool.num_layers):
                 lora.add(layer, kind, x_MI, out_MO)
             return network.silu_mul(out_MO) if kind == "gate_up" else out_MO
 
         expected = out_MO.clone()
         grouped.add(0, kind, x_MI, expected)
         expected = network.silu_mul(expected) if kind == "gate_up" else expected
-        times: dict[str, float | None] = {"plain torch": per_layer(plain, bank.num_layers)}
+        times: dict[str, float | None] = {"plain torch": per_layer(plain, pool.num_layers)}
         if kind == "gate_up":
             times["silu alone"] = per_layer(lambda y=out_MO: [network.silu_mul(y) for _ in range(24)], 24)  # type: ignore[misc]
         for candidate in CANDIDATES[kind]:
-            ragged = Ragged(bank, table_N3, {**lora_kernels.TILINGS, kind: Tiling(*candidate)})
+            ragged = Ragged(pool, table_N3, {**lora_kernels.TILINGS, kind: Tiling(*candidate)})
             label = json.dumps(candidate)
             try:
                 got = apply(ragged, 0, kind, x_MI, untouched_MO.clone())
@@ -78,10 +78,10 @@ def measure(network: Network, *, adapters: int = 164, rows: int = 5, rank: int =
                     raise RuntimeError(f"differs from plain torch by {worst:.2g}")
 
                 def work(ragged: Ragged = ragged, kind: str = kind, x_MI: Any = x_MI, out_MO: Any = out_MO) -> None:
-                    for layer in range(bank.num_layers):
+                    for layer in range(pool.num_layers):
                         apply(ragged, layer, kind, x_MI, out_MO)
 
-                times[label] = per_layer(work, bank.num_layers)
+                times[label] = per_layer(work, pool.num_layers)
             except Exception as error:  # a tiling that does not fit this GPU is out of the race
                 times[label] = None
                 print(f"{kind} {label}: {str(error)[:200]}", file=sys.stderr)

@@ -65,7 +65,7 @@ def main() -> int:
         "rank": RANK,
         "adapters": args.count,
         "threads": args.threads,
-        "megabytes_an_adapter": round(engine.bank.adapter_bytes / 1e6, 1),
+        "megabytes_an_adapter": round(engine.pool.adapter_bytes / 1e6, 1),
         "put_tensors_ms": round(statistics.median(tensors[1:]), 2),
         "read_folder_ms": round(statistics.median(read[1:]), 2),
         "read_and_put_folder_ms": round(statistics.median(folders[1:]), 2),

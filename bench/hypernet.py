@@ -70,7 +70,7 @@ def adapter(model: ModelRef, device: str) -> dict[str, Any]:
     )
     base = load(model, device="cpu", dtype="float32")
     layout = base.layout(lora.modules)
-    both = trainer.Both(StaticLora(layout, rank=8, alpha=16.0), trainer.new_hypernet(layout, settings))
+    both = trainer.HypernetWithStatic(StaticLora(layout, rank=8, alpha=16.0), trainer.new_hypernet(layout, settings))
     sizes = {
         "static": sum(p.numel() for p in both.static.parameters()),
         "encoder": sum(p.numel() for p in both.hypernet.encoder.parameters()),
@@ -80,12 +80,12 @@ def adapter(model: ModelRef, device: str) -> dict[str, Any]:
         checkpoint.save_hypernet(Path(folder), both, layout, lora, settings, model, dtype=torch.float16)
         megabytes = (Path(folder) / checkpoint.WEIGHTS).stat().st_size / 1e6
         del base
-        source = export.Maker(Path(folder), model, device=device, dtype=dtype, cache=None)
+        source = export.AdapterGenerator(Path(folder), model, device=device, dtype=dtype, cache=None)
     trajectory = long_trajectory(source)
     times = []
     for _ in range(6):
         started = time.perf_counter()
-        made = source.make([[trajectory]])
+        made = source.generate([[trajectory]])
         convert.to_adapter(made, layout, base_model=model.digest)
         if device == "cuda":
             torch.cuda.synchronize()
@@ -100,7 +100,7 @@ def adapter(model: ModelRef, device: str) -> dict[str, Any]:
     }
 
 
-def long_trajectory(source: export.Maker, tokens: int = 2000) -> Trajectory:
+def long_trajectory(source: export.AdapterGenerator, tokens: int = 2000) -> Trajectory:
     """Failed attempts are added until the limit is reached; each of its own, so that nothing is shared."""
     code = "def solve(items):\n" + "".join(
         f"    total_{i} = sum(x for x in items if x % {i + 2} == 0)\n" for i in range(9)

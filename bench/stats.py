@@ -29,17 +29,17 @@ DESIGNS = ((25, 5), (30, 5), (30, 20), (64, 10), (164, 5), (164, 20))
 EFFECT = 5.0
 
 
-def coverage(num_tasks: int, k: int, icc: float, mixed: float, *, runs: int, seed: int) -> dict[str, float]:
+def coverage(num_tasks: int, k: int, icc: float, effect_sd: float, *, runs: int, seed: int) -> dict[str, float]:
     """Share of runs in which each interval holds the true effect (95 % wanted)."""
     base = Baseline(0.5, icc)
     rng = np.random.default_rng(seed)
-    shift = power._shift(base, EFFECT / 100, mixed)
+    shift = power._shift(base, EFFECT / 100, effect_sd)
     weights = stats.task_weights(num_tasks, 2000, seed)
     hits = {"task bootstrap": 0, "percentile bootstrap": 0, "all draws independent": 0}
     widths = []
     for _ in range(runs):
         logits = power._task_logits(base, (1, num_tasks), rng)[0]
-        treated = rng.binomial(k, power._expit(logits + mixed * rng.standard_normal(num_tasks) + shift))
+        treated = rng.binomial(k, power._expit(logits + effect_sd * rng.standard_normal(num_tasks) + shift))
         bare = rng.binomial(k, power._expit(logits))
         values = 100 * (treated - bare) / k
         ours = stats.task_interval(values, weights, level=0.95, low=-100.0, high=100.0)
@@ -73,21 +73,21 @@ def measure(runs: int) -> dict[str, Any]:
     designs, covered, arms = [], [], []
     for num_tasks, k in DESIGNS:
         for icc in (0.5, 0.2):
-            for mixed in (0.0, 1.0):
+            for effect_sd in (0.0, 1.0):
                 found = power.simulate(
                     Baseline(0.5, icc),
                     Design(num_tasks, k),
                     threshold=EFFECT,
                     alpha=0.05,
-                    wanted=0.8,
-                    mixed=mixed,
+                    target_power=0.8,
+                    effect_sd=effect_sd,
                     simulations=runs,
                     seed=0,
                 )
-                designs.append({"tasks": num_tasks, "k": k, "icc": icc, "mixed": mixed, "power": found})
-        for mixed in (0.0, 1.0):
-            rates = coverage(num_tasks, k, 0.5, mixed, runs=runs, seed=1)
-            covered.append({"tasks": num_tasks, "k": k, "mixed": mixed, **rates})
+                designs.append({"tasks": num_tasks, "k": k, "icc": icc, "mixed": effect_sd, "power": found})
+        for effect_sd in (0.0, 1.0):
+            rates = coverage(num_tasks, k, 0.5, effect_sd, runs=runs, seed=1)
+            covered.append({"tasks": num_tasks, "k": k, "mixed": effect_sd, **rates})
         ours, naive = single_arm(num_tasks, k, 0.5, runs=runs, seed=2)
         arms.append({"tasks": num_tasks, "k": k, "task bootstrap": ours, "all draws independent": naive})
         print(f"{num_tasks} × {k} done", file=sys.stderr, flush=True)
@@ -98,8 +98,8 @@ def tables(found: dict[str, Any]) -> str:
     """The Markdown between the markers."""
     by = {(d["tasks"], d["k"], d["icc"], d["mixed"]): d["power"] for d in found["designs"]}
 
-    def pair(n: int, k: int, mixed: float, value: Any) -> str:
-        return " / ".join(value(by[n, k, icc, mixed]) for icc in (0.5, 0.2))
+    def pair(n: int, k: int, effect_sd: float, value: Any) -> str:
+        return " / ".join(value(by[n, k, icc, effect_sd]) for icc in (0.5, 0.2))
 
     def percent(x: float) -> str:
         return f"{100 * x:.1f}"

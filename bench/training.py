@@ -23,7 +23,7 @@ from rune.benchmarks import families
 from rune.hypernet import base as bases
 from rune.hypernet import trainer
 from rune.hypernet.data import Corpus
-from rune.hypernet.features import Bank, Reader
+from rune.hypernet.features import FeatureTable, Reader
 from rune.hypernet.objective import Objective
 from rune.hypernet.settings import MODULES, HypernetConfig, PairMix, Schedule, Weights
 from rune.models import resolve
@@ -56,11 +56,13 @@ def main() -> int:
         weights=Weights(target_contrast=0.1, kl_base=0.02, lesson=0.3), max_tokens=args.max_tokens,
     )  # fmt: skip
     reader = Reader(base.model, base.tokenizer, taps=config.taps, digest=model.digest, folder=None)
-    bank = Bank(reader.read(corpus.trajectories))
+    table = FeatureTable(reader.read(corpus.trajectories))
     layout = base.layout(MODULES)
-    both = trainer.Both(StaticLora(layout, rank=8, alpha=16.0), trainer.new_hypernet(layout, config)).to(base.device)
+    both = trainer.HypernetWithStatic(StaticLora(layout, rank=8, alpha=16.0), trainer.new_hypernet(layout, config)).to(
+        base.device
+    )
     both.train()
-    objective = Objective(base, corpus, bank, both, config, layout, {}, 0)
+    objective = Objective(base, corpus, table, both, config, layout, {}, 0)
     optimiser = torch.optim.AdamW(both.parameters(), lr=1e-4)
 
     def step(number: int) -> int:

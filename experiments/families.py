@@ -48,7 +48,7 @@ from rune.corpus import exclusion, reading
 from rune.hypernet import base as bases
 from rune.hypernet import checkpoint, diagnostics, export, losses, trainer
 from rune.hypernet.data import Corpus
-from rune.hypernet.features import Bank, Reader
+from rune.hypernet.features import FeatureTable, Reader
 from rune.hypernet.settings import HypernetConfig, LoraConfig, PairMix, Schedule, Weights
 from rune.models import chat, resolve
 from rune.runs import provenance, store
@@ -154,13 +154,9 @@ def main() -> int:
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: checks the path, claims nothing")
     parser.add_argument("--cache", type=Path, help="default: $RUNE_CACHE, or ~/.cache/rune")
     parser.add_argument("--tell", action="store_true", help="only print the result of a finished study again")
-    parser.add_argument("--readme", type=Path, help="with --tell: also write it between the markers in this file")
     args = parser.parse_args()
     if args.tell:
-        result = store.read_json(args.out / "result.json")
-        tell(args.out, result)
-        if args.readme:
-            store.replace_block(args.readme, "families", brief(result))
+        tell(args.out, store.read_json(args.out / "result.json"))
         return 0
     clock = Clock(args.out / "seconds.json")
     machine = _machine(args.model, args.cache, args.dtype)
@@ -257,8 +253,8 @@ def _cases(problems: Sequence[Problem], lessons: Sequence[Trajectory], settings:
                 [t for t in own_lessons if t is not own], min(settings.siblings, len(own_lessons) - 1)
             )
             # Same kind (number, list, text): a wrong lesson that could have been the right one.
-            strangers = [f for f, ts in by_family.items() if f != family and ts[0].category == own.category]
-            other = by_family[rng.choice(strangers or [f for f in by_family if f != family])]
+            unsolved_tasks = [f for f, ts in by_family.items() if f != family and ts[0].category == own.category]
+            other = by_family[rng.choice(unsolved_tasks or [f for f in by_family if f != family])]
             cases.append(Case(problem, own, tuple(siblings), tuple(rng.sample(other, len(siblings)))))
     return cases
 
@@ -298,13 +294,13 @@ def train(
 
     started = time.monotonic()
     reader = Reader(base.model, base.tokenizer, taps=settings.hypernet.taps, digest=machine.model.digest, folder=None)
-    bank = Bank(reader.read(lessons.trajectories))
+    table = FeatureTable(reader.read(lessons.trajectories))
     console.note(
-        f"features: {len(bank.features_XSD):,} tokens, {bank.features_XSD.nbytes / 1e9:.1f} GB, "
+        f"features: {len(table.features_XSD):,} tokens, {table.features_XSD.nbytes / 1e9:.1f} GB, "
         f"{time.monotonic() - started:.1f} s"
     )
     if seconds and not (out / "steps.json").exists():
-        steps = _affordable(base, lessons, bank, static(), settings, seconds, out)
+        steps = _affordable(base, lessons, table, static(), settings, seconds, out)
         store.write_json(out / "steps.json", {"steps": steps})
     if (out / "steps.json").exists():
         steps = store.read_json(out / "steps.json")["steps"]
@@ -316,7 +312,7 @@ def train(
     for share in (0.1, 0.25, 0.5, 0.75, 1.0):
         stop = max(1, round(share * steps))
         both = trainer.train_hypernet(
-            base, lessons, bank, static(), settings.hypernet,
+            base, lessons, table, static(), settings.hypernet,
             seed=settings.seed, folder=folder / "hypernet", metrics=metrics, stop_after=stop,
         )  # fmt: skip
         watcher.look(both, stop)
@@ -329,7 +325,7 @@ def train(
 
 
 def _affordable(
-    base: bases.Base, lessons: Corpus, bank: Bank, static: Any, settings: Settings, seconds: float, out: Path
+    base: bases.Base, lessons: Corpus, table: FeatureTable, static: Any, settings: Settings, seconds: float, out: Path
 ) -> int:
     """Steps that fit: the mean of steps 6–25 of a run that is thrown away."""
     probe = out / "speed"
@@ -338,7 +334,7 @@ def _affordable(
     marks = []
     for stop in (5, 30):
         trainer.train_hypernet(
-            base, lessons, bank, static, short, seed=1, folder=probe, metrics=probe / "metrics.jsonl", stop_after=stop
+            base, lessons, table, static, short, seed=1, folder=probe, metrics=probe / "metrics.jsonl", stop_after=stop
         )
         marks.append(time.monotonic())
     pace = (marks[1] - marks[0]) / 25
@@ -358,12 +354,12 @@ class Watcher:
         self._banks = {}
         for arm in ("own", "sibling", "wrong"):
             sets = [case.source(arm) for case in self._cases]
-            bank = Bank(reader.read([t for one in sets for t in one]))
+            table = FeatureTable(reader.read([t for one in sets for t in one]))
             numbers = iter(range(sum(map(len, sets))))
-            self._banks[arm] = (bank, [[next(numbers) for _ in one] for one in sets])
+            self._banks[arm] = (table, [[next(numbers) for _ in one] for one in sets])
 
     @torch.no_grad()
-    def look(self, both: trainer.Both, step: int) -> None:
+    def look(self, both: trainer.HypernetWithStatic, step: int) -> None:
         dtype = next(self._base.model.parameters()).dtype
         record: dict[str, Any] = {"step": step, "tasks": len(self._cases)}
         fixed = {m: Factors(*(t.to(dtype) for t in f)) for m, f in both.static.factors().items()}
@@ -373,9 +369,9 @@ class Watcher:
                 count = len(rows.ids_BT)
                 worn: Adapters = fixed
                 if arm != "static":
-                    bank, sets = self._banks[arm]
+                    table, sets = self._banks[arm]
                     with torch.autocast(str(self._base.device.type), torch.bfloat16, enabled=dtype is torch.bfloat16):
-                        made = both.hypernet(bank.batch(sets[start : start + count]))
+                        made = both.hypernet(table.batch(sets[start : start + count]))
                     worn = bases.to_dtype(export.concatenate(both.static.factors(), made.factors), dtype)
                 logits_PV = self._base.logits(rows, worn).float()
                 log_prob_P = logits_PV.log_softmax(-1).gather(-1, rows.label_P[:, None])[:, 0]
@@ -453,7 +449,7 @@ def adapters(
 ) -> Iterator[tuple[tuple[str, str], Any]]:
     """((arm, task or "all"), adapter) of every adapter arm; writes diagnostics.json on the way."""
     started = time.monotonic()
-    source = export.Maker(
+    source = export.AdapterGenerator(
         out / "checkpoints" / "hypernet", machine.model, device=machine.device, dtype=machine.dtype, cache=None
     )
     layout, dtype = source.stored.layout, getattr(torch, machine.dtype)
@@ -648,22 +644,6 @@ def tell(out: Path, result: Mapping[str, Any]) -> None:
     text = "\n".join(lines) + "\n"
     store.write_atomic(out / "result.md", text)
     console.out(text)
-
-
-def brief(result: Mapping[str, Any]) -> str:
-    """The README's version: one row of arms and the contrast that matters."""
-    names = {
-        "vanilla": "bare model", "static": "constant part alone", "wrong": "wrong trajectory", "own": "own trajectory",
-        "sibling": "siblings' trajectories", "teacher_own": "own, in context",
-        "teacher_sibling": "siblings', in context",
-    }  # fmt: skip
-    key = result["contrasts"]["sibling − wrong"]
-    cells = [f"{100 * result['arms'][arm]['pass_at_1']:.1f}" for arm in names]
-    return (
-        f"| {' | '.join(names.values())} |\n|{'---:|' * len(names)}\n| {' | '.join(cells)} |\n\n"
-        f"pass@1 in % over {result['tasks']} tasks × {result['draws']} draws; right − wrong "
-        f"**{key['points']:+.1f} points** [{key['interval']['low']:+.1f}, {key['interval']['high']:+.1f}]."
-    )
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from rune.corpus import exclusion
 from rune.hypernet import base as bases
 from rune.hypernet import checkpoint, export, losses, trainer
 from rune.hypernet.data import Corpus
-from rune.hypernet.features import Bank, Reader
+from rune.hypernet.features import FeatureTable, Reader
 from rune.hypernet.settings import EncoderConfig, HypernetConfig, LoraConfig, PairMix, Schedule, Weights
 from rune.models import chat, resolve
 from rune.runs import store
@@ -435,11 +435,11 @@ def train(
         return checkpoint.load(folder / "lora", machine.model, device=machine.device).static.train()
 
     reader = Reader(base.model, base.tokenizer, taps=hypernet.taps, digest=machine.model.digest, folder=None)
-    bank = Bank(reader.read(corpus.trajectories))
-    console.note(f"features: {bank.features_XSD.nbytes / 1e9:.1f} GB; {time.monotonic() - began:.0f} s so far")
+    table = FeatureTable(reader.read(corpus.trajectories))
+    console.note(f"features: {table.features_XSD.nbytes / 1e9:.1f} GB; {time.monotonic() - began:.0f} s so far")
     if not args.smoke:
         if not (out / "steps.json").exists():
-            steps = _affordable(base, corpus, bank, fresh(), hypernet, args.train_seconds, began, out)
+            steps = _affordable(base, corpus, table, fresh(), hypernet, args.train_seconds, began, out)
             store.write_json(out / "steps.json", {"steps": steps})
         steps = store.read_json(out / "steps.json")["steps"]
         hypernet = dataclasses.replace(hypernet, schedule=dataclasses.replace(hypernet.schedule, steps=steps))
@@ -447,7 +447,7 @@ def train(
     steps = hypernet.schedule.steps
     for share in (0.2, 0.4, 0.7, 1.0):
         both = trainer.train_hypernet(
-            base, corpus, bank, fresh(), hypernet, seed=SEED, folder=folder / "hypernet", metrics=metrics,
+            base, corpus, table, fresh(), hypernet, seed=SEED, folder=folder / "hypernet", metrics=metrics,
             stop_after=max(1, round(share * steps)),
         )  # fmt: skip
         with store.Appender(out / "watch.jsonl") as log:
@@ -461,7 +461,7 @@ def train(
 
 
 def _affordable(
-    base: Any, corpus: Corpus, bank: Bank, static: Any, hypernet: HypernetConfig, seconds: float, began: float,
+    base: Any, corpus: Corpus, table: FeatureTable, static: Any, hypernet: HypernetConfig, seconds: float, began: float,
     out: Path,
 ) -> int:  # fmt: skip
     """Steps that fit what is left of the seconds, from steps 6–20 of a run that is thrown away."""
@@ -469,7 +469,7 @@ def _affordable(
     short = dataclasses.replace(hypernet, schedule=dataclasses.replace(hypernet.schedule, steps=20), encoder_first=None)
     for stop in (5, 20):
         trainer.train_hypernet(
-            base, corpus, bank, static, short, seed=1, folder=probe, metrics=probe / "metrics.jsonl", stop_after=stop
+            base, corpus, table, static, short, seed=1, folder=probe, metrics=probe / "metrics.jsonl", stop_after=stop
         )
         marks.append(time.monotonic())
     pace = (marks[1] - marks[0]) / 15
@@ -496,12 +496,12 @@ class Donors:
         self._cases = chosen
         self._texts = [base.encode(c.problem.prompt, c.problem.reference) for c in chosen]
         flat = [t for c in chosen for t in c.siblings]
-        self._bank = Bank(reader.read(flat))
+        self._bank = FeatureTable(reader.read(flat))
         numbers = iter(range(len(flat)))
         self._sets = [[next(numbers) for _ in c.siblings] for c in chosen]
 
     @torch.no_grad()
-    def look(self, both: trainer.Both) -> tuple[dict[str, Any], list[list[float]]]:
+    def look(self, both: trainer.HypernetWithStatic) -> tuple[dict[str, Any], list[list[float]]]:
         """(summary, matrix of log-probabilities [donor][target], the last two rows static and bare), nats."""
         dtype = next(self._base.model.parameters()).dtype
         static = both.static.factors()
@@ -555,7 +555,7 @@ def sample(out: Path, machine: Machine, cases: Sequence[Case], args: argparse.Na
     have = {(s.condition, s.task_id, s.draw) for s in store.read_jsonl(path, Sample)}
     if len(have) == len(ADAPTER_ARMS) * len(cases) * DRAWS:
         return
-    source = export.Maker(
+    source = export.AdapterGenerator(
         out / "checkpoints" / "hypernet", machine.model, device=machine.device, dtype=machine.dtype, cache=None
     )
     layout, dtype = source.stored.layout, getattr(torch, machine.dtype)
@@ -564,7 +564,7 @@ def sample(out: Path, machine: Machine, cases: Sequence[Case], args: argparse.Na
         return convert.to_adapter(made, layout, base_model=machine.model.digest, dtype=dtype)
 
     engine = _engine(machine)
-    engine.bank.reserve(len(cases) + 1)
+    engine.table.reserve(len(cases) + 1)
     for arm in ADAPTER_ARMS:  # one arm after the other: an adapter takes 20 MB
         worn = {}
         if arm in ("static", "empty"):

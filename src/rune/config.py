@@ -11,7 +11,6 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import re
 import tomllib
 import types
 import typing
@@ -155,26 +154,10 @@ def derive_seed(seed: int, *parts: object) -> int:
 
 def dump_toml(value: Any) -> str:
     """A config as TOML text that `parse` reads back to the same mapping (None is left out)."""
-    lines: list[str] = []
-    _dump_section(plain(value), (), lines)
-    return "\n".join(lines).strip() + "\n"
+    import tomli_w
+
+    return tomli_w.dumps(_without_none(plain(value)))
 
 
-def _dump_section(section: Mapping[str, Any], path: tuple[str, ...], lines: list[str]) -> None:
-    scalars = {k: v for k, v in section.items() if not isinstance(v, Mapping) and v is not None}
-    if path and (scalars or not section):
-        lines += ["", f"[{'.'.join(map(_dump_key, path))}]"]
-    lines += [f"{_dump_key(key)} = {_dump_value(item)}" for key, item in scalars.items()]
-    for key, item in section.items():
-        if isinstance(item, Mapping):
-            _dump_section(item, (*path, key), lines)
-
-
-def _dump_key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _dump_value(key)
-
-
-def _dump_value(value: Any) -> str:
-    if isinstance(value, list):
-        return "[" + ", ".join(_dump_value(v) for v in value) + "]"
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+def _without_none(section: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: _without_none(v) if isinstance(v, Mapping) else v for k, v in section.items() if v is not None}

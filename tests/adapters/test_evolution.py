@@ -61,9 +61,9 @@ class Table:
 
 
 class Sums:
-    """A maker of adapters: one of a fixed kind for each set of trajectories."""
+    """A generator of adapters: one of a fixed kind for each set of trajectories."""
 
-    name = "maker 1"
+    name = "generator 1"
 
     def __init__(self, sources: dict[str, Source], domains: dict[str, str]) -> None:
         self._sources, self._domains = sources, domains
@@ -307,20 +307,20 @@ def test_adapters_of_tasks_are_consolidated_from_all_their_trajectories(registry
         for n in range(3)
     ]
     sources = {f"traj{n}": Source(trajectory_id=f"traj{n}", task_id=f"other/{n}") for n in range(3)}
-    maker = Sums(sources, dict.fromkeys(sources, "dates"))
+    generator = Sums(sources, dict.fromkeys(sources, "dates"))
     table = Table({(m.id, "dates"): 0.4 for m in members})
     wanted = settings(consolidate=3, trajectories=("x",), checkpoint="y")
-    made = intake.prepare(maker.make(list(sources.values())), DATES, MadeFrom(), base_name="org/base", max_rank=256)
+    made = intake.prepare(generator.make(list(sources.values())), DATES, MadeFrom(), base_name="org/base", max_rank=256)
     table.shares[made.draft.id, "dates"] = 0.8
-    outcome = Memory(registry, wanted, table, base=small.BASE, maker=maker).evolve()
+    outcome = Memory(registry, wanted, table, base=small.BASE, generator=generator).evolve()
     (operation,) = outcome.operations
     assert (operation.kind, operation.result, operation.kept) == ("consolidate", made.draft.id, True)
     entry = registry.get(operation.result)
-    assert entry.place == DATES and entry.hypernet == "maker 1" and entry.how == "consolidate"
+    assert entry.place == DATES and entry.hypernet == "generator 1" and entry.how == "consolidate"
     assert registry.sources(entry.id) == list(sources.values())
     assert {e.parent for e in registry.lineage(entry.id).ancestors} == {m.id for m in members}
     assert all(registry.get(m.id).status is Status.ACTIVE for m in members)
-    assert Memory(registry, wanted, table, base=small.BASE, maker=maker).evolve().operations == []
+    assert Memory(registry, wanted, table, base=small.BASE, generator=generator).evolve().operations == []
 
 
 @pytest.mark.parametrize(("better", "kept"), [(True, True), (False, False)])
@@ -329,20 +329,20 @@ def test_an_update_takes_the_place_of_what_it_updates_if_it_is_no_worse(
 ) -> None:
     had, new = Source(trajectory_id="had", task_id="other/1"), Source(trajectory_id="new", task_id="other/2")
     scored = Source(trajectory_id="scored", task_id="dates/1")
-    old = small.put(registry, 1, DATES, made_from=MadeFrom(sources=(had,), hypernet="maker 1", how="hypernet"))
+    old = small.put(registry, 1, DATES, made_from=MadeFrom(sources=(had,), hypernet="generator 1", how="hypernet"))
     registry.set_alias("dates", old.id)
     sources = {s.trajectory_id: s for s in (had, new, scored)}
-    maker = Sums(sources, dict.fromkeys(sources, "dates"))
-    made = intake.prepare(maker.make([had, new]), DATES, MadeFrom(), base_name="org/base", max_rank=256).draft.id
+    generator = Sums(sources, dict.fromkeys(sources, "dates"))
+    made = intake.prepare(generator.make([had, new]), DATES, MadeFrom(), base_name="org/base", max_rank=256).draft.id
     table = Table({(old.id, "dates"): 0.4, (made, "dates"): 0.6 if better else 0.2})
     wanted = settings(update=True, trajectories=("x",), checkpoint="y")
-    outcome = Memory(registry, wanted, table, base=small.BASE, maker=maker).evolve()
+    outcome = Memory(registry, wanted, table, base=small.BASE, generator=generator).evolve()
     (operation,) = outcome.operations
     assert (operation.kind, operation.result, operation.kept) == ("update", made, kept)
     assert registry.sources(made) == [had, new]  # the trajectory of a scored task stays out
     assert registry.get(old.id).status is (Status.ARCHIVED if kept else Status.ACTIVE)
     assert registry.resolve("dates").id == (made if kept else old.id)
-    assert Memory(registry, wanted, table, base=small.BASE, maker=maker).evolve().operations == []
+    assert Memory(registry, wanted, table, base=small.BASE, generator=generator).evolve().operations == []
 
 
 def test_what_is_surely_weak_is_forgotten_and_stays(registry: Registry) -> None:

@@ -76,12 +76,12 @@ def world(
         "evolve": {"project": "shop", "seed": 1, "budget": 1000, "inside": 1, "outside": 3, "alpha": 1.0},
     }
     (tmp_path / "memory.toml").write_text(config.dump_toml(raw))
-    with measuring.opened(memory.load(tmp_path / "memory.toml"), tmp_path / "memory") as drawn:
+    with measuring.opened(memory.load(tmp_path / "memory.toml"), tmp_path / "memory") as evaluator:
         # Two tasks may have the same words in two domains; the engine here goes by words.
         prompts: set[str] = set()
         scored = {}
         for domain in by_domain:
-            (task,) = drawn.tasks([domain]).inside
+            (task,) = evaluator.tasks([domain]).inside
             problem = next(p for p in problems if p.task_id == task)
             if problem.prompt not in prompts:
                 prompts.add(problem.prompt)
@@ -135,9 +135,9 @@ def test_adapters_are_drawn_judged_consolidated_and_merged(
 
     # Both are consolidated into one of the domain, which the engine lets pass always.
     settings = memory.load(world.config(consolidate=2))
-    with measuring.opened(settings, registry.folder) as drawn:
-        maker = measuring.Hypernetwork(settings, drawn.model)
-        whole = memory.Memory(registry, settings.evolve, drawn, base=drawn.model.digest, maker=maker)
+    with measuring.opened(settings, registry.folder) as evaluator:
+        generator = measuring.Hypernetwork(settings, evaluator.model)
+        whole = memory.Memory(registry, settings.evolve, evaluator, base=evaluator.model.digest, generator=generator)
         wanted = {s.place.domain: whole.remake(s).draft.id for s in whole.consolidations()}
     assert set(wanted) == {first, second}
     world.answer(wanted[first], first, passes=2)

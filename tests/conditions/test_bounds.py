@@ -12,7 +12,7 @@ import torch
 from rune import plugins, prompts
 from rune.adapters.peft import read_peft, stack
 from rune.benchmarks import families
-from rune.conditions.shared.arm_inputs import Workshop
+from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.errors import DataError
 from rune.hypernet import base as bases
 from rune.runs import store
@@ -37,11 +37,11 @@ def trajectory(name: str, failures: int = 3) -> Trajectory:
     )
 
 
-def make_workshop(
+def make_arm_inputs(
     folder: Path, model: ModelRef, corpus: Sequence[Trajectory], hits: dict[str, Sequence[Trajectory]], seed: int = 0
-) -> Workshop:
+) -> ArmInputs:
     """Snippets are of no use to these two arms: they say so themselves."""
-    return Workshop(
+    return ArmInputs(
         model=model,
         device="cpu",
         dtype="float32",
@@ -57,14 +57,14 @@ def make_workshop(
     )
 
 
-def treat(name: str, workshop: Workshop, tasks: Sequence[str] = (), **settings: object) -> dict[str, Treatment]:
+def treat(name: str, arm_inputs: ArmInputs, tasks: Sequence[str] = (), **settings: object) -> dict[str, Treatment]:
     module = plugins.load("conditions", name)
     done: list[Treatment] = []
     problems = [
         Problem(task_id=task, benchmark="test", prompt="p", entry_point="f", test="def check(c): pass")
-        for task in tasks or workshop.hits
+        for task in tasks or arm_inputs.hits
     ]
-    module.build(module.Config(**settings), workshop).treat(problems, done.append)
+    module.build(module.Config(**settings), arm_inputs).treat(problems, done.append)
     assert [t.task_id for t in done] == [p.task_id for p in problems]
     assert {t.condition for t in done} <= {name}
     return {t.task_id: t for t in done}
@@ -76,8 +76,8 @@ def treat(name: str, workshop: Workshop, tasks: Sequence[str] = (), **settings: 
 def test_the_teacher_shows_every_retrieved_trajectory_in_their_order_and_names_them(tmp_path: Path) -> None:
     a, b, c = trajectory("a"), trajectory("b"), trajectory("c")
     model = ModelRef(name="none", path="", digest="", source="local")
-    workshop = make_workshop(tmp_path, model, [a, b, c], {"T/1": (b, a), "T/2": (c,), "T/3": ()})
-    found = treat("teacher", workshop)
+    arm_inputs = make_arm_inputs(tmp_path, model, [a, b, c], {"T/1": (b, a), "T/2": (c,), "T/3": ()})
+    found = treat("teacher", arm_inputs)
     assert found["T/1"].context == "\n\n".join(prompts.render_trajectory(t) for t in (b, a))
     assert found["T/2"].context == prompts.render_trajectory(c)
     assert found["T/3"].context == ""
@@ -91,8 +91,8 @@ def test_the_teacher_shows_the_last_failures_as_many_as_it_may_with_task_errors_
 ) -> None:
     model = ModelRef(name="none", path="", digest="", source="local")
     shown = trajectory("a"), trajectory("b")
-    workshop = make_workshop(tmp_path, model, shown, {"T/1": shown})
-    context = treat("teacher", workshop, max_attempts=most)["T/1"].context
+    arm_inputs = make_arm_inputs(tmp_path, model, shown, {"T/1": shown})
+    context = treat("teacher", arm_inputs, max_attempts=most)["T/1"].context
     for name, i in itertools.product(("a", "b"), range(3)):
         seen = i >= 3 - most
         assert (f"{name}_code_{i}\n" in context) is seen and (f"{name}_error_{i}\n" in context) is seen
@@ -123,8 +123,8 @@ def test_the_oracle_of_a_task_is_trained_on_what_was_retrieved_for_it_and_nothin
     a, b, c, *_ = lessons
 
     def oracle(name: str, corpus: Sequence[Trajectory], hits: Sequence[Trajectory]) -> Treatment:
-        workshop = make_workshop(tmp_path / name, tiny_model, corpus, {"T/1": hits})
-        return treat("oracle", workshop, **STEPS)["T/1"]
+        arm_inputs = make_arm_inputs(tmp_path / name, tiny_model, corpus, {"T/1": hits})
+        return treat("oracle", arm_inputs, **STEPS)["T/1"]
 
     small, large = oracle("small", [a, b], [a]), oracle("large", lessons, [a])
     assert weights(small) == weights(large)
@@ -139,11 +139,11 @@ def test_an_oracles_adapter_depends_on_task_and_seed_not_on_what_was_treated_bef
     tmp_path: Path, tiny_model: ModelRef, lessons: list[Trajectory]
 ) -> None:
     hits = {"T/1": lessons[:2], "T/2": lessons[2:4], "T/3": lessons[:2]}
-    together = treat("oracle", make_workshop(tmp_path / "all", tiny_model, lessons, hits), **STEPS)
-    alone = treat("oracle", make_workshop(tmp_path / "one", tiny_model, lessons, hits), ["T/2"], **STEPS)
+    together = treat("oracle", make_arm_inputs(tmp_path / "all", tiny_model, lessons, hits), **STEPS)
+    alone = treat("oracle", make_arm_inputs(tmp_path / "one", tiny_model, lessons, hits), ["T/2"], **STEPS)
     assert weights(together["T/2"]) == weights(alone["T/2"])
     assert weights(together["T/1"]) != weights(together["T/3"])  # the same set, another start
-    again = treat("oracle", make_workshop(tmp_path / "seed", tiny_model, lessons, hits, seed=1), ["T/2"], **STEPS)
+    again = treat("oracle", make_arm_inputs(tmp_path / "seed", tiny_model, lessons, hits, seed=1), ["T/2"], **STEPS)
     assert weights(again["T/2"]) != weights(alone["T/2"])
 
 
@@ -152,8 +152,8 @@ def test_an_oracle_knows_its_own_solutions_better_than_the_base_and_than_another
 ) -> None:
     """Its rank is the one asked for, and its seconds stand beside it."""
     hits = {"T/1": lessons[:1], "T/2": lessons[2:3]}
-    workshop = make_workshop(tmp_path, tiny_model, lessons, hits)
-    found = treat("oracle", workshop, **{**STEPS, "steps": 25, "rank": 3, "alpha": 9.0})
+    arm_inputs = make_arm_inputs(tmp_path, tiny_model, lessons, hits)
+    found = treat("oracle", arm_inputs, **{**STEPS, "steps": 25, "rank": 3, "alpha": 9.0})
     base = bases.load(tiny_model, device="cpu", dtype="float32")
 
     def log_prob(solution: Trajectory, worn: Treatment | None) -> float:
@@ -179,8 +179,8 @@ def test_every_setting_of_the_oracle_reaches_its_training(
     ]  # fmt: skip
     made = set()
     for i, change in enumerate(changes):
-        workshop = make_workshop(tmp_path / str(i), tiny_model, lessons, {"T/1": lessons[:2]})
-        made.add(weights(treat("oracle", workshop, **{**STEPS, **change})["T/1"]))
+        arm_inputs = make_arm_inputs(tmp_path / str(i), tiny_model, lessons, {"T/1": lessons[:2]})
+        made.add(weights(treat("oracle", arm_inputs, **{**STEPS, **change})["T/1"]))
     assert len(made) == len(changes)
     with pytest.raises(DataError, match="none of 2 trajectories has a solution of at most 20 tokens"):
-        treat("oracle", workshop, **STEPS, max_tokens=20)
+        treat("oracle", arm_inputs, **STEPS, max_tokens=20)

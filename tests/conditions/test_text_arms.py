@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rune import plugins, prompts
-from rune.conditions.shared.arm_inputs import Workshop
+from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.retrievers import bm25
 from rune.types import Attempt, Hit, ModelRef, Outcome, Problem, Trajectory, Treatment
 
@@ -37,10 +37,10 @@ CORPUS = [
 
 
 @pytest.fixture
-def workshop(tmp_path: Path) -> Workshop:
+def arm_inputs(tmp_path: Path) -> ArmInputs:
     retriever = bm25.build(bm25.Config(), CORPUS)
     tasks = {"HumanEval/1": "Count the prime numbers below n.", "HumanEval/2": "Group words that are anagrams."}
-    return Workshop(
+    return ArmInputs(
         model=ModelRef(name="none", path="", digest="", source="local"),
         device="cpu",
         dtype="float32",
@@ -53,41 +53,41 @@ def workshop(tmp_path: Path) -> Workshop:
     )
 
 
-def treat(name: str, workshop: Workshop, **settings: object) -> list[Treatment]:
+def treat(name: str, arm_inputs: ArmInputs, **settings: object) -> list[Treatment]:
     module = plugins.load("conditions", name)
     done: list[Treatment] = []
-    problems = [problem(k, "") for k in workshop.hits]
-    module.build(module.Config(**settings), workshop).treat(problems, done.append)
-    assert [t.task_id for t in done] == list(workshop.hits)
+    problems = [problem(k, "") for k in arm_inputs.hits]
+    module.build(module.Config(**settings), arm_inputs).treat(problems, done.append)
+    assert [t.task_id for t in done] == list(arm_inputs.hits)
     assert all(t.condition == name and t.adapter is None for t in done)
     return done
 
 
-def test_vanilla_adds_nothing(workshop: Workshop) -> None:
-    assert all(t.context == "" and t.trajectory_ids == () for t in treat("vanilla", workshop))
+def test_vanilla_adds_nothing(arm_inputs: ArmInputs) -> None:
+    assert all(t.context == "" and t.trajectory_ids == () for t in treat("vanilla", arm_inputs))
 
 
-def test_rag_shows_the_retrieved_trajectory_and_says_which(workshop: Workshop) -> None:
-    first, second = treat("rag", workshop)
+def test_rag_shows_the_retrieved_trajectory_and_says_which(arm_inputs: ArmInputs) -> None:
+    first, second = treat("rag", arm_inputs)
     assert first.trajectory_ids == ("primes",) and "sieve" in first.context
     assert second.trajectory_ids == ("anagram",) and "anagrams" in second.context
 
 
-def test_rag_without_any_hit_is_the_bare_prompt(workshop: Workshop) -> None:
-    empty = Workshop(**{**{f: getattr(workshop, f) for f in workshop.__slots__}, "hits": {"HumanEval/1": ()}})
+def test_rag_without_any_hit_is_the_bare_prompt(arm_inputs: ArmInputs) -> None:
+    empty = ArmInputs(**{**{f: getattr(arm_inputs, f) for f in arm_inputs.__slots__}, "hits": {"HumanEval/1": ()}})
     assert treat("rag", empty)[0].context == ""
 
 
-def test_rag_cuts_long_pieces_and_says_how_much_is_missing(workshop: Workshop) -> None:
+def test_rag_cuts_long_pieces_and_says_how_much_is_missing(arm_inputs: ArmInputs) -> None:
     long = trajectory("long", "x " * 4000)
     hits = {"HumanEval/1": (Hit(trajectory=long, snippet=prompts.render_trajectory(long), score=1.0),)}
-    cut = Workshop(**{**{f: getattr(workshop, f) for f in workshop.__slots__}, "hits": hits})
+    cut = ArmInputs(**{**{f: getattr(arm_inputs, f) for f in arm_inputs.__slots__}, "hits": hits})
     (treatment,) = treat("rag", cut, max_chars=500)
     assert len(treatment.context) < 800 and "characters left out" in treatment.context
 
 
-def test_teacher_sees_the_failure_the_error_and_the_correction(workshop: Workshop) -> None:
-    first = treat("teacher", workshop)[0]
+def test_teacher_sees_the_failure_the_error_and_the_correction(arm_inputs: ArmInputs) -> None:
+    first = treat("teacher", arm_inputs)[0]
     for part in ("return 0  # primes", "boom", "def f(): return 1"):
         assert part in first.context
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rune.conditions import _adapters
-from rune.conditions.shared.arm_inputs import Workshop
+from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.errors import DataError
 from rune.types import Hit, ModelRef, Trajectory
 
@@ -22,11 +22,11 @@ def tried(name: str, task: str, *, domain: str = "", solved: bool = True) -> Tra
     )  # fmt: skip
 
 
-def workshop(
+def arm_inputs(
     own: Mapping[str, Sequence[Trajectory]], corpus: Sequence[Trajectory] | None = None, *, seed: int = 0
-) -> Workshop:
+) -> ArmInputs:
     found = corpus if corpus is not None else list(dict.fromkeys(itertools.chain.from_iterable(own.values())))
-    return Workshop(
+    return ArmInputs(
         model=ModelRef(name="none", path="", digest="", source="local"),
         device="cpu",
         dtype="float32",
@@ -51,7 +51,7 @@ def test_siblings_with_ids_of_their_own_are_of_the_same_family(seed: int) -> Non
         for family in "abc"
         for i in range(2)
     }
-    for task, wrong in _adapters.permuted(workshop(own, seed=seed)).items():
+    for task, wrong in _adapters.permuted(arm_inputs(own, seed=seed)).items():
         assert not lessons(wrong) & lessons(own[task]) and len(wrong) == 2
 
 
@@ -59,14 +59,14 @@ def test_siblings_with_ids_of_their_own_are_of_the_same_family(seed: int) -> Non
 def test_two_tries_at_one_training_task_are_the_same_lesson(seed: int) -> None:
     """`keep_per_task = 2`: each held-out task has one try of its neighbour, its twin has the other."""
     own = {f"T/{n}{i}": [tried(f"{n}{i}", f"train/{n}")] for n in range(3) for i in range(2)}
-    for task, wrong in _adapters.permuted(workshop(own, seed=seed)).items():
+    for task, wrong in _adapters.permuted(arm_inputs(own, seed=seed)).items():
         assert lessons(wrong) and not lessons(wrong) & lessons(own[task])
 
 
 def test_a_training_task_under_another_benchmarks_name_is_the_same_lesson() -> None:
     own = {"T/1": [tried("a", "HumanEval/3")], "T/2": [tried("b", "Python/3")], "T/3": [tried("c", "HumanEval/4")]}
     for seed in range(10):
-        wrong = _adapters.permuted(workshop(own, seed=seed))
+        wrong = _adapters.permuted(arm_inputs(own, seed=seed))
         assert wrong["T/1"][0].trajectory_id == wrong["T/2"][0].trajectory_id == "c"
 
 
@@ -76,13 +76,13 @@ def test_one_common_lesson_of_two_is_enough_to_refuse_a_set(seed: int) -> None:
     own = {
         f"T/{i}": [shared if i < 3 else tried(f"x{i}", f"train/x{i}"), tried(f"y{i}", f"train/y{i}")] for i in range(9)
     }
-    for task, wrong in _adapters.permuted(workshop(own, seed=seed)).items():
+    for task, wrong in _adapters.permuted(arm_inputs(own, seed=seed)).items():
         assert not lessons(wrong) & lessons(own[task]), task
 
 
 def test_where_all_are_strangers_it_is_a_permutation_of_whole_sets() -> None:
     own = {f"T/{i}": [tried(f"{i}{j}", f"train/{i}{j}") for j in range(2)] for i in range(20)}
-    wrong = _adapters.permuted(workshop(own))
+    wrong = _adapters.permuted(arm_inputs(own))
     assert set(wrong) == set(own)
     sets = {tuple(some) for some in own.values()}
     given = list(wrong.values())
@@ -93,9 +93,9 @@ def test_where_all_are_strangers_it_is_a_permutation_of_whole_sets() -> None:
 def test_it_is_drawn_for_all_tasks_at_once_from_the_runs_seed() -> None:
     own = {f"T/{i}": [tried(f"{i}", f"train/{i}")] for i in range(12)}
     corpus = [one for (one,) in own.values()]
-    first = _adapters.permuted(workshop(own, corpus))
-    assert first == _adapters.permuted(workshop(dict(reversed(own.items())), corpus))  # in whatever order they come
-    assert first != _adapters.permuted(workshop(own, corpus, seed=1))
+    first = _adapters.permuted(arm_inputs(own, corpus))
+    assert first == _adapters.permuted(arm_inputs(dict(reversed(own.items())), corpus))  # in whatever order they come
+    assert first != _adapters.permuted(arm_inputs(own, corpus, seed=1))
 
 
 @pytest.mark.parametrize("size", [1, 2])
@@ -105,14 +105,14 @@ def test_a_task_that_no_other_set_suits_gets_as_many_solved_strangers_of_the_cor
     strangers = [tried(f"s{i}", f"train/s{i}") for i in range(3)]
     corpus = [*mine, *alike, *strangers, tried("lost", "train/l", solved=False)]
     for seed in range(10):
-        for wrong in _adapters.permuted(workshop({"T/1": mine, "T/2": alike}, corpus, seed=seed)).values():
+        for wrong in _adapters.permuted(arm_inputs({"T/1": mine, "T/2": alike}, corpus, seed=seed)).values():
             assert len(wrong) == len(set(wrong)) == size and set(wrong) <= set(strangers)
 
 
 def test_a_corpus_of_one_lesson_is_refused() -> None:
     only = [tried("a1", "train/a"), tried("a2", "train/a")]
     with pytest.raises(DataError, match="every trajectory of the corpus belongs to T/1; collect more tasks"):
-        _adapters.permuted(workshop({"T/1": only[:1], "T/2": only[1:]}, only))
+        _adapters.permuted(arm_inputs({"T/1": only[:1], "T/2": only[1:]}, only))
 
 
 def test_a_lesson_is_a_family_or_else_a_task() -> None:

@@ -91,11 +91,11 @@ class CompletionServer:
             self.faults.busy_first -= 1
             return 503, {"error": "busy"}
         time.sleep(self.faults.hang_seconds)
-        worn = body["model"]
+        applied = body["model"]
         if self.dialect == "sglang":  # the name of the model is not looked at, but for an adapter behind a colon
-            worn = worn.partition(":")[2] or body.get("lora_path") or self.engine.model.name
-        if worn not in (self.engine.model.name, *self._adapters):
-            return (400 if self.dialect == "sglang" else 404), {"error": f"the model {worn} does not exist"}
+            applied = applied.partition(":")[2] or body.get("lora_path") or self.engine.model.name
+        if applied not in (self.engine.model.name, *self._adapters):
+            return (400 if self.dialect == "sglang" else 404), {"error": f"the model {applied} does not exist"}
         sampling = Sampling(
             temperature=body["temperature"],
             max_new_tokens=body["max_tokens"],
@@ -108,7 +108,7 @@ class CompletionServer:
             prompt=body["prompt"],
             sampling=sampling,
             seed=body["seed"],
-            adapter=self._adapters.get(worn),
+            adapter=self._adapters.get(applied),
         )
         with self._lock:
             (done,) = self.engine.complete([request])

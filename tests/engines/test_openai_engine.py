@@ -86,13 +86,13 @@ def test_adapters_are_loaded_and_worn_in_the_servers_dialect(
 ) -> None:
     """SGLang would answer `model` = the adapter's name with the base model."""
     server.dialect = dialect
-    worn = [Request(key="x", prompt=PROMPTS[0], sampling=SAMPLING, seed=0, adapter=world.adapters[0])]
+    applied = [Request(key="x", prompt=PROMPTS[0], sampling=SAMPLING, seed=0, adapter=world.adapters[0])]
     engine = connect(server, world, dialect=dialect)
-    (served,), error = drain(engine, worn)
+    (served,), error = drain(engine, applied)
     assert error is None and server.calls.count(route) == 1
-    (direct,) = torch_engine(world.model).complete(worn)
+    (direct,) = torch_engine(world.model).complete(applied)
     assert served == direct
-    (bare,), error = drain(engine, [replace(worn[0], adapter=None)])
+    (bare,), error = drain(engine, [replace(applied[0], adapter=None)])
     assert error is None and bare.text != served.text
     engine.close()
     assert route.replace("load", "unload", 1) in server.calls

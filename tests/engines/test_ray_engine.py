@@ -27,8 +27,8 @@ def requests(world: World) -> list[Request]:
 def test_requests_of_one_adapter_stay_together_and_the_rest_evens_out(world: World) -> None:
     few = replace(requests(world)[0], n=1)
     ref = world.adapters[0]
-    worn = [replace(few, key=f"{a}{i}", adapter=replace(ref, adapter_id=a)) for a in "abcdef" for i in range(3)]
-    shards = ray_engine.shard([*worn, *[few] * 6], 3)
+    applied = [replace(few, key=f"{a}{i}", adapter=replace(ref, adapter_id=a)) for a in "abcdef" for i in range(3)]
+    shards = ray_engine.shard([*applied, *[few] * 6], 3)
     assert sorted(index for shard in shards for index in shard) == list(range(24))
     assert [len(shard) for shard in shards] == [8, 8, 8]
     for first in range(0, 18, 3):
@@ -36,8 +36,8 @@ def test_requests_of_one_adapter_stay_together_and_the_rest_evens_out(world: Wor
 
 
 def test_one_adapter_for_everything_is_shared_out(world: World) -> None:
-    worn = [replace(requests(world)[1], key=str(i)) for i in range(10)]
-    assert [len(shard) for shard in ray_engine.shard(worn, 2)] == [5, 5]
+    applied = [replace(requests(world)[1], key=str(i)) for i in range(10)]
+    assert [len(shard) for shard in ray_engine.shard(applied, 2)] == [5, 5]
 
 
 def test_settings_of_the_inner_engine_are_checked_before_ray_starts(world: World) -> None:

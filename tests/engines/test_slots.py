@@ -43,11 +43,11 @@ def test_an_adapter_handed_over_as_tensors_stays_however_many_folders_come(
     (before,) = say(engine, own)
     for ref in (*folders, folders[0]):
         say(engine, ref)
-        assert "own" in engine.bank and ref.adapter_id in engine.bank
-        assert len(engine.bank.slots) == 2
+        assert "own" in engine.pool and ref.adapter_id in engine.pool
+        assert len(engine.pool.slots) == 2
     assert say(engine, own) == [before]
     engine.drop_adapter("own")
-    assert "own" not in engine.bank
+    assert "own" not in engine.pool
     with pytest.raises(AdapterError, match="unknown adapter own"):
         say(engine, own)
 
@@ -59,7 +59,7 @@ def test_a_dropped_adapters_name_has_no_privilege_left(world: World, folders: li
     engine.drop_adapter(folders[0].adapter_id)
     say(engine, folders[0])
     say(engine, folders[1])
-    assert list(engine.bank.slots) == [folders[1].adapter_id]
+    assert list(engine.pool.slots) == [folders[1].adapter_id]
 
 
 def test_the_folder_unused_for_longest_leaves_first(world: World, folders: list[AdapterRef]) -> None:
@@ -69,9 +69,9 @@ def test_the_folder_unused_for_longest_leaves_first(world: World, folders: list[
         say(engine, ref)
     say(engine, a)  # used again: b is the oldest now
     say(engine, d)
-    assert set(engine.bank.slots) == {r.adapter_id for r in (a, c, d)}
+    assert set(engine.pool.slots) == {r.adapter_id for r in (a, c, d)}
     say(engine, e)
-    assert set(engine.bank.slots) == {r.adapter_id for r in (a, d, e)}
+    assert set(engine.pool.slots) == {r.adapter_id for r in (a, d, e)}
 
 
 def test_what_a_call_wears_never_leaves_during_it(world: World, folders: list[AdapterRef]) -> None:
@@ -92,10 +92,10 @@ def test_the_next_tenant_of_a_slot_wears_nothing_of_the_last(world: World) -> No
     fresh = torch_engine(world.model)
     expected = say(fresh, fresh.put_adapter("few", few))
     engine.put_adapter("full", random_adapter(model, seed=8, rank=8))
-    slot = engine.bank.slots["full"]
+    slot = engine.pool.slots["full"]
     engine.drop_adapter("full")
     ref = engine.put_adapter("few", few)
-    assert engine.bank.slots["few"] == slot
+    assert engine.pool.slots["few"] == slot
     assert say(engine, ref) == expected
 
 
@@ -108,7 +108,7 @@ def test_a_name_given_anew_wears_the_new_weights(world: World) -> None:
         texts.append(say(engine, ref)[0])
         other = torch_engine(world.model)
         assert texts[-1:] == say(other, other.put_adapter("y", random_adapter(model, seed=seed)))
-    assert texts[0] != texts[1] and len(engine.bank.slots) == 1
+    assert texts[0] != texts[1] and len(engine.pool.slots) == 1
 
 
 def test_the_bank_grows_past_its_first_room_and_every_adapter_keeps_its_own(world: World) -> None:
@@ -143,4 +143,4 @@ def test_an_adapter_made_for_another_base_is_refused_as_tensors_and_as_a_folder(
     ref = replace(peft.write_peft(tmp_path, foreign), base_model=world.model.digest)
     with pytest.raises(AdapterError, match="was made for base model ffffffffffff"):
         say(engine, ref)
-    assert not engine.bank.slots
+    assert not engine.pool.slots

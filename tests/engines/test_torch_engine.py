@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from rune.adapters import peft
 from rune.engines import torch as engines
-from rune.engines.local.batch import Layout, Span, spans
+from rune.engines.local.batch import BatchPlan, Span, spans
 from rune.engines.local.kv_cache import Cache
 from rune.engines.local.torch_engine import TorchEngine
 from rune.errors import AdapterError, EngineError
@@ -96,7 +96,7 @@ def test_a_long_prompt_makes_no_other_row_look_far_back_and_changes_no_text(worl
         looked: list[int] = []  # positions, of all rows of one step
         forward = engine.decoder.device._forward
 
-        def watched(layout: Layout, looks: tuple[Span, ...]) -> None:
+        def watched(layout: BatchPlan, looks: tuple[Span, ...]) -> None:
             assert [look.first for look in looks] == [0, *(look.last for look in looks[:-1])]
             assert looks[-1].last == len(layout.rows)
             looked.append(sum((last - first) * window for first, last, window in looks))  # noqa: B023
@@ -218,7 +218,7 @@ def test_adapters_from_folders_make_room_for_others(world: World) -> None:
     for ref in (*world.adapters, world.adapters[0]):
         (one,) = engine.complete([Request(key="x", prompt=PROMPTS[0], sampling=GREEDY, seed=0, adapter=ref)])
         assert one.num_tokens > 0
-        assert list(engine.bank.slots) == [ref.adapter_id]
+        assert list(engine.pool.slots) == [ref.adapter_id]
 
 
 def test_an_adapter_of_other_shapes_is_refused(world: World, tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_logprobs_equal_the_models_own(world: World) -> None:
 def test_bfloat16_draws_from_nearly_the_same_distribution(world: World) -> None:
     """Rounded to eight bits, under adapters and without: log-probabilities stay near float32's, and rows are drawn."""
     half = engines.build(engines.Config(), model=world.model, device="cpu", dtype="bfloat16")
-    assert half.network.dtype == half.bank.dtype == torch.bfloat16
+    assert half.network.dtype == half.pool.dtype == torch.bfloat16
     wearers, completions = [None, *world.adapters], ["    return a + b\n", "task_id: str", "# so it is"]
     exact = torch_engine(world.model).logprobs(PROMPTS, completions, wearers)
     for expected, rounded in zip(exact, half.logprobs(PROMPTS, completions, wearers), strict=True):

@@ -110,7 +110,7 @@ def test_a_file_that_is_one_torn_line_becomes_empty(tmp_path: Path) -> None:
 def test_every_line_is_on_its_way_to_the_disk_before_the_process_is_killed(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     script = (
-        "import os, signal, sys; from pathlib import Path; from rune import store\n"
+        "import os, signal, sys; from pathlib import Path; from rune.runs import store\n"
         "log = store.Appender(Path(sys.argv[1]))\n"
         "for i in range(50): log.write({'i': i})\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -135,7 +135,7 @@ def test_a_file_that_may_not_grow_keeps_what_it_had(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     script = (
         "import resource, signal, sys; from pathlib import Path\n"
-        "from rune import store; from rune.errors import StoreError\n"
+        "from rune.runs import store; from rune.errors import StoreError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "log = store.Appender(Path(sys.argv[1]))\n"
@@ -159,7 +159,7 @@ def test_a_failed_replacement_leaves_the_old_content_and_no_scratch_file(tmp_pat
     store.write_json(path, {"a": 1})
     script = (
         "import resource, signal, sys; from pathlib import Path\n"
-        "from rune import store; from rune.errors import StoreError\n"
+        "from rune.runs import store; from rune.errors import StoreError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
         "try: store.write_json(Path(sys.argv[1]), {'a': 'x' * 1000})\n"
@@ -232,7 +232,7 @@ def test_a_stage_done_again_keeps_what_was_recorded_of_it(tmp_path: Path) -> Non
 def test_only_one_process_works_in_a_run_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
     run = store.RunDir.create(tmp_path, "a", Settings(), extra={}, resume=False)
     script = (
-        "import sys, time; from pathlib import Path; from rune.store import RunDir\n"
+        "import sys, time; from pathlib import Path; from rune.runs.store import RunDir\n"
         "with RunDir(Path(sys.argv[1])).lock(): print('held', flush=True); sys.stdin.read()\n"
     )
     command = [sys.executable, "-c", script, str(run.path)]

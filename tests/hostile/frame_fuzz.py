@@ -1,6 +1,6 @@
 """A child that speaks arbitrary frames at every moment, against the real judge: a wrong program must never pass.
 
-Both ends are the code that scores: `test_worker._Lane` with its `Link` over a socketpair on one side, on the other a
+Both ends are the code that scores: `test_worker._Worker` with its `Link` over a socketpair on one side, on the other a
 thread that answers as `child` does, with the frames of a program that is right but for one secret number, and changes
 them before they leave: kinds, lengths, each field of an exception, values, handles, order, number, timing, and the end.
 The secret is drawn anew for each run and known to the tests alone, so no change can make an answer right, and whatever
@@ -476,7 +476,7 @@ class Speaker(threading.Thread):
             self.ended.put(found)
 
     def _converse(self, sock: socket.socket, script: Script) -> None:
-        shelf, output = child._Shelf(), child._Output(1000)
+        objects, output = child._ObjectTable(), child._Output(1000)
         script.honest.clear()
         script.said.clear()
         said: list[Frame] = []
@@ -519,10 +519,10 @@ class Speaker(threading.Thread):
                 while at < len(data):
                     (size,) = struct.unpack_from("<I", data, at)
                     call = data[at + 4 : at + 4 + size]
-                    say([child._reply(child.CALL, call, script.scope, shelf, output)])
+                    say([child._reply(child.CALL, call, script.scope, objects, output)])
                     at += 4 + size
             else:
-                say([child._reply(kind, data, script.scope, shelf, output)])
+                say([child._reply(kind, data, script.scope, objects, output)])
 
 
 def _inbox(sock: socket.socket) -> Iterator[Frame]:
@@ -573,7 +573,7 @@ class Box:
         self._speaker.join()
 
 
-class Lane(test_worker._Lane):
+class Lane(test_worker._Worker):
     """The real judge, at whose box the speaker sits."""
 
     def __init__(self) -> None:

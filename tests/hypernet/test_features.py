@@ -12,7 +12,7 @@ import torch
 from rune.encoders.shared.token_features import Ending, Kind
 from rune.hypernet import base as bases
 from rune.hypernet import features
-from rune.hypernet.features import Bank, Features, Reader
+from rune.hypernet.features import Features, FeatureTable, Reader
 from rune.types import Attempt, ModelRef, Outcome, Trajectory
 
 FIRST = "def f(xs):\n    total = 0\n    for x in xs:\n        total += x\n    return None"
@@ -187,7 +187,7 @@ def numbered(*steps: tuple[Kind, Ending, int]) -> Features:
     return Features(step[:, None, None].float() + 1, kinds, endings, step, 0)
 
 
-BANK = Bank(
+BANK = FeatureTable(
     [
         numbered(
             (Kind.TASK, Ending.NONE, 5),

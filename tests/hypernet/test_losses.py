@@ -107,8 +107,10 @@ def test_variance_hinge_is_full_for_collapsed_latents_and_zero_for_spread_ones()
 def test_lesson_is_log_buckets_for_no_idea_and_zero_for_a_certain_guess() -> None:
     bag = torch.zeros(2, 16)
     bag[0, 3] = 1.0
-    assert losses.lesson(torch.zeros(2, 16), bag).item() == pytest.approx(math.log(16))  # the empty row counts nothing
-    assert losses.lesson(50 * bag, bag).item() == pytest.approx(0.0, abs=1e-5)
+    assert losses.bag_of_tokens_loss(torch.zeros(2, 16), bag).item() == pytest.approx(
+        math.log(16)
+    )  # the empty row counts nothing
+    assert losses.bag_of_tokens_loss(50 * bag, bag).item() == pytest.approx(0.0, abs=1e-5)
 
 
 def test_reconstruction_is_zero_at_the_target_one_at_zero_and_four_at_its_opposite_sign_tripled() -> None:

@@ -16,7 +16,7 @@ from rune.errors import ConfigError, DataError, ModelError
 from rune.hypernet import base as bases
 from rune.hypernet import features, losses, objective, trainer
 from rune.hypernet.data import Corpus
-from rune.hypernet.features import Bank, Reader
+from rune.hypernet.features import FeatureTable, Reader
 from rune.hypernet.loop import learning_rate
 from rune.hypernet.settings import MODULES, EncoderConfig, HypernetConfig, PairMix, Schedule, Weights
 from rune.runs import store
@@ -133,8 +133,8 @@ def test_taps_beyond_the_model_are_refused(base: bases.Base) -> None:
 
 
 def test_a_batch_over_its_limit_drops_whole_attempts_and_keeps_task_and_solution(base: bases.Base) -> None:
-    bank = Bank(reader(base).read([TRAJECTORY]))
-    whole, short = bank.batch([[0]]), bank.batch([[0]], max_tokens=40)
+    table = FeatureTable(reader(base).read([TRAJECTORY]))
+    whole, short = table.batch([[0]]), table.batch([[0]], max_tokens=40)
     assert short.mask_BT.sum() < whole.mask_BT.sum()
     kept = set(short.kind_BT[short.mask_BT].tolist())
     assert {Kind.TASK, Kind.SOLUTION, Kind.FIX} <= kept
@@ -147,7 +147,7 @@ def test_a_batch_over_its_limit_drops_whole_attempts_and_keeps_task_and_solution
 def test_a_fresh_hypernetwork_changes_nothing_exactly(base: bases.Base, lessons: list[Trajectory], inputs: str) -> None:
     layout = base.layout(MODULES)
     made = trainer.new_hypernet(layout, settings(inputs=inputs)).eval()(
-        Bank(reader(base).read(lessons[:2])).batch([[0], [1]])
+        FeatureTable(reader(base).read(lessons[:2])).batch([[0], [1]])
     )
     assert squared_norm(made.factors).tolist() == [0.0, 0.0]
     static = StaticLora(layout, rank=2, alpha=4.0)
@@ -166,18 +166,18 @@ def test_two_lessons_get_two_adapters_that_know_their_own_solution(
 ) -> None:
     """The overfit test: after forty steps each adapter prefers its own lesson, by the weights alone."""
     pair = [lessons[0], lessons[4]]
-    corpus, bank = Corpus(base, pair, max_tokens=700), Bank(reader(base).read(pair))
+    corpus, table = Corpus(base, pair, max_tokens=700), FeatureTable(reader(base).read(pair))
     static = StaticLora(base.layout(MODULES), rank=2, alpha=4.0)
     config = settings(weights=Weights(source_contrast=1.0))
     both = trainer.train_hypernet(
-        base, corpus, bank, static, config, seed=0, folder=tmp_path, metrics=tmp_path / "metrics.jsonl"
+        base, corpus, table, static, config, seed=0, folder=tmp_path, metrics=tmp_path / "metrics.jsonl"
     )
     with torch.no_grad():
-        made = both.hypernet(bank.batch([[0], [1]]))
-        worn = concatenate(both.static.factors(), made.factors)
+        made = both.hypernet(table.batch([[0], [1]]))
+        applied = concatenate(both.static.factors(), made.factors)
         own = base.rows([corpus.texts[0], corpus.texts[1]])
         other = base.rows([corpus.texts[1], corpus.texts[0]])
-        right, wrong = base.log_prob(own, worn), base.log_prob(other, worn)
+        right, wrong = base.log_prob(own, applied), base.log_prob(other, applied)
     assert right.sum() - wrong.sum() > 4.0
     assert squared_norm(made.factors).min() > 0
 
@@ -188,14 +188,14 @@ def exhausted(trajectory: Trajectory) -> Trajectory:
     return replace(trajectory, attempts=(failed,), solution="", trajectory_id="x" + trajectory.trajectory_id)
 
 
-def divergence(base: bases.Base, both: trainer.Both, bank: Bank, corpus: Corpus) -> float:
+def divergence(base: bases.Base, both: trainer.HypernetWithStatic, table: FeatureTable, corpus: Corpus) -> float:
     """KL from the static part alone to both parts, on the unsolved task under its neighbour's adapter."""
-    (stranger,) = corpus.strangers(np.random.default_rng(0), 1, max_sources=1)
+    (stranger,) = corpus.unsolved_tasks(np.random.default_rng(0), 1, max_sources=1)
     with torch.no_grad():
-        made = both.hypernet(bank.batch([stranger.sources]))
+        made = both.hypernet(table.batch([stranger.sources]))
         rows = base.rows([stranger.text])
-        worn = concatenate(both.static.factors(), made.factors)
-        return float(losses.kl(base.logits(rows, both.static.factors()), base.logits(rows, worn)))
+        applied = concatenate(both.static.factors(), made.factors)
+        return float(losses.kl(base.logits(rows, both.static.factors()), base.logits(rows, applied)))
 
 
 def test_a_neighbours_adapter_leaves_a_task_alone_that_nothing_has_learned(
@@ -207,23 +207,23 @@ def test_a_neighbours_adapter_leaves_a_task_alone_that_nothing_has_learned(
     near = {unsolved.trajectory_id: [lessons[0].trajectory_id]}
     found = {}
     for weight in (0.0, 3.0):
-        corpus, bank = Corpus(base, some, max_tokens=700, retrieved=near), Bank(reader(base).read(some))
+        corpus, table = Corpus(base, some, max_tokens=700, retrieved=near), FeatureTable(reader(base).read(some))
         config = settings(
             weights=Weights(cross_entropy=1.0, kl_static=weight), pairs=PairMix(recall=1.0), unrelated_every=1
         )
         folder = tmp_path / f"{weight:g}"
         both = trainer.train_hypernet(
-            base, corpus, bank, StaticLora(base.layout(MODULES), rank=2, alpha=4.0), config,
+            base, corpus, table, StaticLora(base.layout(MODULES), rank=2, alpha=4.0), config,
             seed=0, folder=folder, metrics=folder / "metrics.jsonl",
         )  # fmt: skip
-        found[weight] = divergence(base, both, bank, corpus)
+        found[weight] = divergence(base, both, table, corpus)
     assert 0 < found[3.0] < 0.5 * found[0.0]
 
 
 def test_kl_static_without_an_unsolved_task_is_one_clear_error(base: bases.Base, lessons: list[Trajectory]) -> None:
     near = {t.trajectory_id: [o.trajectory_id for o in lessons[:3]] for t in lessons}
     with pytest.raises(DataError, match="kl_static needs tasks that no trajectory solved"):
-        Corpus(base, lessons, max_tokens=700, retrieved=near).strangers(np.random.default_rng(0), 2, max_sources=1)
+        Corpus(base, lessons, max_tokens=700, retrieved=near).unsolved_tasks(np.random.default_rng(0), 2, max_sources=1)
 
 
 def test_a_term_taken_apart_has_the_same_value_and_gradient(base: bases.Base, lessons: list[Trajectory]) -> None:
@@ -237,9 +237,11 @@ def test_a_term_taken_apart_has_the_same_value_and_gradient(base: bases.Base, le
             parameter.add_(0.02 * torch.randn_like(parameter))
         bare = base.logits(rows, None)
     found = []
-    for take in (objective.apart, lambda adapters, term: term(adapters)):
+    for take in (objective.detached_term, lambda adapters, term: term(adapters)):
         lora.zero_grad()
-        value = take(concatenate(lora.factors(), lora.factors()), lambda worn: losses.kl(bare, base.logits(rows, worn)))
+        value = take(
+            concatenate(lora.factors(), lora.factors()), lambda applied: losses.kl(bare, base.logits(rows, applied))
+        )
         (3.0 * value).backward()
         found.append((float(value), [p.grad.clone() for p in lora.parameters() if p.grad is not None]))
     (mine, gradients), (plain, expected) = found
@@ -255,18 +257,20 @@ def test_an_encoder_that_was_taught_first_knows_its_lessons_when_the_adapters_be
 ) -> None:
     """Its own phase is in the curve, and a run that is stopped after it goes on to the same weights."""
     some = lessons[:6]
-    corpus, bank = Corpus(base, some, max_tokens=700), Bank(reader(base).read(some))
+    corpus, table = Corpus(base, some, max_tokens=700), FeatureTable(reader(base).read(some))
     config = settings(
         weights=Weights(cross_entropy=1.0, lesson=0.3),
         schedule=Schedule(steps=4, learning_rate=1e-2, checkpoint_every=1),
         encoder_first=EncoderConfig(groups=4, schedule=Schedule(steps=60, learning_rate=3e-3)),
     )
 
-    def train(name: str, config: HypernetConfig, stops: tuple[int | None, ...]) -> tuple[trainer.Both, Curve]:
+    def train(
+        name: str, config: HypernetConfig, stops: tuple[int | None, ...]
+    ) -> tuple[trainer.HypernetWithStatic, Curve]:
         for stop in stops:
             torch.manual_seed(0)  # the static part begins at random factors
             both = trainer.train_hypernet(
-                base, corpus, bank, StaticLora(base.layout(MODULES), rank=2, alpha=4.0), config,
+                base, corpus, table, StaticLora(base.layout(MODULES), rank=2, alpha=4.0), config,
                 seed=0, folder=tmp_path / name, metrics=tmp_path / name / "metrics.jsonl", stop_after=stop,
             )  # fmt: skip
         curve: Curve = {}
@@ -325,7 +329,7 @@ def test_the_wrong_solution_answers_the_same_prompt_for_another_lesson(
 def test_groups_of_a_step_teach_different_lessons(base: bases.Base, lessons: list[Trajectory]) -> None:
     corpus = Corpus(base, lessons, max_tokens=700)
     groups = corpus.groups(np.random.default_rng(0), PairMix(recall=1.0), count=8, targets=1, contrasts=1)
-    assert len({corpus.lesson(g.targets[0]) for g in groups}) == 8
+    assert len({corpus.domain_key(g.targets[0]) for g in groups}) == 8
 
 
 def test_shares_say_how_often_each_benchmark_is_drawn(base: bases.Base, lessons: list[Trajectory]) -> None:
@@ -350,7 +354,7 @@ def test_a_family_is_never_taught_by_strangers(base: bases.Base, lessons: list[T
     near = {t.trajectory_id: [o.trajectory_id for o in lessons if o.domain != t.domain] for t in lessons}
     corpus = Corpus(base, lessons, max_tokens=700, retrieved=near)
     for group in corpus.groups(np.random.default_rng(0), PairMix(retrieved=1.0), count=6, targets=1, contrasts=0):
-        assert {corpus.lesson(i) for i in group.sources} == {corpus.lesson(group.targets[0])}
+        assert {corpus.domain_key(i) for i in group.sources} == {corpus.domain_key(group.targets[0])}
 
 
 def test_retrieved_pairs_are_about_spared_tasks_and_the_other_kinds_about_all(

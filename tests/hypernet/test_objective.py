@@ -26,7 +26,7 @@ from rune.hypernet import base as bases
 from rune.hypernet import trainer, unrelated
 from rune.hypernet.base import Text
 from rune.hypernet.data import Corpus, Group
-from rune.hypernet.features import Bank, Features, Reader, statistics
+from rune.hypernet.features import Features, FeatureTable, Reader, statistics
 from rune.hypernet.model import Made
 from rune.hypernet.objective import BUCKETS, Objective, plan
 from rune.hypernet.settings import MODULES, HypernetConfig, LoraConfig, PairMix, Schedule, Weights
@@ -52,7 +52,7 @@ RATE = 1e-3
 class World(NamedTuple):
     base: bases.Base
     corpus: Corpus
-    bank: Bank
+    table: FeatureTable
 
 
 def exhausted(trajectory: Trajectory) -> Trajectory:
@@ -73,7 +73,7 @@ def world(tiny_model: ModelRef) -> World:
     everything = [*lessons, *unsolved]
     corpus = Corpus(base, everything, max_tokens=900, retrieved=near)
     read = Reader(base.model, base.tokenizer, taps=(0, 1), digest="d", folder=None).read(everything)
-    return World(base, corpus, Bank(read))
+    return World(base, corpus, FeatureTable(read))
 
 
 def settings(**changes: object) -> HypernetConfig:
@@ -108,17 +108,17 @@ def random_lora(base: bases.Base, seed: int, spread: float) -> StaticLora:
 
 def make(world: World, config: HypernetConfig) -> Objective:
     """An objective whose adapters are not zero and far from alike, as in the middle of training."""
-    base, corpus, bank = world
+    base, corpus, table = world
     layout = base.layout(MODULES)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        both = trainer.Both(random_lora(base, 1, 0.02), trainer.new_hypernet(layout, config)).train()
+        both = trainer.HypernetWithStatic(random_lora(base, 1, 0.02), trainer.new_hypernet(layout, config)).train()
         for up in both.hypernet.up.values():
             torch.nn.init.normal_(up, std=4.0)
         torch.nn.init.normal_(both.guess.weight, std=0.1)
     goals = {n: random_lora(base, 10 + n, 0.02).factors() for n in range(0, 12, 2)}
     detached = {n: {m: Factors(*(t.detach() for t in f)) for m, f in goal.items()} for n, goal in goals.items()}
-    return Objective(base, corpus, bank, both, config, layout, detached, seed=5)
+    return Objective(base, corpus, table, both, config, layout, detached, seed=5)
 
 
 # --------------------------------------------------------------------------- the terms, one row at a time
@@ -133,24 +133,26 @@ class Reference:
         rng = np.random.default_rng([objective.seed, step])
         self.groups = drawn(objective, rng)
         with_strangers = self.config.weights.kl_static and step % EVERY == 0
-        self.strangers = self.corpus.strangers(rng, self.config.groups, max_sources=2) if with_strangers else []
-        sets = [*(g.sources for g in self.groups), *(s.sources for s in self.strangers)]
-        self.made: Made = objective.both.hypernet(world.bank.batch(sets))
+        self.unsolved_tasks = (
+            self.corpus.unsolved_tasks(rng, self.config.groups, max_sources=2) if with_strangers else []
+        )
+        sets = [*(g.sources for g in self.groups), *(s.sources for s in self.unsolved_tasks)]
+        self.made: Made = objective.both.hypernet(world.table.batch(sets))
         self.static = objective.both.static.factors()
-        self.worn = concatenate(self.static, self.made.factors)
+        self.applied = concatenate(self.static, self.made.factors)
 
     def adapter(self, n: int) -> Adapters:
-        return select(self.worn, slice(n, n + 1))
+        return select(self.applied, slice(n, n + 1))
 
-    def logits(self, text: Text, worn: Adapters | None) -> tuple[Tensor, Tensor]:
+    def logits(self, text: Text, applied: Adapters | None) -> tuple[Tensor, Tensor]:
         """[response tokens, vocabulary] log-probabilities and the tokens, straight from the model's own forward."""
         ids = torch.tensor([text.ids])
-        with self.base.hooks.using(self.base._stacked(worn)):
+        with self.base.hooks.using(self.base._stacked(applied)):
             every = self.base.model(input_ids=ids).logits[0]
         return every[text.start - 1 : -1].log_softmax(-1), ids[0, text.start :]
 
-    def log_prob(self, text: Text, worn: Adapters | None) -> Tensor:
-        log, ids = self.logits(text, worn)
+    def log_prob(self, text: Text, applied: Adapters | None) -> Tensor:
+        log, ids = self.logits(text, applied)
         return log.gather(-1, ids[:, None])[:, 0]
 
     def targets(self) -> list[tuple[int, int]]:
@@ -176,7 +178,7 @@ class Reference:
         leads = []
         for n, group in enumerate(self.groups):
             before = (n - 1) % len(self.groups)
-            if self.corpus.lesson(self.groups[before].targets[0]) != self.corpus.lesson(group.targets[0]):
+            if self.corpus.domain_key(self.groups[before].targets[0]) != self.corpus.domain_key(group.targets[0]):
                 text = self.corpus.texts[group.targets[0]]
                 own, foreign = (float(self.log_prob(text, self.adapter(m)).sum()) for m in (n, before))
                 leads.append(own - foreign)
@@ -200,7 +202,7 @@ class Reference:
         if self.step % EVERY:
             return 0.0
         each = []
-        for n, stranger in enumerate(self.strangers):
+        for n, stranger in enumerate(self.unsolved_tasks):
             alone, _ = self.logits(stranger.text, self.static)
             each.append(divergence(alone, self.logits(stranger.text, self.adapter(len(self.groups) + n))[0]))
         return EVERY * float(torch.cat(each).mean())
@@ -254,8 +256,10 @@ class Reference:
         for n, group in enumerate(self.groups):
             if len(group.sources) == 1 and group.sources[0] in self.o.reconstruct:
                 goal = self.o.reconstruct[group.sources[0]]
-                apart = sum(float((dense(f) - dense(goal[m])).square().sum()) for m, f in self.adapter(n).items())
-                found.append(apart / sum(float(dense(f).square().sum()) for f in goal.values()))
+                detached_term = sum(
+                    float((dense(f) - dense(goal[m])).square().sum()) for m, f in self.adapter(n).items()
+                )
+                found.append(detached_term / sum(float(dense(f).square().sum()) for f in goal.values()))
         return sum(found) / len(found) if found else 0.0
 
 
@@ -293,7 +297,7 @@ def test_every_term_is_what_it_says_and_the_loss_is_their_weighted_sum(world: Wo
     """Both on a step with the terms on foreign tasks and on one between, where they count nothing."""
     config = settings()
     step = informative(world, config, odd=odd)
-    done = make(world, config).take(step)
+    done = make(world, config).training_step(step)
     with torch.no_grad():
         reference = Reference(make(world, config), world, step)
         expected = {
@@ -324,7 +328,7 @@ def test_the_teacher_is_followed_where_it_knows_better_and_nowhere_else(world: W
     """Random adapters make a student that is ahead on part of the tokens: there the teacher has nothing to say."""
     weights = Weights(cross_entropy=0.0, kl_teacher=1.0)
     config = settings(weights=weights)
-    done = make(world, config).take(0)
+    done = make(world, config).training_step(0)
     with torch.no_grad():
         term, ahead = Reference(make(world, config), world, 0).kl_teacher()
     assert 0.2 < ahead < 0.8
@@ -348,7 +352,7 @@ def test_a_teacher_that_knows_nothing_better_teaches_nothing(world: World) -> No
 def test_a_contrast_without_a_partner_keeps_its_place_and_is_not_counted(world: World) -> None:
     """Rows 0 and 1 are of one family, row 3 is another lesson's answer to the prompt of row 0."""
     corpus = world.corpus
-    assert corpus.lesson(0) == corpus.lesson(1) != corpus.lesson(3)
+    assert corpus.domain_key(0) == corpus.domain_key(1) != corpus.domain_key(3)
     groups = [Group((0,), (0,), (3,)), Group((1,), (1,), (None,)), Group((3,), (3,), (0,))]
     made = plan(corpus, groups, target_contrast=True, source_contrast=True)
     # Each group: its target, the wrong solution (or the target again), the next group's target.
@@ -359,14 +363,14 @@ def test_a_contrast_without_a_partner_keeps_its_place_and_is_not_counted(world: 
 
 
 def test_a_term_of_weight_zero_is_left_out(world: World) -> None:
-    done = make(world, settings(weights=Weights(cross_entropy=1.0))).take(0)
+    done = make(world, settings(weights=Weights(cross_entropy=1.0))).training_step(0)
     assert set(done.terms) == {"cross_entropy"}
 
 
 def test_kl_static_changes_the_trajectory_part_and_leaves_the_static_part_alone(world: World) -> None:
     """What a neighbour must not do is no reason to move what is learned for all."""
     objective = make(world, settings(weights=Weights(cross_entropy=0.0, kl_static=1.0)))
-    objective.take(0).loss.backward()
+    objective.training_step(0).loss.backward()
     assert all(p.grad is None or not p.grad.any() for p in objective.both.static.parameters())
     assert all(p.grad is not None and p.grad.any() for p in objective.both.hypernet.up.values())
 
@@ -376,7 +380,7 @@ def test_tokens_are_hidden_and_long_sets_cut_in_training_as_the_settings_say(wor
     weights = Weights(norm=1.0)
 
     def norm(**changes: object) -> float:
-        return float(make(world, settings(weights=weights, **changes)).take(0).terms["norm"].detach())
+        return float(make(world, settings(weights=weights, **changes)).training_step(0).terms["norm"].detach())
 
     plain = norm()
     assert norm() == plain
@@ -387,7 +391,7 @@ def test_tokens_are_hidden_and_long_sets_cut_in_training_as_the_settings_say(wor
 # --------------------------------------------------------------------------- what surrounds the steps
 
 
-def trained(world: World, folder: Path, config: HypernetConfig, static: StaticLora) -> trainer.Both:
+def trained(world: World, folder: Path, config: HypernetConfig, static: StaticLora) -> trainer.HypernetWithStatic:
     return trainer.train_hypernet(
         *world, static, config, seed=3, folder=folder, metrics=folder / "metrics.jsonl"
     )  # fmt: skip
@@ -439,7 +443,7 @@ def test_the_encoder_sees_features_standardised_over_the_corpus_and_the_heads_la
         reconstruct_from="",
     )
     both = trained(world, tmp_path, config, random_lora(world.base, 1, 0.02))
-    features = world.bank.features_XSD.double()
+    features = world.table.features_XSD.double()
     unit = features / (features.square().mean(-1, keepdim=True) + 1e-6).sqrt()
     front = both.hypernet.encoder.front
     assert isinstance(front.mean_SD, Tensor) and isinstance(front.spread_SD, Tensor)  # type: ignore[union-attr]
@@ -447,7 +451,7 @@ def test_the_encoder_sees_features_standardised_over_the_corpus_and_the_heads_la
     expected = unit.std(0, correction=0).clamp_min(1e-3)
     torch.testing.assert_close(front.spread_SD.double(), expected, rtol=1e-3, atol=1e-4)  # type: ignore[union-attr]
     with torch.no_grad():
-        z_ND = both.hypernet(world.bank.batch([[i] for i in range(12)])).standardised_NLW.flatten(1)
+        z_ND = both.hypernet(world.table.batch([[i] for i in range(12)])).standardised_NLW.flatten(1)
     assert not both.training
     assert float(z_ND.mean(0).abs().max()) < 0.35
     assert float(z_ND.std(0).min()) > 0.7 and float(z_ND.std(0).max()) < 1.3
@@ -459,8 +463,8 @@ def test_statistics_of_a_large_corpus_are_those_of_all_its_parts() -> None:
     first = torch.tensor([[[1.0, 0.0]]]).expand(size // 2, -1, -1)
     last = torch.tensor([[[0.0, 1.0]]]).expand(size // 2, -1, -1)
     tags = torch.zeros(size, dtype=torch.long)
-    bank = Bank([Features(torch.cat([first, last]), tags, tags, tags, 0)])
-    mean_SD, spread_SD = trainer.statistics_of(bank)
+    table = FeatureTable([Features(torch.cat([first, last]), tags, tags, tags, 0)])
+    mean_SD, spread_SD = trainer.statistics_of(table)
     half = math.sqrt(2) / 2
     torch.testing.assert_close(mean_SD, torch.tensor([[half, half]]), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(spread_SD, torch.tensor([[half, half]]), rtol=1e-3, atol=1e-3)

@@ -158,14 +158,23 @@ def test_hub_bytes_that_differ_from_what_the_hub_states_are_refused(tmp_path: Pa
     assert not list((tmp_path / "models").rglob(name))
 
 
-def test_a_broken_download_resumes_where_it_stopped(tmp_path: Path, hub: HubServer, tiny_model: ModelRef) -> None:
+def test_a_line_that_breaks_once_is_tried_again(tmp_path: Path, hub: HubServer, tiny_model: ModelRef) -> None:
+    hub.break_after, hub.stays_down = 40_000, False
+    assert resolve("test/tiny", sources=("hub",), cache=tmp_path).digest == tiny_model.digest
+    assert hub.asked.count("model.safetensors") == 2
+
+
+def test_a_download_that_broke_off_goes_on_with_what_is_missing(
+    tmp_path: Path, hub: HubServer, tiny_model: ModelRef
+) -> None:
     hub.break_after = 40_000
     with pytest.raises(ModelError, match="the same command resumes"):
         resolve("test/tiny", sources=("hub",), cache=tmp_path)
     hub.break_after = None
-    hub.ranges.clear()
+    hub.asked.clear()
     assert resolve("test/tiny", sources=("hub",), cache=tmp_path).digest == tiny_model.digest
-    assert hub.ranges == [40_000]
+    assert set(hub.asked) == {"model.safetensors"}
+    assert not list((tmp_path / "models").rglob(".cache"))
 
 
 def test_a_model_with_pickles_only_is_refused_on_the_hub(tmp_path: Path, hub: HubServer) -> None:

@@ -16,7 +16,7 @@ from rune.analysis import evidence
 from rune.cli.main import main
 from rune.errors import DataError
 from rune.reporting import data as _report_data
-from rune.reporting import figures
+from rune.reporting import figures, page
 from rune.runs import store
 from rune.runs.store import RunDir
 from rune.stages import gate, report
@@ -293,7 +293,7 @@ def test_the_page_holds_in_a_real_browser(full: RunDir) -> None:
 def test_the_pages_figures_are_drawn_from_the_runs_own_records(full: RunDir) -> None:
     """Cosines of the gated arm, raw and centred apart; passes as judged, curves as decided, losses as trained."""
     content = _report_data.gather(full, programs_per_arm=1, most_programs=100)
-    found = report.figures(content)
+    found = page.figures(content)
     measured = store.read_json(full / "diagnostics.json")["arms"]["hypernet"]
     raw, centred = (measured[key]["matrix"] for key in ("cosine_raw", "cosine_centred"))
     assert raw != centred

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rune import config, plugins
-from rune.conditions.shared.arm_inputs import Workshop
+from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.corpus import nearest as _retrieval
 from rune.errors import ConfigError, DataError
 from rune.retrievers import bm25
@@ -93,7 +93,7 @@ def rule(**retrieve: Any) -> study.RunConfig:
     return config.build(study.RunConfig, raw)
 
 
-def workshop(root: Path, corpus: list[Trajectory], *problems: Problem, **retrieve: Any) -> Workshop:
+def arm_inputs(root: Path, corpus: list[Trajectory], *problems: Problem, **retrieve: Any) -> ArmInputs:
     folder = store.RunDir(root)
     store.write_jsonl(folder / "problems.jsonl", problems or [ASKED])
     store.write_jsonl(folder / "trajectories.jsonl", corpus)
@@ -105,37 +105,39 @@ def workshop(root: Path, corpus: list[Trajectory], *problems: Problem, **retriev
         seed=3, model=lambda: ModelRef(name="none", path="", digest="", source="local"), device="cpu", dtype="float32",
         engine=none, sandbox=none, cache=root,
     )  # fmt: skip
-    return executor.workshop(folder, rule(**retrieve), context)
+    return executor.arm_inputs(folder, rule(**retrieve), context)
 
 
 def test_a_run_gives_every_task_trajectories_of_different_tasks_unless_told_otherwise(tmp_path: Path) -> None:
     assert rule().retrieve.per_task == 1 and rule().train.per_task == 1
-    hits = workshop(tmp_path, CORPUS).hits["T/1"]
+    hits = arm_inputs(tmp_path, CORPUS).hits["T/1"]
     assert names(hits)[0] == "primes 1" and len({h.trajectory.task_id for h in hits}) == 2
-    assert names(workshop(tmp_path, CORPUS, per_task=0).hits["T/1"]) == ["primes 1", "primes 2"]  # as runs before had
+    assert names(arm_inputs(tmp_path, CORPUS, per_task=0).hits["T/1"]) == ["primes 1", "primes 2"]  # as runs before had
     with pytest.raises(ConfigError, match=r"\[retrieve\] per_task must be 0 \(no limit\) or more, found -1"):
         rule(per_task=-1)
 
 
 def test_top_k_is_how_many_a_task_is_given(tmp_path: Path) -> None:
     for k in (1, 2, 4):
-        assert len(workshop(tmp_path, CORPUS, top_k=k).hits["T/1"]) == k
-    assert len(workshop(tmp_path, CORPUS, top_k=9).hits["T/1"]) == len(TOPICS)
+        assert len(arm_inputs(tmp_path, CORPUS, top_k=k).hits["T/1"]) == k
+    assert len(arm_inputs(tmp_path, CORPUS, top_k=9).hits["T/1"]) == len(TOPICS)
 
 
 def test_a_task_is_looked_for_by_its_prompt_alone(tmp_path: Path) -> None:
     """Its test, reference, name and category say "matrix" as often as they like."""
     loud = " ".join([TOPICS["matrix"]] * 9)
     told = dataclasses.replace(ASKED, test=loud, reference=loud, category=loud, entry_point="transpose_matrix")
-    assert names(workshop(tmp_path, CORPUS, told).hits["T/1"]) == names(workshop(tmp_path, CORPUS, ASKED).hits["T/1"])
+    assert names(arm_inputs(tmp_path, CORPUS, told).hits["T/1"]) == names(
+        arm_inputs(tmp_path, CORPUS, ASKED).hits["T/1"]
+    )
     asks = dataclasses.replace(ASKED, prompt=TOPICS["matrix"])
-    assert names(workshop(tmp_path, CORPUS, asks).hits["T/1"])[0] == "matrix 1"
+    assert names(arm_inputs(tmp_path, CORPUS, asks).hits["T/1"])[0] == "matrix 1"
 
 
 def test_only_held_out_tasks_are_given_anything_and_each_its_own(tmp_path: Path) -> None:
     other = dataclasses.replace(ASKED, task_id="T/2", prompt="Are these words anagrams?")
     training = dataclasses.replace(ASKED, task_id="T/3", split=Split.TRAIN)
-    found = workshop(tmp_path, CORPUS, training, other, ASKED)
+    found = arm_inputs(tmp_path, CORPUS, training, other, ASKED)
     assert set(found.hits) == {"T/1", "T/2"}
     assert (names(found.hits["T/1"])[0], names(found.hits["T/2"])[0]) == ("primes 1", "anagram 1")
     assert found.trajectories == tuple(CORPUS) and found.seed == 3
@@ -144,25 +146,25 @@ def test_only_held_out_tasks_are_given_anything_and_each_its_own(tmp_path: Path)
 
 def test_only_solved_trajectories_are_found_but_the_corpus_is_whole(tmp_path: Path) -> None:
     corpus = [tried("exhausted", "train/x", ASKED.prompt, solved=False), *CORPUS]
-    found = workshop(tmp_path, corpus, top_k=9)
+    found = arm_inputs(tmp_path, corpus, top_k=9)
     assert all(h.trajectory.solved for h in found.hits["T/1"]) and found.trajectories == tuple(corpus)
 
 
 def test_a_private_convention_is_found_by_tasks_of_families_only(tmp_path: Path) -> None:
     corpus = [tried("lesson", "fam/1", ASKED.prompt, domain="fam"), *CORPUS]
-    assert "lesson" not in names(workshop(tmp_path, corpus, top_k=9).hits["T/1"])
+    assert "lesson" not in names(arm_inputs(tmp_path, corpus, top_k=9).hits["T/1"])
     inside = dataclasses.replace(ASKED, domain="other")
-    assert names(workshop(tmp_path, corpus, inside).hits["T/1"])[0] == "lesson"
+    assert names(arm_inputs(tmp_path, corpus, inside).hits["T/1"])[0] == "lesson"
 
 
 def test_a_run_without_trajectories_says_what_to_type(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no trajectories; run `rune collect"):
-        workshop(tmp_path, [])
+        arm_inputs(tmp_path, [])
 
 
 def test_a_wrong_setting_of_the_retriever_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"\[retrieve.settings\] unknown key 'k9'"):
-        workshop(tmp_path, CORPUS, settings={"k9": 1})
+        arm_inputs(tmp_path, CORPUS, settings={"k9": 1})
 
 
 def test_the_documented_defaults_are_the_defaults() -> None:
@@ -177,7 +179,7 @@ def test_the_documented_defaults_are_the_defaults() -> None:
 @pytest.mark.parametrize("arm", ["rag", "teacher"])
 def test_a_text_arm_shows_all_that_its_task_was_given_best_first_and_names_it(tmp_path: Path, arm: str) -> None:
     other = dataclasses.replace(ASKED, task_id="T/2", prompt="Are these words anagrams?")
-    shop = workshop(tmp_path, CORPUS, ASKED, other)
+    shop = arm_inputs(tmp_path, CORPUS, ASKED, other)
     module, done = plugins.load("conditions", arm), []
     module.build(module.Config(), shop).treat([other, ASKED], done.append)
     made: dict[str, Treatment] = {t.task_id: t for t in done}

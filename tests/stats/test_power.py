@@ -11,14 +11,16 @@ from rune.analysis import power, stats
 from rune.analysis.power import Baseline, Design
 
 
-def simulate(num_tasks: int, k: int, *, icc: float = 0.5, mixed: float = 0.0, simulations: int = 2000) -> power.Power:
+def simulate(
+    num_tasks: int, k: int, *, icc: float = 0.5, effect_sd: float = 0.0, simulations: int = 2000
+) -> power.Power:
     return power.simulate(
         Baseline(0.5, icc),
         Design(num_tasks, k),
         threshold=5.0,
         alpha=0.05,
-        wanted=0.8,
-        mixed=mixed,
+        target_power=0.8,
+        effect_sd=effect_sd,
         simulations=simulations,
         seed=0,
     )
@@ -40,18 +42,18 @@ def test_more_tasks_and_draws_make_the_gate_mean_something() -> None:
 
 
 def test_an_adapter_that_helps_some_and_hurts_others_is_harder_to_judge() -> None:
-    alike, mixed = simulate(25, 5), simulate(25, 5, mixed=1.0)
-    assert mixed.false_pass > alike.false_pass
-    assert mixed.detectable > alike.detectable
+    alike, effect_sd = simulate(25, 5), simulate(25, 5, effect_sd=1.0)
+    assert effect_sd.false_pass > alike.false_pass
+    assert effect_sd.detectable > alike.detectable
 
 
 @pytest.mark.parametrize("mixed", [0.0, 1.0])
-def test_the_simulated_effect_is_the_effect_that_was_asked_for(mixed: float) -> None:
+def test_the_simulated_effect_is_the_effect_that_was_asked_for(effect_sd: float) -> None:
     base = Baseline(0.4, 0.3)
-    shift = power._shift(base, 0.10, mixed)
+    shift = power._shift(base, 0.10, effect_sd)
     rng = np.random.default_rng(0)
     logits = power._task_logits(base, (400, 500), rng)
-    moved = power._expit(logits + mixed * rng.standard_normal(logits.shape) + shift)
+    moved = power._expit(logits + effect_sd * rng.standard_normal(logits.shape) + shift)
     assert float(moved.mean()) == pytest.approx(0.50, abs=0.005)
 
 

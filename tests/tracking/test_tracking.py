@@ -171,7 +171,7 @@ def test_a_tracker_that_is_down_costs_a_line_and_nothing_else(run: RunDir, capsy
 def test_a_tracker_that_accepts_and_never_answers_is_given_up(run: RunDir) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
-        silent.listen(8)
+        silent.encoder_step(8)
         reason = tracking.record(
             run.path, tracking.Config(uri=f"http://127.0.0.1:{silent.getsockname()[1]}", timeout_seconds=1)
         )

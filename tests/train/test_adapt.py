@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from rune.adapters.peft import WEIGHTS_FILE, read_peft, write_peft
 from rune.cli import main as cli
 from rune.conditions import _adapters
-from rune.conditions.shared.arm_inputs import Workshop
+from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.errors import AdapterError, ConfigError
 from rune.hypernet import base as bases
 from rune.hypernet import checkpoint
@@ -24,7 +24,7 @@ from rune.runs import store
 from rune.stages import adapt
 from rune.stages.context import Context
 from rune.types import AdapterRef, ModelRef, Problem, Split, Trajectory, Treatment
-from tests.train.train_setup import make_context, make_workshop, settings
+from tests.train.train_setup import make_arm_inputs, make_context, settings
 
 Corpus = tuple[list[Problem], list[Trajectory]]
 ARMS = (
@@ -36,7 +36,7 @@ CONFIG = adapt.Config(arms=ARMS, settings={"oracle": {"steps": 2, "rank": 2, "ro
 class Adapted(NamedTuple):
     folder: store.RunDir
     context: Context
-    workshop: Workshop
+    arm_inputs: ArmInputs
     treatments: list[Treatment]
 
     def of(self, arm: str) -> dict[str, Treatment]:
@@ -48,8 +48,8 @@ def adapted(tmp_path_factory: pytest.TempPathFactory, trained: tuple[store.RunDi
     source, context = trained
     folder = store.RunDir(tmp_path_factory.mktemp("adapted") / "run")
     shutil.copytree(source.path, folder.path)
-    workshop = make_workshop(folder, context, corpus, siblings=True)
-    return Adapted(folder, context, workshop, adapt.run(folder, CONFIG, context, workshop=workshop))
+    arm_inputs = make_arm_inputs(folder, context, corpus, siblings=True)
+    return Adapted(folder, context, arm_inputs, adapt.run(folder, CONFIG, context, arm_inputs=arm_inputs))
 
 
 def test_every_arm_treats_every_held_out_task_once(adapted: Adapted, corpus: Corpus) -> None:
@@ -69,21 +69,21 @@ def test_constant_arms_share_one_adapter_and_generated_arms_do_not(adapted: Adap
 
 def test_the_wrong_arm_uses_no_trajectory_of_the_right_lesson(adapted: Adapted) -> None:
     families = {
-        t.trajectory_id: t.domain for hits in adapted.workshop.hits.values() for t in [h.trajectory for h in hits]
+        t.trajectory_id: t.domain for hits in adapted.arm_inputs.hits.values() for t in [h.trajectory for h in hits]
     }
-    families |= {t.trajectory_id: t.domain for t in adapted.workshop.trajectories}
+    families |= {t.trajectory_id: t.domain for t in adapted.arm_inputs.trajectories}
     right, wrong = adapted.of("hypernet"), adapted.of("wrong_trajectory")
     for task in right:
         assert not {families[i] for i in right[task].trajectory_ids} & {families[i] for i in wrong[task].trajectory_ids}
         assert right[task].adapter != wrong[task].adapter
-    assert _adapters.permuted(adapted.workshop) == _adapters.permuted(adapted.workshop)
+    assert _adapters.permuted(adapted.arm_inputs) == _adapters.permuted(adapted.arm_inputs)
 
 
 def test_whatever_a_task_is_given_all_arms_are_given(adapted: Adapted) -> None:
     """Two trajectories each: as text, in whole or in pieces, as an adapter in one pass or by gradient steps."""
-    corpus = tuple(t.trajectory_id for t in adapted.workshop.trajectories)
+    corpus = tuple(t.trajectory_id for t in adapted.arm_inputs.trajectories)
     for task, treatment in adapted.of("hypernet").items():
-        given = adapted.workshop.retrieved(task)
+        given = adapted.arm_inputs.retrieved(task)
         ids = tuple(t.trajectory_id for t in given)
         assert len(set(ids)) == 2 and treatment.trajectory_ids == ids
         for arm in ("rag", "teacher", "oracle"):
@@ -101,16 +101,16 @@ def test_an_adapter_is_what_the_hypernetwork_writes_from_the_trajectories_it_nam
     from rune.adapters import convert
     from rune.hypernet import export
 
-    source = export.Maker(
-        adapted.workshop.checkpoints / "hypernet", adapted.workshop.model, device="cpu", dtype="float32", cache=None
+    source = export.AdapterGenerator(
+        adapted.arm_inputs.checkpoints / "hypernet", adapted.arm_inputs.model, device="cpu", dtype="float32", cache=None
     )
-    known = {h.trajectory.trajectory_id: h.trajectory for hits in adapted.workshop.hits.values() for h in hits}
-    known |= {t.trajectory_id: t for t in adapted.workshop.trajectories}
+    known = {h.trajectory.trajectory_id: h.trajectory for hits in adapted.arm_inputs.hits.values() for h in hits}
+    known |= {t.trajectory_id: t for t in adapted.arm_inputs.trajectories}
     for arm in ("hypernet", "wrong_trajectory", "empty_trajectory"):
         for treatment in list(adapted.of(arm).values())[:3]:
             assert treatment.adapter is not None
-            made = source.make([[known[i] for i in treatment.trajectory_ids]])
-            expected = convert.to_adapter(made, source.stored.layout, base_model=adapted.workshop.model.digest)
+            made = source.generate([[known[i] for i in treatment.trajectory_ids]])
+            expected = convert.to_adapter(made, source.stored.layout, base_model=adapted.arm_inputs.model.digest)
             written = read_peft(treatment.adapter.path)
             for name, pair in expected.pairs.items():
                 assert torch.allclose(written.pairs[name].a @ written.pairs[name].b, pair.a @ pair.b, atol=1e-6)
@@ -122,14 +122,14 @@ def test_strength_scales_what_the_trajectories_add_to_the_constant_part(adapted:
 
     module = plugins.load("conditions", arm)
     problems = store.read_jsonl(adapted.folder / "problems.jsonl", Problem)
-    asked = next(p for p in problems if p.task_id in adapted.workshop.hits)
+    asked = next(p for p in problems if p.task_id in adapted.arm_inputs.hits)
     made: list[dict[str, torch.Tensor]] = []
 
     def keep(arm: str, key: str, factors: Any, layout: Any) -> AdapterRef:
         made.append({m: b[:, 0].transpose(1, 2) @ a[:, 0] for m, (a, b) in factors.items()})
         return AdapterRef(adapter_id=key, path="", base_model="", rank=1, delta_w_norm=1.0)
 
-    shop = dataclasses.replace(adapted.workshop, keep=keep)
+    shop = dataclasses.replace(adapted.arm_inputs, keep=keep)
     for strength in (0.0, 1.0, 3.0):
         module.build(module.Config(strength=strength), shop).treat([asked], lambda t: None)
     none, once, thrice = made
@@ -162,11 +162,11 @@ def test_generated_adapters_load_in_peft_with_equal_logits(adapted: Adapted, tin
 def test_strength_zero_is_the_static_arm(adapted: Adapted) -> None:
     from rune.hypernet import export
 
-    source = export.Maker(
-        adapted.workshop.checkpoints / "hypernet", adapted.workshop.model, device="cpu", dtype="float32", cache=None
+    source = export.AdapterGenerator(
+        adapted.arm_inputs.checkpoints / "hypernet", adapted.arm_inputs.model, device="cpu", dtype="float32", cache=None
     )
-    sets = next(iter(adapted.workshop.hits.values()))
-    silent = source.make([[h.trajectory for h in sets]], strength=0.0)
+    sets = next(iter(adapted.arm_inputs.hits.values()))
+    silent = source.generate([[h.trajectory for h in sets]], strength=0.0)
     static = source.static()
     for module, (down, up) in silent.items():
         delta = up[:, 0].transpose(1, 2) @ down[:, 0]
@@ -195,8 +195,10 @@ def test_an_interrupted_stage_goes_on_where_it_stopped(adapted: Adapted, tmp_pat
     path = folder / "treatments.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:30]) + lines[30][:25])  # a torn line at the end
-    workshop = dataclasses.replace(adapted.workshop, checkpoints=folder / "checkpoints", adapters=folder / "adapters")
-    again = adapt.run(folder, CONFIG, adapted.context, workshop=workshop)
+    arm_inputs = dataclasses.replace(
+        adapted.arm_inputs, checkpoints=folder / "checkpoints", adapters=folder / "adapters"
+    )
+    again = adapt.run(folder, CONFIG, adapted.context, arm_inputs=arm_inputs)
     # Adapter ids are content hashes: equal ids mean equal weights.
     assert {(t.condition, t.task_id, t.adapter and t.adapter.adapter_id) for t in again} == {
         (t.condition, t.task_id, t.adapter and t.adapter.adapter_id) for t in adapted.treatments
@@ -204,7 +206,7 @@ def test_an_interrupted_stage_goes_on_where_it_stopped(adapted: Adapted, tmp_pat
 
 
 def test_a_dead_adapter_stops_the_stage_with_one_line(adapted: Adapted) -> None:
-    base = bases.load(adapted.workshop.model, device="cpu", dtype="float32")
+    base = bases.load(adapted.arm_inputs.model, device="cpu", dtype="float32")
     live = adapted.of("static")
     ref = next(iter(live.values())).adapter
     assert ref is not None
@@ -222,38 +224,38 @@ def test_a_dead_adapter_stops_the_stage_with_one_line(adapted: Adapted) -> None:
 
 def test_an_unknown_arm_or_setting_is_refused_before_anything_is_made(adapted: Adapted) -> None:
     with pytest.raises(ConfigError, match="did you mean 'hypernet'"):
-        adapt.run(adapted.folder, adapt.Config(arms=("hypernets",)), adapted.context, workshop=adapted.workshop)
+        adapt.run(adapted.folder, adapt.Config(arms=("hypernets",)), adapted.context, arm_inputs=adapted.arm_inputs)
     wrong = adapt.Config(arms=("hypernet",), settings={"hypernet": {"strenth": 2.0}})
     with pytest.raises(ConfigError, match="did you mean 'strength'"):
-        adapt.run(adapted.folder, wrong, adapted.context, workshop=adapted.workshop)
+        adapt.run(adapted.folder, wrong, adapted.context, arm_inputs=adapted.arm_inputs)
 
 
 def test_one_adapter_from_a_trajectory_file_by_the_command_line(
     adapted: Adapted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store.write_jsonl(tmp_path / "t.jsonl", adapted.workshop.trajectories[:2])
-    stored = checkpoint.load(adapted.workshop.checkpoints / "hypernet", adapted.workshop.model, device="cpu")
+    store.write_jsonl(tmp_path / "t.jsonl", adapted.arm_inputs.trajectories[:2])
+    stored = checkpoint.load(adapted.arm_inputs.checkpoints / "hypernet", adapted.arm_inputs.model, device="cpu")
     assert stored.both is not None
     config = settings()
     # As shipped: half precision.
     checkpoint.save_hypernet(
-        tmp_path / "shipped", stored.both, stored.layout, config.lora, config.hypernet, adapted.workshop.model,
+        tmp_path / "shipped", stored.both, stored.layout, config.lora, config.hypernet, adapted.arm_inputs.model,
         dtype=torch.float16,
     )  # fmt: skip
     command = ["adapt", "--trajectory", str(tmp_path / "t.jsonl"), "-o", str(tmp_path / "adapter")]
-    command += ["--checkpoint", str(tmp_path / "shipped"), "--model", adapted.workshop.model.path]
+    command += ["--checkpoint", str(tmp_path / "shipped"), "--model", adapted.arm_inputs.model.path]
     assert cli.main(command) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "adapter")
     assert read_peft(tmp_path / "adapter").rank == 4
     card = (tmp_path / "adapter" / "README.md").read_text(encoding="utf-8")
-    assert card.startswith("---\nbase_model: ") and adapted.workshop.model.digest in card
-    assert all(f"`{t.task_id}`" in card for t in adapted.workshop.trajectories[:2])
+    assert card.startswith("---\nbase_model: ") and adapted.arm_inputs.model.digest in card
+    assert all(f"`{t.task_id}`" in card for t in adapted.arm_inputs.trajectories[:2])
     # Two files, one packed, are the same as one that holds both; an agent's own file is read too.
-    apart = [tmp_path / "one.jsonl", tmp_path / "two.jsonl.gz"]
-    for path, trajectory in zip(apart, adapted.workshop.trajectories[:2], strict=True):
+    detached_term = [tmp_path / "one.jsonl", tmp_path / "two.jsonl.gz"]
+    for path, trajectory in zip(detached_term, adapted.arm_inputs.trajectories[:2], strict=True):
         data = (store.encode(trajectory) + "\n").encode()
         path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
-    several = ["adapt", "--trajectory", *map(str, apart), "-o", str(tmp_path / "several"), *command[-4:]]
+    several = ["adapt", "--trajectory", *map(str, detached_term), "-o", str(tmp_path / "several"), *command[-4:]]
     assert cli.main(several) == 0
     one, both = (load_file(tmp_path / name / WEIGHTS_FILE) for name in ("adapter", "several"))
     assert all(torch.equal(one[key], both[key]) for key in one)

@@ -224,7 +224,7 @@ def test_a_checkpoint_in_half_precision_is_half_the_size_and_loads(
     assert (tmp_path / checkpoint.WEIGHTS).stat().st_size < 0.6 * full
     again = checkpoint.load(tmp_path, context.model(), device="cpu")
     assert again.both is not None
-    before = stored.both.state_to_ship()
-    for name, tensor in again.both.state_to_ship().items():
+    before = stored.both.inference_state_dict()
+    for name, tensor in again.both.inference_state_dict().items():
         assert tensor.dtype is before[name].dtype and torch.allclose(tensor, before[name], rtol=1e-3, atol=1e-3)
     assert not any(name.startswith("guess") for name in load_file(tmp_path / checkpoint.WEIGHTS))

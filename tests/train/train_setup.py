@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rune.benchmarks import families
-from rune.conditions.shared.arm_inputs import Workshop
+from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.hypernet.settings import HypernetConfig, LoraConfig, PairMix, Schedule, Weights
 from rune.runs import store
 from rune.stages import train
@@ -75,9 +75,9 @@ def make_context(model: ModelRef, cache: Path) -> Context:
     )
 
 
-def make_workshop(
+def make_arm_inputs(
     folder: store.RunDir, context: Context, corpus: tuple[list[Problem], list[Trajectory]], *, siblings: bool
-) -> Workshop:
+) -> ArmInputs:
     """Held-out tasks with trajectories of their own family (siblings), or the first two of the training corpus."""
     problems, everything = corpus
     trained = store.read_jsonl(folder / "trajectories.jsonl", Trajectory)
@@ -87,7 +87,7 @@ def make_workshop(
             own = [t for t in everything if t.domain == problem.domain and t.task_id != problem.task_id]
             chosen = own[:2] if siblings else trained[:2]
             hits[problem.task_id] = tuple(Hit(trajectory=t, snippet=t.solution, score=1.0) for t in chosen)
-    return Workshop(
+    return ArmInputs(
         model=context.model(),
         device="cpu",
         dtype="float32",

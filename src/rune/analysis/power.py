@@ -2,7 +2,7 @@
 
 Model: task rates p ~ Beta(mean, icc), passes ~ Binomial(k, p), drawn afresh for both arms. An effect of δ
 points moves every task's log-odds by the one constant that moves the mean by δ ("alike"), or by that constant
-plus N(0, `mixed`²) noise of its own ("mixed": helps some tasks, hurts others). The gate's rule is applied to
+plus N(0, `effect_sd`²) noise of its own ("mixed": helps some tasks, hurts others). The gate's rule is applied to
 integers as the gate applies it. Significance is the one-sided paired t test over tasks, which stands in for
 the exact sign-flip test (tests/stats holds them against each other).
 
@@ -58,8 +58,8 @@ def simulate(
     *,
     threshold: float,
     alpha: float,
-    wanted: float,
-    mixed: float,
+    target_power: float,
+    effect_sd: float,
     simulations: int,
     seed: int,
 ) -> Power:
@@ -72,12 +72,12 @@ def simulate(
     size = (simulations, design.num_tasks)
     logits_SN = _task_logits(baseline, size, rng)
     base_SN = rng.binomial(design.k, _expit(logits_SN))
-    wobble_SN = mixed * rng.standard_normal(size) if mixed else 0.0
+    wobble_SN = effect_sd * rng.standard_normal(size) if effect_sd else 0.0
     critical = float(stdtrit(design.num_tasks - 1, 1 - alpha)) if design.num_tasks > 1 else math.inf
     needed = threshold * design.num_tasks * design.k / 100 - 1e-9
     curve, luck = [], 0.0
     for true in points:
-        shift = _shift(baseline, true / 100, mixed)
+        shift = _shift(baseline, true / 100, effect_sd)
         rates_SN = _expit(logits_SN + wobble_SN + shift)
         difference_SN = rng.binomial(design.k, rates_SN) - base_SN
         sums_S = difference_SN.sum(axis=1)
@@ -89,7 +89,14 @@ def simulate(
             luck = 100 * float(np.quantile(sums_S, 0.95)) / (design.num_tasks * design.k)
     at = {p.true_points: p for p in curve}
     return Power(
-        design, threshold, at[0.0].passes, luck, at[threshold], at[2 * threshold], _reach(curve, wanted), tuple(curve)
+        design,
+        threshold,
+        at[0.0].passes,
+        luck,
+        at[threshold],
+        at[2 * threshold],
+        _reach(curve, target_power),
+        tuple(curve),
     )
 
 
@@ -103,11 +110,11 @@ def propose(table: Sequence[Power], *, alpha: float) -> Power | None:
     return min(fit, key=lambda p: (p.design.num_tasks * p.design.k, p.design.num_tasks), default=None)
 
 
-def _reach(curve: Sequence[Point], wanted: float) -> float:
-    """Where the significance curve first crosses `wanted`, between grid points by straight line."""
+def _reach(curve: Sequence[Point], target_power: float) -> float:
+    """Where the significance curve first crosses `target_power`, between grid points by straight line."""
     for before, after in itertools.pairwise(curve):
-        if before.significant < wanted <= after.significant:
-            part = (wanted - before.significant) / (after.significant - before.significant)
+        if before.significant < target_power <= after.significant:
+            part = (target_power - before.significant) / (after.significant - before.significant)
             return before.true_points + part * (after.true_points - before.true_points)
     return math.inf
 
@@ -121,7 +128,7 @@ def _task_logits(baseline: Baseline, size: tuple[int, int], rng: Any) -> Any:
     return np.log(rates) - np.log1p(-rates)
 
 
-def _shift(baseline: Baseline, effect: float, mixed: float) -> float:
+def _shift(baseline: Baseline, effect: float, effect_sd: float) -> float:
     """The log-odds constant that moves the population mean by `effect` (bisection on fixed quantiles)."""
     import numpy as np
     from scipy.special import betaincinv, ndtri
@@ -130,7 +137,7 @@ def _shift(baseline: Baseline, effect: float, mixed: float) -> float:
     mean = min(max(baseline.mean, 1e-3), 1 - 1e-3)
     grid = (np.arange(400) + 0.5) / 400
     rates = np.clip(betaincinv(mean * total, (1 - mean) * total, grid), 1e-9, 1 - 1e-9)
-    noise = mixed * ndtri((np.arange(25) + 0.5) / 25) if mixed else np.zeros(1)
+    noise = effect_sd * ndtri((np.arange(25) + 0.5) / 25) if effect_sd else np.zeros(1)
     logits = (np.log(rates) - np.log1p(-rates))[:, None] + noise[None, :]
     target = min(mean + effect, 0.999)
     low, high = -30.0, 30.0

@@ -227,9 +227,9 @@ def _evolve(args: argparse.Namespace, registry: Registry) -> int:
 
     settings = load(args.config, args.settings)
     done = operations.get(registry, args.replay) if args.replay is not None else None
-    with measuring.opened(settings, registry.folder) as drawn:
-        maker = measuring.Hypernetwork(settings, drawn.model) if settings.evolve.checkpoint else None
-        memory = Memory(registry, settings.evolve, drawn, base=drawn.model.digest, maker=maker)
+    with measuring.opened(settings, registry.folder) as evaluator:
+        generator = measuring.Hypernetwork(settings, evaluator.model) if settings.evolve.checkpoint else None
+        memory = Memory(registry, settings.evolve, evaluator, base=evaluator.model.digest, generator=generator)
         if done is not None:
             again = memory.replay(done)
             console.out(json.dumps({"operation": done.number, "result": again}) if args.json else again)

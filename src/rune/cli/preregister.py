@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     frozen = cells.promise(settings, cells.tasks(located(settings, base, seed=first.seed, fold=first.fold)))
     if args.check:
         run = RunDir.open(args.check)
-        changes = preregistration.differences(store.read_json(run / integrity.PROMISE), frozen)
+        changes = preregistration.differences(store.read_json(run / integrity.PREREGISTRATION), frozen)
         if changes and all(change.startswith("config:") for change in changes):
             # The promise keeps only a digest of such settings, the run folder keeps them all.
             changes = preregistration.differences(config.raw_in(run), config.raw_of(settings))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rune.conditions import _adapters
-from rune.conditions.shared.arm_inputs import Workshop
+from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.types import Problem, Treatment
 
 
@@ -16,17 +16,17 @@ class Config:
 
 
 class EmptyTrajectory:
-    def __init__(self, config: Config, workshop: Workshop) -> None:
+    def __init__(self, config: Config, arm_inputs: ArmInputs) -> None:
         self._config = config
-        self._workshop = workshop
+        self._workshop = arm_inputs
 
     def treat(self, problems: Sequence[Problem], on_done: Callable[[Treatment], None]) -> None:
         source = _adapters.maker(self._workshop)
-        made = source.make([()], strength=self._config.strength)
+        made = source.generate([()], strength=self._config.strength)
         adapter = _adapters.place(self._workshop, "empty_trajectory", "all", made, source.stored.layout)
         for problem in problems:
             on_done(Treatment(task_id=problem.task_id, condition="empty_trajectory", adapter=adapter))
 
 
-def build(config: Config, workshop: Workshop) -> EmptyTrajectory:
-    return EmptyTrajectory(config, workshop)
+def build(config: Config, arm_inputs: ArmInputs) -> EmptyTrajectory:
+    return EmptyTrajectory(config, arm_inputs)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rune.conditions import _adapters
-from rune.conditions.shared.arm_inputs import Workshop
+from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.types import Problem, Treatment
 
 
@@ -16,12 +16,12 @@ class Config:
 
 
 class Lora:
-    def __init__(self, workshop: Workshop) -> None:
-        self._workshop = workshop
+    def __init__(self, arm_inputs: ArmInputs) -> None:
+        self._workshop = arm_inputs
 
     def treat(self, problems: Sequence[Problem], on_done: Callable[[Treatment], None]) -> None:
         _adapters.constant(self._workshop, "lora", self._workshop.checkpoints / "lora", problems, on_done)
 
 
-def build(config: Config, workshop: Workshop) -> Lora:
-    return Lora(workshop)
+def build(config: Config, arm_inputs: ArmInputs) -> Lora:
+    return Lora(arm_inputs)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rune.conditions import _adapters
-from rune.conditions.shared.arm_inputs import Workshop
+from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.config import derive_seed
 from rune.hypernet.settings import LoraConfig, Schedule
 from rune.runs import store
@@ -30,9 +30,9 @@ class Config:
 
 
 class Oracle:
-    def __init__(self, config: Config, workshop: Workshop) -> None:
+    def __init__(self, config: Config, arm_inputs: ArmInputs) -> None:
         self._config = config
-        self._workshop = workshop
+        self._workshop = arm_inputs
 
     def treat(self, problems: Sequence[Problem], on_done: Callable[[Treatment], None]) -> None:
         from rune.hypernet import base as bases
@@ -41,28 +41,28 @@ class Oracle:
 
         if not problems:
             return
-        workshop, config = self._workshop, self._config
+        arm_inputs, config = self._workshop, self._config
         schedule = Schedule(steps=config.steps, learning_rate=config.learning_rate, checkpoint_every=config.steps)
         settings = LoraConfig(schedule=schedule, rank=config.rank, alpha=config.alpha, rows=config.rows)
-        base = bases.load(workshop.model, device=workshop.device, dtype=workshop.dtype)
+        base = bases.load(arm_inputs.model, device=arm_inputs.device, dtype=arm_inputs.dtype)
         layout = base.layout(settings.modules)
         for problem in problems:
-            trajectories = workshop.retrieved(problem.task_id)
+            trajectories = arm_inputs.retrieved(problem.task_id)
             started = time.monotonic()
             with tempfile.TemporaryDirectory() as scratch:
                 tuned = trainer.train_lora(
                     base,
                     Corpus(base, trajectories, max_tokens=config.max_tokens),
                     settings,
-                    seed=derive_seed(workshop.seed, "oracle", problem.task_id),
+                    seed=derive_seed(arm_inputs.seed, "oracle", problem.task_id),
                     folder=Path(scratch),
                     metrics=Path(scratch) / "metrics.jsonl",
                 )
             name = _adapters.key(problem.task_id)
             factors = {m: type(f)(*(t.detach() for t in f)) for m, f in tuned.factors().items()}
-            adapter = _adapters.place(workshop, "oracle", name, factors, layout)
+            adapter = _adapters.place(arm_inputs, "oracle", name, factors, layout)
             seconds = round(time.monotonic() - started, 3)
-            store.write_json(workshop.adapters / "oracle" / name / "seconds.json", {"seconds": seconds})
+            store.write_json(arm_inputs.adapters / "oracle" / name / "seconds.json", {"seconds": seconds})
             on_done(
                 Treatment(
                     task_id=problem.task_id,
@@ -74,5 +74,5 @@ class Oracle:
         base.hooks.remove()
 
 
-def build(config: Config, workshop: Workshop) -> Oracle:
-    return Oracle(config, workshop)
+def build(config: Config, arm_inputs: ArmInputs) -> Oracle:
+    return Oracle(config, arm_inputs)

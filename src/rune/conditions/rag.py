@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rune import prompts
-from rune.conditions.shared.arm_inputs import Workshop
+from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.types import Problem, Treatment
 
 LEAD = "Here are notes from similar problems that were worked on before. They may or may not help."
@@ -21,9 +21,9 @@ class Config:
 
 
 class Rag:
-    def __init__(self, config: Config, workshop: Workshop) -> None:
+    def __init__(self, config: Config, arm_inputs: ArmInputs) -> None:
         self._config = config
-        self._workshop = workshop
+        self._workshop = arm_inputs
 
     def treat(self, problems: Sequence[Problem], on_done: Callable[[Treatment], None]) -> None:
         for problem in problems:
@@ -41,5 +41,5 @@ class Rag:
             )
 
 
-def build(config: Config, workshop: Workshop) -> Rag:
-    return Rag(config, workshop)
+def build(config: Config, arm_inputs: ArmInputs) -> Rag:
+    return Rag(config, arm_inputs)

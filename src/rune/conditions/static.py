@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rune.conditions import _adapters
-from rune.conditions.shared.arm_inputs import Workshop
+from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.types import Problem, Treatment
 
 
@@ -16,13 +16,13 @@ class Config:
 
 
 class Static:
-    def __init__(self, workshop: Workshop) -> None:
-        self._workshop = workshop
+    def __init__(self, arm_inputs: ArmInputs) -> None:
+        self._workshop = arm_inputs
 
     def treat(self, problems: Sequence[Problem], on_done: Callable[[Treatment], None]) -> None:
         checkpoint = self._workshop.checkpoints / "hypernet"
         _adapters.constant(self._workshop, "static", checkpoint, problems, on_done)
 
 
-def build(config: Config, workshop: Workshop) -> Static:
-    return Static(workshop)
+def build(config: Config, arm_inputs: ArmInputs) -> Static:
+    return Static(arm_inputs)

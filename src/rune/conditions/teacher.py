@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rune import prompts
-from rune.conditions.shared.arm_inputs import Workshop
+from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.types import Problem, Treatment
 
 
@@ -20,9 +20,9 @@ class Config:
 
 
 class Teacher:
-    def __init__(self, config: Config, workshop: Workshop) -> None:
+    def __init__(self, config: Config, arm_inputs: ArmInputs) -> None:
         self._config = config
-        self._workshop = workshop
+        self._workshop = arm_inputs
 
     def treat(self, problems: Sequence[Problem], on_done: Callable[[Treatment], None]) -> None:
         for problem in problems:
@@ -38,5 +38,5 @@ class Teacher:
             )
 
 
-def build(config: Config, workshop: Workshop) -> Teacher:
-    return Teacher(config, workshop)
+def build(config: Config, arm_inputs: ArmInputs) -> Teacher:
+    return Teacher(config, arm_inputs)

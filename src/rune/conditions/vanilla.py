@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rune.conditions.shared.arm_inputs import Workshop
+from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.types import Problem, Treatment
 
 
@@ -20,5 +20,5 @@ class Vanilla:
             on_done(Treatment(task_id=problem.task_id, condition="vanilla"))
 
 
-def build(config: Config, workshop: Workshop) -> Vanilla:
+def build(config: Config, arm_inputs: ArmInputs) -> Vanilla:
     return Vanilla()

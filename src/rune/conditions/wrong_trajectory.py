@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rune.conditions import _adapters
-from rune.conditions.shared.arm_inputs import Workshop
+from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.types import Problem, Treatment
 
 
@@ -16,14 +16,14 @@ class Config:
 
 
 class WrongTrajectory:
-    def __init__(self, config: Config, workshop: Workshop) -> None:
+    def __init__(self, config: Config, arm_inputs: ArmInputs) -> None:
         self._config = config
-        self._workshop = workshop
+        self._workshop = arm_inputs
 
     def treat(self, problems: Sequence[Problem], on_done: Callable[[Treatment], None]) -> None:
         sets = _adapters.permuted(self._workshop)
         _adapters.generate(self._workshop, "wrong_trajectory", problems, sets, on_done, strength=self._config.strength)
 
 
-def build(config: Config, workshop: Workshop) -> WrongTrajectory:
-    return WrongTrajectory(config, workshop)
+def build(config: Config, arm_inputs: ArmInputs) -> WrongTrajectory:
+    return WrongTrajectory(config, arm_inputs)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rune.encoders.hierarchical import Config
-from rune.encoders.shared.token_features import Attention, Feed, FrontEnd, Steps
+from rune.encoders.shared.token_features import Attention, FeedForward, FrontEnd, Steps
 
 
 class Hierarchical(nn.Module):
@@ -25,7 +25,7 @@ class Hierarchical(nn.Module):
         self.step_read, self.set_talk, self.set_read, self.talk = (
             Attention(config.width, config.heads) for _ in range(4)
         )
-        self.feeds = nn.ModuleList(Feed(config.width, config.hidden) for _ in range(3))
+        self.feeds = nn.ModuleList(FeedForward(config.width, config.hidden) for _ in range(3))
 
     def forward(self, steps: Steps) -> Tensor:
         tokens_BUW, mask_BU, step_BU = self.front(steps)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rune.encoders.mean_pool import Config
-from rune.encoders.shared.token_features import Feed, FrontEnd, Kind, Steps, pool
+from rune.encoders.shared.token_features import FeedForward, FrontEnd, Kind, Steps, pool
 
 
 class MeanPool(nn.Module):
@@ -23,7 +23,7 @@ class MeanPool(nn.Module):
             nn.GELU(),
             nn.Linear(config.hidden, config.latents * config.width),
         )
-        self.feed = Feed(config.width, config.hidden)
+        self.feed = FeedForward(config.width, config.hidden)
 
     def forward(self, steps: Steps) -> Tensor:
         tokens_BUW, mask_BU, _ = self.front(steps)

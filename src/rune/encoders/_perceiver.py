@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rune.encoders.perceiver import Config
-from rune.encoders.shared.token_features import Attention, Feed, FrontEnd, Steps
+from rune.encoders.shared.token_features import Attention, FeedForward, FrontEnd, Steps
 
 
 class Perceiver(nn.Module):
@@ -22,7 +22,7 @@ class Perceiver(nn.Module):
         self.latents_LW = nn.Parameter(torch.randn(config.latents, config.width))
         self.reads = nn.ModuleList(Attention(config.width, config.heads) for _ in range(config.blocks))
         self.talks = nn.ModuleList(Attention(config.width, config.heads) for _ in range(config.blocks))
-        self.feeds = nn.ModuleList(Feed(config.width, config.hidden) for _ in range(2 * config.blocks))
+        self.feeds = nn.ModuleList(FeedForward(config.width, config.hidden) for _ in range(2 * config.blocks))
 
     def forward(self, steps: Steps) -> Tensor:
         tokens_BUW, mask_BU, _ = self.front(steps)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rune.encoders.recurrent import Config
-from rune.encoders.shared.token_features import Attention, Feed, FrontEnd, Steps, pool
+from rune.encoders.shared.token_features import Attention, FeedForward, FrontEnd, Steps, pool
 
 
 class Recurrent(nn.Module):
@@ -23,7 +23,7 @@ class Recurrent(nn.Module):
         self.gru = nn.GRU(config.width, config.width, config.layers, batch_first=True)
         self.latents_LW = nn.Parameter(torch.randn(config.latents, config.width))
         self.read = Attention(config.width, config.heads)
-        self.feed = Feed(config.width, config.hidden)
+        self.feed = FeedForward(config.width, config.hidden)
 
     def forward(self, steps: Steps) -> Tensor:
         tokens_BUW, mask_BU, step_BU = self.front(steps)

@@ -192,12 +192,12 @@ def shard(requests: Sequence[Request], count: int) -> list[list[int]]:
     Requests of the base model go anywhere, and an adapter with more than an even share of the draws is shared out.
     The largest pieces are placed first, each where least is waiting.
     """
-    worn: dict[str, list[int]] = defaultdict(list)
+    applied: dict[str, list[int]] = defaultdict(list)
     for index, request in enumerate(requests):
-        worn[f"adapter {request.adapter.adapter_id}" if request.adapter else f"request {index}"].append(index)
+        applied[f"adapter {request.adapter.adapter_id}" if request.adapter else f"request {index}"].append(index)
     even = sum(request.n for request in requests) / count
     pieces: list[list[int]] = []
-    for indices in worn.values():
+    for indices in applied.values():
         parts = min(len(indices), -(-sum(requests[i].n for i in indices) // max(1, int(even))))
         pieces += [indices[part::parts] for part in range(parts)]
     shards: list[list[int]] = [[] for _ in range(count)]

@@ -73,7 +73,7 @@ class VllmEngine:
 
     def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
         """Yield draws chunk by chunk, rows of one adapter next to each other."""
-        worn = {r.adapter.adapter_id: self._lora(r.adapter) for r in requests if r.adapter is not None}
+        applied = {r.adapter.adapter_id: self._lora(r.adapter) for r in requests if r.adapter is not None}
         draws = [(request, number) for request in requests for number in range(request.n)]
         base = [draw for draw in draws if draw[0].adapter is None]
         adapted = [draw for draw in draws if draw[0].adapter is not None]
@@ -84,7 +84,7 @@ class VllmEngine:
                 outputs = self.llm.generate(
                     [{"prompt_token_ids": self._encode(request.prompt)} for request, _ in chunk],
                     [_sampling(request, number) for request, number in chunk],
-                    lora_request=[worn[r.adapter.adapter_id] if r.adapter else None for r, _ in chunk],
+                    lora_request=[applied[r.adapter.adapter_id] if r.adapter else None for r, _ in chunk],
                     use_tqdm=False,
                 )
             except Exception as error:  # vLLM's own kinds (a dead engine process) share no base class

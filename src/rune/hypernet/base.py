@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rune import prompts
-from rune.adapters.factors import Adapters, Layout, layout_of, weights_of
+from rune.adapters.factors import Adapters, LoraTargets, layout_of, weights_of
 from rune.adapters.peft import LoraHooks, Pair
 from rune.models import chat
 from rune.types import ModelRef
@@ -44,13 +44,13 @@ class Base:
     model: nn.Module
     tokenizer: Any
     hooks: LoraHooks
-    _layouts: dict[tuple[str, ...], Layout] = field(default_factory=dict, init=False, repr=False)
+    _layouts: dict[tuple[str, ...], LoraTargets] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def layout(self, modules: tuple[str, ...]) -> Layout:
+    def layout(self, modules: tuple[str, ...]) -> LoraTargets:
         if modules not in self._layouts:  # in the object: a cache beside it would keep the model alive
             self._layouts[modules] = layout_of(self.model, modules)
         return self._layouts[modules]
@@ -78,30 +78,30 @@ class Base:
         ids, packed, label = (t.to(self.device, non_blocking=True) for t in (ids, packed, label))
         return Rows(ids, packed[0], packed[1], label)
 
-    def logits(self, rows: Rows, worn: Adapters | Mapping[str, Pair] | None) -> Tensor:
+    def logits(self, rows: Rows, applied: Adapters | Mapping[str, Pair] | None) -> Tensor:
         """Logits [P, V] at the response tokens. The B rows are N equal runs, one per adapter; None is the bare model.
 
         Padding stands on the right of causal attention, so no mask is needed and flash attention applies.
         """
         inner: Any = self.model
-        with self.hooks.using(self._stacked(worn)):
+        with self.hooks.using(self._stacked(applied)):
             hidden_BTD = inner.model(input_ids=rows.ids_BT, use_cache=False).last_hidden_state
         logits: Tensor = inner.lm_head(hidden_BTD[rows.row_P, rows.position_P])
         return logits
 
-    def _stacked(self, worn: Adapters | Mapping[str, Pair] | None) -> Mapping[str, Pair]:
+    def _stacked(self, applied: Adapters | Mapping[str, Pair] | None) -> Mapping[str, Pair]:
         """Factors by module type, or what `peft.stack` made of folders, as the hooks want them."""
-        if not worn:
+        if not applied:
             return {}
-        if isinstance(next(iter(worn.values())), Pair):
-            return cast(Mapping[str, Pair], worn)
-        return pairs(cast(Adapters, worn), self.layout(tuple(worn)))
+        if isinstance(next(iter(applied.values())), Pair):
+            return cast(Mapping[str, Pair], applied)
+        return pairs(cast(Adapters, applied), self.layout(tuple(applied)))
 
-    def log_prob(self, rows: Rows, worn: Adapters | Mapping[str, Pair] | None) -> Tensor:
+    def log_prob(self, rows: Rows, applied: Adapters | Mapping[str, Pair] | None) -> Tensor:
         """Log-probability of each response token [P], nats."""
-        return -F.cross_entropy(self.logits(rows, worn).float(), rows.label_P, reduction="none")
+        return -F.cross_entropy(self.logits(rows, applied).float(), rows.label_P, reduction="none")
 
-    def squared_norm(self, layout: Layout) -> float:
+    def squared_norm(self, layout: LoraTargets) -> float:
         """‖W‖²_F over the adapted modules."""
         return sum(float(w.float().square().sum()) for _, _, w in weights_of(self.model, layout))
 
@@ -120,7 +120,7 @@ def load(ref: ModelRef, *, device: str, dtype: str) -> Base:
     return Base(ref, model, tokenizer, LoraHooks(model))
 
 
-def pairs(adapters: Adapters, layout: Layout) -> dict[str, Pair]:
+def pairs(adapters: Adapters, layout: LoraTargets) -> dict[str, Pair]:
     """N adapters → what the hooks take: module path → a [N, I, R], b [N, R, O]."""
     stacked = {}
     for module, (down_YNRI, up_YNRO) in adapters.items():

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from rune import config
-from rune.adapters.factors import Layout, StaticLora
+from rune.adapters.factors import LoraTargets, StaticLora
 from rune.errors import AdapterError, DataError
 from rune.hypernet.settings import HypernetConfig, LoraConfig
-from rune.hypernet.trainer import Both, new_hypernet
+from rune.hypernet.trainer import HypernetWithStatic, new_hypernet
 from rune.runs import store
 from rune.types import ModelRef
 
@@ -27,8 +27,8 @@ class Stored(NamedTuple):
     """A checkpoint in memory; `hypernet` is None for a static LoRA."""
 
     static: StaticLora
-    both: Both | None
-    layout: Layout
+    both: HypernetWithStatic | None
+    layout: LoraTargets
     settings: Mapping[str, Any]
     hypernet: HypernetConfig | None
 
@@ -36,7 +36,7 @@ class Stored(NamedTuple):
 def save_lora(
     folder: Path,
     lora: StaticLora,
-    layout: Layout,
+    layout: LoraTargets,
     settings: LoraConfig,
     model: ModelRef,
     *,
@@ -49,8 +49,8 @@ def save_lora(
 
 def save_hypernet(
     folder: Path,
-    both: Both,
-    layout: Layout,
+    both: HypernetWithStatic,
+    layout: LoraTargets,
     static: LoraConfig,
     settings: HypernetConfig,
     model: ModelRef,
@@ -60,7 +60,7 @@ def save_hypernet(
 ) -> None:
     """As `save_lora`."""
     about = {"kind": "hypernet", **_common(layout, static, model, trained_on), "hypernet": config.plain(settings)}
-    _write(folder, both.state_to_ship(), about, dtype)
+    _write(folder, both.inference_state_dict(), about, dtype)
 
 
 def done(folder: Path) -> bool:
@@ -77,20 +77,20 @@ def load(folder: Path, model: ModelRef, *, device: str) -> Stored:
             f"{folder}: made for base model {settings['base_name']} ({settings['base_model'][:12]}), "
             f"not for {model.name} ({model.digest[:12]}); use that model, or train again"
         )
-    layout = Layout.parse(settings["layout"])
+    layout = LoraTargets.parse(settings["layout"])
     lora = config.build(LoraConfig, settings["lora"], where=f"{folder / SETTINGS}: lora")
     static = StaticLora(layout, rank=lora.rank, alpha=lora.alpha)
     if settings["kind"] == "lora":
         _fill(static, folder)
         return Stored(static.to(device).eval(), None, layout, settings, None)
     hypernet = config.build(HypernetConfig, settings["hypernet"], where=f"{folder / SETTINGS}: hypernet")
-    both = Both(static, new_hypernet(layout, hypernet))
+    both = HypernetWithStatic(static, new_hypernet(layout, hypernet))
     _fill(both, folder)
     both.to(device).eval()
     return Stored(both.static, both, layout, settings, hypernet)
 
 
-def _common(layout: Layout, lora: LoraConfig, model: ModelRef, trained_on: Sequence[str]) -> dict[str, Any]:
+def _common(layout: LoraTargets, lora: LoraConfig, model: ModelRef, trained_on: Sequence[str]) -> dict[str, Any]:
     return {
         "trained_on": list(trained_on),
         "base_model": model.digest,

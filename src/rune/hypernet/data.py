@@ -32,7 +32,7 @@ class Group(NamedTuple):
     ]  # for the first targets: same prompt, another lesson's solution; None if there is none
 
 
-class Stranger(NamedTuple):
+class UnsolvedTask(NamedTuple):
     """A task that nothing has learned: what an adapter of its neighbours must leave alone."""
 
     sources: tuple[int, ...]
@@ -82,7 +82,7 @@ class Corpus:
         self._family: dict[str, list[int]] = defaultdict(list)
         self._prompt: dict[str, list[int]] = defaultdict(list)
         for i, trajectory in enumerate(self.trajectories):
-            self._family[self.lesson(i)].append(i)
+            self._family[self.domain_key(i)].append(i)
             if i in self.texts:
                 self._prompt[trajectory.prompt].append(i)
         self._solved = np.array(sorted(self.texts))
@@ -99,7 +99,7 @@ class Corpus:
             found[self.trajectories[i].benchmark].append(i)
         return {name: np.array(some) for name, some in found.items()}
 
-    def lesson(self, number: int) -> str:
+    def domain_key(self, number: int) -> str:
         """What a trajectory teaches: its family, or its task where there are no families."""
         trajectory = self.trajectories[number]
         return trajectory.domain or trajectory.task_id
@@ -147,13 +147,13 @@ class Corpus:
         for kind in kinds:
             for _ in range(50):
                 first = self._first(rng, mix.shares, spared=kind == 2 and len(self._spared) > 0)
-                if self.lesson(first) not in taken:
+                if self.domain_key(first) not in taken:
                     break
-            taken.add(self.lesson(first))
+            taken.add(self.domain_key(first))
             groups.append(self._group(rng, first, ("recall", "family", "retrieved")[kind], mix, targets, contrasts))
         return groups
 
-    def strangers(self, rng: np.random.Generator, count: int, *, max_sources: int) -> list[Stranger]:
+    def unsolved_tasks(self, rng: np.random.Generator, count: int, *, max_sources: int) -> list[UnsolvedTask]:
         """Tasks that no trajectory solved, so that nothing has learned them, each with its nearest trajectories.
 
         What a held-out task is at evaluation. Raises DataError if the corpus has none.
@@ -167,13 +167,14 @@ class Corpus:
         chosen = rng.choice(known, size=count, replace=count > len(known))
         sizes = rng.integers(1, max_sources + 1, size=count)
         return [
-            Stranger(tuple(self._near(int(i))[:n]), self._unsolved[int(i)]) for i, n in zip(chosen, sizes, strict=True)
+            UnsolvedTask(tuple(self._near(int(i))[:n]), self._unsolved[int(i)])
+            for i, n in zip(chosen, sizes, strict=True)
         ]
 
     def _group(
         self, rng: np.random.Generator, first: int, kind: str, mix: PairMix, targets: int, contrasts: int
     ) -> Group:
-        family = self._family[self.lesson(first)]
+        family = self._family[self.domain_key(first)]
         task = self.trajectories[first].task_id
         size = mix.max_sources if mix.exact_sources else int(rng.integers(1, mix.max_sources + 1))
         siblings = [i for i in family if self.trajectories[i].task_id != task]
@@ -212,7 +213,8 @@ class Corpus:
         same = [
             i
             for i in self._prompt[mine.prompt]
-            if self.lesson(i) != self.lesson(number) and self.trajectories[i].solution.strip() != mine.solution.strip()
+            if self.domain_key(i) != self.domain_key(number)
+            and self.trajectories[i].solution.strip() != mine.solution.strip()
         ]
         return int(rng.choice(same)) if same else None
 

@@ -12,11 +12,11 @@ import torch
 from rune.adapters.factors import Factors, concatenate, select
 from rune.errors import DataError
 from rune.hypernet import checkpoint
-from rune.hypernet.features import Bank, Reader
+from rune.hypernet.features import FeatureTable, Reader
 from rune.types import ModelRef, Trajectory
 
 
-class Maker:
+class AdapterGenerator:
     """A loaded checkpoint and the first layers of its base model."""
 
     def __init__(self, folder: Path, model: ModelRef, *, device: str, dtype: str, cache: Path | None) -> None:
@@ -31,16 +31,16 @@ class Maker:
         self.reader = Reader(base, tokenizer, taps=taps, digest=model.digest, folder=cache)
 
     @torch.no_grad()
-    def make(self, sets: Sequence[Sequence[Trajectory]], *, strength: float = 1.0) -> dict[str, Factors]:
+    def generate(self, sets: Sequence[Sequence[Trajectory]], *, strength: float = 1.0) -> dict[str, Factors]:
         """One adapter per set, N = len(sets): static part + strength · trajectory part. An empty set is legal."""
         flat = [t for one in sets for t in one]
         if flat:
-            bank, numbers = Bank(self.reader.read(flat)), iter(range(len(flat)))
-            steps = bank.batch([[next(numbers) for _ in one] for one in sets])
+            table, numbers = FeatureTable(self.reader.read(flat)), iter(range(len(flat)))
+            steps = table.batch([[next(numbers) for _ in one] for one in sets])
         else:
             # One token that the mask hides: only the shapes are needed.
-            bank = Bank(self.reader.read([_NOTHING]))
-            steps = bank.batch([[] for _ in sets])
+            table = FeatureTable(self.reader.read([_NOTHING]))
+            steps = table.batch([[] for _ in sets])
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
             made = self.both.hypernet(steps)
         return concatenate(self.static(), made.factors, strength=strength)
@@ -49,7 +49,7 @@ class Maker:
         """The constant part alone: the control that says how much is due to trajectories. N = 1."""
         return {m: Factors(f.down_YNRI.detach(), f.up_YNRO.detach()) for m, f in self.both.static.factors().items()}
 
-    def each(
+    def iter_generate(
         self, sets: Sequence[Sequence[Trajectory]], *, strength: float, batch: int = 1
     ) -> Iterator[dict[str, Factors]]:
         """`make`, yielding adapters with N = 1 in order.
@@ -57,7 +57,7 @@ class Maker:
         One at a time by default: sums over another batch round differently, and a resumed stage must make the same.
         """
         for start in range(0, len(sets), batch):
-            made = self.make(sets[start : start + batch], strength=strength)
+            made = self.generate(sets[start : start + batch], strength=strength)
             for n in range(len(sets[start : start + batch])):
                 yield select(made, slice(n, n + 1))
 
@@ -66,9 +66,9 @@ _NOTHING = Trajectory(trajectory_id="nothing", task_id="nothing", benchmark="", 
 
 
 @functools.lru_cache(maxsize=2)
-def maker(folder: Path, model: ModelRef, device: str, dtype: str, cache: Path | None) -> Maker:
-    """A `Maker` that several arms share."""
-    return Maker(folder, model, device=device, dtype=dtype, cache=cache)
+def maker(folder: Path, model: ModelRef, device: str, dtype: str, cache: Path | None) -> AdapterGenerator:
+    """A `AdapterGenerator` that several arms share."""
+    return AdapterGenerator(folder, model, device=device, dtype=dtype, cache=cache)
 
 
 def reading_dtype(device: str) -> str:

@@ -235,7 +235,7 @@ def trunk(model: nn.Module, layers: int) -> nn.Module:
     return shell.eval()
 
 
-class Bank:
+class FeatureTable:
     """Features of many trajectories in one tensor, so that a batch of sets is one gather on the device."""
 
     def __init__(self, features: Sequence[Features]) -> None:

@@ -60,7 +60,7 @@ def variance_hinge(latents_ND: Tensor, *, floor: float = 1.0) -> Tensor:
     return F.relu(floor - spread_D).mean()
 
 
-def lesson(logits_NH: Tensor, bag_NH: Tensor) -> Tensor:
+def bag_of_tokens_loss(logits_NH: Tensor, bag_NH: Tensor) -> Tensor:
     """Cross-entropy of guessed words against the words that are there, both over H hash buckets; nats a word.
 
     `bag_NH` marks the words of a target solution that its prompt lacks; a row without any counts nothing. The frozen

@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rune.adapters.factors import Factors, Layout, kaiming
-from rune.encoders.shared.token_features import Attention, Feed, Steps
+from rune.adapters.factors import Factors, LoraTargets, kaiming
+from rune.encoders.shared.token_features import Attention, FeedForward, Steps
 
 OUTPUT_FACTOR = 0.1
 
@@ -39,7 +39,15 @@ class Hypernet(nn.Module):
     """`Steps` → factors of N adapters. `encoder` must have `front` and give [N, L, W]."""
 
     def __init__(
-        self, encoder: nn.Module, layout: Layout, *, rank: int, alpha: float, width: int, latents: int, generate_a: bool
+        self,
+        encoder: nn.Module,
+        layout: LoraTargets,
+        *,
+        rank: int,
+        alpha: float,
+        width: int,
+        latents: int,
+        generate_a: bool,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -50,7 +58,7 @@ class Hypernet(nn.Module):
         self.module_MW = nn.Parameter(0.1 * torch.randn(len(layout.sizes), width))
         self.rank_RW = nn.Parameter(0.1 * torch.randn(rank, width))
         self.reads = nn.ModuleList(Attention(width, 4) for _ in range(2))
-        self.feeds = nn.ModuleList(Feed(width, 2 * width) for _ in range(2))
+        self.feeds = nn.ModuleList(FeedForward(width, 2 * width) for _ in range(2))
         self.up = nn.ParameterDict({m: torch.zeros(s.outputs, width) for m, s in layout.sizes.items()})
         self.down_YRI = nn.ParameterDict({m: kaiming(layout.layers, rank, s.inputs) for m, s in layout.sizes.items()})
         self.down = nn.ParameterDict()
@@ -90,7 +98,7 @@ class Hypernet(nn.Module):
 
 
 def make(
-    layout: Layout, *, encoder: Any, encoder_config: Any, taps: int, rank: int, alpha: float, inputs: str
+    layout: LoraTargets, *, encoder: Any, encoder_config: Any, taps: int, rank: int, alpha: float, inputs: str
 ) -> Hypernet:
     """A fresh hypernetwork; `encoder` is a module of encoders/ with `build`."""
     return Hypernet(

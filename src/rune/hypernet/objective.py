@@ -17,18 +17,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rune import prompts
-from rune.adapters.factors import Adapters, Factors, Layout, concatenate, select, to_dtype
+from rune.adapters.factors import Adapters, Factors, LoraTargets, concatenate, select, to_dtype
 from rune.config import derive_seed
 from rune.hypernet import losses, unrelated
 from rune.hypernet.base import Base, Text
-from rune.hypernet.data import Corpus, Group, Stranger
-from rune.hypernet.features import Bank
+from rune.hypernet.data import Corpus, Group, UnsolvedTask
+from rune.hypernet.features import FeatureTable
 from rune.hypernet.loop import Step
 from rune.hypernet.model import Made
 from rune.hypernet.settings import HypernetConfig
 
 if TYPE_CHECKING:
-    from rune.hypernet.trainer import Both
+    from rune.hypernet.trainer import HypernetWithStatic
 
 BUCKETS = 1024  # of the lesson term's word hash
 CALIBRATION_SETS = 512  # trajectory sets that the latents' statistics are measured on
@@ -62,21 +62,21 @@ def plan(corpus: Corpus, groups: list[Group], *, target_contrast: bool, source_c
             right.append(False)
         if source_contrast:
             other = (g + 1) % len(groups)
-            if corpus.lesson(groups[other].targets[0]) != corpus.lesson(group.targets[0]):
+            if corpus.domain_key(groups[other].targets[0]) != corpus.domain_key(group.targets[0]):
                 foreign.append((len(texts), other))
             texts.append(corpus.texts[groups[other].targets[0]])
             right.append(False)
     return Plan(texts, right, target_pairs, [(first_row[other], row) for row, other in foreign])
 
 
-def apart(adapters: Adapters, term: Callable[[Adapters], Tensor]) -> Tensor:
+def detached_term(adapters: Adapters, term: Callable[[Adapters], Tensor]) -> Tensor:
     """`term(adapters)`, its way back through the base model gone already: the same value and the same gradient.
 
     The activations of a pass are most of a step's memory; so those of several passes never stand side by side.
     """
-    worn = {m: Factors(*(t.detach().requires_grad_() for t in f)) for m, f in adapters.items()}
-    value = term(worn)
-    gradients = torch.autograd.grad(value, [t for f in worn.values() for t in f])
+    applied = {m: Factors(*(t.detach().requires_grad_() for t in f)) for m, f in adapters.items()}
+    value = term(applied)
+    gradients = torch.autograd.grad(value, [t for f in applied.values() for t in f])
     given = [t for f in adapters.values() for t in f]
     straight = torch.stack([(t * g).float().sum() for t, g in zip(given, gradients, strict=True)]).sum()
     return value.detach() + (straight - straight.detach())
@@ -89,14 +89,14 @@ class Objective:
         self,
         base: Base,
         corpus: Corpus,
-        bank: Bank,
-        both: Both,
+        table: FeatureTable,
+        both: HypernetWithStatic,
         config: HypernetConfig,
-        layout: Layout,
+        layout: LoraTargets,
         reconstruct: Mapping[int, Adapters],
         seed: int,
     ) -> None:
-        self.base, self.corpus, self.bank, self.both, self.config = base, corpus, bank, both, config
+        self.base, self.corpus, self.table, self.both, self.config = base, corpus, table, both, config
         self.reconstruct = reconstruct
         self.seed = derive_seed(seed, "hypernet data")
         self.dtype = next(base.model.parameters()).dtype
@@ -104,16 +104,16 @@ class Objective:
         encode = base.tokenizer
         self.unrelated = [Text(tuple(encode(t, add_special_tokens=False)["input_ids"]), 1) for t in unrelated.TEXTS]
 
-    def take(self, step: int) -> Step:
+    def training_step(self, step: int) -> Step:
         config, weights = self.config, self.config.weights
         rng = np.random.default_rng([self.seed, step])
         groups = self.corpus.groups(rng, config.pairs, count=config.groups, targets=config.targets, contrasts=1)
-        strangers: list[Stranger] = []
+        unsolved_tasks: list[UnsolvedTask] = []
         if weights.kl_static and step % config.unrelated_every == 0:
             count = min(8, config.groups)
-            strangers = self.corpus.strangers(rng, count, max_sources=config.pairs.max_sources)
-        steps = self.bank.batch(
-            [*(g.sources for g in groups), *(s.sources for s in strangers)],
+            unsolved_tasks = self.corpus.unsolved_tasks(rng, count, max_sources=config.pairs.max_sources)
+        steps = self.table.batch(
+            [*(g.sources for g in groups), *(s.sources for s in unsolved_tasks)],
             max_tokens=config.max_source_tokens,
             drop=config.drop_tokens,
             rng=rng,
@@ -132,7 +132,7 @@ class Objective:
         if weights.kl_base:
             kept["kl_base"] = self._kl_base(step, adapters)
         if weights.kl_static:
-            kept["kl_static"] = self._kl_static(strangers, select(every.factors, slice(len(groups), None)))
+            kept["kl_static"] = self._kl_static(unsolved_tasks, select(every.factors, slice(len(groups), None)))
         rows = self.base.rows(layout.texts)
         logits_PV = self.base.logits(rows, adapters)
         log_prob_P = -F.cross_entropy(logits_PV.float(), rows.label_P, reduction="none")
@@ -149,24 +149,26 @@ class Objective:
         if weights.variance:
             terms["variance"] = losses.variance_hinge(made.latents_NLW.flatten(1))
         if weights.lesson:
-            terms["lesson"] = losses.lesson(self.both.guess(made.standardised_NLW.flatten(1)), self._words(groups))
+            terms["lesson"] = losses.bag_of_tokens_loss(
+                self.both.guess(made.standardised_NLW.flatten(1)), self._words(groups)
+            )
         if weights.reconstruction:
             terms["reconstruction"] = self._reconstruction(groups, adapters)
         loss = torch.stack([getattr(weights, name) * term for name, term in terms.items() if hasattr(weights, name)])
         return Step(loss.sum(), terms, rows.ids_BT.numel())
 
-    def listen(self, step: int) -> Step:
+    def encoder_step(self, step: int) -> Step:
         """A step of the phase that teaches the encoder alone."""
         config, first = self.config, self.config.encoder_first
         assert first is not None
         rng = np.random.default_rng([derive_seed(self.seed, "encoder"), step])
         groups = self.corpus.groups(rng, config.pairs, count=first.groups, targets=config.targets, contrasts=0)
-        steps = self.bank.batch(
+        steps = self.table.batch(
             [g.sources for g in groups], max_tokens=config.max_source_tokens, drop=config.drop_tokens, rng=rng
         )
         with torch.autocast(self.base.device.type, torch.bfloat16, enabled=self.base.device.type == "cuda"):
             z_NLW = self.both.hypernet.standardise(self.both.hypernet.encoder(steps))
-        term = losses.lesson(self.both.guess(z_NLW.flatten(1)), self._words(groups))
+        term = losses.bag_of_tokens_loss(self.both.guess(z_NLW.flatten(1)), self._words(groups))
         return Step(term, {"lesson": term}, steps.mask_BT.numel())
 
     @torch.no_grad()
@@ -180,7 +182,7 @@ class Objective:
         for number in range(-(-CALIBRATION_SETS // config.groups)):
             rng = np.random.default_rng([derive_seed(self.seed, "calibrate"), number])
             groups = self.corpus.groups(rng, config.pairs, count=config.groups, targets=1, contrasts=0)
-            steps = self.bank.batch([g.sources for g in groups], max_tokens=config.max_source_tokens)
+            steps = self.table.batch([g.sources for g in groups], max_tokens=config.max_source_tokens)
             with torch.autocast(self.base.device.type, torch.bfloat16, enabled=self.base.device.type == "cuda"):
                 found.append(hypernet.encoder(steps).float().flatten(1))
         latents_ND = torch.cat(found)
@@ -220,22 +222,22 @@ class Objective:
         with torch.no_grad():
             bare_PV = self.base.logits(rows, None)
         some = select(adapters, slice(0, count))
-        return every * apart(some, lambda worn: losses.kl(bare_PV, self.base.logits(rows, worn)))
+        return every * detached_term(some, lambda applied: losses.kl(bare_PV, self.base.logits(rows, applied)))
 
-    def _kl_static(self, strangers: Sequence[Stranger], parts: Adapters) -> Tensor:
+    def _kl_static(self, unsolved_tasks: Sequence[UnsolvedTask], parts: Adapters) -> Tensor:
         """With the trajectory part of its neighbours, a task that nothing has learned is answered as without."""
-        if not strangers:
+        if not unsolved_tasks:
             return torch.zeros((), device=self.base.device)
-        rows = self.base.rows([s.text for s in strangers])
+        rows = self.base.rows([s.text for s in unsolved_tasks])
         static = {m: type(f)(*(t.detach() for t in f)) for m, f in self.both.static.factors().items()}
         with torch.no_grad():
             alone_PV = self.base.logits(rows, to_dtype(static, self.dtype))
 
-        def term(worn: Adapters) -> Tensor:
-            both = to_dtype(concatenate(static, worn), self.dtype)
+        def term(applied: Adapters) -> Tensor:
+            both = to_dtype(concatenate(static, applied), self.dtype)
             return losses.kl(alone_PV, self.base.logits(rows, both))
 
-        return self.config.unrelated_every * apart(parts, term)
+        return self.config.unrelated_every * detached_term(parts, term)
 
     def _kl_teacher(
         self, groups: list[Group], layout: Plan, student_PV: Tensor, student_P: Tensor, row_P: Tensor

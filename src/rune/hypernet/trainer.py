@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from rune import plugins
-from rune.adapters.factors import Adapters, Layout, StaticLora, to_dtype
+from rune.adapters.factors import Adapters, LoraTargets, StaticLora, to_dtype
 from rune.config import build as build_config
 from rune.config import derive_seed
 from rune.hypernet import losses
 from rune.hypernet.base import Base
 from rune.hypernet.data import Corpus
-from rune.hypernet.features import Bank, statistics
+from rune.hypernet.features import FeatureTable, statistics
 from rune.hypernet.loop import Rate, Step, fit
 from rune.hypernet.model import Hypernet, make
 from rune.hypernet.objective import BUCKETS, Objective
@@ -45,7 +45,7 @@ def train_lora(
         lora.load_state_dict(initial.state_dict())
     dtype = next(base.model.parameters()).dtype
 
-    def take(step: int) -> Step:
+    def training_step(step: int) -> Step:
         rng = np.random.default_rng([derive_seed(seed, "lora data"), step])
         rows = base.rows([corpus.texts[i] for i in corpus.solutions(rng, config.rows, config.shares)])
         log_prob_P = base.log_prob(rows, to_dtype(lora.factors(), dtype))
@@ -53,11 +53,13 @@ def train_lora(
         return Step(loss, {"cross_entropy": loss}, rows.ids_BT.numel())
 
     rates = [Rate(list(lora.parameters()), 1.0)]
-    fit(lora, rates, config.schedule, take, folder=folder, metrics=metrics, phase="lora", stop_after=stop_after)
+    fit(
+        lora, rates, config.schedule, training_step, folder=folder, metrics=metrics, phase="lora", stop_after=stop_after
+    )
     return lora
 
 
-class Both(nn.Module):
+class HypernetWithStatic(nn.Module):
     """Static part and hypernetwork: what phase B trains and a checkpoint holds."""
 
     def __init__(self, static: StaticLora, hypernet: Hypernet) -> None:
@@ -67,7 +69,7 @@ class Both(nn.Module):
         self.guess = nn.Linear(hypernet.latent_numbers, BUCKETS)  # the lesson term's; not shipped
         nn.init.zeros_(self.guess.weight)
 
-    def state_to_ship(self) -> dict[str, Tensor]:
+    def inference_state_dict(self) -> dict[str, Tensor]:
         """Without what only training needs."""
         return {name: t for name, t in self.state_dict().items() if not name.startswith("guess.")}
 
@@ -82,15 +84,15 @@ class Both(nn.Module):
         ]
 
 
-class Ears(nn.Module):
-    """The parts of `Both` that the lesson term alone can teach."""
+class EncoderPretraining(nn.Module):
+    """The parts of `HypernetWithStatic` that the lesson term alone can teach."""
 
-    def __init__(self, both: Both) -> None:
+    def __init__(self, both: HypernetWithStatic) -> None:
         super().__init__()
         self.encoder, self.centre, self.guess = both.hypernet.encoder, both.hypernet.centre, both.guess
 
 
-def new_hypernet(layout: Layout, config: HypernetConfig) -> Hypernet:
+def new_hypernet(layout: LoraTargets, config: HypernetConfig) -> Hypernet:
     """A fresh one. Raises ConfigError for an unknown encoder or setting of it."""
     encoder = plugins.load("encoders", config.encoder)
     settings = build_config(encoder.Config, config.encoder_settings, where="encoder_settings")
@@ -108,7 +110,7 @@ def new_hypernet(layout: Layout, config: HypernetConfig) -> Hypernet:
 def train_hypernet(
     base: Base,
     corpus: Corpus,
-    bank: Bank,
+    table: FeatureTable,
     static: StaticLora,
     config: HypernetConfig,
     *,
@@ -116,10 +118,10 @@ def train_hypernet(
     folder: Path,
     metrics: Path,
     reconstruct: Mapping[int, Adapters] | None = None,
-    initial: Both | None = None,
+    initial: HypernetWithStatic | None = None,
     stop_after: int | None = None,
-) -> Both:
-    """Phase B. `bank` holds the features of `corpus.trajectories` in order; `reconstruct` maps their numbers.
+) -> HypernetWithStatic:
+    """Phase B. `table` holds the features of `corpus.trajectories` in order; `reconstruct` maps their numbers.
 
     A new one begins on top of `static`, at zero or at the trajectory part of `initial`, whose features are then
     standardised as it learned.
@@ -127,24 +129,32 @@ def train_hypernet(
     device = base.device
     layout = base.layout(tuple(static.down_YRI))
     with _seeded(derive_seed(seed, "hypernet")):
-        both = Both(static, new_hypernet(layout, config)).to(device)
+        both = HypernetWithStatic(static, new_hypernet(layout, config)).to(device)
     if initial is not None:
         # The static part is phase A's, which itself began where `initial` was.
         both.hypernet.load_state_dict(initial.hypernet.state_dict())
     else:
-        both.hypernet.encoder.front.standardise(*statistics_of(bank))  # type: ignore[union-attr,operator]
+        both.hypernet.encoder.front.standardise(*statistics_of(table))  # type: ignore[union-attr,operator]
     both.train()
-    objective = Objective(base, corpus, bank, both, config, layout, reconstruct or {}, seed)
+    objective = Objective(base, corpus, table, both, config, layout, reconstruct or {}, seed)
     if config.encoder_first is not None and initial is None:
         first = config.encoder_first
-        ears = Ears(both)
-        rates = [Rate(list(ears.parameters()), 1.0)]
-        fit(ears, rates, first.schedule, objective.listen, folder=folder / "encoder", metrics=metrics, phase="encoder")
+        pretraining = EncoderPretraining(both)
+        rates = [Rate(list(pretraining.parameters()), 1.0)]
+        fit(
+            pretraining,
+            rates,
+            first.schedule,
+            objective.encoder_step,
+            folder=folder / "encoder",
+            metrics=metrics,
+            phase="encoder",
+        )
     fit(
         both,
         both.rates(config),
         config.schedule,
-        objective.take,
+        objective.training_step,
         folder=folder,
         metrics=metrics,
         phase="hypernet",
@@ -154,10 +164,10 @@ def train_hypernet(
     return both.eval()
 
 
-def statistics_of(bank: Bank) -> tuple[Tensor, Tensor]:
+def statistics_of(table: FeatureTable) -> tuple[Tensor, Tensor]:
     """Over at most some 200,000 tokens, evenly spread: more change nothing."""
-    every = max(1, len(bank.features_XSD) // 200_000)
-    return statistics(bank.features_XSD[::every].split(8192))
+    every = max(1, len(table.features_XSD) // 200_000)
+    return statistics(table.features_XSD[::every].split(8192))
 
 
 @contextlib.contextmanager

@@ -107,7 +107,7 @@ def gather(
         decision=decision,
         manifest=folder.manifest(),
         settings=(folder / "config.toml").read_text(encoding="utf-8"),
-        preregistration=_optional(folder, integrity.PROMISE) or {},
+        preregistration=_optional(folder, integrity.PREREGISTRATION) or {},
         changes=found.changes,
         leakage=_optional(folder, "leakage.json"),
         diagnostics={"arms": {}, "training": {}, "swap": {}, **found.diagnostics},

@@ -30,7 +30,7 @@ class Question:
     design: Design  # the config's own
     threshold: float
     alpha: float
-    wanted: float = 0.8  # power that counts as seeing
+    target_power: float = 0.8  # power that counts as seeing
     simulations: int = 2000
     seed: int = 0
 
@@ -55,17 +55,17 @@ def answer(question: Question) -> tuple[list[tuple[Power, Power]], Power | None]
     """
     designs = dict.fromkeys([question.design, *(Design(n, k) for n in TASKS for k in DRAWS)])
     pairs = [(_simulate(question, d, 0.0), _simulate(question, d, 1.0)) for d in designs]
-    return pairs, power.propose([mixed for _, mixed in pairs], alpha=question.alpha)
+    return pairs, power.propose([effect_sd for _, effect_sd in pairs], alpha=question.alpha)
 
 
-def _simulate(question: Question, design: Design, mixed: float) -> Power:
+def _simulate(question: Question, design: Design, effect_sd: float) -> Power:
     return power.simulate(
         question.baseline,
         design,
         threshold=question.threshold,
         alpha=question.alpha,
-        wanted=question.wanted,
-        mixed=mixed,
+        target_power=question.target_power,
+        effect_sd=effect_sd,
         simulations=max(200, min(question.simulations, 4_000_000 // (design.num_tasks * design.k))),
         seed=question.seed,
     )
@@ -104,7 +104,7 @@ def table(question: Question, pairs: Sequence[tuple[Power, Power]]) -> Table:
         ),
         rows,
         "Ranges: an effect alike for all tasks – one that helps some and hurts others. Significant: one-sided at "
-        f"{100 * question.alpha:g} %. Detectable: found significant {100 * question.wanted:g} times in 100.",
+        f"{100 * question.alpha:g} %. Detectable: found significant {100 * question.target_power:g} times in 100.",
     )
 
 
@@ -130,7 +130,7 @@ def write(path: Path, question: Question, pairs: Sequence[tuple[Power, Power]], 
     from rune.reporting import figures as _figures
     from rune.reporting.page import render
 
-    alike, mixed = pairs[0]
+    alike, effect_sd = pairs[0]
     record: dict[str, Any] = {
         "baseline": question.baseline._asdict(),
         "threshold": question.threshold,
@@ -140,7 +140,9 @@ def write(path: Path, question: Question, pairs: Sequence[tuple[Power, Power]], 
     store.write_json(path / "power.json", record)
     figures = {
         "alike": _figures.power_curve([p._asdict() for p in alike.curve], question.threshold, None),
-        "mixed": _figures.power_curve([p._asdict() for p in mixed.curve], question.threshold, None, name="power-mixed"),
+        "mixed": _figures.power_curve(
+            [p._asdict() for p in effect_sd.curve], question.threshold, None, name="power-mixed"
+        ),
     }
     view = {"table": table(question, pairs), "figures": figures, "verdict": verdict(question, pairs, best)}
     store.write_atomic(path / "power.html", render("power.html.j2", view))

@@ -24,7 +24,7 @@ from rune.runs import preregistration as promise
 from rune.runs.store import RunDir
 from rune.types import Problem
 
-PROMISE = "preregistration.json"
+PREREGISTRATION = "preregistration.json"
 SEALS = "seals.json"
 FROZEN = ("config.toml", "problems.jsonl")  # sealed when the folder is made
 WRITES: Mapping[str, tuple[str, ...]] = {
@@ -46,8 +46,8 @@ def preregister(folder: RunDir) -> None:
             raise GateError(_broken(folder, changes))
         return
     frozen = current(folder)
-    store.write_json(folder / PROMISE, frozen)
-    _write(folder, {name: _fingerprint(folder, name) for name in (*FROZEN, PROMISE)})
+    store.write_json(folder / PREREGISTRATION, frozen)
+    _write(folder, {name: _fingerprint(folder, name) for name in (*FROZEN, PREREGISTRATION)})
     folder.update(preregistration=frozen["digest"], gate_digest=frozen["gate_digest"])
 
 
@@ -203,12 +203,12 @@ def _remedy(folder: RunDir, changes: Sequence[str], otherwise: str) -> str:
 
 def _promise_changes(folder: RunDir, manifest: Mapping[str, Any]) -> list[str]:
     """Field by field: the promise on disk against the promise that config and split make today."""
-    if "preregistration" not in manifest or not (folder / PROMISE).exists():
+    if "preregistration" not in manifest or not (folder / PREREGISTRATION).exists():
         return []
-    before = store.read_json(folder / PROMISE)
+    before = store.read_json(folder / PREREGISTRATION)
     changes = []
     if before.get("digest") != manifest["preregistration"] or promise.digest(before) != before.get("digest"):
-        changes.append(f"{PROMISE} does not match the digest in manifest.json")
+        changes.append(f"{PREREGISTRATION} does not match the digest in manifest.json")
     if manifest.get("gate_digest") != before.get("gate_digest"):
         changes.append("manifest.json: gate_digest differs from the pre-registered one")
     # A file that no longer reads has been named by its lines already.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import rune
 from rune import console, plugins
-from rune.conditions.shared.arm_inputs import Workshop
+from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.config import build as build_config
 from rune.config import derive_seed
 from rune.errors import AdapterError
@@ -26,7 +26,7 @@ from rune.stages.context import Context
 from rune.types import AdapterRef, Condition, ModelRef, Problem, Split, Trajectory, Treatment
 
 if TYPE_CHECKING:
-    from rune.adapters.factors import Layout
+    from rune.adapters.factors import LoraTargets
     from rune.adapters.peft import Adapter
     from rune.adapters.store import AdapterStore
     from rune.hypernet.base import Base
@@ -56,7 +56,7 @@ def run(
     config: Config,
     context: Context,
     *,
-    workshop: Workshop,
+    arm_inputs: ArmInputs,
     adapters: AdapterStore | None = None,
 ) -> list[Treatment]:
     """Make what is missing, prove adapters live, write diagnostics. Returns all treatments.
@@ -65,8 +65,8 @@ def run(
     ConfigError for an unknown arm or setting (before any model is loaded).
     """
     in_memory = adapters is not None
-    adapters = adapters or _folders(context, workshop)
-    conditions = build(config, dataclasses.replace(workshop, keep=adapters.put))
+    adapters = adapters or _folders(context, arm_inputs)
+    conditions = build(config, dataclasses.replace(arm_inputs, keep=adapters.put))
     problems = [p for p in store.read_jsonl(folder / "problems.jsonl", Problem) if p.split is Split.HELD_OUT]
     path = folder / "treatments.jsonl"
     if path.exists():
@@ -81,20 +81,20 @@ def run(
     return treatments
 
 
-def build(config: Config, workshop: Workshop) -> dict[str, Condition]:
+def build(config: Config, arm_inputs: ArmInputs) -> dict[str, Condition]:
     """Every arm. Raises ConfigError for an unknown one, or a setting that it does not know."""
     conditions: dict[str, Condition] = {}
     for arm in config.arms:
         module = plugins.load("conditions", arm)
         settings = build_config(module.Config, config.settings.get(arm, {}), where=f"adapt.settings.{arm}")
-        conditions[arm] = module.build(settings, workshop)
+        conditions[arm] = module.build(settings, arm_inputs)
     return conditions
 
 
-def _folders(context: Context, workshop: Workshop) -> AdapterStore:
+def _folders(context: Context, arm_inputs: ArmInputs) -> AdapterStore:
     from rune.adapters.store import FolderStore
 
-    return FolderStore(workshop.adapters, context.model(), dtype=context.dtype, device=context.device)
+    return FolderStore(arm_inputs.adapters, context.model(), dtype=context.dtype, device=context.device)
 
 
 def _treat(
@@ -116,11 +116,11 @@ def _treat(
                 condition.treat(missing, on_done)
 
 
-def remake(folder: store.RunDir, config: Config, *, workshop: Workshop, adapters: AdapterStore) -> None:
+def remake(folder: store.RunDir, config: Config, *, arm_inputs: ArmInputs, adapters: AdapterStore) -> None:
     """Adapters that were in another process's memory, made again. Raises AdapterError if one comes out different."""
     problems = [p for p in store.read_jsonl(folder / "problems.jsonl", Problem) if p.split is Split.HELD_OUT]
     made: list[Treatment] = []
-    _treat(build(config, dataclasses.replace(workshop, keep=adapters.put)), problems, made.append, set())
+    _treat(build(config, dataclasses.replace(arm_inputs, keep=adapters.put)), problems, made.append, set())
     again = {(t.condition, t.task_id): t for t in made}
     for treatment in store.read_jsonl(folder / "treatments.jsonl", Treatment):
         found = again.get((treatment.condition, treatment.task_id))
@@ -143,18 +143,18 @@ def _inspect(
     adapters: AdapterStore,
 ) -> None:
     """Liveness of every adapter, then diagnostics.json."""
-    worn = {t.adapter.adapter_id: (t.condition, t.adapter) for t in treatments if t.adapter is not None}
+    applied = {t.adapter.adapter_id: (t.condition, t.adapter) for t in treatments if t.adapter is not None}
     training = _training(folder / "checkpoints" / "metrics.jsonl")
-    if not worn:
+    if not applied:
         store.write_json(folder / "diagnostics.json", {"arms": {}, "training": training, "swap": {}})
         return
     from rune.hypernet import base as bases
     from rune.hypernet.settings import MODULES
 
-    desk = context.desk() if context.desk else None
-    base = desk.base if desk else bases.load(context.model(), device=context.device, dtype=context.dtype)
+    session = context.session() if context.session else None
+    base = session.base if session else bases.load(context.model(), device=context.device, dtype=context.dtype)
     layout = base.layout(MODULES)
-    prove_live(base, list(worn.values()), problems[0].prompt, load=adapters.adapter)
+    prove_live(base, list(applied.values()), problems[0].prompt, load=adapters.adapter)
     arms = {}
     swap = {}
     for arm in config.arms:
@@ -165,7 +165,7 @@ def _inspect(
         if config.swap_tasks and len({a.adapter_id for a in own.values()}) > 1:
             some = [p for p in problems if p.task_id in own][: config.swap_tasks]
             swap[arm] = swapped(base, some, own, context.seed, load=adapters.adapter)
-    if desk is None:
+    if session is None:
         base.hooks.remove()
     store.write_json(folder / "diagnostics.json", {"arms": arms, "training": training, "swap": swap})
 
@@ -211,7 +211,7 @@ def prove_live(base: Base, adapters: Sequence[tuple[str, AdapterRef]], prompt: s
                     )
 
 
-def describe(base: Base, layout: Layout, own: Mapping[str, AdapterRef], adapters: AdapterStore) -> dict[str, Any]:
+def describe(base: Base, layout: LoraTargets, own: Mapping[str, AdapterRef], adapters: AdapterStore) -> dict[str, Any]:
     """Norms, cosines and rank of one arm's distinct adapters (by task), one linear layer at a time."""
     import torch
 
@@ -230,7 +230,7 @@ def describe(base: Base, layout: Layout, own: Mapping[str, AdapterRef], adapters
     return diagnostics.describe(list(first.values()), diagnostics.profile(layer, layout.layers, norms))
 
 
-def base_norms(base: Base, layout: Layout) -> dict[str, list[float]]:
+def base_norms(base: Base, layout: LoraTargets) -> dict[str, list[float]]:
     """‖W‖_F of the base model's adapted layers, by module type."""
     from rune.adapters.factors import weights_of
 
@@ -299,8 +299,8 @@ def one(
     from rune.adapters.registry.records import MadeFrom, Source
     from rune.hypernet import export
 
-    source = export.Maker(checkpoint, model, device="cpu", dtype=export.reading_dtype("cpu"), cache=None)
-    made = source.make([list(trajectories)], strength=strength)
+    source = export.AdapterGenerator(checkpoint, model, device="cpu", dtype=export.reading_dtype("cpu"), cache=None)
+    made = source.generate([list(trajectories)], strength=strength)
     ref = convert.write(output, made, source.stored.layout, source.model)
     store.write_atomic(output / "README.md", _card(trajectories, checkpoint, model, ref, strength))
     sources = tuple(Source(trajectory_id=t.trajectory_id, task_id=t.task_id) for t in trajectories)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rune.types import Engine, ModelRef, Sandbox
 
 if TYPE_CHECKING:
-    from rune.stages.train import Desk
+    from rune.stages.train import TrainingSession
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,4 +24,6 @@ class Context:
     engine: Callable[[], Engine]
     sandbox: Callable[[], Sandbox]
     cache: Path  # shared over runs: features, verdicts by content hash
-    desk: Callable[[], Desk] | None = None  # base model and features for training, kept over cells; None: made anew
+    session: Callable[[], TrainingSession] | None = (
+        None  # base model and features for training, kept over cells; None: made anew
+    )

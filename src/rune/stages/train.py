@@ -95,7 +95,7 @@ def _begin(folder: Path) -> Begin:
     return Begin(folder / "lora", folder / "hypernet")
 
 
-class Desk:
+class TrainingSession:
     """The frozen base model and the features read with it, kept while several corpora are trained on."""
 
     def __init__(self, context: Context) -> None:
@@ -131,11 +131,11 @@ def fit(trajectories: Sequence[Trajectory], config: Config, context: Context, fo
 
     metrics = folder / "metrics.jsonl"
     if not _done(folder / "hypernet"):
-        own = context.desk() if context.desk else Desk(context)
+        own = context.session() if context.session else TrainingSession(context)
         try:
             _fit(trajectories, config, context, folder, own)
         finally:
-            if context.desk is None:
+            if context.session is None:
                 own.close()
     losses: dict[str, list[float]] = {"lora": [], "hypernet": []}
     for _, row in store.read_lines(metrics):
@@ -149,13 +149,15 @@ def _done(folder: Path) -> bool:
     return checkpoint.done(folder)
 
 
-def _fit(trajectories: Sequence[Trajectory], config: Config, context: Context, folder: Path, desk: Desk) -> None:
+def _fit(
+    trajectories: Sequence[Trajectory], config: Config, context: Context, folder: Path, session: TrainingSession
+) -> None:
     from rune.hypernet import checkpoint, trainer
     from rune.hypernet.data import Corpus
-    from rune.hypernet.features import Bank
+    from rune.hypernet.features import FeatureTable
 
     metrics, lora_folder, hypernet_folder = folder / "metrics.jsonl", folder / "lora", folder / "hypernet"
-    model, base = context.model(), desk.base
+    model, base = context.model(), session.base
     layout = base.layout(config.lora.modules)
     first = _begin(Path(config.start_from)) if config.start_from else None
     tasks = _tasks(trajectories, first)
@@ -181,11 +183,11 @@ def _fit(trajectories: Sequence[Trajectory], config: Config, context: Context, f
     near = neighbours(trajectories, config) if wanted else {}
     corpus = Corpus(base, trajectories, max_tokens=config.hypernet.max_tokens, retrieved=near, spared=kept_back)
     _report_left_out(corpus, config.hypernet.max_tokens)
-    bank = Bank(desk.features(corpus.trajectories, config.hypernet.taps, on_disk=config.cache_features))
+    table = FeatureTable(session.features(corpus.trajectories, config.hypernet.taps, on_disk=config.cache_features))
     both = trainer.train_hypernet(
         base,
         corpus,
-        bank,
+        table,
         static,
         config.hypernet,
         seed=context.seed,

@@ -74,7 +74,7 @@ class Evaluator(Protocol):
         """Passes, in any order. What was yielded is kept, whatever happens after."""
 
 
-class Maker(Protocol):
+class Generator(Protocol):
     """Makes an adapter from trajectories: a hypernetwork and a corpus."""
 
     name: str  # digest of what it makes adapters with
@@ -118,7 +118,7 @@ class Outcome:
     draws: int = 0
 
 
-class Scales:
+class Evaluation:
     """Measures adapters of one registry within a budget of draws, once for each task."""
 
     def __init__(self, registry: Registry, evaluator: Evaluator, *, alpha: float, budget: int) -> None:
@@ -188,35 +188,35 @@ class Scales:
         )
 
 
-def measure(scales: Scales, entries: Sequence[Entry], outcome: Outcome) -> None:
+def measure(evaluation: Evaluation, entries: Sequence[Entry], outcome: Outcome) -> None:
     """Fitness of entries on their own domains, as far as the budget goes; what is known is not drawn again."""
-    registry, wanted, chosen, cost = scales.registry, [], [], 0
+    registry, wanted, chosen, cost = evaluation.registry, [], [], 0
     for entry in entries:
-        domains = scales.domains(entry)
+        domains = evaluation.domains(entry)
         if not domains:
             outcome.left.append(f"{entry.short}: an adapter of the whole project, made from none of a domain")
             continue
         ref = registry.ref(entry, base=entry.base)
-        one = scales.missing(ref, domains, registry.sources(entry.id))
-        if cost + scales.cost([one]) > scales.remaining:
-            outcome.left.append(f"measure {entry.short}: {scales.cost([one])} draws")
+        one = evaluation.missing(ref, domains, registry.sources(entry.id))
+        if cost + evaluation.cost([one]) > evaluation.remaining:
+            outcome.left.append(f"measure {entry.short}: {evaluation.cost([one])} draws")
             continue
-        cost += scales.cost([one])
+        cost += evaluation.cost([one])
         wanted.append(one)
         chosen.append((entry, domains))
-    scales.draw(wanted)
+    evaluation.draw(wanted)
     outcome.draws += cost
     for entry, domains in chosen:
-        found = scales.fitness(entry.id, domains)
+        found = evaluation.fitness(entry.id, domains)
         last = registry.fitness(entry.id)[-1:]
         if not any((f.protocol, f.alpha, f.draws) == (found.protocol, found.alpha, found.draws) for f in last):
             registry.set_fitness(entry.id, found)
             outcome.measured.append(registry.get(entry.id))
 
 
-def perform(scales: Scales, steps: Sequence[Step], remake: Remake, outcome: Outcome) -> None:
+def perform(evaluation: Evaluation, steps: Sequence[Step], remake: Remake, outcome: Outcome) -> None:
     """Make, measure together, decide one by one. Steps that are done are passed over, those over the budget left."""
-    registry = scales.registry
+    registry = evaluation.registry
     with registry.database.files(alone=False):  # what was made is not yet named by an entry: nobody may sweep it away
         made: list[tuple[Step, Prepared, tuple[str, ...]]] = []
         wanted: list[Wanted] = []
@@ -236,27 +236,27 @@ def perform(scales: Scales, steps: Sequence[Step], remake: Remake, outcome: Outc
                 rank=draft.rank,
                 delta_w_norm=draft.delta_w_norm,
             )
-            domains = tuple(sorted({d for entry in step.inputs for d in scales.domains(entry)}))
-            more = [scales.missing(ref, domains, step.sources)]
+            domains = tuple(sorted({d for entry in step.inputs for d in evaluation.domains(entry)}))
+            more = [evaluation.missing(ref, domains, step.sources)]
             more += [
-                scales.missing(registry.ref(entry, base=draft.base), domains, registry.sources(entry.id))
+                evaluation.missing(registry.ref(entry, base=draft.base), domains, registry.sources(entry.id))
                 for entry in step.inputs
             ]
-            if scales.cost([*wanted, *more]) > scales.remaining:
+            if evaluation.cost([*wanted, *more]) > evaluation.remaining:
                 outcome.left.append(f"{step.kind} {' '.join(e.short for e in step.inputs)}")
                 continue
             wanted += more
             made.append((step, ready, domains))
-        outcome.draws += scales.cost(wanted)
-        scales.draw(wanted)
+        outcome.draws += evaluation.cost(wanted)
+        evaluation.draw(wanted)
         for step, ready, domains in made:
-            outcome.operations.append(_decide(scales, step, ready, domains))
+            outcome.operations.append(_decide(evaluation, step, ready, domains))
 
 
-def _decide(scales: Scales, step: Step, ready: Prepared, domains: Sequence[str]) -> Operation:
-    registry = scales.registry
-    result = scales.fitness(ready.draft.id, domains)
-    inputs = {entry.id: scales.fitness(entry.id, domains) for entry in step.inputs}
+def _decide(evaluation: Evaluation, step: Step, ready: Prepared, domains: Sequence[str]) -> Operation:
+    registry = evaluation.registry
+    result = evaluation.fitness(ready.draft.id, domains)
+    inputs = {entry.id: evaluation.fitness(entry.id, domains) for entry in step.inputs}
     best = max(found.value for found in inputs.values())
     kept = result.low > best if step.kind == "merge" else result.value >= best
     replaced = [entry.id for entry in step.inputs] if kept and step.kind == "update" else []

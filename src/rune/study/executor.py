@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from rune import config as configs
 from rune import console, plugins
-from rune.conditions.shared.arm_inputs import Workshop
+from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.errors import DataError, ModelError
 from rune.models import resolve
 from rune.reporting import tracking
@@ -150,8 +150,8 @@ def _in_cell(experiment: Experiment, name: str, place: Place, runner: Runner) ->
     elif name == "train":
         train.run(folder, settings.train, context)
     elif name == "adapt":
-        shared = workshop(folder, settings, context)
-        adapt.run(folder, settings.adapt, context, workshop=shared, adapters=runner.adapters(place, context))
+        shared = arm_inputs(folder, settings, context)
+        adapt.run(folder, settings.adapt, context, arm_inputs=shared, adapters=runner.adapters(place, context))
     elif name == "sample":
         runner.bring_adapters(place, settings, context)
         sample.run(folder, settings.sample, context)
@@ -176,13 +176,13 @@ def _same_model(folder: RunDir, context: Context) -> None:
         )
 
 
-def workshop(folder: RunDir, settings: RunConfig, context: Context) -> Workshop:
+def arm_inputs(folder: RunDir, settings: RunConfig, context: Context) -> ArmInputs:
     """The same hits for every arm: each held-out task's nearest trajectories, by its prompt alone."""
     held_out = [p for p in store.read_jsonl(folder / "problems.jsonl", Problem) if p.split is Split.HELD_OUT]
     trajectories = store.read_jsonl(folder / "trajectories.jsonl", Trajectory)
     if not trajectories:
         raise DataError(f"{folder / 'trajectories.jsonl'}: no trajectories; run `rune collect {folder.path}` first")
-    return Workshop(
+    return ArmInputs(
         model=context.model(),
         device=context.device,
         dtype=context.dtype,
@@ -301,8 +301,8 @@ class Runner:
             return
         again = self.adapters(place, context)
         assert again is not None
-        shared = workshop(place.folder, settings, context)
-        adapt.remake(place.folder, settings.adapt, workshop=shared, adapters=again)
+        shared = arm_inputs(place.folder, settings, context)
+        adapt.remake(place.folder, settings.adapt, arm_inputs=shared, adapters=again)
 
     def _alike(self, place: Place) -> list[str]:
         wanted = key(place.settings, place.cell, "adapt")
@@ -368,7 +368,7 @@ class Machines:
         self.name = name
         self._settings, self._together = settings, together
         self._exit = contextlib.ExitStack()
-        self._desk: train.Desk | None = None
+        self._session: train.TrainingSession | None = None
 
     @functools.cached_property
     def device(self) -> str:
@@ -412,18 +412,18 @@ class Machines:
             engine=lambda: self._engine,
             sandbox=lambda: self._sandbox,
             cache=resolve.default_cache(),
-            desk=self._get_desk,
+            session=self._get_session,
         )
 
-    def _get_desk(self) -> train.Desk:
-        if self._desk is None:
-            self._desk = train.Desk(self.context(0))
-        return self._desk
+    def _get_session(self) -> train.TrainingSession:
+        if self._session is None:
+            self._session = train.TrainingSession(self.context(0))
+        return self._session
 
     def close_desk(self) -> None:
-        if self._desk:
-            self._desk.close()
-            self._desk = None
+        if self._session:
+            self._session.close()
+            self._session = None
 
     def make_room(self) -> None:
         """Training follows: a small GPU needs the memory of the engine's cache, which it takes again by itself."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from rune.adapters.peft import Adapter
 
 
-class Drawn:
+class EngineEvaluator:
     """An `evolution.Evaluator`: programs of the config's engine, judged in its sandbox."""
 
     def __init__(self, settings: MemoryConfig, folder: Path) -> None:
@@ -145,7 +145,7 @@ class Drawn:
 
 
 class Hypernetwork:
-    """An `evolution.Maker`: the config's checkpoint and its trajectories."""
+    """An `evolution.Generator`: the config's checkpoint and its trajectories."""
 
     def __init__(self, settings: MemoryConfig, model: ModelRef) -> None:
         self._checkpoint, self._model = Path(settings.evolve.checkpoint), model
@@ -174,9 +174,9 @@ class Hypernetwork:
                     "made from it; add its file"
                 )
             chosen.append(self._trajectories[source.trajectory_id])
-        maker = export.maker(self._checkpoint, self._model, "cpu", "float32", None)
-        made = maker.make([chosen], strength=self._strength)
-        return convert.to_adapter(made, maker.stored.layout, base_model=self._model.digest)
+        generator = export.maker(self._checkpoint, self._model, "cpu", "float32", None)
+        made = generator.generate([chosen], strength=self._strength)
+        return convert.to_adapter(made, generator.stored.layout, base_model=self._model.digest)
 
 
 def problems(section: BenchmarkSection) -> list[Problem]:
@@ -188,10 +188,10 @@ def problems(section: BenchmarkSection) -> list[Problem]:
 
 
 @contextlib.contextmanager
-def opened(settings: MemoryConfig, folder: Path) -> Iterator[Drawn]:
+def opened(settings: MemoryConfig, folder: Path) -> Iterator[EngineEvaluator]:
     """The evaluator of a config; engine and sandbox end with the block."""
-    drawn = Drawn(settings, folder)
+    evaluator = EngineEvaluator(settings, folder)
     try:
-        yield drawn
+        yield evaluator
     finally:
-        drawn.close()
+        evaluator.close()

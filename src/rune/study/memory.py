@@ -21,7 +21,7 @@ from rune.errors import ConfigError, DataError
 from rune.stages import sample, score
 from rune.study import evolution, fitness
 from rune.study.config import BenchmarkSection, EngineSection, ModelSection
-from rune.study.evolution import Evaluator, Maker, Outcome, Scales, Step
+from rune.study.evolution import Evaluation, Evaluator, Generator, Outcome, Step
 
 if TYPE_CHECKING:
     from rune.adapters.registry.intake import Prepared
@@ -95,11 +95,17 @@ class Memory:
     """One project of a registry, what measures it, and what makes adapters for it."""
 
     def __init__(
-        self, registry: Registry, settings: Evolve, evaluator: Evaluator, *, base: str, maker: Maker | None = None
+        self,
+        registry: Registry,
+        settings: Evolve,
+        evaluator: Evaluator,
+        *,
+        base: str,
+        generator: Generator | None = None,
     ) -> None:
         """`base` is the base model's digest: adapters of others are passed over."""
-        self.registry, self.settings, self.base, self.maker = registry, settings, base, maker
-        self.scales = Scales(registry, evaluator, alpha=settings.alpha, budget=settings.budget)
+        self.registry, self.settings, self.base, self.generator = registry, settings, base, generator
+        self.evaluation = Evaluation(registry, evaluator, alpha=settings.alpha, budget=settings.budget)
 
     def evolve(self) -> Outcome:
         """Everything that is not done yet, in the order measure, consolidate, update, merge, forget."""
@@ -108,9 +114,9 @@ class Memory:
             raise DataError(
                 f"{self.registry.folder}: no active adapter of project '{self.settings.project}' and this base"
             )
-        evolution.measure(self.scales, self.entries(), outcome)
+        evolution.measure(self.evaluation, self.entries(), outcome)
         for steps in (self.consolidations, self.updates, self.merges):
-            evolution.perform(self.scales, steps(), self.remake, outcome)
+            evolution.perform(self.evaluation, steps(), self.remake, outcome)
         evolution.forget(self.registry, self.entries(), below=self.settings.forget_below, outcome=outcome)
         return outcome
 
@@ -121,9 +127,9 @@ class Memory:
         """
         entries = self.entries()
         wanted = [
-            self.scales.missing(self.registry.ref(e, base=self.base), domains, self.registry.sources(e.id))
+            self.evaluation.missing(self.registry.ref(e, base=self.base), domains, self.registry.sources(e.id))
             for e in entries
-            if (domains := self.scales.domains(e))  # one of the whole project, made from none of a domain, has none
+            if (domains := self.evaluation.domains(e))  # one of the whole project, made from none of a domain, has none
         ]
         steps = [
             step
@@ -131,16 +137,16 @@ class Memory:
             if operations.done(self.registry, step.key) is None
         ]
         weak = [e.id for e in entries if e.fitness_high is not None and e.fitness_high < self.settings.forget_below]
-        scored = sorted({d for e in entries for d in self.scales.domains(e)})
+        scored = sorted({d for e in entries for d in self.evaluation.domains(e)})
         return {
             "measure": [w.ref.adapter_id for w in wanted if w.tasks],
-            "draws": self.scales.cost(wanted),
-            "budget_left": self.scales.remaining,
+            "draws": self.evaluation.cost(wanted),
+            "budget_left": self.evaluation.remaining,
             "operations": [
                 {"kind": s.kind, "inputs": [e.id for e in s.inputs], "arguments": dict(s.arguments)} for s in steps
             ],
             "forget": weak,
-            "scored": {domain: list(self.scales.evaluator.tasks([domain]).inside) for domain in scored},
+            "scored": {domain: list(self.evaluation.evaluator.tasks([domain]).inside) for domain in scored},
         }
 
     def entries(self, level: Level | None = None) -> list[Entry]:
@@ -152,7 +158,7 @@ class Memory:
 
     def consolidations(self) -> list[Step]:
         """One for each domain with enough adapters of its tasks."""
-        if not self.settings.consolidate or self.maker is None:
+        if not self.settings.consolidate or self.generator is None:
             return []
         by_domain: dict[str, list[Entry]] = defaultdict(list)
         for entry in self.entries(Level.TASK):
@@ -162,25 +168,27 @@ class Memory:
             sources = self.sources(members)
             if len(members) >= self.settings.consolidate and sources:
                 place = Place(project=self.settings.project, domain=domain)
-                steps.append(self.step("consolidate", members, place, {"maker": self.maker.name}, sources))
+                steps.append(self.step("consolidate", members, place, {"generator": self.generator.name}, sources))
         return steps
 
     def updates(self) -> list[Step]:
         """One for each domain's adapter that a hypernetwork made before some of the trajectories were there."""
-        if not self.settings.update or self.maker is None:
+        if not self.settings.update or self.generator is None:
             return []
         steps = []
         for entry in self.entries(Level.DOMAIN):
             had = self.sources([entry])
-            scored = set(self.scales.evaluator.tasks([entry.place.domain]).inside)
+            scored = set(self.evaluation.evaluator.tasks([entry.place.domain]).inside)
             ids = {s.trajectory_id for s in had}
             new = [
                 s
-                for s in self.maker.known(entry.place.domain)
+                for s in self.generator.known(entry.place.domain)
                 if s.trajectory_id not in ids and s.task_id not in scored
             ]
             if new and had and entry.hypernet:
-                steps.append(self.step("update", [entry], entry.place, {"maker": self.maker.name}, (*had, *new)))
+                steps.append(
+                    self.step("update", [entry], entry.place, {"generator": self.generator.name}, (*had, *new))
+                )
         return steps
 
     def merges(self) -> list[Step]:
@@ -212,7 +220,7 @@ class Memory:
         self, kind: str, inputs: Sequence[Entry], place: Place, how: Mapping[str, Any], sources: Sequence[Source]
     ) -> Step:
         """With all that a result depends on among its arguments."""
-        arguments = {**how, "protocol": self.scales.evaluator.protocol, "alpha": self.settings.alpha}
+        arguments = {**how, "protocol": self.evaluation.evaluator.protocol, "alpha": self.settings.alpha}
         in_order = tuple(sorted(sources, key=lambda s: s.trajectory_id))  # as the registry gives them back
         return Step(kind=kind, inputs=tuple(inputs), place=place, arguments=arguments, sources=in_order)
 
@@ -234,14 +242,14 @@ class Memory:
             adapter = merging.merge(intake.load_all(self.registry, step.inputs), weights, how)
             about = evolution.made_from(step, how=f"merge {how.method}", weights=weights)
         else:
-            if self.maker is None:
+            if self.generator is None:
                 raise DataError(f"to {step.kind} takes a hypernetwork: set evolve.trajectories and evolve.checkpoint")
-            if self.maker.name != step.arguments["maker"]:
+            if self.generator.name != step.arguments["generator"]:
                 raise DataError(
                     f"another hypernetwork than the one that did this {step.kind}; set evolve.checkpoint to it"
                 )
-            adapter = self.maker.make(step.sources)
-            about = evolution.made_from(step, how=step.kind, hypernet=self.maker.name)
+            adapter = self.generator.make(step.sources)
+            about = evolution.made_from(step, how=step.kind, hypernet=self.generator.name)
         return intake.prepare(adapter, step.place, about, base_name=first.base_name, max_rank=self.registry.max_rank)
 
     def replay(self, operation: Operation) -> str:

@@ -186,7 +186,7 @@ class Registry:
                 problems.append(str(error))
         return problems
 
-    def gc(self, *, dry_run: bool = False) -> Swept:
+    def gc(self, *, dry_run: bool = False) -> Collected:
         """Remove files that no entry names, when no other process is bringing any in."""
         with self.database.files(alone=True):
             with self.database.read() as connection:
@@ -197,10 +197,10 @@ class Registry:
             if not dry_run:
                 for folder in stray:
                     remove(folder)
-        return Swept(len(stray), size)
+        return Collected(len(stray), size)
 
 
-class Swept(NamedTuple):
+class Collected(NamedTuple):
     """What `gc` found."""
 
     folders: int

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from rune.types import AdapterRef, Hit, ModelRef, Trajectory
 
 if TYPE_CHECKING:
-    from rune.adapters.factors import Adapters, Layout
+    from rune.adapters.factors import Adapters, LoraTargets
 
-    Keep = Callable[[str, str, Adapters, Layout], AdapterRef]  # (arm, key, one adapter, layout)
+    Keep = Callable[[str, str, Adapters, LoraTargets], AdapterRef]  # (arm, key, one adapter, layout)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Workshop:
+class ArmInputs:
     """Inputs of the adapt stage. `hits` are shared by RAG and hypernet, so that only the channel differs."""
 
     model: ModelRef

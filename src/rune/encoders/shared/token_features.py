@@ -124,7 +124,7 @@ class Attention(nn.Module):
         return x_BQW + self.out(mixed_BHQw.transpose(1, 2).flatten(2))
 
 
-class Feed(nn.Module):
+class FeedForward(nn.Module):
     """Pre-norm residual MLP [.., W] → [.., W]."""
 
     def __init__(self, width: int, hidden: int) -> None:

@@ -53,7 +53,7 @@ class Block(NamedTuple):
     columns: int
 
 
-class Bank:
+class AdapterPool:
     """Resident adapters by id. Grows with the number, the largest rank and the kinds of module in use."""
 
     def __init__(self, network: Network, *, layers: int = 0) -> None:
@@ -228,12 +228,12 @@ class Bank:
 class Grouped:
     """Adapters over equal runs of rows: run g (rows g·K … g·K+K−1) wears row g of `rows_GE`, or of `rows_GE[slots]`."""
 
-    def __init__(self, bank: Bank, rows_GE: Tensor, width: int, slots_G: Tensor | None = None) -> None:
-        self.bank, self.rows_GE, self.width, self.slots_G = bank, rows_GE, width, slots_G
+    def __init__(self, pool: AdapterPool, rows_GE: Tensor, width: int, slots_G: Tensor | None = None) -> None:
+        self.pool, self.rows_GE, self.width, self.slots_G = pool, rows_GE, width, slots_G
         self.num_groups = rows_GE.shape[0] if slots_G is None else slots_G.shape[0]
 
     def add(self, layer: int, kind: str, x_MI: Tensor, out_MO: Tensor) -> None:
-        blocks = self.bank.block_of(layer, kind)
+        blocks = self.pool.block_of(layer, kind)
         if blocks is None or self.num_groups == 0:
             return
         block_a, blocks_b = blocks

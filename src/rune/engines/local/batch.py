@@ -75,7 +75,7 @@ class Block(NamedTuple):
     group: int
 
 
-class Layout(NamedTuple):
+class BatchPlan(NamedTuple):
     """Rows in batch order; None is a dead place. The first `len(groups)`·`width` rows wear `groups[i]`.
 
     A ragged layout has `blocks` instead, which cover all rows, and no dead place.
@@ -87,18 +87,18 @@ class Layout(NamedTuple):
     blocks: tuple[Block, ...] = ()
 
 
-EMPTY = Layout((), (), 0)
+EMPTY = BatchPlan((), (), 0)
 
 
-def arrange(rows: Sequence[Row], *, most: int, row_cost: float, adapter_cost: float) -> Layout:
+def arrange(rows: Sequence[Row], *, most: int, row_cost: float, adapter_cost: float) -> BatchPlan:
     """The cheapest layout of at most `most` places. Costs are bytes a step moves for one row and for one adapter."""
-    worn: dict[str, list[Row]] = defaultdict(list)
+    applied: dict[str, list[Row]] = defaultdict(list)
     base: list[Row] = []
     for row in rows:
-        (base if row.adapter_id is None else worn[row.adapter_id]).append(row)
-    if not worn:
-        return Layout(tuple(base), (), 0)
-    counts = [len(members) for members in worn.values()]
+        (base if row.adapter_id is None else applied[row.adapter_id]).append(row)
+    if not applied:
+        return BatchPlan(tuple(base), (), 0)
+    counts = [len(members) for members in applied.values()]
 
     def num_groups(width: int) -> int:
         return sum(-(-count // width) for count in counts)
@@ -108,30 +108,32 @@ def arrange(rows: Sequence[Row], *, most: int, row_cost: float, adapter_cost: fl
     width = min(fitting, key=lambda w: num_groups(w) * (adapter_cost + w * row_cost))
     placed: list[Row | None] = []
     groups: list[str] = []
-    for adapter_id, members in worn.items():
+    for adapter_id, members in applied.items():
         for first in range(0, len(members), width):
             chunk = members[first : first + width]
             placed += [*chunk, *[None] * (width - len(chunk))]
             groups.append(adapter_id)
-    return Layout((*placed, *base), tuple(groups), width)
+    return BatchPlan((*placed, *base), tuple(groups), width)
 
 
-def arrange_ragged(rows: Sequence[Row]) -> Layout:
+def arrange_ragged(rows: Sequence[Row]) -> BatchPlan:
     """Rows of one adapter side by side, in blocks as long as they come; base rows last. For kernels that take any."""
-    worn: dict[str | None, list[Row]] = defaultdict(list)
+    applied: dict[str | None, list[Row]] = defaultdict(list)
     for row in rows:
-        worn[row.adapter_id].append(row)
-    base = worn.pop(None, [])
-    if not worn:
-        return Layout(tuple(base), (), 0)
+        applied[row.adapter_id].append(row)
+    base = applied.pop(None, [])
+    if not applied:
+        return BatchPlan(tuple(base), (), 0)
     placed: list[Row] = []
     blocks: list[Block] = []
-    for group, members in enumerate([*worn.values(), base]):
+    for group, members in enumerate([*applied.values(), base]):
         for first in range(0, len(members), BLOCK_ROWS):
             size = min(BLOCK_ROWS, len(members) - first)
-            blocks.append(Block(len(placed) + first, size, group if group < len(worn) else -1))
+            blocks.append(Block(len(placed) + first, size, group if group < len(applied) else -1))
         placed += members
-    return Layout(tuple(placed), tuple(adapter_id for adapter_id in worn if adapter_id is not None), 0, tuple(blocks))
+    return BatchPlan(
+        tuple(placed), tuple(adapter_id for adapter_id in applied if adapter_id is not None), 0, tuple(blocks)
+    )
 
 
 class Span(NamedTuple):

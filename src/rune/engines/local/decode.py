@@ -25,9 +25,9 @@ import psutil
 import torch
 
 from rune import console
-from rune.engines.local.adapter_pool import Bank
-from rune.engines.local.batch import EMPTY, Layout, Row, arrange, arrange_ragged, plan_rows
-from rune.engines.local.device import Device, Flight
+from rune.engines.local.adapter_pool import AdapterPool
+from rune.engines.local.batch import EMPTY, BatchPlan, Row, arrange, arrange_ragged, plan_rows
+from rune.engines.local.device import Device, PendingBurst
 from rune.engines.local.kv_cache import Cache
 from rune.engines.local.network import Network
 from rune.errors import EngineError
@@ -62,9 +62,9 @@ class Stats:
 class Decoder:
     """One model, its bank of adapters and one batch at a time."""
 
-    def __init__(self, network: Network, bank: Bank, *, ends: frozenset[int], limits: Limits) -> None:
-        self.network, self.bank, self.ends, self.limits = network, bank, ends, limits
-        self.device = Device(network, bank, burst=limits.burst, graphs=limits.graphs)
+    def __init__(self, network: Network, pool: AdapterPool, *, ends: frozenset[int], limits: Limits) -> None:
+        self.network, self.pool, self.ends, self.limits = network, pool, ends, limits
+        self.device = Device(network, pool, burst=limits.burst, graphs=limits.graphs)
         self.stats = Stats()
         self._layout = EMPTY
         self._entering: list[Row] = []
@@ -108,16 +108,16 @@ class Decoder:
         while waiting or self._alive():
             if self._worth_repacking(len(waiting)):
                 if flying is not None:
-                    yield from self._land(flying)
+                    yield from self._collect(flying)
                     flying = None
                 yield from self._repack(waiting)
                 continue
             burst = self._launch()
             if flying is not None:
-                yield from self._land(flying)
+                yield from self._collect(flying)
             flying = burst
             if not self.device.asynchronous:
-                yield from self._land(flying)
+                yield from self._collect(flying)
                 flying = None
             self.stats.rows_alive, self.stats.rows_waiting = len(self._alive()), len(waiting)
         self.stats.rows_alive = 0
@@ -153,10 +153,10 @@ class Decoder:
 
     def _plan(self, rows: Sequence[Row], length: int) -> int:
         network = self.network
-        worn = len({row.adapter_id for row in rows} - {None})
+        applied = len({row.adapter_id for row in rows} - {None})
         # A row also owns logits, their float copies while drawing, and its share of activations.
         row_bytes = Cache.row_bytes(network, length) + 24 * network.vocabulary + 64 * (network.ffn + network.hidden)
-        reserve = 48 * self.limits.prefill_tokens * (network.ffn + network.hidden) + worn * self.bank.adapter_bytes
+        reserve = 48 * self.limits.prefill_tokens * (network.ffn + network.hidden) + applied * self.pool.adapter_bytes
         return plan_rows(
             free_bytes=free_memory(network.device),
             fraction=self.limits.memory_fraction,
@@ -180,7 +180,7 @@ class Decoder:
                 rows,
                 most=self.device.rows,
                 row_cost=Cache.row_bytes(self.network, 256),
-                adapter_cost=self.bank.adapter_bytes,
+                adapter_cost=self.pool.adapter_bytes,
             )
         slots = {id(row): slot for slot, row in enumerate(layout.rows) if row is not None}
         if old:
@@ -188,7 +188,7 @@ class Decoder:
             self.device.move([row.slot for row in old], [slots[id(row)] for row in old], longest)
         for row in (*old, *fresh):
             row.slot = slots[id(row)]
-        self.bank.activate(layout.groups)
+        self.pool.activate(layout.groups)
         self._layout = layout
         if fresh:
             yield from self._admit(fresh)
@@ -221,7 +221,7 @@ class Decoder:
         self.stats.row_steps += burst * len(layout.rows)
         return _Burst(layout, self.device.launch(layout))
 
-    def _land(self, burst: _Burst) -> Iterator[Row]:
+    def _collect(self, burst: _Burst) -> Iterator[Row]:
         """Hand a burst's tokens to their rows; yields those that ended."""
         for row, tokens in zip(burst.layout.rows, burst.flight.wait(), strict=True):
             if row is not None and not row.done:
@@ -239,8 +239,8 @@ class Decoder:
 class _Burst(NamedTuple):
     """Steps under way, and the layout they were launched with."""
 
-    layout: Layout
-    flight: Flight
+    layout: BatchPlan
+    flight: PendingBurst
 
 
 def chunks(items: list[Any], budget: int) -> Iterator[list[Any]]:

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from rune import console
 from rune.engines.local import sampler
-from rune.engines.local.adapter_pool import Bank
-from rune.engines.local.batch import Layout, Row, Span, spans
+from rune.engines.local.adapter_pool import AdapterPool
+from rune.engines.local.batch import BatchPlan, Row, Span, spans
 from rune.engines.local.graphs import Graphs
 from rune.engines.local.kv_cache import Cache, PromptAttention, StepAttention
 from rune.engines.local.network import Attend, Lora, Network, NoLora
@@ -29,7 +29,7 @@ from rune.types import Sampling
 Mix = list[tuple[Sampling, Tensor | None]]  # how to draw, and for which rows (None: for all)
 
 
-class Flight(NamedTuple):
+class PendingBurst(NamedTuple):
     """A burst under way and where the host will find its tokens."""
 
     tokens_UB: Tensor  # on the host
@@ -46,8 +46,8 @@ class Flight(NamedTuple):
 class Device:
     """Buffers of one batch on one device."""
 
-    def __init__(self, network: Network, bank: Bank, *, burst: int, graphs: bool) -> None:
-        self.network, self.bank, self.burst = network, bank, burst
+    def __init__(self, network: Network, pool: AdapterPool, *, burst: int, graphs: bool) -> None:
+        self.network, self.pool, self.burst = network, pool, burst
         self.asynchronous = network.device.type == "cuda"
         self._graphs = Graphs(enabled=graphs and self.asynchronous)
         self._kernels = _kernels(network) if self.asynchronous else None
@@ -141,18 +141,20 @@ class Device:
         last_P = torch.tensor([i * longest + len(prompt) - 1 for i, (_, prompt) in enumerate(keys)], device=device)
         slots_N = torch.tensor([row.slot for row in rows], device=device)
         prompt_N = torch.repeat_interleave(torch.tensor(shared_by)).to(device)
-        worn = [adapter_id for adapter_id, _ in keys if adapter_id is not None]
+        applied = [adapter_id for adapter_id, _ in keys if adapter_id is not None]
         attend = PromptAttention(
             self.network, len(keys), longest, cache=self._cache, rows_B=slots_N, prompt_of_row_B=prompt_N
         )
         hidden_MH = self.network.forward(
-            ids_PT.flatten(), attend, self.bank.gathered(worn, longest) if worn else NoLora()
+            ids_PT.flatten(), attend, self.pool.gathered(applied, longest) if applied else NoLora()
         )
         logits_PV = self.network.logits(hidden_MH[last_P])
-        first: list[int] = self._draw(logits_PV[prompt_N], self._uniform_BS[slots_N, 0], mix(rows, device)).tolist()
+        first: list[int] = self._draw(
+            logits_PV[prompt_N], self._uniform_BS[slots_N, 0], group_by_sampling(rows, device)
+        ).tolist()
         return first
 
-    def upload(self, layout: Layout) -> None:
+    def upload(self, layout: BatchPlan) -> None:
         """Put the batch's state on the device as the host knows it."""
         count = len(layout.rows)
         state_4B = np.zeros((4, count), dtype=np.int64)
@@ -165,7 +167,7 @@ class Device:
         if layout.blocks:
             table_N3 = torch.tensor(layout.blocks, dtype=torch.int32)
             self._table_N3[: len(layout.blocks)] = table_N3.to(self.network.device)
-        self._mix = mix(layout.rows, self.network.device)
+        self._mix = group_by_sampling(layout.rows, self.network.device)
         # Cut once a repack: rows grow together. On a GPU one span, since each set of windows is a graph of its own.
         self._spans = [Span(0, count, 0)] if self.asynchronous else spans(_reaches(layout, 0))
 
@@ -177,7 +179,7 @@ class Device:
 
     # ------------------------------------------------------------------ steps
 
-    def launch(self, layout: Layout) -> Flight:
+    def launch(self, layout: BatchPlan) -> PendingBurst:
         """Queue a burst. On CUDA nothing here waits."""
         count, looks = len(layout.rows), self._looks(layout)
         for index in range(self.burst):
@@ -186,12 +188,12 @@ class Device:
         tokens_UB = self._host_UB[0][:, :count]
         tokens_UB.copy_(self._burst_UB[:, :count], non_blocking=True)
         if not self.asynchronous:
-            return Flight(tokens_UB, None)
+            return PendingBurst(tokens_UB, None)
         landed = torch.cuda.Event()
         landed.record()
-        return Flight(tokens_UB, landed)
+        return PendingBurst(tokens_UB, landed)
 
-    def _looks(self, layout: Layout) -> tuple[Span, ...]:
+    def _looks(self, layout: BatchPlan) -> tuple[Span, ...]:
         """The spans with the windows that this burst needs. Triton's attention needs none."""
         if self._kernels:
             return ()
@@ -204,9 +206,9 @@ class Device:
             for first, last, _ in self._spans
         )
 
-    def _step(self, index: int, layout: Layout, looks: tuple[Span, ...]) -> None:
+    def _step(self, index: int, layout: BatchPlan, looks: tuple[Span, ...]) -> None:
         count = len(layout.rows)
-        key = (self.bank.version, count, len(layout.groups), layout.width, len(layout.blocks), looks)
+        key = (self.pool.version, count, len(layout.groups), layout.width, len(layout.blocks), looks)
         self._graphs.run(key, lambda: self._forward(layout, looks))
         uniform_B = self._uniform_BS[:count].gather(1, self._steps_B[:count, None])[:, 0]
         tokens_B = self._draw(self._logits_BV[:count], uniform_B, self._mix)
@@ -215,16 +217,16 @@ class Device:
         self._positions_B[:count].add_(1).mul_(self._alive_B[:count])
         self._steps_B[:count].add_(self._alive_B[:count])
 
-    def _forward(self, layout: Layout, looks: tuple[Span, ...]) -> None:
+    def _forward(self, layout: BatchPlan, looks: tuple[Span, ...]) -> None:
         """One step of every row, from and into tensors that stay where they are."""
         assert self._cache is not None
         count = len(layout.rows)
         lora: Lora = NoLora()
         if layout.blocks:
             assert self._lora_kernels is not None
-            lora = self._lora_kernels.Ragged(self.bank, self._table_N3[: len(layout.blocks)])
+            lora = self._lora_kernels.Ragged(self.pool, self._table_N3[: len(layout.blocks)])
         elif layout.groups:
-            lora = self.bank.grouped(len(layout.groups), layout.width)
+            lora = self.pool.grouped(len(layout.groups), layout.width)
         positions_B = self._positions_B[:count]
         attend: Attend
         if self._kernels:
@@ -234,21 +236,21 @@ class Device:
         hidden_BH = self.network.forward(self._tokens_B[:count], attend, lora)
         self.network.logits(hidden_BH, out=self._logits_BV[:count])
 
-    def _draw(self, logits_BV: Tensor, uniform_B: Tensor, mix: Mix) -> Tensor:
+    def _draw(self, logits_BV: Tensor, uniform_B: Tensor, group_by_sampling: Mix) -> Tensor:
         tokens_B = torch.zeros(logits_BV.shape[0], dtype=torch.long, device=logits_BV.device)
-        for sampling, index_N in mix:
+        for sampling, index_N in group_by_sampling:
             if index_N is None:
                 return sampler.draw(logits_BV, uniform_B, sampling, self._mass)
             tokens_B[index_N] = sampler.draw(logits_BV[index_N], uniform_B[index_N], sampling, self._mass)
         return tokens_B
 
 
-def _reaches(layout: Layout, more: int) -> list[int]:
+def _reaches(layout: BatchPlan, more: int) -> list[int]:
     """How many positions each place may look at, `more` tokens from now; dead places at one."""
     return [1 if row is None or row.done else row.length + more for row in layout.rows]
 
 
-def mix(rows: Sequence[Row | None], device: torch.device) -> Mix:
+def group_by_sampling(rows: Sequence[Row | None], device: torch.device) -> Mix:
     """Which places draw how. One way for all needs no index."""
     ways: dict[tuple[float, float, int], tuple[Sampling, list[int]]] = {}
     for place, row in enumerate(rows):

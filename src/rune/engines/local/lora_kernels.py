@@ -25,7 +25,7 @@ import triton.language as tl
 from torch import Tensor
 
 from rune.adapters.peft import Adapter, Pair
-from rune.engines.local.adapter_pool import KIND, Bank
+from rune.engines.local.adapter_pool import KIND, AdapterPool
 from rune.engines.local.batch import BLOCK_ROWS
 from rune.engines.local.network import Network, silu_mul
 
@@ -228,21 +228,21 @@ def _expand_gate(
 
 
 class Ragged:
-    """The activated adapters of `bank` over blocks of rows; stands in for `Grouped` in a decode step.
+    """The activated adapters of `pool` over blocks of rows; stands in for `Grouped` in a decode step.
 
     `table_N3` (int32: first row, rows, adapter or −1) stays at its address; only its contents change.
     """
 
-    def __init__(self, bank: Bank, table_N3: Tensor, tilings: Mapping[str, Tiling] | None = None) -> None:
-        self.bank, self.table_N3, self.adapters_GE = bank, table_N3, bank.active
+    def __init__(self, pool: AdapterPool, table_N3: Tensor, tilings: Mapping[str, Tiling] | None = None) -> None:
+        self.pool, self.table_N3, self.adapters_GE = pool, table_N3, pool.active
         self.tilings = tilings or TILINGS
-        self.exact = bank.dtype == torch.float32
+        self.exact = pool.dtype == torch.float32
 
     def add(self, layer: int, kind: str, x_MI: Tensor, out_MO: Tensor) -> None:
-        blocks = self.bank.block_of(layer, kind)
+        blocks = self.pool.block_of(layer, kind)
         if blocks is None:
             return
-        tiling, spec, rank = self.tilings[kind], self.bank.kinds[kind], self.bank.rank
+        tiling, spec, rank = self.tilings[kind], self.pool.kinds[kind], self.pool.rank
         columns, sizes = rank * len(spec.parts), (*spec.parts, 0, 0)[:3]
         if spec.merged:  # part p's own block on the diagonal: rows from p·R, columns from where the part begins
             stride = sum(spec.parts)
@@ -255,7 +255,7 @@ class Ragged:
         if tiling.single and rank <= _TILE:
             inputs, step = x_MI.shape[1], self._step(tiling)
             _both[grid](
-                x_MI, self.adapters_GE, self.table_N3, out_MO, self.bank.elements, blocks[0].offset, inputs,
+                x_MI, self.adapters_GE, self.table_N3, out_MO, self.pool.elements, blocks[0].offset, inputs,
                 x_MI.stride(0), out_MO.stride(0), stride, *offsets, *sizes, TILES_0=tiles[0], TILES_1=tiles[1],
                 RANK=rank, COLUMNS=columns, TILE=_padded(rank), ROWS=BLOCK_ROWS, SPAN=triton.cdiv(inputs, step) * step,
                 STEP=step, BLOCK=tiling.outputs, EXACT=self.exact, num_warps=tiling.warps,
@@ -263,23 +263,23 @@ class Ragged:
             return
         partial_SMC = self._shrink(tiling, blocks[0].offset, x_MI, columns)
         _expand[grid](
-            partial_SMC, self.adapters_GE, self.table_N3, out_MO, self.bank.elements, x_MI.shape[0], out_MO.stride(0),
+            partial_SMC, self.adapters_GE, self.table_N3, out_MO, self.pool.elements, x_MI.shape[0], out_MO.stride(0),
             stride, *offsets, *sizes, TILES_0=tiles[0], TILES_1=tiles[1], COLUMNS=columns,
             **self._shape(tiling, partial_SMC),
         )  # fmt: skip
 
     def gate(self, layer: int, x_MI: Tensor, gate_up_MO: Tensor) -> Tensor | None:
         """silu(gate)·up with the adapters in it, or None where no adapter changes gate or up."""
-        blocks = self.bank.block_of(layer, "gate_up")
+        blocks = self.pool.block_of(layer, "gate_up")
         if blocks is None:
             return None
         tiling = self.tilings["gate_up"]
         block_a, (block_gate, block_up) = blocks
         width = block_gate.columns
-        partial_SMC = self._shrink(tiling, block_a.offset, x_MI, 2 * self.bank.rank)
+        partial_SMC = self._shrink(tiling, block_a.offset, x_MI, 2 * self.pool.rank)
         out_MF = gate_up_MO.new_empty(gate_up_MO.shape[0], width)
         _expand_gate[(self.table_N3.shape[0], triton.cdiv(width, tiling.outputs))](
-            partial_SMC, self.adapters_GE, self.table_N3, gate_up_MO, out_MF, self.bank.elements, x_MI.shape[0], width,
+            partial_SMC, self.adapters_GE, self.table_N3, gate_up_MO, out_MF, self.pool.elements, x_MI.shape[0], width,
             block_gate.offset, block_up.offset, **self._shape(tiling, partial_SMC),
         )  # fmt: skip
         return out_MF
@@ -291,7 +291,7 @@ class Ragged:
         shares = triton.cdiv(inputs, span)
         partial_SMC = x_MI.new_empty(shares, rows, columns, dtype=torch.float32)
         _shrink[(self.table_N3.shape[0], shares, triton.cdiv(columns, tile))](
-            x_MI, self.adapters_GE, self.table_N3, partial_SMC, self.bank.elements, offset, inputs, rows,
+            x_MI, self.adapters_GE, self.table_N3, partial_SMC, self.pool.elements, offset, inputs, rows,
             x_MI.stride(0), COLUMNS=columns, TILE=tile, SPAN=span, STEP=min(span, self._step(tiling)),
             ROWS=BLOCK_ROWS, EXACT=self.exact, num_warps=4,
         )  # fmt: skip
@@ -301,7 +301,7 @@ class Ragged:
         return 32 if self.exact else tiling.inputs  # without tensor cores a product is unrolled: keep it short
 
     def _shape(self, tiling: Tiling, partial_SMC: Tensor) -> dict[str, int | bool]:
-        rank = self.bank.rank
+        rank = self.pool.rank
         return {
             "RANK": rank, "SHARES": partial_SMC.shape[0], "TILE": min(_TILE, _padded(rank)), "ROWS": BLOCK_ROWS,
             "BLOCK": tiling.outputs, "EXACT": self.exact, "num_warps": tiling.warps,
@@ -317,24 +317,24 @@ def check(network: Network) -> None:
     """Compile every kernel and hold it against `Grouped` on this device; raises where they differ."""
     device, dtype = network.device, network.dtype
     rng = torch.Generator(device=device).manual_seed(0)
-    bank = Bank(network, layers=1)
+    pool = AdapterPool(network, layers=1)
     for index in range(3):
         pairs = {
             f"model.layers.0.{name}": Pair(
-                torch.randn(bank.kinds[kind].inputs, 8, generator=rng, device=device) * bank.kinds[kind].inputs ** -0.5,
-                torch.randn(8, bank.kinds[kind].parts[part], generator=rng, device=device) * 0.3,
+                torch.randn(pool.kinds[kind].inputs, 8, generator=rng, device=device) * pool.kinds[kind].inputs ** -0.5,
+                torch.randn(8, pool.kinds[kind].parts[part], generator=rng, device=device) * 0.3,
             )
             for name, (kind, part) in KIND.items()
         }
-        bank.put(str(index), Adapter(pairs=pairs, scale=1.0))
-    bank.activate(("0", "1", "2"))
+        pool.put(str(index), Adapter(pairs=pairs, scale=1.0))
+    pool.activate(("0", "1", "2"))
     # Four rows of each adapter, the third's in two blocks; two rows of the base.
     table_N3 = torch.tensor(
         [[0, 4, 0], [4, 4, 1], [8, 3, 2], [11, 1, 2], [12, 2, -1]], dtype=torch.int32, device=device
     )
-    plain, ragged = bank.grouped(3, 4), Ragged(bank, table_N3)
+    plain, ragged = pool.grouped(3, 4), Ragged(pool, table_N3)
     tolerance = 1e-4 if dtype == torch.float32 else 4e-2  # bf16 keeps 8 bits, and three of its roundings may differ
-    for kind, spec in bank.kinds.items():
+    for kind, spec in pool.kinds.items():
         x_MI = torch.randn(14, spec.inputs, generator=rng, device=device, dtype=torch.float32).to(dtype)
         out_MO = torch.randn(14, sum(spec.parts), generator=rng, device=device, dtype=torch.float32).to(dtype)
         expected_MO, got_MO = out_MO.clone(), out_MO.clone()

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rune.adapters import peft
 from rune.adapters.peft import Adapter
-from rune.engines.local.adapter_pool import Bank
+from rune.engines.local.adapter_pool import AdapterPool
 from rune.engines.local.batch import Row
 from rune.engines.local.decode import Decoder, Limits, Stats, chunks, out_of_memory
 from rune.engines.local.kv_cache import PromptAttention
@@ -62,7 +62,7 @@ class TorchEngine:
         self.config, self.model = config, model
         self.tokenizer = AutoTokenizer.from_pretrained(model.path)
         self.network = Network(loaded)
-        self.bank = Bank(self.network)
+        self.pool = AdapterPool(self.network)
         self._detokenizer = Detokenizer(self.tokenizer)
         self._in_memory: set[str] = set()  # handed over as tensors: nothing to read them from again
         cuda = self.network.device.type == "cuda"
@@ -73,7 +73,7 @@ class TorchEngine:
             burst=config.burst or (4 if cuda else 1),
             graphs=config.graphs,
         )
-        self.decoder = Decoder(self.network, self.bank, ends=end_tokens(loaded, self.tokenizer), limits=self._limits)
+        self.decoder = Decoder(self.network, self.pool, ends=end_tokens(loaded, self.tokenizer), limits=self._limits)
 
     @property
     def stats(self) -> Stats:
@@ -87,7 +87,7 @@ class TorchEngine:
         """
         self._check_base(adapter_id, adapter.base_model)
         with torch.inference_mode():
-            norm = self.bank.put(adapter_id, adapter)
+            norm = self.pool.put(adapter_id, adapter)
         self._in_memory.add(adapter_id)
         return AdapterRef(
             adapter_id=adapter_id,
@@ -98,7 +98,7 @@ class TorchEngine:
         )
 
     def drop_adapter(self, adapter_id: str) -> None:
-        self.bank.drop(adapter_id)
+        self.pool.drop(adapter_id)
         self._in_memory.discard(adapter_id)
 
     def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
@@ -159,8 +159,8 @@ class TorchEngine:
         device = self.network.device
         longest = max(len(tokens) for (_, tokens), _ in chunk)
         ids_PT = torch.tensor([[*tokens, *[0] * (longest - len(tokens))] for (_, tokens), _ in chunk], device=device)
-        worn = [adapter_id for (adapter_id, _), _ in chunk]
-        lora = NoLora() if worn[0] is None else self.bank.gathered(worn, longest)
+        applied = [adapter_id for (adapter_id, _), _ in chunk]
+        lora = NoLora() if applied[0] is None else self.pool.gathered(applied, longest)
         attend = PromptAttention(self.network, len(chunk), longest)
         hidden_PTH = self.network.forward(ids_PT.flatten(), attend, lora).unflatten(0, ids_PT.shape)
         for row, ((_, tokens), (index, start)) in enumerate(chunk):
@@ -202,11 +202,11 @@ class TorchEngine:
     def _ensure(self, adapters: Sequence[AdapterRef]) -> None:
         """Every adapter resident, or AdapterError: an unknown one is never answered by the base model."""
         wanted = {adapter.adapter_id: adapter for adapter in adapters}
-        self.bank.reserve(min(len(wanted), self.config.max_adapters))
+        self.pool.reserve(min(len(wanted), self.config.max_adapters))
         for adapter_id, adapter in wanted.items():
             self._check_base(adapter_id, adapter.base_model)
-            if adapter_id in self.bank:
-                self.bank.touch(adapter_id)
+            if adapter_id in self.pool:
+                self.pool.touch(adapter_id)
                 continue
             if not adapter.path:
                 raise AdapterError(
@@ -217,14 +217,14 @@ class TorchEngine:
             self._check_base(adapter_id, loaded.base_model)
             self._evict(keep=wanted)
             with torch.inference_mode():
-                self.bank.put(adapter_id, loaded)
+                self.pool.put(adapter_id, loaded)
 
     def _evict(self, keep: Any) -> None:
-        for adapter_id in list(self.bank.slots):
-            if len(self.bank.slots) < self.config.max_adapters:
+        for adapter_id in list(self.pool.slots):
+            if len(self.pool.slots) < self.config.max_adapters:
                 return
             if adapter_id not in keep and adapter_id not in self._in_memory:
-                self.bank.drop(adapter_id)
+                self.pool.drop(adapter_id)
 
 
 def end_tokens(loaded: Any, tokenizer: Any) -> frozenset[int]:

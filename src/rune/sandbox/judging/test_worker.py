@@ -158,7 +158,7 @@ class _Box:
             self._process.wait(timeout=5)
 
 
-class _Lane:
+class _Worker:
     def __init__(self, options: dict[str, Any], key: bytes) -> None:
         self.options = options
         self.key = key
@@ -338,7 +338,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # the scorer decides; it closes the socket
     reader = sock.makefile("r", encoding="utf-8", newline="\n")
     try:
-        lane = _Lane(options, bytes.fromhex(json.loads(reader.readline())["key"]))
+        lane = _Worker(options, bytes.fromhex(json.loads(reader.readline())["key"]))
         _limit_memory(options["test_mb"] << 20)
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)  # tests leave little that is cyclic, and a lane's life is long

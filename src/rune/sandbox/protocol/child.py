@@ -106,7 +106,7 @@ class _Output:
         return 1
 
 
-class _Shelf:
+class _ObjectTable:
     """Objects that stay in the child and are known outside by number."""
 
     def __init__(self) -> None:
@@ -138,7 +138,7 @@ class _Shelf:
 def run(sock: socket.socket, output_bytes: int) -> None:
     """Load one program, then answer calls until killed. Never returns."""
     gc.enable()
-    shelf = _Shelf()
+    objects = _ObjectTable()
     output = _Output(output_bytes)
     sys.stdout = sys.stderr = output
     scope: dict[str, Any] = {}
@@ -150,19 +150,19 @@ def run(sock: socket.socket, output_bytes: int) -> None:
             while at < len(data):
                 (size,) = _SIZE.unpack_from(data, at)
                 # Each answer leaves before the next call begins: a later endless loop must not hide an earlier mistake.
-                send(sock, *_reply(CALL, data[at + 4 : at + 4 + size], scope, shelf, output))
+                send(sock, *_reply(CALL, data[at + 4 : at + 4 + size], scope, objects, output))
                 at += 4 + size
         else:
-            send(sock, *_reply(kind, data, scope, shelf, output))
+            send(sock, *_reply(kind, data, scope, objects, output))
 
 
-def _reply(kind: int, data: bytes, scope: dict[str, Any], shelf: _Shelf, output: _Output) -> tuple[int, bytes]:
+def _reply(kind: int, data: bytes, scope: dict[str, Any], objects: _ObjectTable, output: _Output) -> tuple[int, bytes]:
     try:
-        request = decode.decode_trusted(data, shelf.resolve)
+        request = decode.decode_trusted(data, objects.resolve)
         if kind == LOAD:
             _load(scope, *request)
             return DONE, b""
-        return VALUE, codec.encode(_answer(scope, shelf, *request), shelf.register)
+        return VALUE, codec.encode(_answer(scope, objects, *request), objects.register)
     except BaseException as error:
         return ERROR, _describe(error, output)
 
@@ -191,7 +191,12 @@ _NAME_OF, _ANCESTORS_OF = type.__dict__["__name__"].__get__, type.__dict__["__mr
 
 
 def _answer(
-    scope: dict[str, Any], shelf: _Shelf, operation: str, target: Any, args: tuple[Any, ...], options: dict[str, Any]
+    scope: dict[str, Any],
+    objects: _ObjectTable,
+    operation: str,
+    target: Any,
+    args: tuple[Any, ...],
+    options: dict[str, Any],
 ) -> Any:
     """One operation on the candidate's side: `target` is a name of the program or an object of the shelf."""
     if isinstance(target, str):
@@ -211,7 +216,7 @@ def _answer(
     if operation == "next":
         # An end is a value of its own: StopIteration from inside a program must not end a loop of the test.
         try:
-            return (next(shelf.walk(target)),)
+            return (next(objects.walk(target)),)
         except StopIteration:
             return ()
     raise TypeError(f"unknown operation {operation}")
@@ -256,10 +261,10 @@ def rehearse() -> None:
     )
     for _ in range(16):
         scope: dict[str, Any] = {}
-        shelf, output = _Shelf(), _Output(1)
-        load = codec.encode_trusted(("", code, "f", 1), shelf.register)
-        call = codec.encode_trusted(("call", "f", ([3, 1, 2],), {}), shelf.register)
-        wrong = codec.encode_trusted(("call", "f", ([3, "1"],), {}), shelf.register)
+        objects, output = _ObjectTable(), _Output(1)
+        load = codec.encode_trusted(("", code, "f", 1), objects.register)
+        call = codec.encode_trusted(("call", "f", ([3, 1, 2],), {}), objects.register)
+        wrong = codec.encode_trusted(("call", "f", ([3, "1"],), {}), objects.register)
         for kind, data in ((LOAD, load), (CALL, call), (CALL, wrong)):
-            _reply(kind, data, scope, shelf, output)
+            _reply(kind, data, scope, objects, output)
     linecache.clearcache()

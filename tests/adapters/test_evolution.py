@@ -291,6 +291,11 @@ def test_a_merge_across_domains_belongs_to_the_project_and_all_are_compared_on_b
     assert {n["value"] for n in operation.numbers["inputs"].values()} == {0.5}
     assert operation.kept and registry.get(operation.result).place == Place(project="shop")
     assert registry.get(a.id).fitness == 1.0
+    # What the merge takes from each parent on its own tasks stands beside it.
+    assert operation.numbers["domains"] == {
+        "dates": pytest.approx({child: 0.8, a.id: 1.0, b.id: 0.0}),
+        "money": pytest.approx({child: 0.8, a.id: 0.0, b.id: 1.0}),
+    }
 
 
 # --------------------------------------------------------------------------- consolidate, update, forget

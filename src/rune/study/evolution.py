@@ -173,6 +173,15 @@ class Evaluation:
         finally:
             operations.add_passes(self.registry, self.evaluator.protocol, found)
 
+    def rates(self, digests: Sequence[str], domain: str) -> dict[str, float]:
+        """pass@1 of adapters on one domain's tasks: what a merge gives and takes on the tasks of each parent."""
+        tasks = self.evaluator.tasks([domain]).inside
+        found = {}
+        for digest in digests:
+            known = operations.known_passes(self.registry, digest, self.evaluator.protocol)
+            found[digest] = math.fsum(known[task][0] / known[task][1] for task in tasks) / len(tasks)
+        return found
+
     def fitness(self, digest: str, domains: Sequence[str]) -> Fitness:
         """φ from what was drawn. Raises DataError if a task was not."""
         known = operations.known_passes(self.registry, digest, self.evaluator.protocol)
@@ -269,6 +278,7 @@ def _decide(evaluation: Evaluation, step: Step, ready: Prepared, domains: Sequen
             **step.notes,
             "result": numbers(result),
             "inputs": {digest: numbers(found) for digest, found in inputs.items()},
+            "domains": {d: evaluation.rates([ready.draft.id, *inputs], d) for d in domains},
         },
         made=ready.draft,
         kept=kept,

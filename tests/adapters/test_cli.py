@@ -191,6 +191,8 @@ def test_adapters_that_cannot_be_kept_are_refused(rune: Callable[..., Said], tmp
         (("compose", "dates", "--weights", "one", "-o", "x"), "expected numbers with commas"),
         (("compose", "dates", "--weights", "nan", "-o", "x"), "expected 1 finite numbers"),
         (("compose", "dates", "dates", "--max-rank", "5", "-o", "x"), "the ranks add up to 6, the limit is 5"),
+        (("compose", "dates", "--learn", "x.jsonl", "-o", "x"), "--learn runs the base model; add --base"),
+        (("compose", "dates", "--learn", "x.jsonl", "--weights", "1", "-o", "x"), "leave --weights out"),
         (("compose", "dates", "-o", "a"), "a: there is something already; give -o another folder"),
         (("export", "dates", "-o", "a"), "a: there is something already"),
         (("evolve", "--config", "none.toml"), "none.toml: cannot read the config"),

@@ -94,6 +94,16 @@ def test_what_an_adapter_was_made_from_follows_it_into_the_registry_and_out(
     (again,) = json.loads(capsys.readouterr().out)
     assert not again["new"]  # the same bytes, the same adapter
     assert again["hypernet"] == store.sha256_file(checkpoint / "model.safetensors")
+    # Its weight may be learned on another task, and not on the one that it knows.
+    learn = ["adapters", "compose", again["id"], "--base", tiny_model.path, "--steps", "2"]
+    assert main([*learn, "--learn", str(example), "-o", "c"]) == 2
+    assert f"an adapter was made from task '{raw['task_id']}'" in capsys.readouterr().err
+    assert main([*learn, "--learn", str(example.with_name("second.jsonl")), "-o", "c"]) == 0
+    assert "nats a token" in capsys.readouterr().err
+    weights = store.read_json(tmp_path / "c" / "weights.json")[again["id"]]
+    for name, pair in read_peft(tmp_path / "c").pairs.items():
+        one = delta(read_peft(tmp_path / "a"), name)
+        torch.testing.assert_close(pair.a.double() @ pair.b.double(), weights[name] * one, rtol=1e-4, atol=1e-6)
     assert main(["adapters", "show", again["id"], "--json"]) == 0
     (source,) = json.loads(capsys.readouterr().out)["sources"]
     assert source["task_id"] == raw["task_id"]

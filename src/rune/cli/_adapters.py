@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from rune import console
 from rune.adapters.registry.records import Entry, Level, Status, plain
-from rune.errors import ConfigError
+from rune.errors import ConfigError, ContaminationError
 
 if TYPE_CHECKING:
+    from rune.adapters.peft import Adapter
     from rune.adapters.registry.registry import Registry
+    from rune.hypernet.composition_weights import Learned
 
 
 def listing(args: argparse.Namespace, registry: Registry) -> int:
@@ -139,6 +141,35 @@ def gc(args: argparse.Namespace, registry: Registry) -> int:
     verb = "would be removed" if args.dry_run else "removed"
     console.out(f"{swept.folders} folders without an entry, {swept.bytes / 1e6:.1f} MB, {verb}")
     return 0
+
+
+def learned_weights(
+    args: argparse.Namespace, registry: Registry, entries: list[Entry], adapters: list[Adapter]
+) -> Learned:
+    """Weights of every module from `--learn FILE`. Raises ContaminationError for a task that an adapter knows."""
+    if not args.base or re.fullmatch(r"[0-9a-fA-F]{64}", args.base):
+        raise ConfigError("--learn runs the base model; add --base with its name, as `rune models list` shows it")
+    if args.steps < 1 or not 0 < args.rate < math.inf:
+        raise ConfigError(f"--steps must be 1 or more and --rate above 0, found {args.steps} and {args.rate:g}")
+    from rune.corpus import reading
+    from rune.hypernet import base as bases
+    from rune.hypernet import composition_weights
+    from rune.models import resolve
+
+    found = reading.read_all(args.learn)
+    found.check_exclusion([])
+    known = {s.task_id for entry in entries for s in registry.sources(entry.id)} - {""}
+    for trajectory in found.trajectories:
+        if trajectory.task_id in known:
+            raise ContaminationError(
+                f"--learn: an adapter was made from task '{trajectory.task_id}'; its weight would be learned on what "
+                "it knows by heart: give other tasks"
+            )
+    model = resolve.resolve(args.base, sources=("cache",))
+    for entry in entries:
+        registry.check(entry, base=model.digest)
+    base = bases.load(model, device="cpu", dtype="float32")
+    return composition_weights.learn(base, adapters, found.trajectories, steps=args.steps, learning_rate=args.rate)
 
 
 def few(digests: list[str]) -> str:

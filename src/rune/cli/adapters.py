@@ -68,6 +68,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("--limit", type=int, default=50, help="entries a page (default: %(default)s)")
     listing.add_argument("--after", type=int, default=0, metavar="NUMBER", help="entries after this number")
     made["compose"].add_argument("--weights", metavar="W,W,…", help="one an adapter (default: 1 each)")
+    learning = made["compose"].add_argument_group("weights of every module, learned on validation tasks")
+    learning.add_argument("--learn", type=Path, nargs="+", metavar="FILE", help="solved trajectories of those tasks")
+    learning.add_argument("--steps", type=int, default=40, help="of Adam (default: %(default)s)")
+    learning.add_argument("--rate", type=float, default=0.05, help="learning rate (default: %(default)s)")
     for name in ("compose", "export"):
         made[name].add_argument("-o", "--output", type=Path, metavar="DIR", required=True, help="where it goes")
     made["archive"].add_argument("--reason", default="", help="kept with the operation")
@@ -166,6 +170,7 @@ def _compose(args: argparse.Namespace, registry: Registry) -> int:
     from rune.adapters import composition, interference, peft
     from rune.adapters.registry import export, intake
     from rune.adapters.registry.selection import chain
+    from rune.runs import store
 
     if args.adapter:
         entries = [registry.resolve(name) for name in args.adapter]
@@ -176,9 +181,14 @@ def _compose(args: argparse.Namespace, registry: Registry) -> int:
             raise DataError(
                 f"{registry.folder}: nothing to compose for {where}; `rune adapters list` shows what is there"
             )
+    if args.learn and args.weights:
+        raise ConfigError("--learn finds the weights; leave --weights out")
     weights = _weights(args.weights, len(entries))
     adapters = intake.load_all(registry, entries)
-    whole = composition.compose(adapters, weights)
+    learned = _adapters.learned_weights(args, registry, entries, adapters) if args.learn else None
+    if learned:
+        weights = [sum(each.values()) / len(each) for each in learned.weights]  # for the record: their means
+    whole = composition.compose(adapters, learned.weights if learned else weights)
     if whole.rank > registry.max_rank:
         raise DataError(
             f"the ranks add up to {whole.rank}, the limit is {registry.max_rank}; pass --max-rank {whole.rank}"
@@ -190,6 +200,11 @@ def _compose(args: argparse.Namespace, registry: Registry) -> int:
     ]
     ids = [(entry.id, weight) for entry, weight in zip(entries, weights, strict=True)]
     export.composed(registry, whole, ids, args.output, base_name=entries[0].base_name)
+    if learned:
+        store.write_json(
+            args.output / "weights.json", {e.id: w for (e, w) in zip(entries, learned.weights, strict=True)}
+        )
+        console.note(f"loss on the validation tasks {learned.losses[0]:.4f} → {learned.losses[-1]:.4f} nats a token")
     if args.json:
         norm = peft.delta_w_norm(whole)
         parts = [{**plain(e), "weight": w} for e, w in zip(entries, weights, strict=True)]

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from rune import config, shipped
 from rune.errors import ConfigError
@@ -115,6 +115,19 @@ class RunConfig:
     engine: EngineSection = field(default_factory=EngineSection)
     report: report.Config = field(default_factory=report.Config)
     track: tracking.Config = field(default_factory=tracking.Config)
+
+
+class Machinery(Protocol):
+    """The sections that say how to draw and how to judge, in whatever config they stand."""
+
+    @property
+    def model(self) -> ModelSection: ...
+
+    @property
+    def engine(self) -> EngineSection: ...
+
+    @property
+    def score(self) -> score.Config: ...
 
 
 class Loaded(NamedTuple):

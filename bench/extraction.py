@@ -43,6 +43,7 @@ from rune.types import Execution, Outcome, Problem, Program, Sandbox
 # Runs that hold their problems, and both completions and the programs that were taken from them.
 RUNS = ("results/phase1-0.5b", "results/families-0.5b")
 UPDATES = 200  # of the generated API updates, 4 tasks each
+IN_TURN = ("families", "api_updates", "humaneval_plus", "mbpp_plus")  # many of a kind, or slow: one shape each
 LENT_TO = ("code_update_arena", "private_library")  # their programs import libraries
 LENT = (*fork.Config().packages, *code_update_arena.LENT)
 
@@ -118,12 +119,8 @@ def references(data: Path) -> Iterator[Reference]:
     for problem in humaneval.build(humaneval.Config()).problems():
         # Models repeat the tests that they know from the task's page.
         yield Reference(problem, f"{problem.test}\ncheck({problem.entry_point})")
-    for problem in humaneval_plus.build(humaneval_plus.Config(path=str(data))).problems():
-        yield Reference(problem, "")
     rows = {f"Mbpp/{row['task_id']}": row["test_list"] for row in _data.read(data / "mbpp/mbpp.jsonl")}
     for problem in mbpp.build(mbpp.Config(path=str(data))).problems():
-        yield Reference(problem, "\n".join(rows[problem.task_id]))
-    for problem in mbpp_plus.build(mbpp_plus.Config(path=str(data))).problems():
         yield Reference(problem, "\n".join(rows[problem.task_id]))
     yield from _cruxeval(data)
     for problem in puzzles.build(puzzles.Config(path=str(data))).problems():
@@ -136,6 +133,10 @@ def references(data: Path) -> Iterator[Reference]:
         part = private_library.build(private_library.Config(library=library, path=str(data)))  # type: ignore[arg-type]
         named = (p for p in part.problems() if p.entry_point)  # the others are statements, without a function
         yield from (Reference(p, "", part.names().back) for p in named)
+    for problem in humaneval_plus.build(humaneval_plus.Config(path=str(data))).problems():
+        yield Reference(problem, "")
+    for problem in mbpp_plus.build(mbpp_plus.Config(path=str(data))).problems():
+        yield Reference(problem, "\n".join(rows[problem.task_id]))
 
 
 def _cruxeval(data: Path) -> Iterator[Reference]:
@@ -155,12 +156,17 @@ def _cruxeval(data: Path) -> Iterator[Reference]:
         yield Reference(problem, f"print(f{call})\nassert f{call} == {row['output']}\nresult = f{call}")
 
 
+def shapes_of(given: Reference, number: int) -> tuple[Shape, ...]:
+    """Every shape, or one in turn."""
+    return (SHAPES[number % len(SHAPES)],) if given.problem.benchmark in IN_TURN else SHAPES
+
+
 def programs_of(given: Reference, number: int) -> Iterator[Program]:
-    """A reference in every shape, each whole and as it is taken out of an answer."""
+    """A reference in its shapes, each whole and as it is taken out of an answer."""
     problem, entry = given.problem, given.problem.entry_point
-    for place, shape in enumerate(SHAPES):
+    for place, shape in enumerate(shapes_of(given, number)):
         shaped = shape(problem.reference, entry)
-        laid = answer(shaped, entry, given.demo, number + place)
+        laid = answer(shaped, entry, given.demo, number // len(SHAPES) + place)
         taken = prompts.extract(laid, prompt=problem.prompt, entry_point=entry)
         for kind, code in (("whole", answer(shaped, entry, given.demo, 0)), ("extracted", taken)):
             yield Program(
@@ -193,19 +199,20 @@ def compared(given: list[tuple[int, Reference]], found: dict[str, Execution]) ->
     pairs = {name: extracted for name, extracted in pairs.items() if extracted in found}
     whole = [name for name in pairs if found[f"{name} whole"].outcome is Outcome.PASSED]
     lost = [name for name in whole if found[pairs[name]].outcome is not Outcome.PASSED]
-    failed = sorted(set(pairs) - set(whole))
+    passed = set(whole)
+    failed = sorted(set(pairs) - passed)
     return {
         "references": len(given),
         "by_source": dict(Counter(reference.problem.benchmark for _, reference in given)),
         "references_passed_whole_by_source": dict(
-            Counter(r.problem.benchmark for _, r in given if any(f"{r.key} {s.__name__}" in set(whole) for s in SHAPES))
+            Counter(r.problem.benchmark for _, r in given if any(f"{r.key} {s.__name__}" in passed for s in SHAPES))
         ),
         "shapes": [s.__name__ for s in SHAPES],
         "programs": len(pairs),
         "passed_whole": len(whole),
         "failed_whole": len(failed),
         "failed_whole_by_source": dict(Counter(name.split()[0] for name in failed)),
-        "not_judged": len(given) * len(SHAPES) - len(pairs),
+        "not_judged": sum(len(shapes_of(r, n)) for n, r in given) - len(pairs),
         "passed_whole_failed_extracted": len(lost),
         "lost": [{"program": name, "error": found[pairs[name]].error[-300:]} for name in lost],
     }
@@ -262,8 +269,9 @@ def main() -> None:
     limits = {"cpu_seconds": 30.0, "wall_seconds": 120.0, "workers": args.workers}
     found: dict[str, Any] = {}
     executions: dict[str, Execution] = {}
+    total = 2 * sum(len(shapes_of(r, n)) for n, r in given)
     begun = time.monotonic()
-    with console.Progress("extraction", 2 * len(SHAPES) * len(given), unit="program") as bar:
+    with console.Progress("extraction", total, unit="program") as bar:
         for lent in (False, True):
             more = {"packages": LENT, "memory_mb": 4096} if lent else {}
             part = [(n, r) for n, r in given if (r.problem.benchmark in LENT_TO) is lent]

@@ -15,6 +15,7 @@ import platform
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -76,8 +77,8 @@ def campaign(kind: str, count: int, start: int) -> Campaign:
             seen.add(number)
             try:
                 found.became[judge(number, place)] += 1
-            except AssertionError as error:
-                found.finds[number] = str(error)
+            except Exception as error:
+                found.finds[number] = str(error) if isinstance(error, AssertionError) else traceback.format_exc()
 
         each()
     return found

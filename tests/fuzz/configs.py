@@ -119,7 +119,8 @@ def damaged_run(number: int, folder: Path) -> str:
     elif name.endswith(".json"):
         data = json.dumps(damage(json.loads(data), rng)).encode("utf-8", "surrogatepass")
     else:
-        data = _toml(damage(_raw(RUN / name), rng)).encode("utf-8", "surrogatepass")
+        raw = config.parse(data.decode(), where=name)
+        data = _toml(damage(raw, rng)).encode("utf-8", "surrogatepass")
     (target / name).write_bytes(spoil(data, rng))
     changed = (target / name).read_bytes() != (RUN / name).read_bytes()
     verb = rng.choice(("gate", "gate", "show", "compare"))

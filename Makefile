@@ -36,7 +36,7 @@ test-slow: $(STAMP) ## tests that take minutes each
 	$(BIN)/python -m pytest -m slow
 
 fuzz: $(STAMP)      ## damaged trajectory files and frames of hostile children, many thousands; SEED=1
-	$(BIN)/python tests/corpus/fuzz.py --count 10000 --seed $${SEED:-1}
+	$(BIN)/python tests/fuzz/campaign.py --seed $${SEED:-1}
 	$(BIN)/python tests/hostile/frame_fuzz.py --sequences 200000 --seed $${SEED:-1}
 
 test-model: $(STAMP) ## every stage with a real model

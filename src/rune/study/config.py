@@ -20,6 +20,8 @@ from rune.reporting import tracking
 from rune.runs.store import RunDir
 from rune.stages import adapt, collect, gate, report, retrieve, sample, score, train
 
+MOST_FOLDS = 10_000  # far above any benchmark: every task could be a fold of its own
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunSection:
@@ -80,6 +82,8 @@ class Design:
             raise ValueError(f"temperatures must be 0 or more, each once, found {list(self.temperatures)}")
         if self.folds < 0 or self.folds == 1:
             raise ValueError(f"folds must be 2 or more, or 0 for one held-out split, found {self.folds}")
+        if self.folds > MOST_FOLDS:
+            raise ValueError(f"folds must be no more than there are tasks, found {self.folds} (over {MOST_FOLDS})")
         if self.fold >= max(self.folds, 0) or self.fold < -1:
             raise ValueError(f"fold must be below folds ({self.folds}), or -1 for all of them, found {self.fold}")
         if min(self.held_out, self.tasks, self.scored) < 0:

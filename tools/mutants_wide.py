@@ -392,8 +392,10 @@ def try_one(mutation: Mutation, tree: Path, tests: Sequence[str], limit: int) ->
         outcome, by = "survived", ""
     elif code == 124:
         outcome, by = "caught", "the tests do not end"
-    else:  # an import that breaks is noticed by every test that needs it
+    elif code in (1, 2) or code < 0:  # a test fails; a file can no longer be imported; the process dies
         outcome, by = "caught", listed._first_failure(output)
+    else:  # nothing was run, so nothing was noticed
+        outcome, by = "unfit", listed._first_failure(output)
     return Tried(
         key=mutation.key, file=mutation.file, line=mutation.line, area=mutation.area, what=mutation.what,
         outcome=outcome, by=by, tests=len(tests), seconds=round(time.monotonic() - started, 1),
@@ -429,7 +431,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=[], help="files whose path ends so")
     parser.add_argument("--keys", nargs="*", default=[], help="these mutants, whatever was drawn")
     parser.add_argument("--jobs", type=int, default=2, help="copies of the tree worked in at once")
-    parser.add_argument("--seconds", type=int, default=240, help="for one mutant's tests; running out counts as caught")
+    parser.add_argument("--seconds", type=int, default=900, help="for one mutant's tests; running out counts as caught")
     parser.add_argument("--floor", type=float, default=90.0, help="per cent that must be caught")
     parser.add_argument(
         "--reach",
@@ -490,7 +492,7 @@ def main() -> int:
             try:
                 tests = reach[mutation.area].tests(mutation) or hints[mutation.area]
                 result = try_one(mutation, tree, tests, args.seconds)
-                if result.outcome == "survived" and tests is not hints[mutation.area]:
+                if result.outcome != "caught" and tests is not hints[mutation.area]:
                     result = try_one(mutation, tree, hints[mutation.area], 2 * args.seconds)
                 return result
             finally:

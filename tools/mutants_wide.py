@@ -2,9 +2,9 @@
 
 `tools/mutants.py` holds breakages that somebody thought of; this one draws them: a comparison turned round, a
 bound off by one, a statement left out, a truth value inverted. tests/mutants/wide.toml names the files, by area.
-A first run of an area's tests records which of them reach which line (coverage.py, one context a test); a mutant
-is then tried against those only, quickest first, until one fails; a survivor meets all of the area's tests. Where
-no test reaches the line in its own process (the sandbox's children), the area's tests are run at once.
+A first run of an area's tests records which of them reach which line (coverage.py, one context a test), and how long
+each takes; a mutant is then tried against those only, quickest first, until one fails. Where no test reaches the line
+in its own process (the sandbox's children), all of the area's are meant. Either way only as many as take MOST_SECONDS.
 
     python tools/mutants_wide.py --sample 120 --seed 1      → artifacts/mutants-wide.jsonl, goes on where it stopped
     python tools/mutants_wide.py --only analysis/stats.py            mutants of some files
@@ -20,6 +20,7 @@ import argparse
 import ast
 import concurrent.futures
 import hashlib
+import itertools
 import json
 import queue
 import random
@@ -40,7 +41,7 @@ import mutants as listed
 ROOT = listed.ROOT
 AREAS = ROOT / "tests" / "mutants" / "wide.toml"
 SURVIVORS = ROOT / "tests" / "mutants" / "survivors.toml"
-MOST_TESTS = 150  # of those that reach a line; the quickest ones
+MOST_SECONDS = 150  # for the tests of one mutant, as they were recorded; the quickest are taken
 VERDICTS = ("equivalent", "accepted")
 
 _COMPARE = {
@@ -343,9 +344,11 @@ class Reach:
                 self.lines.setdefault((name, number), set()).add(test)
 
     def tests(self, mutation: Mutation) -> list[str]:
-        """Tests that ran the mutant's line, quickest first; empty where only an import did, or nothing was seen."""
+        """Tests that ran the mutant's line, quickest first; all where only an import did, or nothing was seen."""
         found = {t for t in self.lines.get((mutation.file, mutation.line), ()) if t in self.seconds}
-        return sorted(found, key=lambda t: (self.seconds[t], t))[:MOST_TESTS]
+        ordered = sorted(found or self.seconds, key=lambda t: (self.seconds[t], t))
+        total = itertools.accumulate(self.seconds[t] for t in ordered)
+        return [t for n, (t, spent) in enumerate(zip(ordered, total, strict=True)) if not n or spent <= MOST_SECONDS]
 
 
 def _numbits(bits: bytes) -> Iterator[int]:
@@ -463,7 +466,6 @@ def main() -> int:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     before = [Tried(**json.loads(line)) for line in _lines(args.out)]
     done = {t.key: t for t in before if not args.keys}
-    hints = {area.name: list(area.tests) for area in found}
     with tempfile.TemporaryDirectory(prefix="rune-wide-") as scratch:
         trees: queue.SimpleQueue[Path] = queue.SimpleQueue()
         for number in range(args.jobs):
@@ -490,10 +492,11 @@ def main() -> int:
         def work(mutation: Mutation) -> Tried:
             tree = trees.get()
             try:
-                tests = reach[mutation.area].tests(mutation) or hints[mutation.area]
+                tests = reach[mutation.area].tests(mutation)
                 result = try_one(mutation, tree, tests, args.seconds)
-                if result.outcome != "caught" and tests is not hints[mutation.area]:
-                    result = try_one(mutation, tree, hints[mutation.area], 2 * args.seconds)
+                if result.outcome == "unfit":  # a single test of a file that cannot be imported is not found
+                    files = sorted({t.partition("::")[0] for t in tests})
+                    result = try_one(mutation, tree, files, args.seconds)
                 return result
             finally:
                 trees.put(tree)

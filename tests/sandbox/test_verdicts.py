@@ -8,7 +8,6 @@ import importlib
 import marshal
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from rune.sandbox.judging.verdict_cache import Cached
 from rune.sandbox.protocol import ahead, connection, decode, tests
 from rune.sandbox.protocol import child as _child
 from rune.types import Execution, FailureKind, Outcome, Program
+from tests.sandbox.talk import conversation, say
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the fork backend is Linux's")
 
@@ -183,19 +183,6 @@ def test_a_test_that_catches_everything_swallows_no_finding(everywhere: Pool, en
         found = run(everywhere, code, test)
         assert found.outcome is not Outcome.PASSED
         assert found.error_kind in (FailureKind.CRASH, FailureKind.TIMEOUT)
-
-
-def conversation() -> tuple[connection.Link, socket.socket]:
-    ours, theirs = socket.socketpair()
-    link = connection.Link(ours, cpu_seconds=5.0, wall_seconds=5.0)
-    link.load("", "", "f", 0, [])
-    say(theirs, _child.READY, b"")
-    say(theirs, _child.DONE, b"")
-    return link, theirs
-
-
-def say(sock: socket.socket, kind: int, data: bytes) -> None:
-    _child.send(sock, kind, data)
 
 
 def test_a_finding_is_raised_again_at_every_use() -> None:

@@ -4,7 +4,8 @@
 bound off by one, a statement left out, a truth value inverted. tests/mutants/wide.toml names the files, by area.
 A first run of an area's tests records which of them reach which line (coverage.py, one context a test), and how long
 each takes; a mutant is then tried against those only, quickest first, until one fails. Where no test reaches the line
-in its own process (the sandbox's children), all of the area's are meant. Either way only as many as take MOST_SECONDS.
+in its own process (the sandbox's children), all of the area's are meant. Either way only as many as fit --budget;
+`--keys KEY … --budget 2000` tries what survived against the slow ones too.
 
     python tools/mutants_wide.py --sample 120 --seed 1      → artifacts/mutants-wide.jsonl, goes on where it stopped
     python tools/mutants_wide.py --only analysis/stats.py            mutants of some files
@@ -20,7 +21,6 @@ import argparse
 import ast
 import concurrent.futures
 import hashlib
-import itertools
 import json
 import queue
 import random
@@ -41,7 +41,6 @@ import mutants as listed
 ROOT = listed.ROOT
 AREAS = ROOT / "tests" / "mutants" / "wide.toml"
 SURVIVORS = ROOT / "tests" / "mutants" / "survivors.toml"
-MOST_SECONDS = 150  # for the tests of one mutant, as they were recorded; the quickest are taken
 VERDICTS = ("equivalent", "accepted")
 
 _COMPARE = {
@@ -343,12 +342,28 @@ class Reach:
             for number in _numbits(bits):
                 self.lines.setdefault((name, number), set()).add(test)
 
-    def tests(self, mutation: Mutation) -> list[str]:
-        """Tests that ran the mutant's line, quickest first; all where only an import did, or nothing was seen."""
+    def tests(self, mutation: Mutation, budget: float) -> list[str]:
+        """Tests that ran the mutant's line, quickest first; all where only an import did, or nothing was seen.
+
+        As many as take `budget` seconds (one at least); the first of a file pays for what its tests share, which the
+        slowest of them did when they were recorded.
+        """
         found = {t for t in self.lines.get((mutation.file, mutation.line), ()) if t in self.seconds}
+        shared: dict[str, float] = {}
+        for test, seconds in self.seconds.items():
+            file = test.partition("::")[0]
+            shared[file] = max(shared.get(file, 0.0), seconds)
         ordered = sorted(found or self.seconds, key=lambda t: (self.seconds[t], t))
-        total = itertools.accumulate(self.seconds[t] for t in ordered)
-        return [t for n, (t, spent) in enumerate(zip(ordered, total, strict=True)) if not n or spent <= MOST_SECONDS]
+        chosen: list[str] = []
+        spent = 0.0
+        for test in ordered:
+            file = test.partition("::")[0]
+            cost = self.seconds[test] + shared.get(file, 0.0)
+            if spent + cost <= budget:
+                spent += cost
+                shared.pop(file, None)
+                chosen.append(test)
+        return chosen or ordered[:1]
 
 
 def _numbits(bits: bytes) -> Iterator[int]:
@@ -435,6 +450,7 @@ def main() -> int:
     parser.add_argument("--keys", nargs="*", default=[], help="these mutants, whatever was drawn")
     parser.add_argument("--jobs", type=int, default=2, help="copies of the tree worked in at once")
     parser.add_argument("--seconds", type=int, default=900, help="for one mutant's tests; running out counts as caught")
+    parser.add_argument("--budget", type=float, default=100, help="seconds that one mutant's tests took when recorded")
     parser.add_argument("--floor", type=float, default=90.0, help="per cent that must be caught")
     parser.add_argument(
         "--reach",
@@ -492,7 +508,7 @@ def main() -> int:
         def work(mutation: Mutation) -> Tried:
             tree = trees.get()
             try:
-                tests = reach[mutation.area].tests(mutation)
+                tests = reach[mutation.area].tests(mutation, args.budget)
                 result = try_one(mutation, tree, tests, args.seconds)
                 if result.outcome == "unfit":  # a single test of a file that cannot be imported is not found
                     files = sorted({t.partition("::")[0] for t in tests})

@@ -138,16 +138,17 @@ def test_a_mutant_meets_the_tests_that_reach_its_line_and_where_none_does_all(to
     file.write_text("LIMIT = 3\n\ndef one():\n    return 1\n\ndef two():\n    return 2\n\ndef three():\n    return 3\n")
     (tmp_path / "src" / "rune" / "__init__.py").touch()
     (tmp_path / "test_m.py").write_text(
-        "import time\nfrom rune.m import one, two\n\nclass Test:\n    def test_one(self):\n        assert one() == 1\n\n"
+        "import time\nfrom rune.m import one, two\n\n"
+        "class Test:\n    def test_one(self):\n        assert one() == 1\n\n"
         "def test_both():\n    time.sleep(0.3)\n    assert one() + two() == 3\n"
     )
     tool.record(tmp_path / "reach", tmp_path, ["test_m.py"])
     reach = tool.Reach(tmp_path / "reach")
     one, both = "test_m.py::Test::test_one", "test_m.py::test_both"
-    found = {m.line: reach.tests(m) for m in tool.mutations(file, "x", root=tmp_path)}
+    found = {m.line: reach.tests(m, 100) for m in tool.mutations(file, "x", root=tmp_path)}
     assert found == {1: [one, both], 4: [one, both], 7: [both], 10: [one, both]}
-    reach.seconds[both] = tool.MOST_SECONDS + 1  # too slow, but better than none
-    found = {m.line: reach.tests(m) for m in tool.mutations(file, "x", root=tmp_path)}
+    reach.seconds[both] = 101  # too slow, but better than none
+    found = {m.line: reach.tests(m, 100) for m in tool.mutations(file, "x", root=tmp_path)}
     assert found == {1: [one], 4: [one], 7: [both], 10: [one]}
     (tmp_path / "test_m.py").write_text("def test_wrong():\n    assert False\n")
     with pytest.raises(RuntimeError, match=r"the unbroken tree fails already \(pytest ended with [12]\)"):

@@ -95,6 +95,17 @@ def test_an_object_is_equal_to_itself_under_every_handle_and_to_nothing_else() -
         assert one != value and value != one
 
 
+@pytest.mark.parametrize(
+    "odd", [Shelved("nonsense"), Shelved(""), Shelved("object", -1), Shelved("object", 10_000), Shelved("module", -1)]
+)
+def test_an_object_of_no_known_kind_or_number_is_a_finding(odd: Shelved) -> None:
+    link, _ = answering(Shelved("class", 9_999, "L" * 1000), odd)
+    assert repr(link.operate("call", "f")) == f"<{'L' * 60} object>"
+    with pytest.raises(connection.Stop, match="an object of no known kind"):
+        link.operate("call", "f")
+    assert link.finding is not None and link.finding.kind is FailureKind.PROTOCOL
+
+
 # ---------------------------------------------------------------- calls
 
 

@@ -629,6 +629,14 @@ def test_settings_out_of_range_are_refused() -> None:
         fork.Config(without=("selinux",))
 
 
+@pytest.mark.parametrize(("asked", "lanes"), [(3, 3), (0, len(os.sched_getaffinity(0)))])
+def test_there_are_as_many_lanes_as_asked_for_or_one_a_processor(asked: int, lanes: int) -> None:
+    with fork.build(fork.Config(workers=asked)) as pool:
+        assert pool.workers == len(pool._lanes) == lanes
+        assert {e.outcome for e in pool.judge([Program(key="k", code="f = abs", test=check("candidate(1)"),
+                entry_point="f")])} == {Outcome.PASSED}  # fmt: skip
+
+
 def test_killing_the_scorer_ends_every_sample(tmp_path: Path) -> None:
     script = f"""
 import sys

@@ -24,7 +24,7 @@ def test_a_gpu_is_used_where_there_is_one_and_refused_where_there_is_none() -> N
     if present:
         assert device("cuda") == "cuda"
     else:
-        with pytest.raises(ConfigError, match="torch sees no GPU; use --set model.device=cpu"):
+        with pytest.raises(ConfigError, match=r"torch sees no GPU; use --set model\.device=cpu"):
             device("cuda")
 
 

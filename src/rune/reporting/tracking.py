@@ -9,6 +9,7 @@ Not covered: deleting anything from a tracker but our own unfinished attempt at 
 
 from __future__ import annotations
 
+import calendar
 import contextlib
 import csv
 import io
@@ -29,6 +30,7 @@ from rune.runs import store
 
 COLUMNS = ("run_id", "phase", "adapter_id", "pass_at_1", "training_loss", "adapter_cosine_diversity", "delta_w_norm")
 NOTE = "mlflow.note.content"
+EVIDENCE = "rune.evidence"
 _LOGIN = re.compile(r"//[^/@\s]+@")  # "//user:password@" of an address
 _KEY = "rune.run"  # tag that ties tracker runs to a run folder
 _CURVE_POINTS = 500  # of one metric; a longer curve is thinned
@@ -157,15 +159,20 @@ def _send(path: Path, config: Config, uri: str, rows: Sequence[Mapping[str, Any]
     key = f"{path.name}:{manifest.get('created', '')}"
     _forget(client, experiment, key)
     tags = {_KEY: key, **_provenance(manifest)}
+    answer = str(decision.get("answer", "not decided"))
+    began, ended = _when(manifest)
     parent = client.create_run(
-        experiment, run_name=path.name, tags={**tags, "phase": "experiment", NOTE: _note(decision)}
+        experiment,
+        run_name=path.name,
+        start_time=began,
+        tags={**tags, "phase": "experiment", NOTE: answer, EVIDENCE: _evidence(decision)},
     ).info.run_id
     ids = {}
     for row in rows:
         arm = str(row["phase"])
         run_tags = {**tags, "phase": arm, "adapter_id": str(row["adapter_id"]), "mlflow.parentRunId": parent}
-        run_tags[NOTE] = str(decision.get("answer", "not decided"))
-        run = client.create_run(experiment, run_name=f"{path.name}/{arm}", tags=run_tags).info.run_id
+        run_tags[NOTE] = answer
+        run = client.create_run(experiment, run_name=f"{path.name}/{arm}", start_time=began, tags=run_tags).info.run_id
         ids[arm] = run
         client.log_param(run, "phase", arm)
         client.log_param(run, "adapter_id", row["adapter_id"])
@@ -174,9 +181,12 @@ def _send(path: Path, config: Config, uri: str, rows: Sequence[Mapping[str, Any]
             client.log_metric(run, name, math.nan if row[name] is None else row[name])
         _log_curves(client, run, path, arm)
         _log_adapters(client, run, path, arm, config.adapters_mb)
-        client.set_terminated(run)
+        _log_dataset(client, run, path, manifest)
+        client.set_terminated(run, end_time=ended)
+        client.log_metric(parent, f"pass_at_1_{arm}", row["pass_at_1"])
     _log_parent(client, parent, path, manifest, decision)
-    client.set_terminated(parent)
+    _log_dataset(client, parent, path, manifest)
+    client.set_terminated(parent, end_time=ended)
     return {"experiment": parent, **ids}
 
 
@@ -262,12 +272,31 @@ def _provenance(manifest: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _note(decision: Mapping[str, Any]) -> str:
-    """The decision in its exact words, then the evidence."""
-    if not decision:
-        return "not decided"
-    lines = [str(decision["answer"]), "", str(decision.get("evidence", "")), ""]
-    return "\n".join([*lines, *(f"- {reason}" for reason in decision.get("reasons", []))])
+def _evidence(decision: Mapping[str, Any]) -> str:
+    """What stands beside the decision: the evidence in a sentence, then the reasons."""
+    lines = [str(decision.get("evidence", "")), *(f"- {reason}" for reason in decision.get("reasons", []))]
+    return "\n".join(line for line in lines if line)
+
+
+def _when(manifest: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Start and end of the experiment itself in ms since 1970, not of its tracking. None: MLflow takes now."""
+    times = [str(entry[k]) for entry in manifest.get("stages", {}).values() for k in ("started", "ended") if k in entry]
+    if not times:
+        return None, None
+    parsed = [1000 * calendar.timegm(time.strptime(t, "%Y-%m-%dT%H:%M:%SZ")) for t in times]
+    return min(parsed), max(parsed)
+
+
+def _log_dataset(client: Any, run: str, path: Path, manifest: Mapping[str, Any]) -> None:
+    """The tasks: the benchmark's name and the sha256 of problems.jsonl, which is under seal."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    name = str(_config(path / "config.toml").get("benchmark", {}).get("name", "tasks"))
+    digest = str(manifest.get("seals", {}).get("problems.jsonl", ""))[:36]
+    source = json.dumps({"file": "problems.jsonl"})
+    dataset = Dataset(name=name, digest=digest or "unsealed", source_type="local", source=source)
+    context = InputTag(key="mlflow.data.context", value="evaluation")
+    client.log_inputs(run, [DatasetInput(dataset, [context])])
 
 
 # --------------------------------------------------------------------------- patience

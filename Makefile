@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.rune-installed
 
-.PHONY: help env demo test test-all check nightly test-slow fuzz test-model test-model-small test-vllm lint mutants mutants-wide bench bench-check bench-score bench-generate bench-hypernet bench-report bench-stats report-check families clean
+.PHONY: help env demo test test-all check nightly test-slow fuzz test-model test-model-small test-vllm lint mutants mutants-wide bench bench-check bench-score bench-generate bench-hypernet bench-report bench-stats bench-registry report-check families clean
 help:               ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
 
@@ -36,7 +36,7 @@ test-slow: $(STAMP) ## tests that take minutes each
 	$(BIN)/python -m pytest -m slow
 
 fuzz: $(STAMP)      ## damaged trajectory files and frames of hostile children, many thousands; SEED=1
-	$(BIN)/python tests/corpus/fuzz.py --count 10000 --seed $${SEED:-1}
+	$(BIN)/python tests/fuzz/campaign.py --seed $${SEED:-1}
 	$(BIN)/python tests/hostile/frame_fuzz.py --sequences 200000 --seed $${SEED:-1}
 
 test-model: $(STAMP) ## every stage with a real model
@@ -56,6 +56,7 @@ lint: $(STAMP)      ## ruff, mypy, import layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/lint_names.py
 
 mutants: $(STAMP)   ## deliberate breakages, each must be caught
 	$(BIN)/python tools/mutants.py
@@ -63,7 +64,7 @@ mutants: $(STAMP)   ## deliberate breakages, each must be caught
 mutants-wide: $(STAMP) ## random breakages, 120 of some thousands; at least 90 % must be caught
 	$(BIN)/python tools/mutants_wide.py --sample 120 --seed $${SEED:-1}
 
-bench: bench-score bench-generate bench-hypernet bench-report bench-stats ## every benchmark; each writes JSON under results/
+bench: bench-score bench-generate bench-hypernet bench-report bench-stats bench-registry ## every benchmark; each writes JSON under results/
 
 bench-score: $(STAMP)
 	$(BIN)/python bench/score.py
@@ -81,9 +82,13 @@ bench-report: $(STAMP)
 bench-stats: $(STAMP)
 	$(BIN)/python bench/stats.py
 
+bench-registry: $(STAMP)
+	$(BIN)/python bench/registry.py
+
 bench-check: $(STAMP) ## limits that benchmarks hold themselves against
 	$(BIN)/python bench/stats.py --check
 	$(BIN)/python bench/reporting.py --check
+	$(BIN)/python bench/registry.py --check
 
 report-check: $(STAMP) ## the committed run's report in headless Chromium; screenshots in artifacts/
 	$(BIN)/python tests/report/browser.py results/phase1-0.5b --out artifacts

@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "rune"
 HEAVY = {"torch", "transformers", "peft", "vllm", "mlflow", "ray", "matplotlib", "safetensors"}
-MAY_LOAD = ("hypernet/", "encoders/", "adapters/", "engines/local/")
+MAY_LOAD = ("hypernet/", "encoders/", "adapters/", "engines/local/", "models/loader")
 PURE = ("types.py", "errors.py", "config.py", "prompts.py", "analysis/stats.py")
 
 
@@ -81,7 +81,10 @@ def _stage_calls(text: str) -> set[str]:
 
 
 def test_one_place_calls_the_stages() -> None:
-    """The executor calls those of a cell; the decision over cells and its page are made in `combine`, for it."""
+    """The executor calls those of a cell; the decision over cells and its page are made in `combine`, for it.
+
+    `measuring` draws and judges under adapters of the registry, outside of any experiment, through the same two stages.
+    """
     found = {
         file.relative_to(SOURCE).as_posix(): calls
         for file in sorted(SOURCE.rglob("*.py"))
@@ -90,6 +93,7 @@ def test_one_place_calls_the_stages() -> None:
     assert found == {
         "study/executor.py": {"collect", "train", "adapt", "sample", "score"},
         "study/combine.py": {"gate", "report"},
+        "study/measuring.py": {"sample", "score"},
     }
 
 

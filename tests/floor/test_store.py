@@ -243,3 +243,18 @@ def test_only_one_process_works_in_a_run_and_a_dead_one_holds_nothing(tmp_path: 
         other.kill()
     with run.lock():
         pass
+
+
+def test_what_a_killed_process_left_is_swept_when_the_next_one_works(tmp_path: Path) -> None:
+    run = store.RunDir.create(tmp_path, "swept", {"a": 1}, extra={}, resume=False)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = run / "checkpoints" / f".state.safetensors.{dead.pid}.tmp"
+    left.parent.mkdir()
+    left.write_bytes(b"half")
+    mine = run / f".decision.json.{os.getpid()}.tmp"
+    mine.write_bytes(b"being written")
+    user = run / ".notes.tmp"
+    user.write_text("not ours")
+    with run.lock():
+        assert not left.exists() and mine.exists() and user.exists()

@@ -22,8 +22,9 @@ class HubServer:
 
     def __init__(self, repo: str, folder: Path) -> None:
         self.repo, self.folder = repo, folder
-        self.break_after: int | None = None  # bytes of a large file after which the line drops, and stays down
-        self.ranges: list[int] = []  # where each download of a large file began
+        self.break_after: int | None = None  # bytes of a large file after which the line drops
+        self.stays_down = True
+        self.asked: list[str] = []  # names of the files whose content was asked for
         self._tampered: set[str] = set()
         outer = self
 
@@ -59,8 +60,18 @@ class HubServer:
             entry["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
         return entry
 
+    def _tree_entry(self, path: Path) -> dict[str, Any]:
+        stated = self._sibling(path)
+        entry = {"type": "file", "path": path.name, "size": stated["size"], "oid": stated["blobId"]}
+        if "lfs" in stated:
+            entry["lfs"] = {"oid": stated["lfs"]["sha256"], "size": stated["size"], "pointerSize": 134}
+        return entry
+
     def _answer(self, handler: BaseHTTPRequestHandler, *, body: bool) -> None:
         path = handler.path.partition("?")[0]
+        if path.startswith(f"/api/models/{self.repo}/tree/"):
+            tree = [self._tree_entry(p) for p in sorted(self.folder.iterdir()) if p.is_file()]
+            return self._send(handler, 200, json.dumps(tree).encode(), {"Content-Type": "application/json"}, body=body)
         if path.startswith(f"/api/models/{self.repo}"):
             siblings = [self._sibling(p) for p in sorted(self.folder.iterdir()) if p.is_file()]
             info = {"id": self.repo, "modelId": self.repo, "sha": self.commit, "siblings": siblings}
@@ -79,8 +90,8 @@ class HubServer:
             start = int(found[1])
             status = 206
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        if body and "lfs" in entry:
-            self.ranges.append(start)
+        if body:
+            self.asked.append(file.name)
         return self._send(handler, status, data[start:], headers, body=body, large="lfs" in entry)
 
     def _send(
@@ -101,6 +112,7 @@ class HubServer:
             return
         if large and self.break_after is not None:
             handler.wfile.write(data[: self.break_after])
-            handler.close_connection, self.break_after = True, 0
+            handler.close_connection = True
+            self.break_after = 0 if self.stays_down else None
             return
         handler.wfile.write(data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -71,6 +72,22 @@ def test_a_model_out_of_wheels_loads_and_is_cached(tmp_path: Path, shipped: Path
     theirs = AutoModelForCausalLM.from_pretrained(tiny_model.path, dtype=torch.float32)
     ids = torch.arange(1, 20).unsqueeze(0)
     torch.testing.assert_close(ours(ids).logits, theirs(ids).logits, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("spec", [s for s in registry.SPECS if s.parts], ids=lambda s: s.name)
+def test_a_manifest_names_every_part_once_and_pins_what_it_names(spec: ModelSpec) -> None:
+    """A part left out, named twice or pinned with another's hash would show only after a download of a gigabyte."""
+    assert len({p.sha256 for p in spec.parts}) == len({p.member for p in spec.parts}) == len(spec.parts)
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in (spec.gguf_sha256, *(p.sha256 for p in spec.parts)))
+    for part in spec.parts:
+        package, _, version = part.requirement.partition("==")
+        assert part.filename == f"{package}-{version}-py3-none-any.whl"
+        assert part.member.startswith(f"{package}/")
+    if len(spec.parts) > 1:
+        # Joined in this order: part 10 after part 9, not after part 1.
+        assert [p.member.rpartition("/")[2] for p in spec.parts] == [
+            f"part{n:02d}.bin" for n in range(1, len(spec.parts) + 1)
+        ]
 
 
 def test_a_wheel_with_wrong_bytes_is_refused_and_deleted(tmp_path: Path, shipped: Path, gguf_bytes: bytes) -> None:
@@ -158,14 +175,23 @@ def test_hub_bytes_that_differ_from_what_the_hub_states_are_refused(tmp_path: Pa
     assert not list((tmp_path / "models").rglob(name))
 
 
-def test_a_broken_download_resumes_where_it_stopped(tmp_path: Path, hub: HubServer, tiny_model: ModelRef) -> None:
+def test_a_line_that_breaks_once_is_tried_again(tmp_path: Path, hub: HubServer, tiny_model: ModelRef) -> None:
+    hub.break_after, hub.stays_down = 40_000, False
+    assert resolve("test/tiny", sources=("hub",), cache=tmp_path).digest == tiny_model.digest
+    assert hub.asked.count("model.safetensors") == 2
+
+
+def test_a_download_that_broke_off_goes_on_with_what_is_missing(
+    tmp_path: Path, hub: HubServer, tiny_model: ModelRef
+) -> None:
     hub.break_after = 40_000
     with pytest.raises(ModelError, match="the same command resumes"):
         resolve("test/tiny", sources=("hub",), cache=tmp_path)
     hub.break_after = None
-    hub.ranges.clear()
+    hub.asked.clear()
     assert resolve("test/tiny", sources=("hub",), cache=tmp_path).digest == tiny_model.digest
-    assert hub.ranges == [40_000]
+    assert set(hub.asked) == {"model.safetensors"}
+    assert not list((tmp_path / "models").rglob(".cache"))
 
 
 def test_a_model_with_pickles_only_is_refused_on_the_hub(tmp_path: Path, hub: HubServer) -> None:

@@ -11,6 +11,7 @@ import pytest
 from rune.analysis import evidence
 from rune.reporting import data, words
 from rune.reporting.data import Report
+from rune.reporting.tables import _plateau
 from rune.stages import gate
 from rune.types import Contrast
 from tests.report import runs
@@ -111,3 +112,10 @@ def test_the_readme_says_answer_and_evidence_first_and_then_the_table(report: Re
         "[report](results/x/report.html), [assessment](results/x/assessment.md), all records in `results/x/`"
     )
     assert "\n\n> Demo: too small" in words.readme(report, claim=False, folder="x")
+
+
+def test_a_plateau_is_told_only_of_trainings_long_enough() -> None:
+    few = {"steps": 6, "plateau_step": 0, "early_plateau": True}
+    assert _plateau(few) == "not told from 6 steps"
+    assert _plateau({**few, "steps": 200}) == "step 0 of 200 (early)"
+    assert _plateau({**few, "steps": 200, "plateau_step": None}) == "none"

@@ -91,8 +91,16 @@ def check_store(uri: str, run: RunDir) -> None:
     assert {r["phase"]: r["run_id"] for r in rows} == {a: i for a, i in ids.items() if a != "experiment"}
     assert set(found) == {"experiment", "vanilla", "lora", "hypernet"}
     parent = found.pop("experiment")
-    assert parent.data.tags["mlflow.note.content"].splitlines()[0] == decision["answer"]
-    assert decision["evidence"] in parent.data.tags["mlflow.note.content"]
+    assert parent.data.tags["mlflow.note.content"] == decision["answer"]
+    assert parent.data.tags["rune.evidence"].splitlines()[0] == decision["evidence"]
+    stages = run.manifest()["stages"].values()
+    began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(parent.info.start_time / 1000))
+    assert began == min(entry["started"] for entry in stages if "started" in entry)
+    assert {a["condition"]: a["pass_at_1"] for a in decision["arms"]} == {
+        k.removeprefix("pass_at_1_"): v for k, v in parent.data.metrics.items() if k.startswith("pass_at_1_")
+    }
+    (used,) = parent.inputs.dataset_inputs
+    assert used.dataset.name == "humaneval"
     assert parent.data.params["gate.n"] == "5"
     assert parent.data.tags["rune.model_sha256"] == "ab" * 32
     assert parent.data.tags["rune.data_sha256"] == run.manifest()["seals"]["problems.jsonl"]
@@ -171,7 +179,7 @@ def test_a_tracker_that_is_down_costs_a_line_and_nothing_else(run: RunDir, capsy
 def test_a_tracker_that_accepts_and_never_answers_is_given_up(run: RunDir) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
-        silent.encoder_step(8)
+        silent.listen(8)
         reason = tracking.record(
             run.path, tracking.Config(uri=f"http://127.0.0.1:{silent.getsockname()[1]}", timeout_seconds=1)
         )

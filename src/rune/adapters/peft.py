@@ -231,9 +231,27 @@ def write_peft(
 
     Every pair must have the same rank (PEFT states one). `base_model_name` is what `from_pretrained` finds the base
     by; `adapter.base_model`, the digest of its weights, goes into the weights' metadata: PEFT warns of fields in its
-    config that it does not know.
+    config that it does not know. The same adapter gives the same bytes wherever it is written.
     """
     folder = Path(folder)
+    config, weights = encode(adapter, base_model_name=base_model_name, base_revision=base_revision)
+    store.write_atomic(folder / WEIGHTS_FILE, weights)
+    store.write_atomic(folder / CONFIG_FILE, config)
+    return AdapterRef(
+        adapter_id=content_id(adapter),
+        path=str(folder),
+        base_model=adapter.base_model,
+        rank=adapter.rank,
+        delta_w_norm=delta_w_norm(adapter),
+    )
+
+
+def encode(adapter: Adapter, *, base_model_name: str = "", base_revision: str = "") -> tuple[bytes, bytes]:
+    """The two files of a PEFT folder, config and weights, as bytes that depend on the adapter alone.
+
+    The weights' metadata holds the base model's digest and the scale α/r: the sha256 of that one file names all that
+    an adapter does. Raises AdapterError for pairs of several ranks.
+    """
     ranks = {pair.a.shape[1] for pair in adapter.pairs.values()} | {p.b.shape[0] for p in adapter.pairs.values()}
     if len(ranks) != 1:
         raise AdapterError(f"an adapter needs pairs of one rank to be written, found ranks {sorted(ranks)}")
@@ -258,15 +276,17 @@ def write_peft(
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
-    store.write_atomic(folder / WEIGHTS_FILE, save(tensors, {"format": "pt", "base_model": adapter.base_model}))
-    store.write_atomic(folder / CONFIG_FILE, json.dumps(config, indent=2, sort_keys=True) + "\n")
-    return AdapterRef(
-        adapter_id=content_id(adapter),
-        path=str(folder),
-        base_model=adapter.base_model,
-        rank=rank,
-        delta_w_norm=delta_w_norm(adapter),
-    )
+    metadata = {"format": "pt", "base_model": adapter.base_model, "scale": repr(float(adapter.scale))}
+    weights = _ordered(save(tensors, metadata))
+    return (json.dumps(config, indent=2, sort_keys=True) + "\n").encode(), weights
+
+
+def _ordered(data: bytes) -> bytes:
+    """A safetensors file with its header's keys in order: the library writes the metadata as a hash map gives it."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # tensors begin at a multiple of 8, as the format asks
+    return len(header).to_bytes(8, "little") + header + data[8 + size :]
 
 
 def read_peft(folder: Path | str, *, device: str = "cpu") -> Adapter:

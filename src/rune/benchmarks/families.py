@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from rune.benchmarks import _families_conventions as conventions
-from rune.benchmarks import _families_trajectories as lore
+from rune.benchmarks import _families_trajectories
 from rune.benchmarks._families_atoms import DIMENSIONS, choices, prelude
 from rune.benchmarks._families_conventions import Convention, Rows
 from rune.benchmarks._families_tasks import BY_NAME, TASKS, Task
@@ -179,7 +179,7 @@ def trajectories(
     repair too, then the family's solution passes. Errors come from `sandbox`, or without one from running our
     own attempts in this process.
     """
-    return lore.write(list(problems), sandbox, seed=seed, variants=variants)
+    return _families_trajectories.write(list(problems), sandbox, seed=seed, variants=variants)
 
 
 # --------------------------------------------------------------------------- proof

@@ -3,7 +3,7 @@
 One HTTP request per draw, `concurrency` of them in flight, each with its own seed, so that a draw can be asked for
 again without touching its neighbours. An adapter is a model name (for SGLang a field of its own): its id is loaded
 through the server's admin dialect where there is one, and must be in the server's list of models before a draw names
-it; a name that the server does not know is an error, never the base model. Standard library only.
+it; a name that the server does not know is an error, never the base model. HTTP by httpx, tries by tenacity.
 
 A request that fails in the machinery (connection, timeout, 408, 409, 429, 5xx, unreadable answer) is retried with
 growing pauses; when its tries are used up, what has already finished is still delivered, and then one EngineError
@@ -12,20 +12,17 @@ says what is missing.
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
-import random
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from rune.errors import AdapterError, EngineError
 from rune.types import AdapterRef, Completion, ModelRef, Request
+
+if TYPE_CHECKING:
+    import httpx
 
 _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _LOAD = {"vllm": "/v1/load_lora_adapter", "sglang": "/load_lora_adapter"}
@@ -68,6 +65,10 @@ class _Refused(Exception):
         self.status = status
 
 
+class _Again(Exception):
+    """A failure of the machinery that another try may mend."""
+
+
 class _Draw(NamedTuple):
     request: Request
     number: int
@@ -85,8 +86,7 @@ class OpenAIEngine:
                 "without a colon, and set engine.served_name to that"
             )
         self._loaded: dict[str, None] = {}  # adapters that we loaded, oldest first
-        self._key = os.environ.get(config.api_key_variable, "")
-        self._spread = random.Random()  # only for the pauses between tries
+        self._http = _client(config)
 
     def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
         """Yield draws as the server answers. Raises EngineError after delivering all that could be had."""
@@ -111,7 +111,8 @@ class OpenAIEngine:
             try:
                 self._unload(adapter_id)
             except (EngineError, AdapterError):
-                return
+                break
+        self._http.close()
 
     # ------------------------------------------------------------------ draws
 
@@ -256,35 +257,49 @@ class OpenAIEngine:
 
     def _call(self, path: str, body: dict[str, Any] | None = None, *, tries: int = 0) -> Any:
         """One exchange, retried. Raises _Refused for a 4xx, EngineError when the tries are used up."""
-        tries = tries or self.config.tries
-        problem = ""
-        for attempt in range(tries):
-            if attempt:
-                pause = self.config.pause_seconds * 2 ** (attempt - 1)
-                time.sleep(pause * (0.75 + self._spread.random() / 2))
-            try:
-                return self._exchange(path, body)
-            except urllib.error.HTTPError as error:
-                text = error.read(2000).decode(errors="replace").strip() or str(error.reason)
-                if error.code not in _AGAIN:
-                    raise _Refused(error.code, f"HTTP {error.code}: {text[:300]}") from None
-                problem = f"HTTP {error.code}: {text[:200]}"
-            except TimeoutError:
-                problem = f"no answer within {self.config.timeout_seconds:g} s"
-            except urllib.error.URLError as error:
-                problem = f"no connection ({error.reason})"
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                problem = f"the connection broke ({type(error).__name__}: {error})"
-        raise EngineError(f"{path}: {problem}, {tries} tries")
+        import tenacity
+
+        tries, pause = tries or self.config.tries, self.config.pause_seconds
+        retry = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(tries),
+            wait=tenacity.wait_exponential(multiplier=pause) + tenacity.wait_random(0, pause / 2),
+            retry=tenacity.retry_if_exception_type(_Again),
+            reraise=True,
+        )
+        try:
+            return retry(self._exchange, path, body)
+        except _Again as problem:
+            raise EngineError(f"{path}: {problem}, {tries} tries") from None
 
     def _exchange(self, path: str, body: dict[str, Any] | None) -> Any:
-        headers = {"Content-Type": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.config.url.rstrip("/") + path, data=data, headers=headers)
-        with urllib.request.urlopen(request, timeout=self.config.timeout_seconds) as response:
-            raw = response.read()
-        if path in (*_LOAD.values(), *_UNLOAD.values()):
-            return raw  # vLLM answers in plain words
-        return json.loads(raw)
+        """One request and its answer. Raises _Refused, or _Again for what another try may mend."""
+        import httpx
+
+        try:
+            response = self._http.get(path) if body is None else self._http.post(path, json=body)
+            if response.is_error:
+                text = response.text[:2000].strip() or response.reason_phrase
+                if response.status_code not in _AGAIN:
+                    raise _Refused(response.status_code, f"HTTP {response.status_code}: {text[:300]}")
+                raise _Again(f"HTTP {response.status_code}: {text[:200]}")
+            # vLLM answers in plain words where adapters are loaded
+            return response.content if path in (*_LOAD.values(), *_UNLOAD.values()) else response.json()
+        except httpx.TimeoutException:
+            raise _Again(f"no answer within {self.config.timeout_seconds:g} s") from None
+        except httpx.ConnectError as error:
+            raise _Again(f"no connection ({error})") from None
+        except (httpx.HTTPError, ValueError) as error:
+            raise _Again(f"the connection broke ({type(error).__name__}: {error})") from None
+
+
+def _client(config: Config) -> httpx.Client:
+    """Connections that are kept open, as many as requests may be in flight."""
+    import httpx
+
+    key = os.environ.get(config.api_key_variable, "")
+    return httpx.Client(
+        base_url=config.url.rstrip("/"),
+        headers={"Authorization": f"Bearer {key}"} if key else {},
+        timeout=config.timeout_seconds,
+        limits=httpx.Limits(max_connections=config.concurrency, max_keepalive_connections=config.concurrency),
+    )

@@ -1,27 +1,22 @@
 """Weights from the Hugging Face hub: safetensors, configuration and tokenizer of one commit, each file verified.
 
-The hub states, for one commit, the sha256 of every large file and the git blob id of every small one; what
-arrives must match. A private mirror is used by setting HF_ENDPOINT. Interrupted downloads resume.
+The hub's own client downloads; the hub states, for one commit, the sha256 of every large file and the git blob id of
+every small one, and what arrived must match. A private mirror is used by setting HF_ENDPOINT. A download that was
+stopped goes on: files that are there are not fetched again, and a line that breaks is tried again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import http.client
 import os
-import urllib.error
-import urllib.request
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 from typing import Any
 
-from rune import console
 from rune.errors import ModelError
 from rune.runs import store
 
 _WANTED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-_BLOCK = 1 << 20
-_TIMEOUT = 30.0  # seconds without a byte
 
 
 class Unreachable(Exception):
@@ -55,66 +50,17 @@ def fetch(repo: str, *, revision: str, staging: Path) -> dict[str, Any]:
     wanted += [name for name in files if name == "model.safetensors.index.json"]
     if not any(name.endswith(".safetensors") for name in wanted):
         raise ModelError(f"{repo}: no safetensors on the hub; pickled weights are never loaded")
-    stated: dict[str, str] = {}
-    total = sum(int(files[name].size or 0) for name in wanted)
-    with console.Progress(f"{repo}@{str(info.sha)[:8]}", total, unit="B") as bar:
-        for name in wanted:
-            path = staging / name
-            if not path.is_file():  # else an earlier call brought all of it
-                url = huggingface_hub.hf_hub_url(repo, name, revision=info.sha, endpoint=endpoint)
-                try:
-                    _download(url, path, bar.advance)
-                except (OSError, http.client.HTTPException) as error:
-                    raise ModelError(
-                        f"{repo}/{name}: download broke off ({_first_line(error)}); the same command resumes"
-                    ) from None
-            stated[name] = _verify(path, files[name], repo=repo)
-    return {"source": "hub", "repo": repo, "commit": info.sha, "stated": stated}
-
-
-def _download(url: str, target: Path, progress: Callable[[int], object]) -> None:
-    """Fetch `url` into `target`, continuing what an earlier call left in `target.partial`. Raises OSError.
-
-    Done here because the hub's client starts every file anew since its version 1.
-    """
-    partial = target.with_name(f"{target.name}.partial")
-    start = partial.stat().st_size if partial.exists() else 0
-    request = urllib.request.Request(url, headers=_headers() | ({"Range": f"bytes={start}-"} if start else {}))
-    opener = urllib.request.build_opener(_Redirect)
     try:
-        response = opener.open(request, timeout=_TIMEOUT)
-    except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing left to send: the last call was stopped after the last byte
-            partial.replace(target)
-            return
-        raise
-    with response:
-        resumed = response.status == 206
-        progress(start if resumed else 0)
-        expected = response.length
-        with store.writing(partial), partial.open("ab" if resumed else "wb") as file:
-            while block := response.read(_BLOCK):
-                file.write(block)
-                progress(len(block))
-        if expected is not None and partial.stat().st_size != expected + (start if resumed else 0):
-            raise OSError("the connection was closed early")
-    partial.replace(target)
-
-
-class _Redirect(urllib.request.HTTPRedirectHandler):
-    """The hub sends large files from another host, which must not be given the user's token."""
-
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        new = super().redirect_request(req, fp, code, msg, headers, newurl)
-        if new is not None and new.host != req.host:
-            new.remove_header("Authorization")
-        return new
-
-
-def _headers() -> dict[str, str]:
-    from huggingface_hub.utils import build_hf_headers
-
-    return build_hf_headers(library_name="rune")
+        huggingface_hub.snapshot_download(
+            repo, revision=info.sha, local_dir=staging, allow_patterns=wanted, endpoint=endpoint, library_name="rune"
+        )
+    except Exception as error:
+        if not _is_network(error):
+            raise
+        raise ModelError(f"{repo}: download broke off ({_first_line(error)}); the same command resumes") from None
+    shutil.rmtree(staging / ".cache", ignore_errors=True)  # the client's notes
+    stated = {name: _verify(staging / name, files[name], repo=repo) for name in wanted}
+    return {"source": "hub", "repo": repo, "commit": info.sha, "stated": stated}
 
 
 def _verify(path: Path, stated: Any, *, repo: str) -> str:

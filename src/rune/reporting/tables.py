@@ -15,6 +15,7 @@ from rune.reporting.data import CONDITIONS, MEANING, MODULES, Report, Training
 from rune.types import ArmScore, Contrast
 
 NONE = "not measured"
+_STEPS_FOR_A_PLATEAU = 20  # with fewer, where a loss stopped falling cannot be told
 
 
 class Table(NamedTuple):
@@ -155,13 +156,15 @@ def _loss(arm: str, training: Sequence[Training]) -> str:
 
 
 def _plateau(found: Mapping[str, Any] | None) -> str:
-    """When the loss stopped falling; "early" is the detector's alarm."""
+    """When the loss stopped falling; "early" is the detector's alarm, which means nothing on a handful of steps."""
     if not found:
         return NONE
+    if found["steps"] < _STEPS_FOR_A_PLATEAU:
+        return f"not told from {found['steps']} steps"
     if found.get("plateau_step") is None:
         return "none"
-    early = ", early!" if found.get("early_plateau") else ""
-    return f"{found['plateau_step']} of {found['steps']}{early}"
+    early = " (early)" if found.get("early_plateau") else ""
+    return f"step {found['plateau_step']} of {found['steps']}{early}"
 
 
 def swaps(report: Report) -> Table | None:

@@ -9,6 +9,7 @@ Not covered: deleting anything from a tracker but our own unfinished attempt at 
 
 from __future__ import annotations
 
+import calendar
 import contextlib
 import csv
 import io
@@ -24,8 +25,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from rune import config
+from rune.runs import store
+
 COLUMNS = ("run_id", "phase", "adapter_id", "pass_at_1", "training_loss", "adapter_cosine_diversity", "delta_w_norm")
 NOTE = "mlflow.note.content"
+EVIDENCE = "rune.evidence"
 _LOGIN = re.compile(r"//[^/@\s]+@")  # "//user:password@" of an address
 _KEY = "rune.run"  # tag that ties tracker runs to a run folder
 _CURVE_POINTS = 500  # of one metric; a longer curve is thinned
@@ -55,8 +60,8 @@ def record(path: Path, config: Config) -> str:
     rows: list[dict[str, Any]] = []
     try:
         rows = table(path)
-        _write(path / "mlflow.json", json.dumps({"columns": COLUMNS, "rows": rows}, indent=2) + "\n")
-        _write(path / "mlflow.csv", _csv(rows))
+        store.write_json(path / "mlflow.json", {"columns": COLUMNS, "rows": rows})
+        store.write_atomic(path / "mlflow.csv", _csv(rows))
         if not config.enabled:
             return ""
         uri = config.uri or f"sqlite:///{(path.resolve().parent / 'mlflow.db').as_posix()}"
@@ -67,14 +72,14 @@ def record(path: Path, config: Config) -> str:
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
         reason = _LOGIN.sub("//", reason.replace(config.uri or "\0", _public(config.uri)))
         with contextlib.suppress(OSError):
-            _write(path / "tracking.json", json.dumps({"status": "pending", "reason": reason}, indent=2) + "\n")
+            store.write_json(path / "tracking.json", {"status": "pending", "reason": reason})
         return f"not tracked ({reason}); the run is complete on disk, `rune track {path}` writes it again"
     for row in rows:
         row["run_id"] = ids.get(row["phase"], "")
-    _write(path / "mlflow.json", json.dumps({"columns": COLUMNS, "rows": rows}, indent=2) + "\n")
-    _write(path / "mlflow.csv", _csv(rows))
+    store.write_json(path / "mlflow.json", {"columns": COLUMNS, "rows": rows})
+    store.write_atomic(path / "mlflow.csv", _csv(rows))
     said = {"status": "tracked", "tracker": _public(uri), "experiment": config.experiment, "runs": ids}
-    _write(path / "tracking.json", json.dumps(said, indent=2) + "\n")
+    store.write_json(path / "tracking.json", said)
     return ""
 
 
@@ -154,15 +159,20 @@ def _send(path: Path, config: Config, uri: str, rows: Sequence[Mapping[str, Any]
     key = f"{path.name}:{manifest.get('created', '')}"
     _forget(client, experiment, key)
     tags = {_KEY: key, **_provenance(manifest)}
+    answer = str(decision.get("answer", "not decided"))
+    began, ended = _when(manifest)
     parent = client.create_run(
-        experiment, run_name=path.name, tags={**tags, "phase": "experiment", NOTE: _note(decision)}
+        experiment,
+        run_name=path.name,
+        start_time=began,
+        tags={**tags, "phase": "experiment", NOTE: answer, EVIDENCE: _evidence(decision)},
     ).info.run_id
     ids = {}
     for row in rows:
         arm = str(row["phase"])
         run_tags = {**tags, "phase": arm, "adapter_id": str(row["adapter_id"]), "mlflow.parentRunId": parent}
-        run_tags[NOTE] = str(decision.get("answer", "not decided"))
-        run = client.create_run(experiment, run_name=f"{path.name}/{arm}", tags=run_tags).info.run_id
+        run_tags[NOTE] = answer
+        run = client.create_run(experiment, run_name=f"{path.name}/{arm}", start_time=began, tags=run_tags).info.run_id
         ids[arm] = run
         client.log_param(run, "phase", arm)
         client.log_param(run, "adapter_id", row["adapter_id"])
@@ -171,9 +181,12 @@ def _send(path: Path, config: Config, uri: str, rows: Sequence[Mapping[str, Any]
             client.log_metric(run, name, math.nan if row[name] is None else row[name])
         _log_curves(client, run, path, arm)
         _log_adapters(client, run, path, arm, config.adapters_mb)
-        client.set_terminated(run)
+        _log_dataset(client, run, path, manifest)
+        client.set_terminated(run, end_time=ended)
+        client.log_metric(parent, f"pass_at_1_{arm}", row["pass_at_1"])
     _log_parent(client, parent, path, manifest, decision)
-    client.set_terminated(parent)
+    _log_dataset(client, parent, path, manifest)
+    client.set_terminated(parent, end_time=ended)
     return {"experiment": parent, **ids}
 
 
@@ -197,7 +210,7 @@ def _forget(client: Any, experiment: str, key: str) -> None:
 def _log_parent(client: Any, run: str, path: Path, manifest: Mapping[str, Any], decision: Mapping[str, Any]) -> None:
     from mlflow.entities import Param
 
-    params = [Param(k, str(v)[:6000]) for k, v in _flat(_toml(path / "config.toml")).items()]
+    params = [Param(k, str(v)[:6000]) for k, v in _flat(_config(path / "config.toml")).items()]
     for start in range(0, len(params), 100):
         client.log_batch(run, params=params[start : start + 100])
     for name in ("effect_points", "threshold_points", "relative_change"):
@@ -259,12 +272,31 @@ def _provenance(manifest: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _note(decision: Mapping[str, Any]) -> str:
-    """The decision in its exact words, then the evidence."""
-    if not decision:
-        return "not decided"
-    lines = [str(decision["answer"]), "", str(decision.get("evidence", "")), ""]
-    return "\n".join([*lines, *(f"- {reason}" for reason in decision.get("reasons", []))])
+def _evidence(decision: Mapping[str, Any]) -> str:
+    """What stands beside the decision: the evidence in a sentence, then the reasons."""
+    lines = [str(decision.get("evidence", "")), *(f"- {reason}" for reason in decision.get("reasons", []))]
+    return "\n".join(line for line in lines if line)
+
+
+def _when(manifest: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Start and end of the experiment itself in ms since 1970, not of its tracking. None: MLflow takes now."""
+    times = [str(entry[k]) for entry in manifest.get("stages", {}).values() for k in ("started", "ended") if k in entry]
+    if not times:
+        return None, None
+    parsed = [1000 * calendar.timegm(time.strptime(t, "%Y-%m-%dT%H:%M:%SZ")) for t in times]
+    return min(parsed), max(parsed)
+
+
+def _log_dataset(client: Any, run: str, path: Path, manifest: Mapping[str, Any]) -> None:
+    """The tasks: the benchmark's name and the sha256 of problems.jsonl, which is under seal."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    name = str(_config(path / "config.toml").get("benchmark", {}).get("name", "tasks"))
+    digest = str(manifest.get("seals", {}).get("problems.jsonl", ""))[:36]
+    source = json.dumps({"file": "problems.jsonl"})
+    dataset = Dataset(name=name, digest=digest or "unsealed", source_type="local", source=source)
+    context = InputTag(key="mlflow.data.context", value="evaluation")
+    client.log_inputs(run, [DatasetInput(dataset, [context])])
 
 
 # --------------------------------------------------------------------------- patience
@@ -307,20 +339,15 @@ def _reachable(uri: str, seconds: int) -> None:
 
 
 def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return store.read_json(path) if path.exists() else None
 
 
 def _jsonl(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file if line.endswith("\n") and line.strip()]
+    return [row for _, row in store.read_lines(path)] if path.exists() else []
 
 
-def _toml(path: Path) -> dict[str, Any]:
-    import tomllib
-
-    return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def _config(path: Path) -> dict[str, Any]:
+    return config.parse(path.read_text(encoding="utf-8"), where=str(path)) if path.exists() else {}
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -337,9 +364,3 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows([{k: "" if v is None else v for k, v in row.items()} for row in rows])
     return text.getvalue()
-
-
-def _write(path: Path, text: str) -> None:
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)

@@ -74,6 +74,25 @@ def replace_block(path: Path, name: str, block: str) -> None:
     write_atomic(path, f"{before}{begin}\n{block}\n{end}{after}")
 
 
+def sweep(folder: Path) -> None:
+    """Remove what `write_atomic` left anywhere below `folder` in a process that was killed."""
+    for scratch in folder.rglob(".*.tmp"):
+        pid = scratch.name.removesuffix(".tmp").rpartition(".")[2]
+        if pid.isdigit() and not _alive(int(pid)):
+            with contextlib.suppress(OSError):
+                scratch.unlink()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
 def write_json(path: Path, value: Any) -> None:
     """Atomic, indented, sorted only as given."""
     write_atomic(path, json.dumps(config.plain(value), indent=2, ensure_ascii=False) + "\n")
@@ -437,6 +456,7 @@ class RunDir:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise StoreError(f"{self.path}: another rune process works here; wait for it or stop it") from None
+            sweep(self.path)
             yield
 
 

@@ -295,12 +295,17 @@ def one(
 ) -> AdapterRef:
     """One adapter from all of these trajectories, for use outside of any run; made on the CPU."""
     from rune.adapters import convert
+    from rune.adapters.registry import origin
+    from rune.adapters.registry.records import MadeFrom, Source
     from rune.hypernet import export
 
     source = export.AdapterGenerator(checkpoint, model, device="cpu", dtype=export.reading_dtype("cpu"), cache=None)
     made = source.generate([list(trajectories)], strength=strength)
     ref = convert.write(output, made, source.stored.layout, source.model)
     store.write_atomic(output / "README.md", _card(trajectories, checkpoint, model, ref, strength))
+    sources = tuple(Source(trajectory_id=t.trajectory_id, task_id=t.task_id) for t in trajectories)
+    digest = store.sha256_file(checkpoint / "model.safetensors")
+    origin.write(output, MadeFrom(sources=sources, hypernet=digest, how=f"hypernet, strength {strength:g}"))
     return ref
 
 

@@ -13,7 +13,7 @@ from rune.runs import store
 
 if TYPE_CHECKING:
     from rune.stages import train
-    from rune.study.config import RunConfig
+    from rune.study.config import Machinery, RunConfig
 
 
 def parts(settings: RunConfig) -> None:
@@ -49,7 +49,7 @@ def inputs(settings: RunConfig, written: RunConfig) -> None:
         start(settings.train.start_from, written.train.start_from, settings.train)
 
 
-def device(settings: RunConfig) -> str:
+def device(settings: Machinery) -> str:
     """ "cpu" or "cuda". Raises ConfigError if the config wants a GPU and there is none."""
     wanted = settings.model.device
     if wanted == "cpu":

@@ -31,7 +31,7 @@ from rune.stages import adapt, collect, retrieve, sample, score, train
 from rune.stages.context import Context
 from rune.study import checks, combine, workers
 from rune.study.cells import Cell, key, loop_key
-from rune.study.config import Loaded, RunConfig
+from rune.study.config import Loaded, Machinery, RunConfig
 from rune.study.folders import Experiment, Place, create, reopen
 from rune.types import Engine, ModelRef, Problem, Sandbox, Split, Trajectory
 
@@ -364,7 +364,7 @@ def _link(source: str, target: str) -> None:
 class Machines:
     """Model, engine, sandbox and training base of one configuration; made on first use, closed together."""
 
-    def __init__(self, settings: RunConfig, name: str, *, together: int) -> None:
+    def __init__(self, settings: Machinery, name: str, *, together: int) -> None:
         self.name = name
         self._settings, self._together = settings, together
         self._exit = contextlib.ExitStack()

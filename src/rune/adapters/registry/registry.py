@@ -1,0 +1,359 @@
+"""A registry: a folder with adapters as files and what is known of them in SQLite. Loads no torch.
+
+    registry.sqlite      entries, lineage, fitness, operations
+    objects/ab/abcd…/    the adapters (see objects.py)
+
+An adapter's files come first and its entry second, so an entry never names what is not there; files without an entry
+are what killed processes left, and `gc` takes them away.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from rune.adapters.registry import lineage
+from rune.adapters.registry.database import Database, adapters, aliases, measurements, sources
+from rune.adapters.registry.objects import Objects, remove
+from rune.adapters.registry.records import Draft, Entry, Fitness, Level, Place, Source, Status
+from rune.errors import AdapterError, DataError
+from rune.runs.store import now
+from rune.types import AdapterRef
+
+MAX_RANK = 256  # of an entry; engines pad every adapter of a batch to the largest
+_MIN_PREFIX = 4
+
+
+def default_folder() -> Path:
+    """`$RUNE_REGISTRY`, or ~/.local/share/rune/adapters."""
+    return Path(os.environ.get("RUNE_REGISTRY") or Path.home() / ".local" / "share" / "rune" / "adapters")
+
+
+class Registry:
+    """See the module's docstring. Safe for many processes at once; opened anew in each."""
+
+    def __init__(self, folder: Path, *, create: bool = False, max_rank: int = MAX_RANK) -> None:
+        """Raises StoreError if there is no registry and `create` is false, or if it cannot be read."""
+        self.folder, self.max_rank = folder, max_rank
+        self.database = Database(folder, create=create)
+        self.objects = Objects(folder / "objects")
+
+    # ------------------------------------------------------------------ in
+
+    def insert(self, draft: Draft, config: bytes, weights: bytes, *, alias: str = "") -> tuple[Entry, bool]:
+        """Bring an adapter in, files and entry; the flag says whether it is new.
+
+        The same adapter at the same place is there once. Raises AdapterError for one that is there at another place,
+        DataError for parents that do not fit.
+        """
+        with self.database.files(alone=False):
+            self.keep_files(draft.id, config, weights)
+            with self.database.write() as connection:
+                new = insert(connection, draft)
+                if alias:
+                    set_alias(connection, alias, draft.id)
+        return self.get(draft.id), new
+
+    def keep_files(self, digest: str, config: bytes, weights: bytes) -> Path:
+        """The files alone; damaged ones of this name are replaced. Hold `database.files` until an entry names them."""
+        if self.objects.place(digest).is_dir():
+            try:
+                return self.objects.verify(digest)
+            except AdapterError:
+                self.objects.remove(digest)
+        return self.objects.put(digest, config, weights)
+
+    def set_alias(self, name: str, digest: str) -> None:
+        """Give an adapter another name; a name that was another adapter's moves."""
+        with self.database.write() as connection:
+            set_alias(connection, name, digest)
+
+    def set_fitness(self, digest: str, fitness: Fitness, *, own: bool = True) -> None:
+        """Keep a measurement. `own`: on the adapter's own domains, so that selection goes by it."""
+        with self.database.write() as connection:
+            add_fitness(connection, digest, fitness, own=own)
+
+    # ------------------------------------------------------------------ look
+
+    def get(self, digest: str) -> Entry:
+        """By the whole id. Raises DataError."""
+        with self.database.read() as connection:
+            row = connection.execute(sa.select(adapters).where(adapters.c.id == digest)).first()
+        if row is None:
+            raise DataError(f"{self.folder}: no adapter {digest}; `rune adapters list` shows what is there")
+        return entry(row)
+
+    def has(self, digest: str) -> bool:
+        """Whether there is an adapter with this whole id."""
+        with self.database.read() as connection:
+            return connection.execute(sa.select(adapters.c.number).where(adapters.c.id == digest)).first() is not None
+
+    def resolve(self, name: str) -> Entry:
+        """By an alias, or the first characters of an id. Raises DataError if none or several are meant."""
+        by_alias = sa.select(adapters).join(aliases, aliases.c.adapter == adapters.c.id).where(aliases.c.name == name)
+        prefix = name.lower()
+        by_id = sa.select(adapters).where(adapters.c.id >= prefix, adapters.c.id < prefix + "g").limit(2)
+        with self.database.read() as connection:
+            found = connection.execute(by_alias).all()
+            if not found and len(name) >= _MIN_PREFIX and not set(prefix) - set("0123456789abcdef"):
+                found = connection.execute(by_id).all()
+        if len(found) == 1:
+            return entry(found[0])
+        if found:
+            raise DataError(f"{self.folder}: '{name}' begins the ids of several adapters; type more of it")
+        raise DataError(
+            f"{self.folder}: no adapter '{name}'; give an alias or the first {_MIN_PREFIX} or more characters of an "
+            "id that `rune adapters list` shows"
+        )
+
+    def page(self, view: View, *, after: int = 0, limit: int = 50) -> list[Entry]:
+        """Entries in the order of their numbers, those after number `after` first."""
+        with self.database.read() as connection:
+            return [entry(row) for row in connection.execute(view.query(after, limit))]
+
+    def count(self, view: View) -> int:
+        with self.database.read() as connection:
+            return int(connection.execute(view.narrow(sa.select(sa.func.count()))).scalar() or 0)
+
+    def sources(self, digest: str) -> list[Source]:
+        """The trajectories that an adapter was made from."""
+        query = sa.select(sources).where(sources.c.adapter == digest).order_by(sources.c.trajectory)
+        with self.database.read() as connection:
+            return [Source(trajectory_id=r.trajectory, task_id=r.task) for r in connection.execute(query)]
+
+    def aliases(self, digest: str) -> list[str]:
+        query = sa.select(aliases.c.name).where(aliases.c.adapter == digest).order_by(aliases.c.name)
+        with self.database.read() as connection:
+            return list(connection.execute(query).scalars())
+
+    def fitness(self, digest: str) -> list[Fitness]:
+        """All measurements of an adapter, the oldest first; NaN where version 1 did not keep a part."""
+        query = sa.select(measurements).where(measurements.c.adapter == digest).order_by(measurements.c.number)
+        with self.database.read() as connection:
+            return [_fitness(row) for row in connection.execute(query)]
+
+    def lineage(self, digest: str) -> lineage.Lineage:
+        """Ancestors and descendants. Raises StoreError if they go in a circle."""
+        with self.database.read() as connection:
+            return lineage.of(connection, digest, where=str(self.database.path))
+
+    # ------------------------------------------------------------------ out
+
+    def ref(self, found: Entry, *, base: str) -> AdapterRef:
+        """An adapter as engines take it, its bytes verified. Raises AdapterError for another base or a high rank."""
+        self.check(found, base=base)
+        folder = self.objects.verify(found.id)
+        return AdapterRef(
+            adapter_id=found.id,
+            path=str(folder),
+            base_model=found.base,
+            rank=found.rank,
+            delta_w_norm=found.delta_w_norm,
+        )
+
+    def check(self, found: Entry, *, base: str) -> None:
+        """Raises AdapterError if an adapter is not for this base model, or has more ranks than are allowed."""
+        if base and found.base != base:
+            raise AdapterError(
+                f"adapter {found.short} was made for base model {found.base[:12]}… ({found.base_name or 'no name'}), "
+                f"asked for is {base[:12]}…; choose one of that base: `rune adapters list --base {base[:12]}`"
+            )
+        if found.rank > self.max_rank:
+            raise AdapterError(
+                f"adapter {found.short} has rank {found.rank}, the limit is {self.max_rank}; "
+                f"pass --max-rank {found.rank}"
+            )
+
+    # ------------------------------------------------------------------ keep in order
+
+    def verify(self, chosen: Sequence[Entry] = ()) -> list[str]:
+        """Everything that is wrong, a line each: bytes, lineage, the database. `chosen`: of these adapters only."""
+        problems = []
+        if damage := self.database.check():
+            problems.append(f"{self.database.path}: {damage}")
+        with self.database.read() as connection:
+            if circle := lineage.circle(lineage.edges(connection)):
+                problems.append(f"{self.database.path}: {lineage.words(circle)}")
+            every = [entry(row) for row in connection.execute(sa.select(adapters).order_by(adapters.c.number))]
+        for found in chosen or every:
+            try:
+                self.objects.verify(found.id)
+            except AdapterError as error:
+                problems.append(str(error))
+        return problems
+
+    def gc(self, *, dry_run: bool = False) -> Collected:
+        """Remove files that no entry names, when no other process is bringing any in."""
+        with self.database.files(alone=True):
+            with self.database.read() as connection:
+                named = set(connection.execute(sa.select(adapters.c.id)).scalars())
+            stray = [self.objects.place(d) for d in self.objects.digests() if d not in named]
+            stray += self.objects.unfinished()
+            size = sum(f.stat().st_size for folder in stray for f in folder.rglob("*") if f.is_file())
+            if not dry_run:
+                for folder in stray:
+                    remove(folder)
+        return Collected(len(stray), size)
+
+
+class Collected(NamedTuple):
+    """What `gc` found."""
+
+    folders: int
+    bytes: int
+
+
+class View(NamedTuple):
+    """Which entries are listed."""
+
+    project: str = ""
+    domain: str = ""
+    level: Level | None = None
+    status: Status | None = Status.ACTIVE
+    base: str = ""  # first characters of a base model's digest
+
+    def narrow(self, query: sa.Select) -> sa.Select:
+        query = query.select_from(adapters)
+        if self.project:
+            query = query.where(adapters.c.project == self.project)
+        if self.domain:
+            query = query.where(adapters.c.domain == self.domain)
+        if self.level is Level.PROJECT:
+            query = query.where(adapters.c.domain == "")
+        elif self.level is Level.DOMAIN:
+            query = query.where(adapters.c.domain != "", adapters.c.task == "")
+        elif self.level is Level.TASK:
+            query = query.where(adapters.c.task != "")
+        if self.status:
+            query = query.where(adapters.c.status == self.status)
+        if self.base:
+            query = query.where(adapters.c.base.startswith(self.base, autoescape=True))
+        return query
+
+    def query(self, after: int, limit: int) -> sa.Select:
+        narrowed = self.narrow(sa.select(adapters)).where(adapters.c.number > after)
+        return narrowed.order_by(adapters.c.number).limit(limit)
+
+
+# --------------------------------------------------------------------------- parts of a transaction
+
+
+def insert(connection: sa.Connection, draft: Draft) -> bool:
+    """Write an entry with its sources and parents; returns whether it is new. Raises AdapterError, DataError."""
+    row = connection.execute(sa.select(adapters).where(adapters.c.id == draft.id)).first()
+    if row is not None:
+        there = entry(row)
+        lineage.unchanged(connection, draft)
+        if there.place != draft.place:
+            raise AdapterError(
+                f"adapter {there.short} is there already, as {there.place}; an adapter has one place: "
+                "give it an --alias, or compose it"
+            )
+        return False
+    connection.execute(
+        adapters.insert().values(
+            id=draft.id,
+            base=draft.base,
+            base_name=draft.base_name,
+            project=draft.place.project,
+            domain=draft.place.domain,
+            task=draft.place.task,
+            rank=draft.rank,
+            modules=",".join(draft.modules),
+            parameters=draft.parameters,
+            size=draft.size,
+            delta_w_norm=draft.delta_w_norm,
+            how=draft.made_from.how,
+            hypernet=draft.made_from.hypernet,
+            status=Status.ACTIVE,
+            created=now(),
+        )
+    )
+    if draft.made_from.sources:
+        rows = {s.trajectory_id: s.task_id for s in draft.made_from.sources}
+        connection.execute(
+            sources.insert(), [{"adapter": draft.id, "trajectory": t, "task": task} for t, task in rows.items()]
+        )
+    lineage.add(connection, draft)
+    return True
+
+
+def set_alias(connection: sa.Connection, name: str, digest: str) -> None:
+    """Raises DataError for a name that could be meant as an id, or as nothing."""
+    if not name.strip() or any(c.isspace() or ord(c) < 32 for c in name):
+        raise DataError(f"the alias is {name!r}; give one word")
+    if len(name) >= _MIN_PREFIX and not set(name.lower()) - set("0123456789abcdef"):
+        raise DataError(f"the alias '{name}' looks like the beginning of an id; give it a letter after f, or a dash")
+    connection.execute(sa.delete(aliases).where(aliases.c.name == name))
+    connection.execute(aliases.insert().values(name=name, adapter=digest))
+
+
+def add_fitness(connection: sa.Connection, digest: str, fitness: Fitness, *, own: bool) -> None:
+    connection.execute(
+        measurements.insert().values(adapter=digest, **{name: getattr(fitness, name) for name in Fitness.__slots__})
+    )
+    if own:
+        connection.execute(
+            sa.update(adapters)
+            .where(adapters.c.id == digest)
+            .values(
+                fitness=fitness.value,
+                fitness_low=fitness.low,
+                fitness_high=fitness.high,
+                fitness_draws=fitness.draws,
+                measured=fitness.measured,
+            )
+        )
+
+
+def set_status(connection: sa.Connection, digests: Collection[str], status: Status) -> None:
+    connection.execute(sa.update(adapters).where(adapters.c.id.in_(digests)).values(status=status))
+
+
+def entry(row: sa.Row) -> Entry:
+    """A row of `adapters` as a record."""
+    return Entry(
+        number=row.number,
+        id=row.id,
+        base=row.base,
+        base_name=row.base_name,
+        place=Place(project=row.project, domain=row.domain, task=row.task),
+        rank=row.rank,
+        modules=tuple(row.modules.split(",")),
+        parameters=row.parameters,
+        size=row.size,
+        delta_w_norm=row.delta_w_norm,
+        how=row.how,
+        hypernet=row.hypernet,
+        status=Status(row.status),
+        created=row.created,
+        fitness=row.fitness,
+        fitness_low=row.fitness_low,
+        fitness_high=row.fitness_high,
+        fitness_draws=row.fitness_draws,
+        measured=row.measured,
+    )
+
+
+def _fitness(row: sa.Row) -> Fitness:
+    def rate(value: float | None) -> float:
+        return float("nan") if value is None else value
+
+    return Fitness(
+        value=row.value,
+        low=row.low,
+        high=row.high,
+        level=row.level,
+        alpha=rate(row.alpha),
+        pass_rate=rate(row.pass_rate),
+        generalization=rate(row.generalization),
+        inside_tasks=row.inside_tasks or 0,
+        outside_tasks=row.outside_tasks or 0,
+        draws=row.draws,
+        protocol=row.protocol,
+        measured=row.measured,
+    )

@@ -19,6 +19,7 @@ SHIPPED = (
     "results/hypernet-0.5b/model.safetensors",
     "results/hypernet-0.5b/settings.json",
     "results/phase1-0.5b/trajectories.jsonl",
+    "configs/*.jsonl",
 )
 
 

@@ -85,6 +85,18 @@ def test_a_prompt_is_read_once_for_all_its_samples() -> None:
     assert reading == pytest.approx(few.sample_prompts * 2 * few.shape.parameters / 1e12)
 
 
+def test_imported_trajectories_are_read_too(tmp_path: Path) -> None:
+    settings = config.load(CONFIGS / "phase1-demo.toml").settings
+    file = tmp_path / "imported.jsonl"
+    file.write_bytes(b"x" * 240_000)
+    more, none = (replace(settings, collect=replace(settings.collect, imports=i)) for i in ((str(file),), ()))
+    many, few = (_estimate.plan(s, held_out=10, train=100, folder=None) for s in (more, none))
+    share = max(settings.train.hypernet.taps) / few.shape.layers
+    assert many.read_tokens - few.read_tokens == pytest.approx(240_000 / _estimate.BYTES_PER_TOKEN * share)
+    probe = _estimate.Probe(flops=1e12, bandwidth=1e11)
+    assert _estimate.times(many, probe)["train"] > _estimate.times(few, probe)["train"]
+
+
 def test_training_counts_the_engine_that_stays_loaded_beside_it() -> None:
     settings = config.load(CONFIGS / "phase1-demo.toml").settings
     served = replace(settings, engine=replace(settings.engine, name="openai"))

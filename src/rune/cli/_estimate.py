@@ -10,7 +10,7 @@ that an arm puts before its tasks, sandbox time (about 5 ms a program) and the g
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 ANSWER_TOKENS = 200  # mean length of a HumanEval answer of these models; the limit is reached by few
 PROMPT_TOKENS = 300
 TRAJECTORY_TOKENS = 1500
+BYTES_PER_TOKEN = 5  # of a trajectory file, whose records hold more than what is read of them
 HYPERNET_PARAMETERS = 15_000_000  # encoder and shared heads at the recipe's sizes
 ROWS = {"cpu": 64, "cuda": 256}  # sequences decoded together
 WRONG = 0.5  # share of attempts that fail and are tried again
@@ -53,7 +54,7 @@ class Plan:
     sample_tokens: float
     sample_prompts: float  # tokens
     train_tokens: float
-    read_tokens: float  # by the context encoder
+    read_tokens: float  # by the context encoder, as many as would cost the same if all layers read them
     memory: Mapping[str, Mapping[str, int]]  # stage → part → bytes
 
     @property
@@ -102,9 +103,14 @@ def plan(settings: RunConfig, *, held_out: int, train: int, folder: Path | None)
         sample_tokens=float(draws * min(ANSWER_TOKENS, sample.max_new_tokens)),
         sample_prompts=float(held_out * len(settings.adapt.arms) * PROMPT_TOKENS),
         train_tokens=float(lora.schedule.steps * step["lora"] + hyper.schedule.steps * step["hypernet"]) / 2,
-        read_tokens=float(min(collect.keep, wanted) * TRAJECTORY_TOKENS),
+        read_tokens=(min(collect.keep, wanted) * TRAJECTORY_TOKENS + _bytes(collect.imports) / BYTES_PER_TOKEN)
+        * min(1.0, max(hyper.taps) / shape.layers),
         memory=stages,
     )
+
+
+def _bytes(files: Iterable[str]) -> int:
+    return sum(path.stat().st_size for path in map(Path, files) if path.is_file())
 
 
 def where(device: str, dtype: str) -> tuple[str, str]:

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.rune-installed
 
-.PHONY: help demo test test-model test-model-small test-vllm lint mutants mutants-wide bench bench-score bench-generate bench-hypernet bench-report bench-stats bench-registry report-check families clean
+.PHONY: help env demo test test-all check nightly test-slow fuzz test-model test-model-small test-vllm lint mutants mutants-wide bench bench-check bench-score bench-generate bench-hypernet bench-report bench-stats bench-registry report-check families clean
 help:               ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
 
@@ -24,6 +24,20 @@ demo: $(STAMP)      ## the whole experiment, small, on a laptop CPU
 
 test: $(STAMP)      ## fast tests: no model, no network
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-all: $(STAMP)  ## fast tests and those of `make check`; every sandbox backend must be here
+	RUNE_HOSTILE=all $(BIN)/python -m pytest -n 2 --dist loadgroup -rs -m "not model and not slow and not vllm"
+
+check: lint test-all mutants test-model-small report-check bench-check  ## all that must hold before a release (about an hour on 2 cores)
+
+nightly: check test-slow test-model test-vllm mutants-wide fuzz  ## what takes hours: slow tests, both real models, vLLM, random breakages, fuzzing
+
+test-slow: $(STAMP) ## tests that take minutes each
+	$(BIN)/python -m pytest -m slow
+
+fuzz: $(STAMP)      ## damaged trajectory files and frames of hostile children, many thousands; SEED=1
+	$(BIN)/python tests/fuzz/campaign.py --seed $${SEED:-1}
+	$(BIN)/python tests/hostile/frame_fuzz.py --sequences 200000 --seed $${SEED:-1}
 
 test-model: $(STAMP) ## every stage with a real model
 	$(BIN)/rune models pull smollm2-135m-instruct
@@ -69,6 +83,11 @@ bench-stats: $(STAMP)
 	$(BIN)/python bench/stats.py
 
 bench-registry: $(STAMP)
+	$(BIN)/python bench/registry.py
+
+bench-check: $(STAMP) ## limits that benchmarks hold themselves against
+	$(BIN)/python bench/stats.py --check
+	$(BIN)/python bench/reporting.py --check
 	$(BIN)/python bench/registry.py --check
 
 report-check: $(STAMP) ## the committed run's report in headless Chromium; screenshots in artifacts/

@@ -1,6 +1,6 @@
 """Does taking the program out of an answer keep it right? References of all data sets, with demonstrations added.
 
-    .venv/bin/python bench/extraction.py [--data ../shared/data] [--limit N] [--out results/extraction.json]
+    .venv/bin/python bench/extraction.py [--data ../shared/data] [--limit N] [--out FILE]
 
 Each reference is written in several shapes (as it is; under a condition; behind a registry; reading a table that is
 filled afterwards), with the calls, prints and tests that models append, and put into an answer with prose, a draft and
@@ -15,21 +15,37 @@ import ast
 import gzip
 import json
 import textwrap
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rune import console, prompts
-from rune.benchmarks import humaneval, mbpp, puzzles
+from rune.benchmarks import (
+    api_updates,
+    code_update_arena,
+    families,
+    humaneval,
+    humaneval_plus,
+    mbpp,
+    mbpp_plus,
+    private_library,
+    puzzles,
+)
 from rune.benchmarks.formats import data as _data
 from rune.errors import SandboxError
 from rune.runs import store
 from rune.sandbox import fork
-from rune.types import Outcome, Problem, Program
+from rune.types import Execution, Outcome, Problem, Program, Sandbox
 
 # Runs that hold their problems, and both completions and the programs that were taken from them.
 RUNS = ("results/phase1-0.5b", "results/families-0.5b")
+UPDATES = 200  # of the generated API updates, 4 tasks each
+IN_TURN = ("families", "api_updates", "humaneval_plus", "mbpp_plus")  # many of a kind, or slow: one shape each
+LENT_TO = ("code_update_arena", "private_library")  # their programs import libraries
+LENT = (*fork.Config().packages, *code_update_arena.LENT)
 
 
 def plain(code: str, entry: str) -> str:
@@ -86,75 +102,126 @@ def answer(program: str, entry: str, demo: str, style: int) -> str:
     )[style % 4]
 
 
-def problems(data: Path) -> Iterator[tuple[Problem, str]]:
-    """Every reference with the test that judges it, and the calls a model would show it with."""
+class Reference(NamedTuple):
+    """A right program, the test that judges it, and the calls a model would show it with."""
+
+    problem: Problem
+    demo: str
+    spoken: Callable[[str], str] = str  # what of a program is run: a private library's names are its public ones
+
+    @property
+    def key(self) -> str:
+        return f"{self.problem.benchmark} {self.problem.task_id}"
+
+
+def references(data: Path) -> Iterator[Reference]:
+    """The references of all data sets."""
     for problem in humaneval.build(humaneval.Config()).problems():
-        yield problem, ""
+        # Models repeat the tests that they know from the task's page.
+        yield Reference(problem, f"{problem.test}\ncheck({problem.entry_point})")
     rows = {f"Mbpp/{row['task_id']}": row["test_list"] for row in _data.read(data / "mbpp/mbpp.jsonl")}
     for problem in mbpp.build(mbpp.Config(path=str(data))).problems():
-        yield problem, "\n".join(rows[problem.task_id])
+        yield Reference(problem, "\n".join(rows[problem.task_id]))
+    yield from _cruxeval(data)
+    for problem in puzzles.build(puzzles.Config(path=str(data))).problems():
+        if problem.reference:
+            yield Reference(problem, "")
+    yield from (Reference(p, "") for p in families.build(families.Config()).problems())
+    yield from (Reference(p, "") for p in api_updates.build(api_updates.Config(updates=UPDATES)).problems())
+    yield from (Reference(p, "") for p in code_update_arena.build(code_update_arena.Config(path=str(data))).problems())
+    for library in ("beatnum", "monkey", "numpy", "pandas"):
+        part = private_library.build(private_library.Config(library=library, path=str(data)))  # type: ignore[arg-type]
+        named = (p for p in part.problems() if p.entry_point)  # the others are statements, without a function
+        yield from (Reference(p, "", part.names().back) for p in named)
+    for problem in humaneval_plus.build(humaneval_plus.Config(path=str(data))).problems():
+        yield Reference(problem, "")
+    for problem in mbpp_plus.build(mbpp_plus.Config(path=str(data))).problems():
+        yield Reference(problem, "\n".join(rows[problem.task_id]))
+
+
+def _cruxeval(data: Path) -> Iterator[Reference]:
     for row in map(json.loads, (data / "cruxeval/cruxeval.jsonl").read_text(encoding="utf-8").splitlines()):
         if "lambda" in row["input"] or "lambda" in row["code"].partition("\n")[0]:
             continue  # a function crosses no wall
         call = f"({row['input']})"
         test = f"def check(candidate):\n    assert candidate{call} == {row['output']}\n"
-        yield (
-            Problem(
-                task_id=f"cruxeval/{row['id']}",
-                benchmark="cruxeval",
-                prompt="",
-                entry_point="f",
-                test=test,
-                reference=row["code"] + "\n",
-            ),
-            f"print(f{call})\nassert f{call} == {row['output']}\nresult = f{call}",
+        problem = Problem(
+            task_id=f"cruxeval/{row['id']}",
+            benchmark="cruxeval",
+            prompt="",
+            entry_point="f",
+            test=test,
+            reference=row["code"] + "\n",
         )
-    for problem in puzzles.build(puzzles.Config(path=str(data))).problems():
-        if problem.reference:
-            yield problem, ""
+        yield Reference(problem, f"print(f{call})\nassert f{call} == {row['output']}\nresult = f{call}")
 
 
-def references(data: Path, limit: int, sandbox: object) -> dict[str, object]:
-    """Judge whole and extracted programs of every reference in every shape."""
-    programs: dict[str, Program] = {}
-    sources: Counter[str] = Counter()
-    for number, (problem, demo) in enumerate(problems(data)):
-        if limit and number % max(1, 2700 // limit):
-            continue
-        sources[problem.benchmark] += 1
-        for place, shape in enumerate(SHAPES):
-            text = answer(shape(problem.reference, problem.entry_point), problem.entry_point, demo, 0)
-            laid = answer(shape(problem.reference, problem.entry_point), problem.entry_point, demo, number + place)
-            taken = prompts.extract(laid, prompt=problem.prompt, entry_point=problem.entry_point)
-            for kind, code in (("whole", text), ("extracted", taken)):
-                key = f"{problem.benchmark} {problem.task_id} {shape.__name__} {kind}"
-                programs[key] = Program(
-                    key=key, code=code, test=problem.test, entry_point=problem.entry_point, prelude=problem.prelude
-                )
-    found = {}
-    with console.Progress("extraction", len(programs), unit="program") as bar:
-        while left := [p for p in programs.values() if p.key not in found]:
-            try:
-                for execution in sandbox.judge(left):  # type: ignore[attr-defined]
-                    found[execution.key] = execution
-                    bar.advance()
-            except SandboxError as error:  # a test whose values cannot cross the wall
-                del programs[error.key]
-    pairs = [k for k in programs if k.endswith(" whole") and k.removesuffix("whole") + "extracted" in programs]
-    whole = [k for k in pairs if found[k].outcome is Outcome.PASSED]
-    lost = [k for k in whole if found[k.removesuffix("whole") + "extracted"].outcome is not Outcome.PASSED]
+def shapes_of(given: Reference, number: int) -> tuple[Shape, ...]:
+    """Every shape, or one in turn."""
+    return (SHAPES[number % len(SHAPES)],) if given.problem.benchmark in IN_TURN else SHAPES
+
+
+def programs_of(given: Reference, number: int) -> Iterator[Program]:
+    """A reference in its shapes, each whole and as it is taken out of an answer."""
+    problem, entry = given.problem, given.problem.entry_point
+    for place, shape in enumerate(shapes_of(given, number)):
+        shaped = shape(problem.reference, entry)
+        laid = answer(shaped, entry, given.demo, number // len(SHAPES) + place)
+        taken = prompts.extract(laid, prompt=problem.prompt, entry_point=entry)
+        for kind, code in (("whole", answer(shaped, entry, given.demo, 0)), ("extracted", taken)):
+            yield Program(
+                key=f"{given.key} {shape.__name__} {kind}",
+                code=given.spoken(code),
+                test=problem.test,
+                entry_point="" if problem.benchmark == "private_library" else entry,
+                prelude=problem.prelude,
+            )
+
+
+def judged(given: Iterable[tuple[int, Reference]], sandbox: Sandbox, bar: console.Progress) -> dict[str, Execution]:
+    """Every program's execution by its key; those that the sandbox cannot judge are left out."""
+    programs = {p.key: p for number, reference in given for p in programs_of(reference, number)}
+    found: dict[str, Execution] = {}
+    while left := [p for p in programs.values() if p.key not in found]:
+        try:
+            for execution in sandbox.judge(left):
+                found[execution.key] = execution
+                bar.advance()
+        except SandboxError as error:  # a test whose values cannot cross the wall
+            del programs[error.key]
+            bar.advance()
+    return found
+
+
+def compared(given: list[tuple[int, Reference]], found: dict[str, Execution]) -> dict[str, object]:
+    """What passes whole, and what of it does not pass as extracted."""
+    pairs = {k.removesuffix(" whole"): k.removesuffix("whole") + "extracted" for k in found if k.endswith(" whole")}
+    pairs = {name: extracted for name, extracted in pairs.items() if extracted in found}
+    whole = [name for name in pairs if found[f"{name} whole"].outcome is Outcome.PASSED]
+    lost = [name for name in whole if found[pairs[name]].outcome is not Outcome.PASSED]
+    passed = set(whole)
+    failed = sorted(set(pairs) - passed)
     return {
-        "references": sum(sources.values()),
-        "by_source": dict(sources),
+        "references": len(given),
+        "by_source": dict(Counter(reference.problem.benchmark for _, reference in given)),
+        "references_passed_whole_by_source": dict(
+            Counter(r.problem.benchmark for _, r in given if any(f"{r.key} {s.__name__}" in passed for s in SHAPES))
+        ),
         "shapes": [s.__name__ for s in SHAPES],
+        "programs": len(pairs),
         "passed_whole": len(whole),
-        "failed_whole": len(pairs) - len(whole),
+        "failed_whole": len(failed),
+        "failed_whole_by_source": dict(Counter(name.split()[0] for name in failed)),
+        "not_judged": sum(len(shapes_of(r, n)) for n, r in given) - len(pairs),
         "passed_whole_failed_extracted": len(lost),
-        "lost": [
-            {"program": k.removesuffix(" whole"), "error": found[k.removesuffix("whole") + "extracted"].error[-300:]}
-            for k in lost
-        ],
+        "lost": [{"program": name, "error": found[pairs[name]].error[-300:]} for name in lost],
     }
+
+
+def chosen(data: Path, limit: int) -> list[tuple[int, Reference]]:
+    """All references, or every n-th, numbered."""
+    every = list(enumerate(references(data)))
+    return every[:: max(1, len(every) // limit)] if limit else every
 
 
 def _rows(folder: Path, name: str) -> list[dict[str, Any]]:
@@ -164,7 +231,7 @@ def _rows(folder: Path, name: str) -> list[dict[str, Any]]:
     return [row for _, row in store.read_lines(folder / name)] if (folder / name).exists() else []
 
 
-def stored(folder: Path, sandbox: object) -> dict[str, object]:
+def stored(folder: Path, sandbox: Sandbox) -> dict[str, object]:
     """Extract a run's stored completions again, and judge the programs that changed."""
     tasks = {row["task_id"]: row for row in _rows(folder, "problems.jsonl")}
     samples = _rows(folder, "samples.jsonl")
@@ -182,7 +249,7 @@ def stored(folder: Path, sandbox: object) -> dict[str, object]:
                 entry_point=task["entry_point"],
                 prelude=task.get("prelude", ""),
             )
-    now = {e.key: str(e.outcome) for e in sandbox.judge(changed.values())}  # type: ignore[attr-defined]
+    now = {e.key: str(e.outcome) for e in sandbox.judge(changed.values())}
     verdicts = [
         {"condition": c, "task_id": t, "draw": d, "before": old.get((c, t, d), ""), "now": now[p.key]}
         for (c, t, d), p in changed.items()
@@ -195,15 +262,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--limit", type=int, default=0, help="about so many references; 0 means all")
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("results/extraction.json"))
     args = parser.parse_args()
-    sandbox = fork.build(fork.Config(cpu_seconds=30.0, wall_seconds=60.0))
-    try:
-        found = {"references": references(args.data, args.limit, sandbox), "stored_completions": {}}
+    given = chosen(args.data, args.limit)
+    limits = {"cpu_seconds": 30.0, "wall_seconds": 120.0, "workers": args.workers}
+    found: dict[str, Any] = {}
+    executions: dict[str, Execution] = {}
+    total = 2 * sum(len(shapes_of(r, n)) for n, r in given)
+    begun = time.monotonic()
+    with console.Progress("extraction", total, unit="program") as bar:
+        for lent in (False, True):
+            more = {"packages": LENT, "memory_mb": 4096} if lent else {}
+            part = [(n, r) for n, r in given if (r.problem.benchmark in LENT_TO) is lent]
+            with closing(fork.build(fork.Config(**limits, **more))) as sandbox:
+                executions |= judged(part, sandbox, bar)
+    found["references"] = compared(given, executions) | {"seconds": round(time.monotonic() - begun)}
+    found["stored_completions"] = {}
+    with closing(fork.build(fork.Config(**limits))) as sandbox:
         for run in RUNS:
             found["stored_completions"][run] = stored(Path(run), sandbox)
-    finally:
-        sandbox.close()
     store.write_json(args.out, found)
     told = found["references"]
     console.out(f"{told['passed_whole']} pass whole, {told['passed_whole_failed_extracted']} of them fail as extracted")

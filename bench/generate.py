@@ -38,7 +38,7 @@ from rune.adapters.peft import Adapter, Pair, target_linears
 from rune.config import plain
 from rune.engines import torch as torch_engine
 from rune.engines.local import torch_engine as _torch
-from rune.models import chat
+from rune.models import chat, loader
 from rune.runs import store
 from rune.types import AdapterRef, Completion, ModelRef, Request, Sample, Sampling
 
@@ -185,7 +185,7 @@ class Bench:
 
     def plain_model(self) -> Any:
         if self._plain is None:
-            self._plain = _torch.load_model(self.model, device=self.args.device, dtype=self.args.dtype)
+            self._plain = loader.load(self.model, device=self.args.device, dtype=self.args.dtype)
         return self._plain
 
     def drop_engine(self) -> None:

@@ -41,7 +41,7 @@ import torch
 
 from rune import __version__, config, console, plugins, prompts
 from rune.adapters import convert
-from rune.adapters.factors import Adapters, Factors, select
+from rune.adapters.factors import Adapters, Factors, concatenate, select, to_dtype
 from rune.analysis import stats
 from rune.benchmarks import families
 from rune.corpus import exclusion, reading
@@ -372,7 +372,7 @@ class Watcher:
                     table, sets = self._banks[arm]
                     with torch.autocast(str(self._base.device.type), torch.bfloat16, enabled=dtype is torch.bfloat16):
                         made = both.hypernet(table.batch(sets[start : start + count]))
-                    worn = bases.to_dtype(export.concatenate(both.static.factors(), made.factors), dtype)
+                    worn = to_dtype(concatenate(both.static.factors(), made.factors), dtype)
                 logits_PV = self._base.logits(rows, worn).float()
                 log_prob_P = logits_PV.log_softmax(-1).gather(-1, rows.label_P[:, None])[:, 0]
                 nats += losses.sequence_log_prob(log_prob_P, rows.row_P, count).tolist()

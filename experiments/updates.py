@@ -32,7 +32,7 @@ import torch
 
 from rune import config, console, plugins, prompts
 from rune.adapters import convert
-from rune.adapters.factors import Factors, select
+from rune.adapters.factors import Factors, concatenate, select, to_dtype
 from rune.agent import loop
 from rune.benchmarks import api_updates, code_update_arena, families
 from rune.benchmarks.scorers import updates
@@ -316,7 +316,9 @@ def _sample_context(args: argparse.Namespace, machine: Machine, engine: Any, cas
     _draw(args, machine, engine, path, wanted)
 
 
-def _draw(args: argparse.Namespace, machine: Machine, engine: Any, path: Path, wanted: Sequence[Any]) -> None:
+def _draw(
+    args: argparse.Namespace, machine: Machine, engine: Any, path: Path, wanted: Sequence[Any], draws: int = DRAWS
+) -> None:
     """Draw what is missing: draw i of a task has the same seed in every arm."""
     have = {(s.condition, s.task_id, s.draw) for s in store.read_jsonl(path, Sample)}
     sampling = Sampling(temperature=TEMPERATURE, max_new_tokens=16 if args.smoke else NEW_TOKENS, top_k=0)
@@ -324,7 +326,7 @@ def _draw(args: argparse.Namespace, machine: Machine, engine: Any, path: Path, w
     for arm, problem, context, worn in wanted:
         text = chat.render(machine.model, prompts.task(problem.prompt, context))
         seed = config.derive_seed(SEED, "sample", problem.task_id)
-        for draw in range(DRAWS):
+        for draw in range(draws):
             if (arm, problem.task_id, draw) in have:
                 continue
             key = f"{arm}\t{problem.task_id}\t{draw}"
@@ -510,7 +512,7 @@ class Donors:
         for start in range(0, len(self._sets), 16):
             with torch.autocast(str(self._base.device.type), torch.bfloat16, enabled=dtype is torch.bfloat16):
                 made = both.hypernet(self._bank.batch(self._sets[start : start + 16]))
-            whole = bases.to_dtype(export.concatenate(static, made.factors), dtype)
+            whole = to_dtype(concatenate(static, made.factors), dtype)
             count = len(self._sets[start : start + 16])
             rows += [self._under(select(whole, slice(n, n + 1))) for n in range(count)]
         rows.append(self._under({m: Factors(*(t.to(dtype) for t in f)) for m, f in static.items()}))
@@ -615,14 +617,16 @@ def tell(args: argparse.Namespace) -> None:
     console.out("\n".join(lines))
 
 
-def _numbers(verdicts: Sequence[dict[str, Any]], metric: str) -> dict[str, Any]:
+def _numbers(
+    verdicts: Sequence[dict[str, Any]], metric: str, wanted: Sequence[tuple[str, str]] = CONTRASTS
+) -> dict[str, Any]:
     """Shares in points over the tasks, and contrasts with a bootstrap over domains."""
     cells: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for v in verdicts:
         cells[v["arm"]][v["task"]].append(float(v[metric]))
     means = {arm: {task: 100 * float(np.mean(hits)) for task, hits in tasks.items()} for arm, tasks in cells.items()}
     contrasts = {}
-    for one, other in CONTRASTS:
+    for one, other in wanted:
         if one not in means or other not in means:
             continue
         tasks = sorted(set(means[one]) & set(means[other]))

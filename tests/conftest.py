@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+# Before anything loads torch, and inherited by what tests start: two workers whose threads wait for each other on two
+# cores are twenty times slower than one thread each, and models this small gain nothing from a second one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from rune.runs.store import sha256_file
 from rune.types import ModelRef
 

@@ -2,9 +2,10 @@
 
 `tools/mutants.py` holds breakages that somebody thought of; this one draws them: a comparison turned round, a
 bound off by one, a statement left out, a truth value inverted. tests/mutants/wide.toml names the files, by area.
-A first run of an area's tests records which of them reach which line (coverage.py, one context a test); a mutant
-is then tried against those only, quickest first, until one fails; a survivor meets all of the area's tests. Where
-no test reaches the line in its own process (the sandbox's children), the area's tests are run at once.
+A first run of an area's tests records which of them reach which line (coverage.py, one context a test), and how long
+each takes; a mutant is then tried against those only, quickest first, until one fails. Where no test reaches the line
+in its own process (the sandbox's children), all of the area's are meant. Either way only as many as fit --budget;
+`--keys KEY … --budget 2000` tries what survived against the slow ones too.
 
     python tools/mutants_wide.py --sample 120 --seed 1      → artifacts/mutants-wide.jsonl, goes on where it stopped
     python tools/mutants_wide.py --only analysis/stats.py            mutants of some files
@@ -40,7 +41,6 @@ import mutants as listed
 ROOT = listed.ROOT
 AREAS = ROOT / "tests" / "mutants" / "wide.toml"
 SURVIVORS = ROOT / "tests" / "mutants" / "survivors.toml"
-MOST_TESTS = 150  # of those that reach a line; the quickest ones
 VERDICTS = ("equivalent", "accepted")
 
 _COMPARE = {
@@ -342,10 +342,28 @@ class Reach:
             for number in _numbits(bits):
                 self.lines.setdefault((name, number), set()).add(test)
 
-    def tests(self, mutation: Mutation) -> list[str]:
-        """Tests that ran the mutant's line, quickest first; empty where only an import did, or nothing was seen."""
+    def tests(self, mutation: Mutation, budget: float) -> list[str]:
+        """Tests that ran the mutant's line, quickest first; all where only an import did, or nothing was seen.
+
+        As many as take `budget` seconds (one at least); the first of a file pays for what its tests share, which the
+        slowest of them did when they were recorded.
+        """
         found = {t for t in self.lines.get((mutation.file, mutation.line), ()) if t in self.seconds}
-        return sorted(found, key=lambda t: (self.seconds[t], t))[:MOST_TESTS]
+        shared: dict[str, float] = {}
+        for test, seconds in self.seconds.items():
+            file = test.partition("::")[0]
+            shared[file] = max(shared.get(file, 0.0), seconds)
+        ordered = sorted(found or self.seconds, key=lambda t: (self.seconds[t], t))
+        chosen: list[str] = []
+        spent = 0.0
+        for test in ordered:
+            file = test.partition("::")[0]
+            cost = self.seconds[test] + shared.get(file, 0.0)
+            if spent + cost <= budget:
+                spent += cost
+                shared.pop(file, None)
+                chosen.append(test)
+        return chosen or ordered[:1]
 
 
 def _numbits(bits: bytes) -> Iterator[int]:
@@ -392,8 +410,10 @@ def try_one(mutation: Mutation, tree: Path, tests: Sequence[str], limit: int) ->
         outcome, by = "survived", ""
     elif code == 124:
         outcome, by = "caught", "the tests do not end"
-    else:  # an import that breaks is noticed by every test that needs it
+    elif code in (1, 2) or code < 0:  # a test fails; a file can no longer be imported; the process dies
         outcome, by = "caught", listed._first_failure(output)
+    else:  # nothing was run, so nothing was noticed
+        outcome, by = "unfit", listed._first_failure(output)
     return Tried(
         key=mutation.key, file=mutation.file, line=mutation.line, area=mutation.area, what=mutation.what,
         outcome=outcome, by=by, tests=len(tests), seconds=round(time.monotonic() - started, 1),
@@ -429,7 +449,8 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=[], help="files whose path ends so")
     parser.add_argument("--keys", nargs="*", default=[], help="these mutants, whatever was drawn")
     parser.add_argument("--jobs", type=int, default=2, help="copies of the tree worked in at once")
-    parser.add_argument("--seconds", type=int, default=240, help="for one mutant's tests; running out counts as caught")
+    parser.add_argument("--seconds", type=int, default=900, help="for one mutant's tests; running out counts as caught")
+    parser.add_argument("--budget", type=float, default=100, help="seconds that one mutant's tests took when recorded")
     parser.add_argument("--floor", type=float, default=90.0, help="per cent that must be caught")
     parser.add_argument(
         "--reach",
@@ -461,7 +482,6 @@ def main() -> int:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     before = [Tried(**json.loads(line)) for line in _lines(args.out)]
     done = {t.key: t for t in before if not args.keys}
-    hints = {area.name: list(area.tests) for area in found}
     with tempfile.TemporaryDirectory(prefix="rune-wide-") as scratch:
         trees: queue.SimpleQueue[Path] = queue.SimpleQueue()
         for number in range(args.jobs):
@@ -488,10 +508,11 @@ def main() -> int:
         def work(mutation: Mutation) -> Tried:
             tree = trees.get()
             try:
-                tests = reach[mutation.area].tests(mutation) or hints[mutation.area]
+                tests = reach[mutation.area].tests(mutation, args.budget)
                 result = try_one(mutation, tree, tests, args.seconds)
-                if result.outcome == "survived" and tests is not hints[mutation.area]:
-                    result = try_one(mutation, tree, hints[mutation.area], 2 * args.seconds)
+                if result.outcome == "unfit":  # a single test of a file that cannot be imported is not found
+                    files = sorted({t.partition("::")[0] for t in tests})
+                    result = try_one(mutation, tree, files, args.seconds)
                 return result
             finally:
                 trees.put(tree)

@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import tomllib
 import types
 import typing
@@ -95,7 +96,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         return value
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{path}: expected a section, found {value!r}")
+            raise ConfigError(f"{path}: expected a section, found {_short(value)}")
         return build(hint, value, where=path)
     if origin is typing.Literal:
         choices = typing.get_args(hint)
@@ -113,18 +114,36 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if origin is tuple:
         (item, *_) = typing.get_args(hint)
         if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{path}: expected a list, found {value!r}")
+            raise ConfigError(f"{path}: expected a list, found {_short(value)}")
         return tuple(_convert(item, v, f"{path}[{i}]") for i, v in enumerate(value))
     if origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, Mapping)):
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{path}: expected a section, found {value!r}")
+            raise ConfigError(f"{path}: expected a section, found {_short(value)}")
         _, item = typing.get_args(hint)
         return {k: _convert(item, v, f"{path}.{k}") for k, v in value.items()}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not _finite(value):
+            raise ConfigError(f"{path}: expected a finite number, found {_short(value)}")
         return float(value)
     if hint in (bool, int, float, str) and type(value) is hint:
         return value
-    raise ConfigError(f"{path}: expected {getattr(hint, '__name__', hint)}, found {value!r}")
+    raise ConfigError(f"{path}: expected {getattr(hint, '__name__', hint)}, found {_short(value)}")
+
+
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond any float
+        return False
+
+
+def _short(value: Any) -> str:
+    """A value as a message shows it."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # thousands of digits
+        return "something too long to show"
+    return text if len(text) <= 120 else f"{text[:117]}…"
 
 
 def plain(value: Any) -> Any:

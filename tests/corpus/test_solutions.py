@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +246,101 @@ def test_a_patch_that_may_be_the_sessions_is_kept(turns: list[Turn], tmp_path: P
 def test_a_repository_that_is_not_the_instances_is_refused(record: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="field 'repo' is 'django/django', but the instance is 'demo__calc-1'"):
         read(tmp_path, record | {"repo": "django/django"})
+
+
+SHA, OTHER = "a0df2cbb10419037d11d04352b3175405ab52941", "b1df2cbb10419037d11d04352b3175405ab52941"
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"repo": "demo/calc", "instance": {"repo": "demo/other"}}, "'repo' is 'demo/calc', but 'instance.repo'"),
+        ({"repo": "demo/calc", "instance": {"repo": "else/calc"}}, "'repo' is 'demo/calc', but 'instance.repo'"),
+        ({"base_commit": SHA, "instance": {"base_commit": OTHER}}, f"'base_commit' is '{SHA}', but"),
+        ({"base_commit": SHA[:9], "info": {"base_commit": OTHER}}, "'info.base_commit' is"),
+    ],
+)
+def test_a_patch_of_another_repository_or_commit_than_its_instance_is_refused(
+    fields: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    record = session(REPLACE, patch=PATCH, resolved=True)
+    if "info" in fields:  # then it is mini-swe-agent's
+        record["info"] = {}
+    with pytest.raises(DataError, match=f"a.jsonl:1: field .*{re.escape(words)}.*one instance only"):
+        read(tmp_path, record | fields)
+    same = {"repo": "demo/calc", "base_commit": SHA, "instance": {"repo": "Demo__calc", "base_commit": SHA[:12]}}
+    assert read(tmp_path, session(REPLACE, patch=PATCH, resolved=True) | same).solution
+
+
+ORACLE = (
+    "You are given code.\n<code>\n[start of calc.py]\n1 def half(x):\n2     return x // 2\n[end of calc.py]\n</code>"
+)
+
+
+def test_a_patch_must_change_lines_that_the_instances_files_have(tmp_path: Path) -> None:
+    texts = {
+        "numbered": ORACLE,
+        "plain": ORACLE.replace("1 def", "def").replace("2     return", "    return"),
+        "another file": ORACLE.replace("calc.py", "other.py"),
+    }
+    for text in texts.values():
+        assert read(tmp_path, INSTANCE | {"patch": PATCH, "text": text}).solution == patches.normal(PATCH)
+    for text in (
+        ORACLE.replace("x // 2", "x >> 1"),
+        ORACLE.replace("1 def half(x):\n", "1 def half(x):\n2     x = int(x)\n"),  # both there, not together
+    ):
+        with pytest.raises(
+            DataError, match=r"field 'patch' does not fit its instance: it changes lines that 'calc.py'"
+        ):
+            read(tmp_path, INSTANCE | {"patch": PATCH, "text": text})
+
+
+LOOKS: dict[str, Turn] = {
+    "cat": sh("cd /r && cat calc.py", "import math\n\n\ndef double(x):\n    return 2 * x\n"),
+    "cat -n": sh(
+        "cat -n /r/calc.py", "     1\timport math\n     2\t\n     3\tdef double(x):\n     4\t    return 2 * x\n"
+    ),
+    "view": (
+        "str_replace_editor",
+        {"command": "view", "path": "/r/calc.py"},
+        "Here's the result of running `cat -n` on /r/calc.py:\n     1\timport math\n     2\tdouble = 2\n     3\t\n",
+    ),
+    "Read": ("Read", {"file_path": "/r/calc.py"}, "     1→import math\n     2→double = 2\n     3→\n"),
+}
+
+
+@pytest.mark.parametrize("look", list(LOOKS))
+def test_a_patch_that_shares_no_line_with_what_the_session_read_is_refused(look: str, tmp_path: Path) -> None:
+    name, given, answer = LOOKS[look]
+    mine = (sh("sed -i s/a/b/ /r/calc.py"),)
+    with pytest.raises(DataError, match="'patch' does not fit the session: it shares no line with"):
+        read(tmp_path, session((name, given, answer), *mine, patch=PATCH, resolved=True))
+    for fits in (
+        answer.replace("import math", "    return x // 2"),  # one line is enough: what is shown may be cut
+        "cat: calc.py: No such file or directory\n\n\n\n",
+    ):
+        assert read(tmp_path, session((name, given, fits), *mine, patch=PATCH, resolved=True)).solution
+    # Read after it was edited, or in part: nothing is known of how it was.
+    assert read(tmp_path, session(*mine, (name, given, answer), patch=PATCH, resolved=True)).solution
+    part = ("Read", {"file_path": "/r/calc.py", "offset": 9, "limit": 3}, answer)
+    assert read(tmp_path, session(part, *mine, patch=PATCH, resolved=True)).solution
+
+
+def test_every_gold_patch_fits_the_text_that_it_was_made_against(data_dir: Path) -> None:
+    """Files as its old side has them, numbered as in SWE-bench_oracle; with one line other, it is refused."""
+    for line in (data_dir / "swebench_lite" / "swebench_lite.jsonl").read_text(encoding="utf-8").splitlines():
+        patch = patches.normal(json.loads(line)["patch"])
+        by_file: dict[str, list[str]] = {}
+        for path, old in patches.old_sides(patch):
+            by_file.setdefault(path, []).extend([*old, "..."])
+        assert by_file
+        for path, old in by_file.items():
+            text = "\n".join(f"{n}\t{row}" for n, row in enumerate(old, start=1))
+            assert patches.stranger(patch, path, text, whole=True) == ""
+            assert patches.stranger(patch, path, text, whole=False) == ""
+            dropped = "\n".join(row for row in old[1:] if row.strip() != old[0].strip())
+            if old[0].strip():
+                assert patches.stranger(patch, path, dropped, whole=True)
 
 
 def test_the_tests_of_an_instance_are_no_solution(tmp_path: Path) -> None:

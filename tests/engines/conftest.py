@@ -9,7 +9,7 @@ import pytest
 
 from rune.adapters import peft
 from rune.engines import openai, ray, scripted, vllm
-from rune.engines.local import torch_engine as _torch
+from rune.models import loader
 from rune.types import Engine, ModelRef
 from tests.engines.completion_server import CompletionServer
 from tests.engines.engine_helpers import World, random_adapter, torch_engine, wider_tiny_model
@@ -22,7 +22,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
 
 @pytest.fixture(scope="session")
 def world(tiny_model: ModelRef, tmp_path_factory: pytest.TempPathFactory) -> World:
-    loaded = _torch.load_model(tiny_model, device="cpu", dtype="float32")
+    loaded = loader.load(tiny_model, device="cpu", dtype="float32")
     folder = tmp_path_factory.mktemp("adapters")
     refs = [
         peft.write_peft(

@@ -33,12 +33,12 @@ def test_the_start_up_check_passes_in_single_and_half_precision_with_one_launch_
         import sys, torch
         from rune.engines.local import kernels as _kernels
         from rune.engines.local import lora_kernels as _lora_kernels
-        from rune.engines.local import torch_engine as _torch
+        from rune.models import loader
         from rune.engines.local.network import Network
         from rune.types import ModelRef
         model = ModelRef(name="tiny", path=sys.argv[1], digest="", source="local")
         for dtype in ("float32", "float16"):
-            network = Network(_torch.load_model(model, device="cpu", dtype=dtype))
+            network = Network(loader.load(model, device="cpu", dtype=dtype))
             for single in (True, False):  # 64 inputs at a time: several turns of the loop, several shares
                 _lora_kernels.TILINGS = {
                     kind: _lora_kernels.Tiling(single, 64, 128, 4) for kind in _lora_kernels.TILINGS
@@ -54,12 +54,12 @@ def test_attention_silu_and_chunk_masses_equal_plain_torch_in_single_and_half_pr
     script = """
         import sys
         from rune.engines.local import kernels as _kernels
-        from rune.engines.local import torch_engine as _torch
+        from rune.models import loader
         from rune.engines.local.network import Network
         from rune.types import ModelRef
         model = ModelRef(name="tiny", path=sys.argv[1], digest="", source="local")
         for dtype in ("float32", "float16"):
-            _kernels.check(Network(_torch.load_model(model, device="cpu", dtype=dtype)))
+            _kernels.check(Network(loader.load(model, device="cpu", dtype=dtype)))
         print("equal")
         """
     assert "equal" in interpreted(script, world.model.path)

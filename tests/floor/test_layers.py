@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "rune"
 HEAVY = {"torch", "transformers", "peft", "vllm", "mlflow", "ray", "matplotlib", "safetensors"}
-MAY_LOAD = ("hypernet/", "encoders/", "adapters/", "engines/local/")
+MAY_LOAD = ("hypernet/", "encoders/", "adapters/", "engines/local/", "models/loader")
 PURE = ("types.py", "errors.py", "config.py", "prompts.py", "analysis/stats.py")
 
 

@@ -157,6 +157,24 @@ def test_a_second_seal_does_not_launder_an_edit(run: RunDir) -> None:
             integrity.seal(run, stage)
 
 
+@pytest.mark.parametrize(
+    ("stage", "name", "change", "words"),
+    [
+        ("score", "verdicts", delete, "1 verdict missing"),
+        ("score", "verdicts", tear, r"line \d+ is no verdict"),
+        ("sample", "samples", delete, r"1 of \d+ lines deleted, from line 3"),
+    ],
+)
+def test_a_second_seal_does_not_forget_what_was_deleted(
+    run: RunDir, stage: str, name: str, change: Callable[[Lines], Lines], words: str
+) -> None:
+    touch(run, f"{name}.jsonl", change)
+    sealed = store.read_json(run / "seals.json")
+    with pytest.raises(StoreError, match=words):
+        integrity.seal(run, stage)
+    assert store.read_json(run / "seals.json") == sealed
+
+
 def test_a_resumed_stage_may_append(run: RunDir) -> None:
     last = store.read_jsonl(run / "verdicts.jsonl", Verdict)[-1]
     with store.Appender(run / "verdicts.jsonl") as log:

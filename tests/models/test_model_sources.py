@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -71,6 +72,22 @@ def test_a_model_out_of_wheels_loads_and_is_cached(tmp_path: Path, shipped: Path
     theirs = AutoModelForCausalLM.from_pretrained(tiny_model.path, dtype=torch.float32)
     ids = torch.arange(1, 20).unsqueeze(0)
     torch.testing.assert_close(ours(ids).logits, theirs(ids).logits, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("spec", [s for s in registry.SPECS if s.parts], ids=lambda s: s.name)
+def test_a_manifest_names_every_part_once_and_pins_what_it_names(spec: ModelSpec) -> None:
+    """A part left out, named twice or pinned with another's hash would show only after a download of a gigabyte."""
+    assert len({p.sha256 for p in spec.parts}) == len({p.member for p in spec.parts}) == len(spec.parts)
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in (spec.gguf_sha256, *(p.sha256 for p in spec.parts)))
+    for part in spec.parts:
+        package, _, version = part.requirement.partition("==")
+        assert part.filename == f"{package}-{version}-py3-none-any.whl"
+        assert part.member.startswith(f"{package}/")
+    if len(spec.parts) > 1:
+        # Joined in this order: part 10 after part 9, not after part 1.
+        assert [p.member.rpartition("/")[2] for p in spec.parts] == [
+            f"part{n:02d}.bin" for n in range(1, len(spec.parts) + 1)
+        ]
 
 
 def test_a_wheel_with_wrong_bytes_is_refused_and_deleted(tmp_path: Path, shipped: Path, gguf_bytes: bytes) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import json
+import math
 from pathlib import Path
 
 import pytest
 
-from rune.models import registry, resolve
+from rune.models import memory, registry, resolve
 
 pytestmark = pytest.mark.model
 NAMES = ["qwen2.5-coder-0.5b-instruct", "smollm2-135m-instruct"]
@@ -49,6 +50,20 @@ def test_the_default_model_is_the_size_of_the_published_one() -> None:
             size *= side
         total += size
     assert total == 494_032_768
+
+
+@pytest.mark.skipif(
+    not resolve.is_cached("qwen2.5-coder-1.5b-instruct", resolve.default_cache()),
+    reason="1.1 GB, fetched only by who runs it: rune models pull qwen2.5-coder-1.5b-instruct",
+)
+def test_the_second_size_is_what_its_published_shape_says() -> None:
+    from safetensors import safe_open
+
+    model = resolve.resolve("qwen2.5-coder-1.5b-instruct", sources=("cache",))
+    assert memory.known_shape("", Path(model.path)) == memory.PUBLISHED["qwen2.5-coder-1.5b-instruct"]
+    with safe_open(Path(model.path) / "model.safetensors", "pt") as file:
+        total = sum(math.prod(file.get_slice(k).get_shape()) for k in file.keys())  # noqa: SIM118 - no iterator
+    assert total == 1_543_714_304
 
 
 def test_the_default_model_continues_code_sensibly() -> None:

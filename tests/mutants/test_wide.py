@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -96,6 +97,17 @@ def test_a_survivor_counts_until_it_is_shown_to_be_equivalent(tool: ModuleType) 
     assert (found["caught_percent"], found["open"], found["equivalent"]) == (88.9, 1, 1)
 
 
+def test_every_triaged_survivor_is_still_a_mutant_of_the_source(tool: ModuleType) -> None:
+    """One whose line has changed is no longer argued: its entry goes."""
+    keys: dict[str, dict[str, object]] = {}
+    for entry in tomllib.loads(tool.SURVIVORS.read_text(encoding="utf-8"))["survivor"]:
+        file = entry["file"]
+        if file not in keys:
+            keys[file] = {m.key: m.what for m in tool.mutations(ROOT / file, "")}
+        assert keys[file].get(entry["key"]) == entry["what"], f"{file}: {entry['key']} {entry['what']}"
+    assert set(tool.triaged().values()) <= set(tool.VERDICTS)
+
+
 def test_a_triage_without_a_reason_is_refused(tool: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / "survivors.toml"
     path.write_text('[[survivor]]\nkey = "a"\nverdict = "equivalent"\n')
@@ -118,3 +130,34 @@ def test_a_mutant_is_caught_by_a_failing_test_and_its_file_is_put_back(tool: Mod
         "number: `2` → `3`": "survived",
     }
     assert file.read_text().endswith("return 2\n")
+
+
+def test_a_mutant_meets_the_tests_that_reach_its_line_and_where_none_does_all(tool: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "src" / "rune").mkdir(parents=True)
+    file = tmp_path / "src" / "rune" / "m.py"
+    file.write_text("LIMIT = 3\n\ndef one():\n    return 1\n\ndef two():\n    return 2\n\ndef three():\n    return 3\n")
+    (tmp_path / "src" / "rune" / "__init__.py").touch()
+    (tmp_path / "test_m.py").write_text(
+        "import time\nfrom rune.m import one, two\n\n"
+        "class Test:\n    def test_one(self):\n        assert one() == 1\n\n"
+        "def test_both():\n    time.sleep(0.3)\n    assert one() + two() == 3\n"
+    )
+    tool.record(tmp_path / "reach", tmp_path, ["test_m.py"])
+    reach = tool.Reach(tmp_path / "reach")
+    one, both = "test_m.py::Test::test_one", "test_m.py::test_both"
+    found = {m.line: reach.tests(m, 100) for m in tool.mutations(file, "x", root=tmp_path)}
+    assert found == {1: [one, both], 4: [one, both], 7: [both], 10: [one, both]}
+    reach.seconds[both] = 101  # too slow, but better than none
+    found = {m.line: reach.tests(m, 100) for m in tool.mutations(file, "x", root=tmp_path)}
+    assert found == {1: [one], 4: [one], 7: [both], 10: [one]}
+    (tmp_path / "test_m.py").write_text("def test_wrong():\n    assert False\n")
+    with pytest.raises(RuntimeError, match=r"the unbroken tree fails already \(pytest ended with [12]\)"):
+        tool.record(tmp_path / "again", tmp_path, ["test_m.py"])
+
+
+def test_tests_that_cannot_run_notice_nothing(tool: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    file = tmp_path / "src" / "m.py"
+    file.write_text("def one():\n    return 1\n")
+    (mutation, *_) = tool.mutations(file, "x", root=tmp_path)
+    assert tool.try_one(mutation, tmp_path, ["test_gone.py"], 60).outcome == "unfit"

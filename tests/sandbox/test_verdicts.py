@@ -8,7 +8,6 @@ import importlib
 import marshal
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from rune.sandbox.judging.verdict_cache import Cached
 from rune.sandbox.protocol import ahead, connection, decode, tests
 from rune.sandbox.protocol import child as _child
 from rune.types import Execution, FailureKind, Outcome, Program
+from tests.sandbox.talk import conversation, say
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the fork backend is Linux's")
 
@@ -183,19 +183,6 @@ def test_a_test_that_catches_everything_swallows_no_finding(everywhere: Pool, en
         found = run(everywhere, code, test)
         assert found.outcome is not Outcome.PASSED
         assert found.error_kind in (FailureKind.CRASH, FailureKind.TIMEOUT)
-
-
-def conversation() -> tuple[connection.Link, socket.socket]:
-    ours, theirs = socket.socketpair()
-    link = connection.Link(ours, cpu_seconds=5.0, wall_seconds=5.0)
-    link.load("", "", "f", 0, [])
-    say(theirs, _child.READY, b"")
-    say(theirs, _child.DONE, b"")
-    return link, theirs
-
-
-def say(sock: socket.socket, kind: int, data: bytes) -> None:
-    _child.send(sock, kind, data)
 
 
 def test_a_finding_is_raised_again_at_every_use() -> None:
@@ -640,6 +627,14 @@ def test_settings_out_of_range_are_refused() -> None:
         fork.Config(cpu_seconds=0)
     with pytest.raises(ValueError, match="unknown layer 'selinux'"):
         fork.Config(without=("selinux",))
+
+
+@pytest.mark.parametrize(("asked", "lanes"), [(3, 3), (0, len(os.sched_getaffinity(0)))])
+def test_there_are_as_many_lanes_as_asked_for_or_one_a_processor(asked: int, lanes: int) -> None:
+    with fork.build(fork.Config(workers=asked)) as pool:
+        assert pool.workers == len(pool._lanes) == lanes
+        assert {e.outcome for e in pool.judge([Program(key="k", code="f = abs", test=check("candidate(1)"),
+                entry_point="f")])} == {Outcome.PASSED}  # fmt: skip
 
 
 def test_killing_the_scorer_ends_every_sample(tmp_path: Path) -> None:

@@ -132,7 +132,25 @@ def test_rank_correlation_matches_scipy_and_its_p_is_never_zero() -> None:
     rho, p = stats.rank_correlation(x, y, shuffles=500, seed=0)
     assert rho == pytest.approx(spearmanr(x, y).statistic)
     assert 1 / 501 <= p < 0.05
-    assert stats.rank_correlation([1, 1, 1], [1, 2, 3], shuffles=10, seed=0) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("x", "y"), [([1, 1, 1], [1, 2, 3]), ([1, 2, 3], [5, 5, 5]), ([1, 2], [1, 2]), ([], [])])
+def test_without_three_points_and_two_values_there_is_no_correlation(x: list[float], y: list[float]) -> None:
+    assert stats.rank_correlation(x, y, shuffles=10, seed=0) == (0.0, 1.0)
+
+
+def test_three_points_and_two_values_are_enough_and_p_counts_the_orders_that_do_as_well() -> None:
+    """Of the 6 orders of three values 1 is as good; of the 3 places of the odd one out, 1."""
+    shuffles = 4000
+    rho, p = stats.rank_correlation([1, 2, 3], [10, 20, 30], shuffles=shuffles, seed=0)
+    assert (rho, p) == (pytest.approx(1), pytest.approx(1 / 6, abs=0.02))
+    for x, y in (([0, 0, 1], [1, 2, 3]), ([1, 2, 3], [0, 0, 1])):
+        rho, p = stats.rank_correlation(x, y, shuffles=shuffles, seed=0)
+        assert (rho, p) == (pytest.approx(math.sqrt(3) / 2), pytest.approx(1 / 3, abs=0.03))
+    # None does as well: what was observed is counted once, with itself.
+    x = list(range(30))
+    assert stats.rank_correlation(x, x, shuffles=9, seed=0) == (pytest.approx(1), 0.1)
+    assert stats.rank_correlation(x, x[::-1], shuffles=9, seed=0) == (pytest.approx(-1), 1.0)
 
 
 def test_beta_binomial_finds_the_population_it_was_drawn_from() -> None:

@@ -189,6 +189,41 @@ def test_diagnostics_have_the_seven_bars_the_cosines_and_the_swap(adapted: Adapt
     assert arm["delta_w_norm_mean"] == pytest.approx(mean, rel=1e-4)
 
 
+def test_the_swap_is_each_reference_under_its_own_adapter_against_under_anothers(
+    adapted: Adapted, tmp_path: Path
+) -> None:
+    """Two tasks: the other one's adapter is known, and every figure can be worked out."""
+    from rune.adapters.peft import stack
+    from rune.hypernet.losses import sequence_log_prob
+
+    base = bases.load(adapted.workshop.model, device="cpu", dtype="float32")
+    arm = adapted.of("hypernet")
+    problems = [p for p in store.read_jsonl(adapted.folder / "problems.jsonl", Problem) if p.task_id in arm]
+    one, other = problems[0], problems[-1]
+    adapters = {p.task_id: ref for p in problems if (ref := arm[p.task_id].adapter)}
+
+    def log_prob(problem: Problem, wears: Problem) -> float:
+        rows = base.rows([base.encode(problem.prompt, problem.reference)])
+        with torch.no_grad():
+            log_prob_P = base.log_prob(rows, stack([read_peft(adapters[wears.task_id].path)]))
+        return sequence_log_prob(log_prob_P, rows.row_P, 1).item()
+
+    own = (log_prob(one, one), log_prob(other, other))
+    theirs = (log_prob(one, other), log_prob(other, one))
+    lead = (own[0] - theirs[0], own[1] - theirs[1])
+    assert min(map(abs, lead)) > 1e-4
+    unknown = dataclasses.replace(one, task_id="no reference", reference="")
+    found = adapt.swapped(base, [one, unknown, other], adapters, seed=0)
+    assert found == {
+        "tasks": 2,
+        "mean_abs_delta_log_prob": pytest.approx((abs(lead[0]) + abs(lead[1])) / 2, abs=1e-5),
+        "mean_lead": pytest.approx(sum(lead) / 2, abs=1e-5),
+        "own_log_prob": pytest.approx(sum(own) / 2, abs=1e-5),
+        "swapped_log_prob": pytest.approx(sum(theirs) / 2, abs=1e-5),
+    }
+    assert adapt.swapped(base, [one, unknown], adapters, seed=0) == {}
+
+
 def test_an_interrupted_stage_goes_on_where_it_stopped(adapted: Adapted, tmp_path: Path) -> None:
     folder = store.RunDir(tmp_path / "run")
     shutil.copytree(adapted.folder.path, folder.path)

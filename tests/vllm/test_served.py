@@ -17,8 +17,8 @@ import pytest
 from rune.adapters import peft
 from rune.engines import openai
 from rune.engines import torch as torch_engine
-from rune.engines.local import torch_engine as _torch
 from rune.errors import AdapterError
+from rune.models import loader
 from rune.types import AdapterRef, ModelRef, Request, Sampling
 from tests.engines.engine_helpers import PROMPTS, random_adapter, wider_tiny_model
 
@@ -66,7 +66,7 @@ def url(tiny_model: ModelRef, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture(scope="module")
 def adapters(tiny_model: ModelRef, tmp_path_factory: pytest.TempPathFactory) -> list[AdapterRef]:
-    loaded = _torch.load_model(tiny_model, device="cpu", dtype="float32")
+    loaded = loader.load(tiny_model, device="cpu", dtype="float32")
     folder = tmp_path_factory.mktemp("adapters")
     return [
         peft.write_peft(folder / str(s), random_adapter(loaded, seed=s, rank=4 * s, base_model=tiny_model.digest))

@@ -140,16 +140,16 @@ class _Corpus:
 def examine(held_out: Sequence[Problem], items: Sequence[Item], contexts: Mapping[str, str]) -> list[Row]:
     """Every held-out task against every training item. `contexts`: task id → all text its arms were shown.
 
-    Tasks of one benchmark of families share prompts and plain code on purpose: between two tasks with a family
-    it is the family that must not be the same, and text is not compared.
+    Tasks of one benchmark with domains share prompts and plain code on purpose: between two tasks that have a domain
+    it is the domain that must not be the same, and text is not compared.
     """
     prompts = [overlap.shingles(text, GRAM) for text in [i.prompt for i in items] + [p.prompt for p in held_out]]
     frame = overlap.boilerplate(prompts, share=_COMMON) if len(prompts) >= 40 else frozenset()
     everything = _Corpus(items, frame)
     apart = _Corpus([i for i in items if not i.domain], frame)
-    families = {i.domain for i in items if i.domain}
+    domains = {i.domain for i in items if i.domain}
     return [
-        (apart if p.domain else everything).row(p, _shown(p, contexts.get(p.task_id, "")), p.domain in families)
+        (apart if p.domain else everything).row(p, _shown(p, contexts.get(p.task_id, "")), p.domain in domains)
         for p in held_out
     ]
 

@@ -6,13 +6,11 @@ import argparse
 import math
 from pathlib import Path
 
-import rune
-from rune import console
+from rune import console, shipped
 from rune.cli import _stage
 from rune.errors import ConfigError
 
-# The checkpoint that ships with the repository.
-SHIPPED = Path(rune.__file__).resolve().parents[2] / "results" / "hypernet-0.5b"
+SHIPPED = shipped.root() / "results" / "hypernet-0.5b"  # the trained hypernetwork
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -18,12 +18,12 @@ class Config:
 class EmptyTrajectory:
     def __init__(self, config: Config, arm_inputs: ArmInputs) -> None:
         self._config = config
-        self._workshop = arm_inputs
+        self._arm_inputs = arm_inputs
 
     def treat(self, problems: Sequence[Problem], on_done: Callable[[Treatment], None]) -> None:
-        source = _adapters.maker(self._workshop)
+        source = _adapters.maker(self._arm_inputs)
         made = source.generate([()], strength=self._config.strength)
-        adapter = _adapters.place(self._workshop, "empty_trajectory", "all", made, source.stored.layout)
+        adapter = _adapters.place(self._arm_inputs, "empty_trajectory", "all", made, source.stored.layout)
         for problem in problems:
             on_done(Treatment(task_id=problem.task_id, condition="empty_trajectory", adapter=adapter))
 

@@ -18,11 +18,11 @@ class Config:
 class Hypernet:
     def __init__(self, config: Config, arm_inputs: ArmInputs) -> None:
         self._config = config
-        self._workshop = arm_inputs
+        self._arm_inputs = arm_inputs
 
     def treat(self, problems: Sequence[Problem], on_done: Callable[[Treatment], None]) -> None:
-        sets = {p.task_id: self._workshop.retrieved(p.task_id) for p in problems}
-        _adapters.generate(self._workshop, "hypernet", problems, sets, on_done, strength=self._config.strength)
+        sets = {p.task_id: self._arm_inputs.retrieved(p.task_id) for p in problems}
+        _adapters.generate(self._arm_inputs, "hypernet", problems, sets, on_done, strength=self._config.strength)
 
 
 def build(config: Config, arm_inputs: ArmInputs) -> Hypernet:

@@ -17,10 +17,10 @@ class Config:
 
 class Lora:
     def __init__(self, arm_inputs: ArmInputs) -> None:
-        self._workshop = arm_inputs
+        self._arm_inputs = arm_inputs
 
     def treat(self, problems: Sequence[Problem], on_done: Callable[[Treatment], None]) -> None:
-        _adapters.constant(self._workshop, "lora", self._workshop.checkpoints / "lora", problems, on_done)
+        _adapters.constant(self._arm_inputs, "lora", self._arm_inputs.checkpoints / "lora", problems, on_done)
 
 
 def build(config: Config, arm_inputs: ArmInputs) -> Lora:

@@ -32,7 +32,7 @@ class Config:
 class Oracle:
     def __init__(self, config: Config, arm_inputs: ArmInputs) -> None:
         self._config = config
-        self._workshop = arm_inputs
+        self._arm_inputs = arm_inputs
 
     def treat(self, problems: Sequence[Problem], on_done: Callable[[Treatment], None]) -> None:
         from rune.hypernet import base as bases
@@ -41,7 +41,7 @@ class Oracle:
 
         if not problems:
             return
-        arm_inputs, config = self._workshop, self._config
+        arm_inputs, config = self._arm_inputs, self._config
         schedule = Schedule(steps=config.steps, learning_rate=config.learning_rate, checkpoint_every=config.steps)
         settings = LoraConfig(schedule=schedule, rank=config.rank, alpha=config.alpha, rows=config.rows)
         base = bases.load(arm_inputs.model, device=arm_inputs.device, dtype=arm_inputs.dtype)

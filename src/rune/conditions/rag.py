@@ -23,11 +23,11 @@ class Config:
 class Rag:
     def __init__(self, config: Config, arm_inputs: ArmInputs) -> None:
         self._config = config
-        self._workshop = arm_inputs
+        self._arm_inputs = arm_inputs
 
     def treat(self, problems: Sequence[Problem], on_done: Callable[[Treatment], None]) -> None:
         for problem in problems:
-            hits = self._workshop.hits[problem.task_id]
+            hits = self._arm_inputs.hits[problem.task_id]
             pieces = [
                 f"Note {i}:\n{prompts.truncate(hit.snippet, self._config.max_chars)}" for i, hit in enumerate(hits, 1)
             ]

@@ -17,11 +17,11 @@ class Config:
 
 class Static:
     def __init__(self, arm_inputs: ArmInputs) -> None:
-        self._workshop = arm_inputs
+        self._arm_inputs = arm_inputs
 
     def treat(self, problems: Sequence[Problem], on_done: Callable[[Treatment], None]) -> None:
-        checkpoint = self._workshop.checkpoints / "hypernet"
-        _adapters.constant(self._workshop, "static", checkpoint, problems, on_done)
+        checkpoint = self._arm_inputs.checkpoints / "hypernet"
+        _adapters.constant(self._arm_inputs, "static", checkpoint, problems, on_done)
 
 
 def build(config: Config, arm_inputs: ArmInputs) -> Static:

@@ -1,7 +1,7 @@
-"""A control: the whole retrieved trajectories in context. What a perfect text channel would know.
+"""A control: the retrieved trajectories in context. What a text channel without rag's limit on length would know.
 
-Where `rag` shows matching pieces under a limit, the teacher shows everything the hypernetwork encoded, so
-that "adapter against in-context" compares the same information.
+Of each trajectory it shows the task, the last `max_attempts` failures with their errors, and the solution. The
+hypernetwork encodes all failures: where a trajectory has more of them, the teacher is shown less.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class Config:
 class Teacher:
     def __init__(self, config: Config, arm_inputs: ArmInputs) -> None:
         self._config = config
-        self._workshop = arm_inputs
+        self._arm_inputs = arm_inputs
 
     def treat(self, problems: Sequence[Problem], on_done: Callable[[Treatment], None]) -> None:
         for problem in problems:
-            trajectories = self._workshop.retrieved(problem.task_id)
+            trajectories = self._arm_inputs.retrieved(problem.task_id)
             texts = [prompts.render_trajectory(t, max_attempts=self._config.max_attempts) for t in trajectories]
             on_done(
                 Treatment(

@@ -18,11 +18,13 @@ class Config:
 class WrongTrajectory:
     def __init__(self, config: Config, arm_inputs: ArmInputs) -> None:
         self._config = config
-        self._workshop = arm_inputs
+        self._arm_inputs = arm_inputs
 
     def treat(self, problems: Sequence[Problem], on_done: Callable[[Treatment], None]) -> None:
-        sets = _adapters.permuted(self._workshop)
-        _adapters.generate(self._workshop, "wrong_trajectory", problems, sets, on_done, strength=self._config.strength)
+        sets = _adapters.permuted(self._arm_inputs)
+        _adapters.generate(
+            self._arm_inputs, "wrong_trajectory", problems, sets, on_done, strength=self._config.strength
+        )
 
 
 def build(config: Config, arm_inputs: ArmInputs) -> WrongTrajectory:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rune.corpus import conversation, statement
-from rune.corpus.session import Session, proved, text_field
+from rune.corpus.session import Session, instance_of, proved, text_field
 from rune.errors import DataError
 
 # Where rows keep the agent's own patch. The benchmark's answer, if it is there, is under `instance`.
@@ -30,7 +30,6 @@ def session(
     found = conversation.messages_of(record, turns, where) if messages is None else messages
     field, patch = text_field(record, *PATCHES, where=where)
     _, given = text_field(record, "problem_statement", where=where)
-    _, repo = text_field(record, "repo", where=where)
     return Session(
         task=task,
         prompt=given or statement.find(conversation.first_request(found)),
@@ -38,5 +37,5 @@ def session(
         patch=patch,
         patch_field=field or "patch",
         resolved=proved(record, *verdicts, where=where),
-        repo=repo,
+        repo=instance_of(record, where=where),
     )

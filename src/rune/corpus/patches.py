@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
 _HUNK = re.compile(r"^@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
 _GIT = re.compile(r'^diff --git (?:"?a/(.+?)"?) (?:"?b/(.+?)"?)$')
 _FILE = re.compile(r'^(?:---|\+\+\+) "?(.+?)"?(?:\t.*)?$')
+# Line numbers as viewers print them: `cat -n`, `nl`, SWE-agent's `12:`, Claude Code's arrow.
+_NUMBERED = re.compile(r"^\s*\d+(?:\t|→|\| ?|:(?= |$|\S))")
 _HEADS = (
     "new file mode",
     "deleted file mode",
@@ -121,3 +124,77 @@ def elsewhere(repo: str, instance: str) -> str:
     if name and "__" in instance and name.lower() not in instance.lower():
         return f"is {repo!r}, but the instance is {instance!r}"
     return ""
+
+
+def stranger(patch: str, path: str, text: str, *, whole: bool) -> str:
+    """Why a patch cannot be one of a file that reads `text`, or "". `text` may have numbered lines.
+
+    `whole`: the text is all of the file as the patch's author found it, so that every hunk's old lines must stand in
+    it, one after the other. Otherwise it is enough that one of them does: what an agent was shown may be cut.
+    """
+    shown = [_NUMBERED.sub("", line).rstrip() for line in text.split("\n")]
+    hunks = [old for name, old in old_sides(patch) if same(name, path) and any(map(str.strip, old))]
+    for old in hunks if whole else ():
+        lines = [line.rstrip() for line in old]
+        if not any(shown[i : i + len(lines)] == lines for i in range(len(shown) - len(lines) + 1)):
+            first = next(line for line in lines if line)
+            return f"changes lines that {path!r} does not have, from {first.strip()[:60]!r}"
+    there = {line.strip() for line in shown}
+    told = [line.strip() for old in hunks for line in old if len(line.strip()) > 3]
+    if told and not whole and not any(line in there for line in told):
+        return f"shares no line with {path!r} as the session read it, as {told[0][:60]!r}"
+    return ""
+
+
+def old_sides(patch: str) -> Iterator[tuple[str, list[str]]]:
+    """(file, context and removed lines) of each hunk of a file that was there before."""
+    path, left = "", (0, 0)
+    old: list[str] = []
+    for line in patch.split("\n"):
+        before, after = left
+        if before > 0 or after > 0:
+            if line.startswith("-"):
+                old.append(line[1:])
+                left = (before - 1, after)
+            elif line.startswith("+"):
+                left = (before, after - 1)
+            elif not line.startswith("\\"):
+                old.append(line[1:])
+                left = (before - 1, after - 1)
+            continue
+        if old:
+            yield path, old
+            old = []
+        if line.startswith("--- ") and (match := _FILE.match(line)):
+            name = match[1]
+            path = "" if name == "/dev/null" else name[2:] if name.startswith("a/") else name
+        elif path and (match := _HUNK.match(line)):
+            left = (int(match[1] or 1), int(match[2] or 1))
+    if old:
+        yield path, old
+
+
+def quarrel(said: Mapping[str, str], kind: str) -> str:
+    """Why fields of one record speak of different instances, or "". `kind`: "repo" or "commit".
+
+    Repositories are compared without case, `owner__name` like `owner/name`, a bare name with the name alone; commits
+    as far as the shorter of the two goes. A name such as HEAD says nothing.
+    """
+    alike = _same_repo if kind == "repo" else _same_commit
+    told = [(field, value.strip()) for field, value in said.items() if value.strip()]
+    for (field, value), (other, second) in itertools.combinations(told, 2):
+        if not alike(value, second):
+            return f"field {field!r} is {value!r}, but {other!r} is {second!r}"
+    return ""
+
+
+def _same_repo(one: str, other: str) -> bool:
+    a, b = (re.split(r"/|__", re.sub(r"\.git$|/$", "", value.lower())) for value in (one, other))
+    return a[-1] == b[-1] and (len(a) < 2 or len(b) < 2 or a[-2].rpartition(":")[2] == b[-2].rpartition(":")[2])
+
+
+def _same_commit(one: str, other: str) -> bool:
+    a, b = one.lower(), other.lower()
+    short = min(len(a), len(b))
+    named = re.fullmatch(r"[0-9a-f]{7,64}", a) and re.fullmatch(r"[0-9a-f]{7,64}", b)
+    return not named or a[:short] == b[:short]

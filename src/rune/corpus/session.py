@@ -6,14 +6,15 @@
   mean not solved; anything else is an error that names the field.
 * The solution is the patch; without one, the edits that still stand at the end, never a scratch file: one that the
   agent made and removed, made outside of the repository, or made only to run it beside edits of the repository.
-* A patch must fit: complete, inside the repository, of the instance's repository, and it shares a file with the edits.
+* A patch must fit: complete, inside the repository, of the instance's repository and base commit; it shares a file
+  with the edits; it changes lines that its files have, where the record or the session shows them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -75,6 +76,7 @@ class Session:
     patch_field: str = "patch"
     resolved: bool = False
     repo: str = ""  # "owner/name" where the file says it
+    texts: Mapping[str, str] = field(default_factory=dict)  # file → all of it, where the record has it
     benchmark: str = "swe"
     where: str = ""  # "file:line"
     source: str = ""  # the file's name
@@ -99,6 +101,24 @@ def proved(raw: Mapping[str, Any], *fields: str, where: str) -> bool:
     if len(set(said.values())) > 1:
         raise DataError(f"{where}: fields {' and '.join(map(repr, said))} disagree about whether it is solved")
     return any(said.values())
+
+
+# Where records name the instance's repository and the commit that its patch is against.
+_REPOS = ("repo", "instance.repo", "info.repo", "metadata.repo")
+_COMMITS = tuple(
+    f"{place}base_commit"
+    for place in ("", "instance.", "info.", "metadata.", "replay_config.env.repo.")  # its repo_name is a folder's
+)
+
+
+def instance_of(raw: Mapping[str, Any], *, where: str) -> str:
+    """The repository that a record is about. Raises DataError if its fields speak of two, or of two commits."""
+    repos = {name: text_field(raw, name, where=where)[1] for name in _REPOS}
+    commits = {name: text_field(raw, name, where=where)[1] for name in _COMMITS}
+    for said, kind in ((repos, "repo"), (commits, "commit")):
+        if quarrel := patches.quarrel(said, kind):
+            raise DataError(f"{where}: {quarrel}; the patch can be that of one instance only")
+    return next((value.strip() for value in repos.values() if value.strip()), "")
 
 
 def text_field(raw: Mapping[str, Any], *names: str, where: str) -> tuple[str, str]:
@@ -284,6 +304,42 @@ def _check_patch(session: Session, patch: str, log: _Log) -> None:
         kept = [p for p in known if not log.scratch(p) and not (_among(p, log.created) and _among(p, log.ran))]
         if fault := patches.foreign(patch, kept):
             raise DataError(f"{where}: field '{name}' does not fit the session: it {fault}")
+    for path, text in session.texts.items():
+        if fault := patches.stranger(patch, path, text, whole=True):
+            raise DataError(f"{where}: field '{name}' does not fit its instance: it {fault}")
+    shown: dict[str, str] = {}
+    for path, text in _shown(session.steps, log):
+        key = next((p for p in shown if patches.same(p, path)), path)
+        shown[key] = f"{shown.get(key, '')}\n{text}"
+    for path, text in shown.items():
+        if fault := patches.stranger(patch, path, text, whole=False):
+            raise DataError(f"{where}: field '{name}' does not fit the session: it {fault}")
+
+
+_NOT_SHOWN = re.compile(r"<returncode>[^0]|exit code:? [^0]|No such file|[Pp]ermission denied|Is a directory|not found")
+_CAT = re.compile(r"^(?:cd\s+[\w./~-]+\s*(?:&&|;)\s*)?(?:cat(?:\s+-n)?|nl(?:\s+-ba)?)\s+([\w./~-]+)\s*$")
+
+
+def _shown(steps: Sequence[Step], log: _Log) -> Iterator[tuple[str, str]]:
+    """(file, text) of files that the agent had printed as a whole before it, or anything unnamed, was edited."""
+    edited: set[str] = set()
+    for step, effect in zip(steps, log.effects, strict=True):
+        if effect.edits and not effect.written:
+            return
+        edited |= {*effect.written, *effect.outputs, *(new for _, new in effect.moved)}
+        given = step.call.arguments
+        if command := edits.shell_text(step.call):
+            match = _CAT.match(command.strip())
+            path = match[1] if match else ""
+        else:
+            parts = {"view_range", "offset", "limit", "start_line", "end_line", "start", "end"}
+            views = given.get("command", "view") == "view" and not effect.edits
+            path = next((v for k in ("path", "file_path") if isinstance(v := given.get(k), str)), "") if views else ""
+            path = "" if any(given.get(k) is not None for k in parts) else path
+        text = step.observation
+        failed = step.failed or _REJECTED.search(text[:2000]) or _NOT_SHOWN.search(text[:300])
+        if path and not failed and text.strip().count("\n") >= 2 and not _among(path, edited):
+            yield path, text
 
 
 def _attempts(steps: Sequence[Step], log: _Log, redact: Redactor) -> list[Attempt]:

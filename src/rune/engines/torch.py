@@ -32,6 +32,7 @@ class Config:
 
 def build(config: Config, *, model: ModelRef, device: str, dtype: str) -> TorchEngine:
     """Load the model. Raises ModelError, or EngineError for a family that the loop does not know."""
-    from rune.engines.local.torch_engine import TorchEngine, load_model
+    from rune.engines.local.torch_engine import TorchEngine
+    from rune.models import loader
 
-    return TorchEngine(config, model, load_model(model, device=device, dtype=dtype, quantize=config.quantize))
+    return TorchEngine(config, model, loader.load(model, device=device, dtype=dtype, quantize=config.quantize))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rune import prompts
 from rune.adapters.factors import Adapters, LoraTargets, layout_of, weights_of
 from rune.adapters.peft import LoraHooks, Pair
-from rune.models import chat
+from rune.models import chat, loader
 from rune.types import ModelRef
 
 LENGTHS = {"cuda": 32}  # rows are padded to a multiple: few shapes, so that a GPU uses memory and plans again
@@ -108,16 +108,10 @@ class Base:
 
 def load(ref: ModelRef, *, device: str, dtype: str) -> Base:
     """Load, freeze, hook."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        ref.path, dtype=getattr(torch, dtype), attn_implementation="sdpa", local_files_only=True
-    )
-    model.to(device).eval().requires_grad_(False)
+    model = loader.load(ref, device=device, dtype=dtype)
     # cuDNN's attention makes a plan for every new shape, and almost every training step has one.
     torch.backends.cuda.enable_cudnn_sdp(False)
-    tokenizer = AutoTokenizer.from_pretrained(ref.path, local_files_only=True)
-    return Base(ref, model, tokenizer, LoraHooks(model))
+    return Base(ref, model, loader.tokenizer(ref), LoraHooks(model))
 
 
 def pairs(adapters: Adapters, layout: LoraTargets) -> dict[str, Pair]:

@@ -72,22 +72,44 @@ def load(folder: Path, model: ModelRef, *, device: str) -> Stored:
     if not done(folder):
         raise DataError(f"{folder}: no checkpoint (no {SETTINGS}); run `rune train` first, or pass --checkpoint DIR")
     settings = store.read_json(folder / SETTINGS)
-    if settings["base_model"] != model.digest:
+    try:
+        made_for, name = str(settings["base_model"]), settings["base_name"]
+    except (KeyError, TypeError):
+        raise _unfit(folder, "it names no base model") from None
+    if made_for != model.digest:
         raise AdapterError(
-            f"{folder}: made for base model {settings['base_name']} ({settings['base_model'][:12]}), "
+            f"{folder}: made for base model {name} ({made_for[:12]}), "
             f"not for {model.name} ({model.digest[:12]}); use that model, or train again"
         )
-    layout = LoraTargets.parse(settings["layout"])
-    lora = config.build(LoraConfig, settings["lora"], where=f"{folder / SETTINGS}: lora")
-    static = StaticLora(layout, rank=lora.rank, alpha=lora.alpha)
-    if settings["kind"] == "lora":
-        _fill(static, folder)
-        return Stored(static.to(device).eval(), None, layout, settings, None)
-    hypernet = config.build(HypernetConfig, settings["hypernet"], where=f"{folder / SETTINGS}: hypernet")
-    both = HypernetWithStatic(static, new_hypernet(layout, hypernet))
-    _fill(both, folder)
-    both.to(device).eval()
-    return Stored(both.static, both, layout, settings, hypernet)
+    stored = _empty(folder, settings)
+    _fill(stored.both or stored.static, folder)
+    (stored.both or stored.static).to(device).eval()
+    return stored
+
+
+def _empty(folder: Path, settings: Mapping[str, Any]) -> Stored:
+    """What the settings describe, its weights not read yet. Raises DataError."""
+    try:
+        layout = LoraTargets.parse(settings["layout"])
+        kind, raw = settings["kind"], settings["lora"]
+        lora = config.build(LoraConfig, raw, where=f"{folder / SETTINGS}: lora")
+        static = StaticLora(layout, rank=lora.rank, alpha=lora.alpha)
+        if kind == "lora":
+            return Stored(static, None, layout, settings, None)
+        if kind != "hypernet":
+            raise ValueError(f"kind {kind!r} is neither lora nor hypernet")
+        hypernet = config.build(HypernetConfig, settings["hypernet"], where=f"{folder / SETTINGS}: hypernet")
+        both = HypernetWithStatic(static, new_hypernet(layout, hypernet))
+    except KeyError as error:
+        raise _unfit(folder, f"{error} is missing") from None
+    except (TypeError, ValueError, AttributeError, RuntimeError, OverflowError, MemoryError) as error:
+        raise _unfit(folder, str(error)) from None
+    return Stored(static, both, layout, settings, hypernet)
+
+
+def _unfit(folder: Path, why: str) -> DataError:
+    first = why.splitlines()[0][:200] if why else "unknown"
+    return DataError(f"{folder / SETTINGS}: not a checkpoint's settings ({first}); train again, or copy it again")
 
 
 def _common(layout: LoraTargets, lora: LoraConfig, model: ModelRef, trained_on: Sequence[str]) -> dict[str, Any]:
@@ -117,6 +139,9 @@ def _fill(module: nn.Module, folder: Path) -> None:
         missing = [name for name in found.missing_keys if not name.startswith("guess.")]
         if missing or found.unexpected_keys:
             raise RuntimeError(f"'{[*missing, *found.unexpected_keys][0]}' is on one side only")
+        bad = next((name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()), None)
+        if bad is not None:
+            raise RuntimeError(f"'{bad}' holds NaN or infinity")
     except (SafetensorError, OSError, RuntimeError) as error:
         first = str(error).splitlines()[0]
         raise DataError(f"{folder / WEIGHTS}: does not fit its {SETTINGS} ({first}); train again") from None

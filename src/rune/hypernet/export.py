@@ -13,6 +13,7 @@ from rune.adapters.factors import Factors, concatenate, select
 from rune.errors import DataError
 from rune.hypernet import checkpoint
 from rune.hypernet.features import FeatureTable, Reader
+from rune.models import loader
 from rune.types import ModelRef, Trajectory
 
 
@@ -87,21 +88,4 @@ def load_trunk(model: ModelRef, layers: int, *, device: str, dtype: str) -> tupl
 
     Frozen, so that the checkpoints of a process share it.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
-    settings = AutoConfig.from_pretrained(model.path, local_files_only=True)
-    settings.num_hidden_layers = layers
-    if getattr(settings, "layer_types", None):
-        settings.layer_types = settings.layer_types[:layers]
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()  # it would list every weight that is left out
-    try:
-        base: Any = AutoModelForCausalLM.from_pretrained(
-            model.path, config=settings, dtype=getattr(torch, dtype), attn_implementation="sdpa", local_files_only=True
-        )
-    finally:
-        logging.set_verbosity(before)
-    return base.to(device).eval().requires_grad_(False), AutoTokenizer.from_pretrained(
-        model.path, local_files_only=True
-    )
+    return loader.load(model, device=device, dtype=dtype, layers=layers), loader.tokenizer(model)

@@ -24,6 +24,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from rune import config
+from rune.runs import store
+
 COLUMNS = ("run_id", "phase", "adapter_id", "pass_at_1", "training_loss", "adapter_cosine_diversity", "delta_w_norm")
 NOTE = "mlflow.note.content"
 _LOGIN = re.compile(r"//[^/@\s]+@")  # "//user:password@" of an address
@@ -55,8 +58,8 @@ def record(path: Path, config: Config) -> str:
     rows: list[dict[str, Any]] = []
     try:
         rows = table(path)
-        _write(path / "mlflow.json", json.dumps({"columns": COLUMNS, "rows": rows}, indent=2) + "\n")
-        _write(path / "mlflow.csv", _csv(rows))
+        store.write_json(path / "mlflow.json", {"columns": COLUMNS, "rows": rows})
+        store.write_atomic(path / "mlflow.csv", _csv(rows))
         if not config.enabled:
             return ""
         uri = config.uri or f"sqlite:///{(path.resolve().parent / 'mlflow.db').as_posix()}"
@@ -67,14 +70,14 @@ def record(path: Path, config: Config) -> str:
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
         reason = _LOGIN.sub("//", reason.replace(config.uri or "\0", _public(config.uri)))
         with contextlib.suppress(OSError):
-            _write(path / "tracking.json", json.dumps({"status": "pending", "reason": reason}, indent=2) + "\n")
+            store.write_json(path / "tracking.json", {"status": "pending", "reason": reason})
         return f"not tracked ({reason}); the run is complete on disk, `rune track {path}` writes it again"
     for row in rows:
         row["run_id"] = ids.get(row["phase"], "")
-    _write(path / "mlflow.json", json.dumps({"columns": COLUMNS, "rows": rows}, indent=2) + "\n")
-    _write(path / "mlflow.csv", _csv(rows))
+    store.write_json(path / "mlflow.json", {"columns": COLUMNS, "rows": rows})
+    store.write_atomic(path / "mlflow.csv", _csv(rows))
     said = {"status": "tracked", "tracker": _public(uri), "experiment": config.experiment, "runs": ids}
-    _write(path / "tracking.json", json.dumps(said, indent=2) + "\n")
+    store.write_json(path / "tracking.json", said)
     return ""
 
 
@@ -197,7 +200,7 @@ def _forget(client: Any, experiment: str, key: str) -> None:
 def _log_parent(client: Any, run: str, path: Path, manifest: Mapping[str, Any], decision: Mapping[str, Any]) -> None:
     from mlflow.entities import Param
 
-    params = [Param(k, str(v)[:6000]) for k, v in _flat(_toml(path / "config.toml")).items()]
+    params = [Param(k, str(v)[:6000]) for k, v in _flat(_config(path / "config.toml")).items()]
     for start in range(0, len(params), 100):
         client.log_batch(run, params=params[start : start + 100])
     for name in ("effect_points", "threshold_points", "relative_change"):
@@ -307,20 +310,15 @@ def _reachable(uri: str, seconds: int) -> None:
 
 
 def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return store.read_json(path) if path.exists() else None
 
 
 def _jsonl(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file if line.endswith("\n") and line.strip()]
+    return [row for _, row in store.read_lines(path)] if path.exists() else []
 
 
-def _toml(path: Path) -> dict[str, Any]:
-    import tomllib
-
-    return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def _config(path: Path) -> dict[str, Any]:
+    return config.parse(path.read_text(encoding="utf-8"), where=str(path)) if path.exists() else {}
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -337,9 +335,3 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows([{k: "" if v is None else v for k, v in row.items()} for row in rows])
     return text.getvalue()
-
-
-def _write(path: Path, text: str) -> None:
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)

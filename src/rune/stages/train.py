@@ -33,7 +33,7 @@ class Config:
 
     lora: LoraConfig
     hypernet: HypernetConfig
-    retriever: str = "bm25"  # finds the sources of retrieved pairs, as at evaluation
+    retriever: str = "bm25"  # finds the sources of retrieved pairs, with its default settings
     neighbours: int = 8  # nearest trajectories of other tasks kept for each target
     per_task: int = 1  # of one task among them at most, as retrieve.per_task; 0 = no limit
     spare: float = 0.0  # share of the tasks outside families that phase A never sees: retrieved pairs are about those

@@ -13,12 +13,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
-from rune import config
+from rune import config, shipped
 from rune.errors import ConfigError
 from rune.models import resolve
 from rune.reporting import tracking
 from rune.runs.store import RunDir
 from rune.stages import adapt, collect, gate, report, retrieve, sample, score, train
+
+MOST_FOLDS = 10_000  # far above any benchmark: every task could be a fold of its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,8 @@ class Design:
             raise ValueError(f"temperatures must be 0 or more, each once, found {list(self.temperatures)}")
         if self.folds < 0 or self.folds == 1:
             raise ValueError(f"folds must be 2 or more, or 0 for one held-out split, found {self.folds}")
+        if self.folds > MOST_FOLDS:
+            raise ValueError(f"folds must be no more than there are tasks, found {self.folds} (over {MOST_FOLDS})")
         if self.fold >= max(self.folds, 0) or self.fold < -1:
             raise ValueError(f"fold must be below folds ({self.folds}), or -1 for all of them, found {self.fold}")
         if min(self.held_out, self.tasks, self.scored) < 0:
@@ -151,12 +155,18 @@ _MOVED = {
 def load(path: Path, changes: Sequence[str] = ()) -> Loaded:
     """Read a config file, apply `--set`, check every section and part. Loads no model.
 
+    `path` may be the bare name of a config that comes with Rune, such as phase1-demo, where no file is called so.
     Raises ConfigError with one line for anything that does not fit.
     """
+    if not path.exists():
+        path = shipped.config(str(path)) or path
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{path}: cannot read the config: {error.strerror}; see configs/ for examples") from None
+        names = ", ".join(shipped.config_names())
+        raise ConfigError(
+            f"{path}: cannot read the config: {error.strerror}; give a TOML file, or one that comes with Rune: {names}"
+        ) from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not a text file, expected TOML; see configs/ for examples") from None
     raw = _extended(config.parse(text, where=str(path)), path)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rune.corpus import conversation, statement
-from rune.corpus.session import Session, proved, text_field
+from rune.corpus.session import Session, instance_of, proved, text_field
 
 NAME = "mini-swe-agent .traj.json (v1, v2)"
 
@@ -40,5 +40,6 @@ def read(record: Any, where: str, name: str) -> Sequence[Session]:
             patch=patch,
             patch_field=field or "info.submission",
             resolved=proved(record, "resolved", "info.resolved", where=where),
+            repo=instance_of(record, where=where),
         )
     ]

@@ -13,7 +13,7 @@ from typing import Any
 
 from rune.corpus import conversation, dataset_row, statement
 from rune.corpus.edits import Call
-from rune.corpus.session import Session, Step, proved, text_field
+from rune.corpus.session import Session, Step, instance_of, proved, text_field
 from rune.errors import DataError
 
 NAME = "OpenHands events"
@@ -60,7 +60,6 @@ def read(record: Any, where: str, name: str) -> Sequence[Session]:
     _, problem = text_field(given, "instance.problem_statement", "problem_statement", where=where)
     _, instruction = text_field(given, "instruction", where=where)
     patch_field, patch = text_field(given, *dataset_row.PATCHES[1:], where=where)
-    _, repo = text_field(given, "instance.repo", "repo", where=where)
     task = given.get("instance_id")
     return [
         Session(
@@ -70,7 +69,7 @@ def read(record: Any, where: str, name: str) -> Sequence[Session]:
             patch=patch,
             patch_field=patch_field or "test_result.git_patch",
             resolved=proved(given, *dataset_row.VERDICTS, where=where),
-            repo=repo,
+            repo=instance_of(given, where=where),
         )
     ]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from rune.corpus import conversation, files, statement
 from rune.corpus.edits import Call
-from rune.corpus.session import Session, Step, proved, text_field
+from rune.corpus.session import Session, Step, instance_of, proved, text_field
 from rune.errors import DataError
 
 NAME = "SWE-agent .traj"
@@ -75,6 +75,7 @@ def _session(record: Mapping[str, Any], where: str, name: str) -> Session:
         patch=patch,
         patch_field=f"info.{field}",
         resolved=proved(record, "resolved", "info.resolved", where=where),
+        repo=instance_of({**record, "replay_config": replayed}, where=where),
     )
 
 

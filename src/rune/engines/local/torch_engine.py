@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rune.adapters import peft
 from rune.adapters.peft import Adapter
@@ -24,35 +23,9 @@ from rune.engines.local.kv_cache import PromptAttention
 from rune.engines.local.network import Network, NoLora
 from rune.engines.local.text import Detokenizer, StopWatch, cut
 from rune.engines.torch import Config
-from rune.errors import AdapterError, EngineError, ModelError
+from rune.errors import AdapterError, EngineError
+from rune.models import loader
 from rune.types import AdapterRef, Completion, ModelRef, Request
-
-
-def load_model(model: ModelRef, *, device: str, dtype: str, quantize: str = "none") -> Any:
-    """The Hugging Face module in eval mode, without gradients."""
-    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "attn_implementation": "sdpa"}
-    if quantize == "nf4":
-        try:
-            import bitsandbytes  # noqa: F401 - only to give the error below before anything is loaded
-        except ImportError:
-            raise ModelError(
-                "quantize = 'nf4' needs bitsandbytes; install it with: pip install 'rune-lora[qlora]'"
-            ) from None
-        from transformers import BitsAndBytesConfig
-
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=getattr(torch, dtype),
-        )
-        options["device_map"] = {"": device}
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(model.path, **options)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{model.name}: cannot be loaded from {model.path}: {str(error).splitlines()[0]}") from None
-    loaded = loaded if quantize == "nf4" else loaded.to(device)
-    return loaded.eval().requires_grad_(False)
 
 
 class TorchEngine:
@@ -60,7 +33,7 @@ class TorchEngine:
 
     def __init__(self, config: Config, model: ModelRef, loaded: Any) -> None:
         self.config, self.model = config, model
-        self.tokenizer = AutoTokenizer.from_pretrained(model.path)
+        self.tokenizer = loader.tokenizer(model)
         self.network = Network(loaded)
         self.pool = AdapterPool(self.network)
         self._detokenizer = Detokenizer(self.tokenizer)

@@ -43,7 +43,8 @@ from rune.types import Execution, Outcome, Problem, Program, Sandbox
 # Runs that hold their problems, and both completions and the programs that were taken from them.
 RUNS = ("results/phase1-0.5b", "results/families-0.5b")
 UPDATES = 200  # of the generated API updates, 4 tasks each
-IN_TURN = ("families", "api_updates", "humaneval_plus", "mbpp_plus")  # many of a kind, or slow: one shape each
+# Many of a kind, or slow: one shape each.
+IN_TURN = ("families", "api_updates", "humaneval_plus", "mbpp_plus", "code_update_arena", "private_library")
 LENT_TO = ("code_update_arena", "private_library")  # their programs import libraries
 LENT = (*fork.Config().packages, *code_update_arena.LENT)
 
@@ -218,9 +219,17 @@ def compared(given: list[tuple[int, Reference]], found: dict[str, Execution]) ->
     }
 
 
+def _parses(code: str) -> bool:
+    try:
+        ast.parse(code)
+    except SyntaxError:
+        return False
+    return True
+
+
 def chosen(data: Path, limit: int) -> list[tuple[int, Reference]]:
-    """All references, or every n-th, numbered."""
-    every = list(enumerate(references(data)))
+    """All references that are Python, or every n-th, numbered."""
+    every = list(enumerate(r for r in references(data) if _parses(r.problem.reference)))
     return every[:: max(1, len(every) // limit)] if limit else every
 
 
@@ -272,7 +281,7 @@ def main() -> None:
     total = 2 * sum(len(shapes_of(r, n)) for n, r in given)
     begun = time.monotonic()
     with console.Progress("extraction", total, unit="program") as bar:
-        for lent in (False, True):
+        for lent in (True, False):
             more = {"packages": LENT, "memory_mb": 4096} if lent else {}
             part = [(n, r) for n, r in given if (r.problem.benchmark in LENT_TO) is lent]
             with closing(fork.build(fork.Config(**limits, **more))) as sandbox:

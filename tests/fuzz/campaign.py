@@ -33,13 +33,13 @@ from tests.fuzz import adapters, configs, samples, trajectories
 
 Judge = Callable[[int, Path], str]
 KINDS: dict[str, tuple[Judge, int]] = {  # what is damaged → how it is judged, and how many in a whole run
-    "trajectory files": (trajectories.judge, 4000),
-    "sample files": (functools.partial(samples.judge, "samples"), 1200),
-    "problem files": (functools.partial(samples.judge, "problems"), 1200),
-    "configs": (configs.judge, 1500),
-    "run folders": (configs.damaged_run, 200),
+    "trajectory files": (trajectories.judge, 6000),
+    "sample files": (functools.partial(samples.judge, "samples"), 600),
+    "problem files": (functools.partial(samples.judge, "problems"), 600),
+    "configs": (configs.judge, 700),
+    "run folders": (configs.damaged_run, 60),
     "adapter folders": (adapters.judge, 2500),
-    "checkpoints": (adapters.judge_checkpoint, 500),
+    "checkpoints": (adapters.judge_checkpoint, 240),
 }
 
 

@@ -34,12 +34,12 @@ from tests.fuzz import adapters, configs, samples, trajectories
 Judge = Callable[[int, Path], str]
 KINDS: dict[str, tuple[Judge, int]] = {  # what is damaged → how it is judged, and how many in a whole run
     "trajectory files": (trajectories.judge, 6000),
-    "sample files": (functools.partial(samples.judge, "samples"), 600),
-    "problem files": (functools.partial(samples.judge, "problems"), 600),
-    "configs": (configs.judge, 700),
-    "run folders": (configs.damaged_run, 60),
-    "adapter folders": (adapters.judge, 2500),
-    "checkpoints": (adapters.judge_checkpoint, 240),
+    "sample files": (functools.partial(samples.judge, "samples"), 300),
+    "problem files": (functools.partial(samples.judge, "problems"), 300),
+    "configs": (configs.judge, 200),
+    "run folders": (configs.damaged_run, 40),
+    "adapter folders": (adapters.judge, 3200),
+    "checkpoints": (adapters.judge_checkpoint, 120),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -160,3 +161,30 @@ def test_a_corrupt_or_missing_file_is_one_clear_error(model: torch.nn.Module, tm
     save_file(tensors, str(weights))
     with pytest.raises(AdapterError, match="NaN"):
         peft.read_peft(tmp_path)
+
+
+def test_peft_finds_the_base_by_the_folder_alone_and_warns_of_nothing(tiny_model: ModelRef, tmp_path: Path) -> None:
+    """Our digest stands in a field of the weights' own metadata: PEFT warns of fields in its config that it does not
+    know, and the weights are what is copied.
+    """
+    from peft import AutoPeftModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(tiny_model.path, dtype=torch.float32)
+    pairs = {
+        name: peft.Pair(torch.randn(linear.in_features, 2), torch.randn(2, linear.out_features))
+        for name, linear in peft.target_linears(base).items()
+    }
+    made = peft.Adapter(pairs=pairs, scale=1.0, base_model=tiny_model.digest)
+    peft.write_peft(tmp_path, made, base_model_name=tiny_model.path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # what PEFT says of unknown fields
+        loaded = AutoPeftModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    assert loaded.peft_config["default"].base_model_name_or_path == tiny_model.path
+    assert peft.read_peft(tmp_path).base_model == tiny_model.digest
+    assert tiny_model.digest not in (tmp_path / peft.CONFIG_FILE).read_text(encoding="utf-8")
+    stacked = peft.stack([made])
+    tokens = torch.tensor([[5, 6, 7]])
+    with torch.no_grad(), peft.LoraHooks(base).using(stacked):
+        ours = base(tokens).logits
+    with torch.no_grad():
+        assert torch.allclose(loaded(tokens).logits, ours, atol=1e-4)

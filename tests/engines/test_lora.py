@@ -188,3 +188,13 @@ def test_peft_finds_the_base_by_the_folder_alone_and_warns_of_nothing(tiny_model
         ours = base(tokens).logits
     with torch.no_grad():
         assert torch.allclose(loaded(tokens).logits, ours, atol=1e-4)
+
+
+@pytest.mark.parametrize("change", [{"r": 0}, {"r": -2}, {"lora_alpha": 1e30}, {"lora_alpha": float("nan")}])
+def test_a_rank_or_alpha_that_scales_nothing_is_refused(change: dict[str, float], tmp_path: Path) -> None:
+    pairs = {"layers.0.q_proj": peft.Pair(torch.randn(4, 2), torch.randn(2, 4))}
+    peft.write_peft(tmp_path, peft.Adapter(pairs=pairs, scale=1.0))
+    path = tmp_path / peft.CONFIG_FILE
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
+    with pytest.raises(AdapterError, match=r"not a PEFT LoRA config.*r = .*lora_alpha = "):
+        peft.read_peft(tmp_path)

@@ -99,6 +99,8 @@ def main() -> int:
             console.out(KINDS[kind][0](int(number), Path(folder).resolve()))
         return 0
     kinds: dict[str, dict[str, Any]] = {}
+    if args.out.is_file() and (before := store.read_json(args.out))["seed"] == args.seed:
+        kinds = before["kinds"]  # what is not tried now stays as it was found
     for kind in args.only:
         begun = time.monotonic()
         found = campaign(kind, max(1, round(KINDS[kind][1] * args.scale)), args.seed)

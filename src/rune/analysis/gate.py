@@ -50,6 +50,8 @@ class Config:
             raise ValueError("needs n >= 1, resamples >= 100 and simulations >= 100")
         if not 0 <= self.floor < self.ceiling <= 1 or not 0 < self.level < 1 or not 0 < self.alpha < 1:
             raise ValueError("needs 0 <= floor < ceiling <= 1, and level and alpha between 0 and 1")
+        if self.seed < 0:
+            raise ValueError(f"seed must be 0 or more, found {self.seed}")
         if self.threshold_points <= 0:
             raise ValueError(f"threshold_points must be above 0, found {self.threshold_points:g}")
         if self.treatment == self.baseline:

@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.epilog = f"{said}Example: {EXAMPLES[verb]}\n{_EXITS}"
             return int(module.run(parser.parse_args(args[1:])))
     except RuneError as error:
-        print(f"rune: {error}", file=sys.stderr)
+        print(f"rune: {_one_line(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("\nrune: interrupted; everything finished so far is kept, --resume goes on", file=sys.stderr)
@@ -130,6 +130,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"rune: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
+
+
+def _one_line(text: str) -> str:
+    """A message with the line breaks that a name or value from outside put into it shown, not obeyed."""
+    return "".join(repr(c)[1:-1] if c.splitlines() == [""] else c for c in text.strip())
 
 
 def _show_what_can_be_shown() -> None:

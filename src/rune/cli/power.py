@@ -10,6 +10,8 @@ from rune.analysis.power import Baseline, Design
 from rune.errors import ConfigError
 from rune.runs.store import RunDir
 
+MOST_TASKS, MOST_DRAWS = 10_000, 1_000_000
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", type=Path, help="a config.toml with [gate], [sample], [benchmark]")
@@ -34,10 +36,16 @@ def run(args: argparse.Namespace) -> int:
     settings, base = config.load(args.config, args.settings)
     gate = settings.gate
     tasks = cells.count_scored(settings, base)
+    draws = settings.sample.n * len(cells.seeds(settings))
+    if tasks > MOST_TASKS or draws > MOST_DRAWS:
+        raise ConfigError(
+            f"a gate over {tasks} tasks × {draws} draws is beyond what is simulated ({MOST_TASKS} × {MOST_DRAWS}); "
+            "see [design] held_out and [sample] n"
+        )
     prior = design.baseline_of(RunDir.open(args.baseline), gate.baseline) if args.baseline else None
     question = design.Question(
         baseline=prior or Baseline(args.base, args.icc),
-        design=Design(tasks, settings.sample.n * len(cells.seeds(settings))),
+        design=Design(tasks, draws),
         threshold=gate.threshold_points,
         alpha=gate.alpha,
         simulations=args.simulations,

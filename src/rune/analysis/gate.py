@@ -3,7 +3,8 @@
 `decide` is pure: problems and verdicts in, a Decision out; no model, no torch, no file. The answer follows
 the pre-registered point rule on exact fractions. Intervals, exact tests, power and controls stand beside it
 and never change it. Whatever would make the comparison meaningless is refused: missing, surplus or doubled
-verdicts, too few draws, a base at the floor or the ceiling, a promise that was not kept.
+verdicts, too few draws, a base at the floor or the ceiling. Broken promises and seals are
+refused before, in `stages/gate.py`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from rune.types import ArmScore, Contrast, Decision, Problem, Split, Verdict
 
 PASSED = "Gate PASSED"
 FAILED = "Gate FAILED — reassessing"
-# Arms that answer "was it the trajectory?", in the order in which they are shown.
+# Arms that the treatment is compared with, one Holm family. The first three ask whether it was the trajectory.
 SECONDARY = ("wrong_trajectory", "static", "empty_trajectory", "lora", "rag", "teacher", "oracle")
 _DRAWS = 4000  # posterior draws of the hierarchical estimate
 

@@ -42,7 +42,7 @@ VERBS: dict[str, str] = {
 EXAMPLES: dict[str, str] = {
     "run": "rune run configs/phase1-demo.toml --set sample.n=2",
     "collect": "rune collect --import trajectories/ -o corpus.jsonl",
-    "corpus": "rune corpus configs/phase1-demo.toml -o corpus.jsonl",
+    "corpus": "rune corpus --benchmark puzzles -o corpus.jsonl",
     "train": "rune train runs/phase1-demo-0123abcd",
     "adapt": "rune adapt --trajectory session.jsonl -o adapter/",
     "adapters": "rune adapters add adapter/ --project shop --domain dates",

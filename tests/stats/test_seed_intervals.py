@@ -27,7 +27,7 @@ def test_it_covers_where_the_pooled_interval_does_not(seeds: int, seed_sd: float
         by_task = values.mean(axis=1)
         pooled += bool(abs(by_task.mean() - 5) <= 2.0096 * stats.cluster_standard_error(by_task))
     assert 925 <= ours <= 975
-    if seed_sd:
+    if seed_sd and seeds < 10:
         assert pooled < 925  # the band would fail it
 
 

@@ -47,7 +47,7 @@ def test_an_adapter_that_helps_some_and_hurts_others_is_harder_to_judge() -> Non
     assert effect_sd.detectable > alike.detectable
 
 
-@pytest.mark.parametrize("mixed", [0.0, 1.0])
+@pytest.mark.parametrize("effect_sd", [0.0, 1.0])
 def test_the_simulated_effect_is_the_effect_that_was_asked_for(effect_sd: float) -> None:
     base = Baseline(0.4, 0.3)
     shift = power._shift(base, 0.10, effect_sd)

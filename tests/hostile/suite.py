@@ -1,8 +1,8 @@
 """The hostile suite: one file a program, with what a correct scorer reports in its first lines. Runs stand-alone.
 
-`python tests/hostile/suite.py BACKEND [--without LAYER] [--brief]` prints one JSON line per program, in any order, and
-a last one with what is left on the machine. It imports the sandbox only, so any Python 3.11 with nothing installed
-can run it, as any user.
+`python tests/hostile/suite.py BACKEND [--without LAYER] [--brief] [--only NAME]` prints one JSON line per program, in
+any order, and a last one with what is left on the machine. It imports the sandbox only, so any Python 3.11 with nothing
+installed can run it, as any user.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -127,13 +128,13 @@ def cases() -> list[Case]:
 SLOW_ONES_KEPT = ("drips", "endless_loop", "sleeps")
 
 
-def chosen(*, weak: bool, brief: bool) -> list[Case]:
+def chosen(*, weak: bool, brief: bool, only: Sequence[str] = ()) -> list[Case]:
     """What a backend is tried with; `brief` leaves out most of those that end by a time limit."""
-    found = [c for c in cases() if not (weak and c.needs_walls)]
+    found = [c for c in cases() if not (weak and c.needs_walls) and (not only or c.name in only)]
     return [c for c in found if not brief or c.outcome != "timed_out" or c.name in SLOW_ONES_KEPT]
 
 
-def run(backend: str, without: tuple[str, ...], *, brief: bool) -> list[dict[str, object]]:
+def run(backend: str, without: tuple[str, ...], *, brief: bool, only: Sequence[str] = ()) -> list[dict[str, object]]:
     """Every program that the backend claims to hold, on two lanes, with honest ones between."""
     from rune.types import Program
 
@@ -148,7 +149,7 @@ def run(backend: str, without: tuple[str, ...], *, brief: bool) -> list[dict[str
     looks = "os.listdir()\n    open('mine', 'w').close()\n    os.unlink('mine')" if has_folder else "[]"
     good = f"import os\n# EARLIER {{n}}\ndef solve(x):\n    found = {looks}\n    return sorted(x) + found\n"
     programs = []
-    for number, case in enumerate(chosen(weak=weak, brief=brief)):
+    for number, case in enumerate(chosen(weak=weak, brief=brief, only=only)):
         programs.append(Program(key=case.name, code=case.code, test=TESTS[case.test], entry_point="solve"))
         # What one program did must not be felt by the next: no file, no limit, no signal.
         code = good.format(n=number)
@@ -195,10 +196,11 @@ def main() -> None:
     parser.add_argument("backend")
     parser.add_argument("--without", action="append", default=[])
     parser.add_argument("--brief", action="store_true")
+    parser.add_argument("--only", action="append", default=[])
     args = parser.parse_args()
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # orphans become this process's children, so that none is overlooked
     before = possessions()
-    for result in run(args.backend, tuple(args.without), brief=args.brief):
+    for result in run(args.backend, tuple(args.without), brief=args.brief, only=args.only):
         print(json.dumps(result))
     deadline = time.monotonic() + 5
     while reap() or (descendants() and time.monotonic() < deadline):

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,11 @@ from tests.hostile import ordinary, suite
 ROOT = os.geteuid() == 0
 CASES = {c.name: c for c in suite.cases()}
 BACKENDS = [("fork", ""), ("fork", "namespaces"), ("bubblewrap", ""), ("subprocess", "")]
+EVERYTHING = os.environ.get("RUNE_HOSTILE") == "all"  # `make check`: nothing is skipped or left out
+FIRST, *REST = BACKENDS
+AS_ROOT = [FIRST, *(pytest.param(*b, marks=pytest.mark.check) for b in REST)]
+AS_NOBODY = [pytest.param(*b, marks=pytest.mark.check) for b in BACKENDS] if ROOT else AS_ROOT
+SOME = ("always_equal", "endless_loop", "honest_recursion", "says_passed", "writes_files")  # the probe's
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="walls are Linux's"),
@@ -28,8 +33,8 @@ pytestmark = [
 
 def not_here(reason: str) -> None:
     """A backend that is missing is no reason to fail, except where all of them are promised (CI)."""
-    if os.environ.get("RUNE_HOSTILE") == "all":
-        pytest.fail(f"RUNE_HOSTILE=all, but {reason}")
+    if promised := os.environ.get("RUNE_HOSTILE"):
+        pytest.fail(f"RUNE_HOSTILE={promised}, but {reason}")
     pytest.skip(reason)
 
 
@@ -60,9 +65,11 @@ def lines(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def assert_held(results: list[dict[str, Any]], *, weak: bool = False, brief: bool = True) -> None:
+def assert_held(
+    results: list[dict[str, Any]], *, weak: bool = False, brief: bool = True, only: Sequence[str] = ()
+) -> None:
     assert results.pop() == {"left": []}
-    expected = {case.name for case in suite.chosen(weak=weak, brief=brief)}
+    expected = {case.name for case in suite.chosen(weak=weak, brief=brief, only=only)}
     names = {r["key"] for r in results}
     assert names == expected | {f"after {name}" for name in expected}
     for result in results:
@@ -81,29 +88,45 @@ def assert_held(results: list[dict[str, Any]], *, weak: bool = False, brief: boo
     assert not list(Path("/tmp").glob("rune-escaped*"))
 
 
-def options(backend: str, without: str, *, brief: bool) -> list[str]:
-    return [backend, *(["--without", without] if without else []), *(["--brief"] if brief else [])]
+def options(backend: str, without: str, *, brief: bool, only: Sequence[str] = ()) -> list[str]:
+    flags = [*(["--without", without] if without else []), *(["--brief"] if brief else [])]
+    return [backend, *flags, *(f"--only={name}" for name in only)]
 
 
 def test_the_suite_holds_at_least_forty_programs() -> None:
     assert sum(c.outcome != "passed" for c in CASES.values()) >= 40
 
 
+@pytest.mark.parametrize(("backend", "without"), REST)
+def test_every_backend_is_here_and_holds_some_programs(
+    backend: str, without: str, place: ordinary.Place, tmp_path: Path
+) -> None:
+    """As this user and as an ordinary one. The whole suite with each of them is run by `make check`."""
+    weak, wanted = backend == "subprocess", options(backend, without, brief=False, only=SOME)
+    demand(backend, None)
+    own = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, suite.__file__, *wanted]
+    done = subprocess.run(command, env=own, capture_output=True, text=True, timeout=240, check=False)
+    assert_held(lines(done), weak=weak, brief=False, only=SOME)
+    demand(backend, place)
+    assert_held(lines(ordinary.run(place, str(place.suite), *wanted)), weak=weak, brief=False, only=SOME)
+
+
 @pytest.mark.skipif(not ROOT, reason="not root; the ordinary user's tests below are this user's")
-@pytest.mark.parametrize(("backend", "without"), BACKENDS)
+@pytest.mark.parametrize(("backend", "without"), AS_ROOT)
 def test_no_program_gets_out_or_passes_as_root(backend: str, without: str, tmp_path: Path) -> None:
     demand(backend, None)
-    brief = (backend, without) != BACKENDS[0]  # what a clock ends, it ends in all of them
+    brief = not EVERYTHING or (backend, without) != FIRST  # what a clock ends, it ends in all of them
     command = [sys.executable, suite.__file__, *options(backend, without, brief=brief)]
     own = {**os.environ, "TMPDIR": str(tmp_path)}
     done = subprocess.run(command, env=own, capture_output=True, text=True, timeout=240, check=False)
     assert_held(lines(done), weak=backend == "subprocess", brief=brief)
 
 
-@pytest.mark.parametrize(("backend", "without"), BACKENDS)
+@pytest.mark.parametrize(("backend", "without"), AS_NOBODY)
 def test_no_program_gets_out_or_passes_as_an_ordinary_user(backend: str, without: str, place: ordinary.Place) -> None:
     demand(backend, place)
-    brief = ROOT or (backend, without) != BACKENDS[0]
+    brief = ROOT or not EVERYTHING or (backend, without) != FIRST
     done = ordinary.run(place, str(place.suite), *options(backend, without, brief=brief))
     assert_held(lines(done), weak=backend == "subprocess", brief=brief)
 

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
     experiment = _stage.resolve(args)
     settings = dataclasses.replace(experiment.settings, score=_adjusted(experiment.settings.score, args))
-    executor.score_again(experiment._replace(settings=settings), anew=args.again)
+    executor.score_again(dataclasses.replace(experiment, settings=settings), anew=args.again)
     _stage.show_files(experiment, "verdicts.jsonl")
     return 0
 

@@ -215,6 +215,7 @@ class Runner:
         self._machines: Machines | None = None
         self._stores: dict[str, MemoryStore] = {}  # cell → its adapters, while they are in the engine
         self._checked: set[str] = set()
+        self._keys: dict[tuple[Cell, str], str] = {}
 
     def run(self, places: Sequence[Place]) -> None:
         """The given cells through all their stages."""
@@ -253,15 +254,16 @@ class Runner:
 
     def _twin(self, place: Place, name: str) -> Place | None:
         """Another cell that has done the very same stage."""
-        wanted = key(place.settings, place.cell, name)
+        wanted = self._key(place, name)
         for other in self._experiment.places():
-            if (
-                other.cell != place.cell
-                and other.folder.stage_done(name)
-                and key(other.settings, other.cell, name) == wanted
-            ):
+            if other.cell != place.cell and self._key(other, name) == wanted and other.folder.stage_done(name):
                 return other
         return None
+
+    def _key(self, place: Place, stage: str) -> str:
+        if (place.cell, stage) not in self._keys:
+            self._keys[place.cell, stage] = key(place.settings, place.cell, stage)
+        return self._keys[place.cell, stage]
 
     # ----------------------------------------------------------------- machinery
 
@@ -305,8 +307,8 @@ class Runner:
         adapt.remake(place.folder, settings.adapt, arm_inputs=shared, adapters=again)
 
     def _alike(self, place: Place) -> list[str]:
-        wanted = key(place.settings, place.cell, "adapt")
-        return [o.cell.name for o in self._experiment.places() if key(o.settings, o.cell, "adapt") == wanted]
+        wanted = self._key(place, "adapt")
+        return [o.cell.name for o in self._experiment.places() if self._key(o, "adapt") == wanted]
 
     def _drop_adapters(self) -> None:
         for kept in self._stores.values():

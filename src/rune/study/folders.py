@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,7 +41,8 @@ class Place(NamedTuple):
     settings: RunConfig  # as written
 
 
-class Experiment(NamedTuple):
+@dataclass(frozen=True)
+class Experiment:
     """An experiment on disk."""
 
     folder: RunDir
@@ -49,13 +51,17 @@ class Experiment(NamedTuple):
 
     def places(self) -> list[Place]:
         """All cells, in order."""
+        return list(self._places)
+
+    @cached_property
+    def _places(self) -> list[Place]:  # each cell's settings are built once: a stage asks for all cells several times
         every = cells(self.settings)
         if len(every) == 1:
             return [Place(every[0], self.folder, self.settings)]
         root = self.folder / "cells"
         return [Place(c, RunDir(root / c.name), settings_of(self.settings, c)) for c in every]
 
-    @property
+    @cached_property
     def single(self) -> bool:
         return len(cells(self.settings)) == 1
 

@@ -439,10 +439,12 @@ def test_the_same_program_is_judged_once_and_answers_for_every_key(sandbox: Pool
 
 def test_programs_are_pulled_only_when_there_is_room(sandbox: Pool) -> None:
     pulled = 0
+    (lane,) = sandbox._lanes
 
     def source() -> Iterator[Program]:
         nonlocal pulled
         for i in range(100):
+            assert len(lane.jobs) < 2  # one that is judged and one behind it
             pulled += 1
             yield Program(key=str(i), code=f"def f(x): return {i}", test=check("candidate(1)"), entry_point="f")
 

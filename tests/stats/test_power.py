@@ -80,5 +80,11 @@ def test_the_proposal_is_the_cheapest_design_that_is_neither_fooled_nor_blind() 
     assert power.propose(table[:1], alpha=0.05) is None
 
 
+def test_two_tasks_can_be_significant_and_one_cannot() -> None:
+    one, two = (simulate(tasks, 20).curve[-1] for tasks in (1, 2))
+    assert one.significant == 0
+    assert 0.02 < two.significant < 0.5
+
+
 def test_same_seed_same_answer() -> None:
     assert simulate(25, 5, simulations=200) == simulate(25, 5, simulations=200)

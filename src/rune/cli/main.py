@@ -146,8 +146,8 @@ def _show_what_can_be_shown() -> None:
 
 def entry() -> None:
     """The `rune` console script."""
-    # Read when torch is loaded. By default its threads spin while they wait for each other: on cores that something else
-    # uses too, a model's step on a CPU takes nine times as long.
+    # Read when torch is loaded. By default its threads spin while they wait for each other: on cores that something
+    # else uses too, a model's step on a CPU takes nine times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     code = 0
     try:

@@ -43,9 +43,15 @@ from rune.types import Execution, Outcome, Problem, Program, Sandbox
 # Runs that hold their problems, and both completions and the programs that were taken from them.
 RUNS = ("results/phase1-0.5b", "results/families-0.5b")
 UPDATES = 200  # of the generated API updates, 4 tasks each
-IN_TURN = ("families", "api_updates", "humaneval_plus", "mbpp_plus")  # many of a kind, or slow: one shape each
-LENT_TO = ("code_update_arena", "private_library")  # their programs import libraries
+# Many of a kind, or slow: one shape each.
+IN_TURN = ("families", "api_updates", "humaneval_plus", "mbpp_plus", "code_update_arena", "private_library")
 LENT = (*fork.Config().packages, *code_update_arena.LENT)
+# Judged together, and written when they are done: what imports libraries, what is quick, what is slow.
+PARTS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
+    (("code_update_arena", "private_library"), {"packages": LENT, "memory_mb": 4096}),
+    (("humaneval", "mbpp", "cruxeval", "puzzles", "families", "api_updates"), {}),
+    (("humaneval_plus", "mbpp_plus"), {}),
+)
 
 
 def plain(code: str, entry: str) -> str:
@@ -218,9 +224,17 @@ def compared(given: list[tuple[int, Reference]], found: dict[str, Execution]) ->
     }
 
 
+def _parses(code: str) -> bool:
+    try:
+        ast.parse(code)
+    except SyntaxError:
+        return False
+    return True
+
+
 def chosen(data: Path, limit: int) -> list[tuple[int, Reference]]:
-    """All references, or every n-th, numbered."""
-    every = list(enumerate(references(data)))
+    """All references that are Python, or every n-th, numbered."""
+    every = list(enumerate(r for r in references(data) if _parses(r.problem.reference)))
     return every[:: max(1, len(every) // limit)] if limit else every
 
 
@@ -271,18 +285,18 @@ def main() -> None:
     executions: dict[str, Execution] = {}
     total = 2 * sum(len(shapes_of(r, n)) for n, r in given)
     begun = time.monotonic()
+    with closing(fork.build(fork.Config(**limits))) as sandbox:
+        found["stored_completions"] = {run: stored(Path(run), sandbox) for run in RUNS}
+    done: list[tuple[int, Reference]] = []
     with console.Progress("extraction", total, unit="program") as bar:
-        for lent in (False, True):
-            more = {"packages": LENT, "memory_mb": 4096} if lent else {}
-            part = [(n, r) for n, r in given if (r.problem.benchmark in LENT_TO) is lent]
+        for benchmarks, more in PARTS:
+            part = [(n, r) for n, r in given if r.problem.benchmark in benchmarks]
             with closing(fork.build(fork.Config(**limits, **more))) as sandbox:
                 executions |= judged(part, sandbox, bar)
-    found["references"] = compared(given, executions) | {"seconds": round(time.monotonic() - begun)}
-    found["stored_completions"] = {}
-    with closing(fork.build(fork.Config(**limits))) as sandbox:
-        for run in RUNS:
-            found["stored_completions"][run] = stored(Path(run), sandbox)
-    store.write_json(args.out, found)
+            done += part
+            found["references"] = compared(done, executions) | {"seconds": round(time.monotonic() - begun)}
+            found["finished"] = len(done) == len(given)
+            store.write_json(args.out, found)
     told = found["references"]
     console.out(f"{told['passed_whole']} pass whole, {told['passed_whole_failed_extracted']} of them fail as extracted")
     console.out(

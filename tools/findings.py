@@ -76,9 +76,10 @@ def _caption(result: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
         raise DataError(f"weights with sha256 {model['sha256']} are not known here; say in FOUR_BIT what they are")
     first = next(iter(result["variants"].values()))["pooled"]["decision"]
     tasks, draws = len(first["details"]["tasks"]), first["details"]["n"]
+    over = store.decode(Decision, first, where="result.json").contrasts[0].interval.over
     return (
         f"pass@1 in %, {tasks} HumanEval tasks, each held out once, {draws} draws a task ({len(result['seeds'])} "
-        f"training seeds), 95 % intervals over tasks; `{model['name']}`, {weights}, computed in {manifest['dtype']}"
+        f"training seeds), 95 % intervals over {over}; `{model['name']}`, {weights}, computed in {manifest['dtype']}"
     )
 
 

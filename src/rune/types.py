@@ -237,6 +237,7 @@ class Interval:
     low: float
     high: float
     level: float  # 0.95
+    over: str = "tasks"  # what else could have been drawn: tasks or domains, and trainings, or one training alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

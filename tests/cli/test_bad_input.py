@@ -219,7 +219,7 @@ def test_a_gguf_file_cut_in_its_weights_leaves_nothing_in_the_cache(
 ) -> None:
     from transformers import AutoModelForCausalLM
 
-    from models.gguf_files import write
+    from tests.models.gguf_files import write
 
     write(
         tmp_path / "m.gguf",

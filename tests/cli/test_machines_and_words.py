@@ -108,6 +108,86 @@ def test_samples_come_through_a_pipe(tmp_path: Path) -> None:
     assert (tmp_path / "stdin_results.jsonl").is_file()
 
 
+def _one_task(folder: Path) -> list[str]:
+    """A problem file and a sample in `folder`; the command that scores them, without the program's name."""
+    task = {"task_id": "t/0", "prompt": "def f(a):\n", "entry_point": "f", "canonical_solution": "    return a\n"}
+    task["test"] = "def check(candidate):\n    assert candidate(1) == 1\n"
+    (folder / "p.jsonl").write_text(json.dumps(task), encoding="utf-8")
+    (folder / "s.jsonl").write_text(json.dumps({"task_id": "t/0", "completion": "    return a\n"}), encoding="utf-8")
+    return ["score", "--benchmark", "humaneval", "s.jsonl", "--problems", "p.jsonl"]
+
+
+def _run(*command: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    kept = {k: v for k, v in os.environ.items() if k != "RUNE_CACHE"}
+    return subprocess.run(
+        [sys.executable, "-m", "rune", *command],
+        cwd=folder,
+        env={**kept, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_a_user_without_a_writable_home_scores_with_a_word_and_is_told_what_to_set(tmp_path: Path) -> None:
+    done = _run(*_one_task(tmp_path), folder=tmp_path, HOME="/proc/none")
+    assert done.returncode == 0 and "pass@1: 1.0000" in done.stdout, done.stderr
+    assert "warning: judged without the verdict cache: /proc/none/" in done.stderr and "RUNE_CACHE" in done.stderr
+    done = _run("models", "path", "smollm2-135m-instruct", folder=tmp_path, HOME="/proc/none")
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
+    assert "set RUNE_CACHE to a folder that can be written" in done.stderr
+    for verb in (["show", str(RUN)], ["gate", "--help"], ["models", "list"]):
+        assert _run(*verb, folder=tmp_path, HOME="/proc/none").returncode == 0
+
+
+def test_a_folder_with_spaces_is_a_folder(tmp_path: Path) -> None:
+    """The package itself, the working folder, the cache and every file lie under names with spaces."""
+    place = tmp_path / "my own  checkout"
+    shutil.copytree(SOURCE, place / "src" / "rune", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(SOURCE.parents[1] / "configs", place / "configs")
+    where = {"PYTHONPATH": str(place / "src"), "RUNE_CACHE": str(place / "a cache")}
+    done = _run(*_one_task(place), folder=place, **where)
+    assert done.returncode == 0 and "pass@1: 1.0000" in done.stdout, done.stderr
+    mini = Path(__file__).parents[1] / "corpus" / "real" / "mini"
+    shutil.copytree(mini, place / "what agents wrote")
+    done = _run("collect", "--import", "what agents wrote", "-o", "my corpus.jsonl", folder=place, **where)
+    assert done.returncode == 0 and (place / "my corpus.jsonl").is_file(), done.stderr
+    done = _run("preregister", "configs/crossfit-0.5b.toml", folder=place, **where)
+    assert done.returncode == 0 and len(done.stdout.strip()) > 30, done.stderr
+    shutil.copytree(RUN, place / "a run", ignore=shutil.ignore_patterns("checkpoints", "report.html"))
+    done = _run("show", "a run", folder=place, **where)
+    assert done.returncode == 0 and "Gate FAILED" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("piped", ["stdin", "fifo"])
+def test_trajectories_come_through_a_pipe(piped: str, tmp_path: Path) -> None:
+    file = Path(__file__).parents[1] / "corpus" / "real" / "mini" / "v1_sed_twice.traj.json"
+    rune = f"{sys.executable} -m rune collect -o o.jsonl --import"
+    line = f"cat {file} | {rune} /dev/stdin" if piped == "stdin" else f"{rune} <(cat {file})"
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0 and len((tmp_path / "o.jsonl").read_text(encoding="utf-8").splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        ("-t 100", "ulimit -t  100 seconds"),
+        ("-n 200", "ulimit -n  200 open files"),
+        ("-v 4000000", "ulimit -v  4000000 KiB"),
+        ("-u 200", "ulimit -u  200 processes"),
+        ("-t 100000", ""),
+    ],
+)
+def test_doctor_names_the_limits_that_are_low(limit: str, words: str) -> None:
+    """The rows in a process of that limit: torch would not start under some of them."""
+    program = "from rune.cli import doctor; print(*('  '.join(row) for row in doctor._limits()), sep='\\n')"
+    line = f'ulimit {limit}; exec {sys.executable} -c "{program}"'
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert words in done.stdout if words else f"ulimit {limit.split()[0]}" not in done.stdout
+
+
 @pytest.mark.parametrize("manifest", ["{}", "[]", "null", "{", '{"schema": 99}', '{"schema_version": 1}', "\xff"])
 def test_foreign_folders_do_not_stop_show(manifest: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(RUN, tmp_path / "good", ignore=shutil.ignore_patterns("*.safetensors", "samples.jsonl"))

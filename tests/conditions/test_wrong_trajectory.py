@@ -117,5 +117,5 @@ def test_a_corpus_of_one_lesson_is_refused() -> None:
 
 def test_a_lesson_is_a_family_or_else_a_task() -> None:
     one = tried("a", "HumanEvalFix/7")
-    assert _adapters.lesson(one) == _adapters.lesson(tried("b", "HumanEval/7"))
-    assert _adapters.lesson(dataclasses.replace(one, domain="f")) == "f"
+    assert _adapters.domain_key(one) == _adapters.domain_key(tried("b", "HumanEval/7"))
+    assert _adapters.domain_key(dataclasses.replace(one, domain="f")) == "f"

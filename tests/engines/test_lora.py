@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -159,4 +160,41 @@ def test_a_corrupt_or_missing_file_is_one_clear_error(model: torch.nn.Module, tm
     tensors[next(iter(tensors))][0, 0] = float("nan")
     save_file(tensors, str(weights))
     with pytest.raises(AdapterError, match="NaN"):
+        peft.read_peft(tmp_path)
+
+
+def test_peft_finds_the_base_by_the_folder_alone_and_warns_of_nothing(tiny_model: ModelRef, tmp_path: Path) -> None:
+    """Our digest stands in a field of the weights' own metadata: PEFT warns of fields in its config that it does not
+    know, and the weights are what is copied.
+    """
+    from peft import AutoPeftModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(tiny_model.path, dtype=torch.float32)
+    pairs = {
+        name: peft.Pair(torch.randn(linear.in_features, 2), torch.randn(2, linear.out_features))
+        for name, linear in peft.target_linears(base).items()
+    }
+    made = peft.Adapter(pairs=pairs, scale=1.0, base_model=tiny_model.digest)
+    peft.write_peft(tmp_path, made, base_model_name=tiny_model.path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # what PEFT says of unknown fields
+        loaded = AutoPeftModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    assert loaded.peft_config["default"].base_model_name_or_path == tiny_model.path
+    assert peft.read_peft(tmp_path).base_model == tiny_model.digest
+    assert tiny_model.digest not in (tmp_path / peft.CONFIG_FILE).read_text(encoding="utf-8")
+    stacked = peft.stack([made])
+    tokens = torch.tensor([[5, 6, 7]])
+    with torch.no_grad(), peft.LoraHooks(base).using(stacked):
+        ours = base(tokens).logits
+    with torch.no_grad():
+        assert torch.allclose(loaded(tokens).logits, ours, atol=1e-4)
+
+
+@pytest.mark.parametrize("change", [{"r": 0}, {"r": -2}, {"lora_alpha": 1e30}, {"lora_alpha": float("nan")}])
+def test_a_rank_or_alpha_that_scales_nothing_is_refused(change: dict[str, float], tmp_path: Path) -> None:
+    pairs = {"layers.0.q_proj": peft.Pair(torch.randn(4, 2), torch.randn(2, 4))}
+    peft.write_peft(tmp_path, peft.Adapter(pairs=pairs, scale=1.0))
+    path = tmp_path / peft.CONFIG_FILE
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
+    with pytest.raises(AdapterError, match=r"not a PEFT LoRA config.*r = .*lora_alpha = "):
         peft.read_peft(tmp_path)

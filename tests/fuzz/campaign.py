@@ -33,13 +33,13 @@ from tests.fuzz import adapters, configs, samples, trajectories
 
 Judge = Callable[[int, Path], str]
 KINDS: dict[str, tuple[Judge, int]] = {  # what is damaged → how it is judged, and how many in a whole run
-    "trajectory files": (trajectories.judge, 4000),
-    "sample files": (functools.partial(samples.judge, "samples"), 1200),
-    "problem files": (functools.partial(samples.judge, "problems"), 1200),
-    "configs": (configs.judge, 1500),
-    "run folders": (configs.damaged_run, 200),
-    "adapter folders": (adapters.judge, 2500),
-    "checkpoints": (adapters.judge_checkpoint, 500),
+    "trajectory files": (trajectories.judge, 6000),
+    "sample files": (functools.partial(samples.judge, "samples"), 300),
+    "problem files": (functools.partial(samples.judge, "problems"), 300),
+    "configs": (configs.judge, 200),
+    "run folders": (configs.damaged_run, 40),
+    "adapter folders": (adapters.judge, 3200),
+    "checkpoints": (adapters.judge_checkpoint, 120),
 }
 
 
@@ -99,6 +99,8 @@ def main() -> int:
             console.out(KINDS[kind][0](int(number), Path(folder).resolve()))
         return 0
     kinds: dict[str, dict[str, Any]] = {}
+    if args.out.is_file() and (before := store.read_json(args.out))["seed"] == args.seed:
+        kinds = before["kinds"]  # what is not tried now stays as it was found
     for kind in args.only:
         begun = time.monotonic()
         found = campaign(kind, max(1, round(KINDS[kind][1] * args.scale)), args.seed)

@@ -55,7 +55,7 @@ def make(number: int) -> tuple[str, bytes, list[str]]:
     rng = random.Random(number)
     raw: Any = _raw(rng.choice(CONFIGS))
     fields = sorted({str(key) for _, key in places(raw) if isinstance(key, str)})
-    verb = rng.choice(("power", "preregister", "preregister", "dry-run"))
+    verb = rng.choice(("power", "preregister") * 4 + ("dry-run",))
     changes = []
     if rng.random() < 0.3:
         section = rng.choice([k for k, v in raw.items() if isinstance(v, dict)])

@@ -15,7 +15,7 @@ from typing import Any
 
 from rune.cli.main import main
 
-SECONDS = 120  # what one input may take; more is a find
+SECONDS = 60  # what one input may take; more is a find
 PATCH = "diff --git a/calc.py b/calc.py\n--- a/calc.py\n+++ b/calc.py\n@@ -1 +1 @@\n-a\n+b\n"
 
 ODD: list[Any] = [

@@ -158,11 +158,13 @@ def test_intervals_are_the_task_bootstrap_of_rates_and_of_differences_in_points(
     weights = stats.task_weights(20, SETTINGS.resamples, SETTINGS.seed)
     for score in decision.arms:
         rates = [20.0 * c for c in passes[score.condition]]
-        assert score.interval == stats.task_interval(rates, weights, level=0.95, low=0.0, high=100.0)
+        expected = stats.task_interval(rates, weights, level=0.95, low=0.0, high=100.0)
+        assert score.interval == replace(expected, over="tasks, one training")
     for contrast in decision.contrasts:
         pairs = zip(passes[contrast.treatment], passes[contrast.baseline], strict=True)
         gains = [20.0 * (a - b) for a, b in pairs]
-        assert contrast.interval == stats.task_interval(gains, weights, level=0.95, low=-100.0, high=100.0)
+        expected = stats.task_interval(gains, weights, level=0.95, low=-100.0, high=100.0)
+        assert contrast.interval == replace(expected, over="tasks, one training")
 
 
 @pytest.mark.parametrize(
@@ -306,11 +308,12 @@ def test_the_designs_power_is_that_of_the_base_model_and_of_these_tasks_and_draw
     low = decide(both(FIVE, BASE))
     fit = stats.fit_beta_binomial(BASE, 5)
     expected = power.simulate(
-        power.Baseline(fit.mean, fit.icc), power.Design(20, 5), threshold=5.0, alpha=0.05, wanted=0.8, mixed=0.0,
+        power.Baseline(fit.mean, fit.icc), power.Design(20, 5), threshold=5.0, alpha=0.05,
+        target_power=0.8, effect_sd=0.0,
         simulations=SETTINGS.simulations, seed=SETTINGS.seed,
     )  # fmt: skip
     found = low.details["power"]
-    assert found["design"] == {"num_tasks": 20, "k": 5}
+    assert found["design"] == {"num_tasks": 20, "k": 5, "seeds": 1}
     assert (found["false_pass"], found["detectable"]) == (expected.false_pass, expected.detectable)
     assert found["at_threshold"] == expected.at_threshold._asdict() and found["threshold"] == 5.0
     # Another treatment is another effect, not another design.

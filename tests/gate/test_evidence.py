@@ -173,7 +173,8 @@ def test_the_sentence_holds_every_number_in_its_place() -> None:
         threshold=5.0,
     )
     assert said == (
-        "Passed, beyond luck, but not attributable to trajectories; effect +7.3 points, 95 % interval [+2.0, +12.5]; "
+        "Passed, beyond luck, but not attributable to trajectories; effect +7.3 points, "
+        "95 % interval over tasks [+2.0, +12.5]; "
         "right − wrong trajectory +0.8 [−1.5, +3.1]; right − static adapter −1.3 [−4.0, +1.5]; "
         "a gate of 25 tasks × 4 draws passes by luck one time in 8, misses a true effect of 5 points 48 times in 100, "
         "and the smallest effect it finds significant 8 times in 10 is 12.6 points."

@@ -111,6 +111,20 @@ def test_a_subclass_crosses_as_its_plain_content() -> None:
     assert type(back) is list and back == [1] and back != [2]
 
 
+def test_a_class_of_the_program_is_asked_about_and_a_builtin_is_itself() -> None:
+    class Own:
+        pass
+
+    asked: list[object] = []
+
+    def shelve(value: object) -> Handle:
+        asked.append(value)
+        return Handle(7, "class", "type")
+
+    got = decode.decode(codec.encode((Own, int), shelve), lambda handle: handle)
+    assert got == (Handle(7, "class", "type"), int) and asked == [Own]
+
+
 def test_what_is_not_plain_is_asked_about() -> None:
     with pytest.raises(CodecError, match="object"):
         there_and_back(object())

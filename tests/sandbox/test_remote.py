@@ -132,6 +132,21 @@ def test_a_call_for_its_effect_leaves_what_it_did_to_the_arguments() -> None:
     assert asked[0][0] == "observe" and link.story().endswith("returned 8")
 
 
+def test_data_that_cannot_cross_is_the_test_s_fault_until_the_program_has_answered() -> None:
+    deep: list[object] = []
+    for _ in range(500):
+        deep = [deep]
+    link, asked = answering(1)
+    with pytest.raises(connection.Broken, match="the test passes a value that cannot cross"):
+        Candidate(link, "f")(deep)
+    assert not asked and isinstance(link.finding, connection.Broken)
+    link, asked = answering(1)
+    assert Candidate(link, "f")(0) == 1
+    with pytest.raises(connection.Stop, match="the program returned something that cannot be passed on"):
+        Candidate(link, "f")(deep)
+    assert len(asked) == 1 and link.finding is not None and link.finding.kind is FailureKind.BAD_VALUE
+
+
 def test_a_tuple_of_another_length_is_not_filled_in() -> None:
     inner: list[int] = []
     remote.become((inner, 1), ([7],))

@@ -109,6 +109,8 @@ def test_honest_programs_pass(sandbox: Pool, code: str, body: str) -> None:
         ("def f(a, b): return True", "assert candidate([1.0], 0.5) == False", "WrongAnswer",
          "check: f([1.0], 0.5) returned True, expected False"),
         ("def f(x): return 2", "assert candidate(1) + 0.0 < 1, 'too much'", "WrongAnswer", "f(1) returned 2"),
+        ("def f(x): return 1", "if candidate(1) != 2: raise AssertionError('two it is')", "WrongAnswer",
+         "check: f(1) returned 1 (two it is)"),
         ("def f(x): return None", "assert abs(candidate(1) - 2) < 1", "WrongAnswer",
          "f(1) returned None; the test then raised TypeError"),
         ("def f(x):\n    y = 0\n    return x / y", "candidate(1)", "ZeroDivisionError",
@@ -439,10 +441,12 @@ def test_the_same_program_is_judged_once_and_answers_for_every_key(sandbox: Pool
 
 def test_programs_are_pulled_only_when_there_is_room(sandbox: Pool) -> None:
     pulled = 0
+    (lane,) = sandbox._lanes
 
     def source() -> Iterator[Program]:
         nonlocal pulled
         for i in range(100):
+            assert len(lane.jobs) < 2  # one that is judged and one behind it
             pulled += 1
             yield Program(key=str(i), code=f"def f(x): return {i}", test=check("candidate(1)"), entry_point="f")
 

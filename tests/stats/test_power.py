@@ -47,7 +47,7 @@ def test_an_adapter_that_helps_some_and_hurts_others_is_harder_to_judge() -> Non
     assert effect_sd.detectable > alike.detectable
 
 
-@pytest.mark.parametrize("mixed", [0.0, 1.0])
+@pytest.mark.parametrize("effect_sd", [0.0, 1.0])
 def test_the_simulated_effect_is_the_effect_that_was_asked_for(effect_sd: float) -> None:
     base = Baseline(0.4, 0.3)
     shift = power._shift(base, 0.10, effect_sd)
@@ -78,6 +78,12 @@ def test_the_proposal_is_the_cheapest_design_that_is_neither_fooled_nor_blind() 
     assert chosen.detectable <= 5.0
     assert chosen.design == Design(164, 5)
     assert power.propose(table[:1], alpha=0.05) is None
+
+
+def test_two_tasks_can_be_significant_and_one_cannot() -> None:
+    one, two = (simulate(tasks, 20).curve[-1] for tasks in (1, 2))
+    assert one.significant == 0
+    assert 0.02 < two.significant < 0.5
 
 
 def test_same_seed_same_answer() -> None:

@@ -74,6 +74,17 @@ def test_by_domain_no_domain_stands_on_both_sides(design: dict[str, Any]) -> Non
         assert all(sides) and not sides[0] & sides[1]
 
 
+@pytest.mark.parametrize(
+    ("design", "count"),
+    [({"held_out": 25, "scored": 4}, 4), ({"held_out": 3, "scored": 4}, 3), ({"held_out": 3, "scored": 0}, 3),
+     ({"held_out": 5, "scored": 0, "folds": 2, "tasks": 30}, 30)],
+)  # fmt: skip
+def test_the_tasks_of_the_decision_are_counted(
+    design: dict[str, Any], count: int, tmp_path: Path, tiny_model: ModelRef, data_dir: Path
+) -> None:
+    assert cells.count_scored(loaded(tmp_path, tiny_model, design=design), tmp_path) == count
+
+
 def test_by_task_a_domain_may_stand_on_both_sides() -> None:
     marked = cells.split(TASKS, config.Design(held_out=4), -1)
     sides = [{p.domain for p in marked if p.split is s} for s in Split]

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from rune import config as read
 from rune.errors import ConfigError
+from rune.runs import store
 from rune.study import checks, config
 
 CONFIG = Path(__file__).parents[2] / "configs" / "phase1-0.5b.toml"
@@ -35,3 +37,50 @@ def test_an_arm_that_the_gate_compares_is_one_of_the_run(role: str) -> None:
     with pytest.raises(ConfigError, match=rf"\[gate\] {role} = 'oracle' is not among adapt.arms"):
         checks.arms(read)
     checks.arms(config.load(CONFIG).settings)
+
+
+@pytest.mark.parametrize("name", ["code_update_arena", "api_updates"])
+def test_a_benchmark_that_run_would_judge_by_less_than_it_asks_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{name} counts UPass, and `rune run` would count plain passes"):
+        config.load(CONFIG, [f"benchmark.name={name}"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("engine.name=tors", "engines.*'tors'.*did you mean 'torch'|no engine.*'tors'.*did you mean 'torch'"),
+        ('engine.settings={"batch_sise" = 2}', "engine.settings.*batch_sise"),
+        ("score.backend=forc", "did you mean 'fork'"),
+        ("retrieve.retriever=bm52", "did you mean 'bm25'"),
+        ("train.retriever=bm52", "did you mean 'bm25'"),
+        ("train.hypernet.encoder=perceiverr", "did you mean 'perceiver'"),
+        ('adapt.arms=["vanila", "hypernet"]', "did you mean 'vanilla'"),
+        ('adapt.settings={"hypernet" = {"strenth" = 2.0}}', "did you mean 'strength'"),
+    ],
+)
+def test_a_part_or_setting_that_does_not_exist_is_refused_when_the_config_is_read(change: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        config.load(CONFIG, [change])
+
+
+@pytest.mark.parametrize(("folds", "fold"), [(3, 3), (3, 4), (0, 0), (3, -2)])
+def test_a_fold_that_there_is_not_is_refused(folds: int, fold: int) -> None:
+    with pytest.raises(ValueError, match=rf"fold must be below folds \({folds}\), or -1 for all of them, found {fold}"):
+        config.Design(folds=folds, fold=fold)
+    assert [config.Design(folds=3, fold=f).fold for f in (-1, 0, 2)] == [-1, 0, 2]
+
+
+def test_checkpoints_to_go_on_from_are_of_both_kinds_or_one_hypernetwork(tmp_path: Path) -> None:
+    training = config.load(CONFIG).settings.train
+    plain = store.encode({"lora": read.plain(training.lora), "hypernet": read.plain(training.hypernet)})
+    for kinds, fits in (((), False), (("lora",), False), (("hypernet",), False), (("lora", "hypernet"), True)):
+        folder = tmp_path / "-".join(["checkpoints", *kinds])
+        for kind in kinds:
+            (folder / kind).mkdir(parents=True)
+            (folder / kind / "settings.json").write_text(plain)
+        if fits:
+            checks.start(str(folder), "folder", training)
+            checks.start(str(folder / "hypernet"), "folder", training)
+        else:
+            with pytest.raises(ConfigError, match=r"train.start_from: folder: no checkpoints \(lora and hypernet"):
+                checks.start(str(folder), "folder", training)

@@ -234,6 +234,7 @@ def test_several_processes_share_the_cells_and_find_the_same(
     config = write(tmp_path, raw(tmp_path, tiny_model))
     assert main(["run", str(config), "--jobs", "2"]) in (0, 10)
     (folder,) = (tmp_path / "runs").iterdir()
+    assert {p.name for p in folder.glob("worker-*.log")} == {"worker-0.log", "worker-1.log"}
     ours, theirs = (store.read_json(f / "result.json")["variants"] for f in (folder, finished))
     for heat, found in ours.items():  # features are read in other batches, so diagnostics differ in their last digits
         assert {k: found[k] for k in ("pooled", "seeds")} == {k: theirs[heat][k] for k in ("pooled", "seeds")}

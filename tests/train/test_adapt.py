@@ -196,7 +196,7 @@ def test_the_swap_is_each_reference_under_its_own_adapter_against_under_anothers
     from rune.adapters.peft import stack
     from rune.hypernet.losses import sequence_log_prob
 
-    base = bases.load(adapted.workshop.model, device="cpu", dtype="float32")
+    base = bases.load(adapted.arm_inputs.model, device="cpu", dtype="float32")
     arm = adapted.of("hypernet")
     problems = [p for p in store.read_jsonl(adapted.folder / "problems.jsonl", Problem) if p.task_id in arm]
     one, other = problems[0], problems[-1]

@@ -209,6 +209,7 @@ def delta_w_norm(adapter: Adapter) -> float:
 
 # --------------------------------------------------------------------------- PEFT folders
 
+_MOST_ALPHA = 1e6  # far above any that trains; beyond it ΔW leaves the range of float32
 _REFUSED = {
     "use_dora": "DoRA",
     "use_qalora": "QA-LoRA",
@@ -295,9 +296,11 @@ def read_peft(folder: Path | str, *, device: str = "cpu") -> Adapter:
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         rank, alpha = int(config["r"]), float(config["lora_alpha"])
+        if rank < 1 or not math.isfinite(alpha) or abs(alpha) > _MOST_ALPHA:
+            raise ValueError(f"r = {rank}, lora_alpha = {alpha:g}")
     except FileNotFoundError:
         raise AdapterError(f"{folder}: no {CONFIG_FILE}; expected a PEFT LoRA folder") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise AdapterError(f"{folder / CONFIG_FILE}: not a PEFT LoRA config ({error!r})") from None
     if config.get("peft_type") != "LORA":
         raise AdapterError(f"{folder}: peft_type {config.get('peft_type')!r} is not supported; only LORA is")

@@ -18,6 +18,14 @@ class Counts:
     tasks: tuple[str, ...]
     n: int  # draws per task, the same for all arms
     passes: Mapping[str, tuple[int, ...]]  # arm → passes per task, in the order of `tasks`
+    trainings: tuple[Mapping[str, tuple[int, ...]], ...] = ()  # the same of each training; (): there is one
+    clusters: tuple[str, ...] = ()  # each task's domain where the design draws domains
+
+    def table(self, arm: str) -> list[tuple[float, ...]]:
+        """Passes in percent of draws, per task and training."""
+        parts = [part[arm] for part in self.trainings] or [self.passes[arm]]
+        each = self.n / len(parts)
+        return [tuple(100 * c / each for c in row) for row in zip(*parts, strict=True)]
 
 
 def count(

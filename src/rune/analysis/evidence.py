@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rune.analysis.power import Power
+from rune.analysis.power import Design, Power
 from rune.types import Contrast, Interval
 
 GRADES: Mapping[str, str] = {
@@ -61,7 +61,8 @@ def sentence(
     """The grade with its numbers: what a reviewer asks first."""
     parts = [f"{GRADES[key][0].upper()}{GRADES[key][1:]}"]
     level = f"{100 * primary.interval.level:g} %"
-    parts.append(f"effect {points(primary.points)} points, {level} interval {span(primary.interval)}")
+    over = f"{level} interval over {primary.interval.over} {span(primary.interval)}"
+    parts.append(f"effect {points(primary.points)} points, {over}")
     if wrong is None:
         parts.append("right − wrong trajectory was not measured, so nothing is said about trajectories")
     else:
@@ -71,11 +72,17 @@ def sentence(
     seen = f"{power.detectable:.1f} points" if power.detectable < 1e9 else "more than 25 points"
     missed = chance(1 - power.at_threshold.passes)
     parts.append(
-        f"a gate of {power.design.num_tasks} tasks × {power.design.k} draws passes by luck "
+        f"a gate of {size(power.design)} passes by luck "
         f"{chance(power.false_pass)}, misses a true effect of {threshold:g} points {missed}, "
         f"and the smallest effect it finds significant 8 times in 10 is {seen}"
     )
     return "; ".join(parts) + "."
+
+
+def size(design: Design) -> str:
+    """ "164 tasks × 5 draws × 3 trainings"; one training is not named."""
+    trainings = f" × {design.seeds} trainings" if design.seeds > 1 else ""
+    return f"{design.num_tasks} tasks × {design.k} draws{trainings}"
 
 
 def chance(probability: float) -> str:

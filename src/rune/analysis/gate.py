@@ -3,7 +3,8 @@
 `decide` is pure: problems and verdicts in, a Decision out; no model, no torch, no file. The answer follows
 the pre-registered point rule on exact fractions. Intervals, exact tests, power and controls stand beside it
 and never change it. Whatever would make the comparison meaningless is refused: missing, surplus or doubled
-verdicts, too few draws, a base at the floor or the ceiling, a promise that was not kept.
+verdicts, too few draws, a base at the floor or the ceiling. Broken promises and seals are
+refused before, in `stages/gate.py`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from rune.types import ArmScore, Contrast, Decision, Problem, Split, Verdict
 
 PASSED = "Gate PASSED"
 FAILED = "Gate FAILED — reassessing"
-# Arms that answer "was it the trajectory?", in the order in which they are shown.
+# Arms that the treatment is compared with, one Holm family. The first three ask whether it was the trajectory.
 SECONDARY = ("wrong_trajectory", "static", "empty_trajectory", "lora", "rag", "teacher", "oracle")
 _DRAWS = 4000  # posterior draws of the hierarchical estimate
 
@@ -50,6 +51,8 @@ class Config:
             raise ValueError("needs n >= 1, resamples >= 100 and simulations >= 100")
         if not 0 <= self.floor < self.ceiling <= 1 or not 0 < self.level < 1 or not 0 < self.alpha < 1:
             raise ValueError("needs 0 <= floor < ceiling <= 1, and level and alpha between 0 and 1")
+        if self.seed < 0:
+            raise ValueError(f"seed must be 0 or more, found {self.seed}")
         if self.threshold_points <= 0:
             raise ValueError(f"threshold_points must be above 0, found {self.threshold_points:g}")
         if self.treatment == self.baseline:
@@ -63,12 +66,20 @@ def decide(
     *,
     arms: Sequence[str] = (),
     leak: leakage.Finding | None = None,
+    trainings: Sequence[Mapping[str, tuple[int, ...]]] = (),
+    by: str = "task",
 ) -> Decision:
     """The decision from verdicts alone; `leak` is what the leakage check found, None if it was not made.
+
+    `trainings`: arm → passes per held-out task, of each training by itself, where there are several; they add up to
+    what the verdicts say. `by`: "domain" if the design splits by domain, so that intervals are over domains.
 
     Raises GateError for whatever `counts.count` refuses, and for a base outside [floor, ceiling].
     """
     counts = _count(problems, verdicts, config, arms)
+    domains = {p.task_id: p.domain for p in problems}
+    clusters = tuple(domains[t] for t in counts.tasks) if by == "domain" else ()
+    counts = replace(counts, trainings=tuple(trainings) if len(trainings) > 1 else (), clusters=clusters)
     base, treated = counts.passes[config.baseline], counts.passes[config.treatment]
     total = counts.n * len(counts.tasks)
     _check_base(Fraction(sum(base), total), config)
@@ -76,7 +87,7 @@ def decide(
     passed = effect >= Fraction(str(config.threshold_points))
     checked = leak.status if leak else ("required" if effect > Fraction(str(config.leakage_points)) else "not required")
 
-    weights_RT = stats.task_weights(len(counts.tasks), config.resamples, config.seed)
+    weights_RT = stats.task_weights(len(set(clusters)) or len(counts.tasks), config.resamples, config.seed)
     scores = tuple(_score(arm, counts, weights_RT, config) for arm in counts.passes)
     contrasts = _contrasts(counts, weights_RT, config)
     primary = contrasts[0]
@@ -86,11 +97,12 @@ def decide(
     fits = {arm: stats.fit_beta_binomial(c, counts.n) for arm, c in counts.passes.items()}
     reach = power.simulate(
         power.Baseline(fits[config.baseline].mean, fits[config.baseline].icc),
-        power.Design(len(counts.tasks), counts.n),
+        power.Design(len(counts.tasks), counts.n // max(1, len(trainings)), max(1, len(trainings))),
         threshold=config.threshold_points,
         alpha=config.alpha,
         target_power=0.8,
         effect_sd=0.0,
+        seed_sd=power.SEED_SD if len(trainings) > 1 else 0.0,
         simulations=config.simulations,
         seed=config.seed,
     )
@@ -137,6 +149,7 @@ def decide(
             "effect_exact": str(effect),
             "tasks": list(counts.tasks),
             "n": counts.n,
+            "trainings": max(1, len(trainings)),
             "passes": {arm: list(c) for arm, c in counts.passes.items()},
             "power": evidence.power_record(reach),
             "hierarchical": _hierarchical(counts, fits, config),
@@ -145,21 +158,31 @@ def decide(
 
 
 def over(
-    problems: Sequence[Problem], parts: Sequence[records.Records], config: Config
+    problems: Sequence[Problem],
+    parts: Sequence[records.Records],
+    config: Config,
+    *,
+    seeds: Sequence[int] = (),
+    by: str = "task",
 ) -> tuple[Decision, dict[str, Any]]:
     """The decision from the records of one or several cells, and what the leakage check found in each of them.
 
-    A task that several cells scored (with other training seeds) counts its draws of all of them together; `config.n`
-    is what each cell must have at least. A task is as suspicious as in the worst of its cells.
+    A task that several cells scored (with other training seeds) counts its draws of all of them together;
+    `config.n` is what each cell must have at least. `seeds`: each part's training seed, () if there is one for all.
+    A task is as suspicious as in the worst of its cells.
     """
     verdicts: list[Verdict] = records.counted_on([part.verdicts for part in parts])
     rows: dict[str, leakage.Row] = {}
     times: Counter[str] = Counter()
-    for part in parts:
+    passes: dict[int, Counter[tuple[str, str]]] = {}
+    for part, seed in zip(parts, seeds or [0] * len(parts), strict=True):
         held_out = [p for p in part.problems if p.split is Split.HELD_OUT]
         times.update(p.task_id for p in held_out)
         # Each cell must be whole by itself: put together, one's surplus would stand in for what another lacks.
-        _count(held_out, part.verdicts, config, list(dict.fromkeys(t.condition for t in part.treatments)))
+        own = _count(held_out, part.verdicts, config, list(dict.fromkeys(t.condition for t in part.treatments)))
+        of_seed = passes.setdefault(seed, Counter())
+        for arm, found_T in own.passes.items():
+            of_seed.update({(arm, task): c for task, c in zip(own.tasks, found_T, strict=True)})
         for row in leakage.rows(held_out, part.trajectories, part.treatments):
             if row.task_id not in rows or row.suspicious:
                 rows[row.task_id] = row
@@ -173,7 +196,9 @@ def over(
         counts.passes[rule.baseline],
         counts.n,
     )
-    return decide(problems, verdicts, rule, arms=arms, leak=leakage.finding(found)), found
+    trainings = [{arm: tuple(c[arm, t] for t in counts.tasks) for arm in counts.passes} for c in passes.values()]
+    decision = decide(problems, verdicts, rule, arms=arms, leak=leakage.finding(found), trainings=trainings, by=by)
+    return decision, found
 
 
 def _carried_by_leak(leak: leakage.Finding | None, config: Config) -> bool:
@@ -206,7 +231,9 @@ def _check_base(rate: Fraction, config: Config) -> None:
 def _score(arm: str, counts: _counts.Counts, weights_RT: Any, config: Config) -> ArmScore:
     passes, n = counts.passes[arm], counts.n
     curve = stats.pass_curve(passes, n)
-    interval = stats.task_interval([100 * c / n for c in passes], weights_RT, level=config.level, low=0.0, high=100.0)
+    interval = stats.mean_interval(
+        counts.table(arm), counts.clusters, weights_RT, level=config.level, low=0.0, high=100.0
+    )
     return ArmScore(
         condition=arm,
         num_tasks=len(passes),
@@ -234,9 +261,9 @@ def _contrasts(counts: _counts.Counts, weights_RT: Any, config: Config) -> tuple
 
 def _contrast(counts: _counts.Counts, treatment: str, baseline: str, weights_RT: Any, config: Config) -> Contrast:
     differences = [a - b for a, b in zip(counts.passes[treatment], counts.passes[baseline], strict=True)]
-    interval = stats.task_interval(
-        [100 * d / counts.n for d in differences], weights_RT, level=config.level, low=-100.0, high=100.0
-    )
+    pairs = zip(counts.table(treatment), counts.table(baseline), strict=True)
+    values_TS = [[a - b for a, b in zip(*rows, strict=True)] for rows in pairs]
+    interval = stats.mean_interval(values_TS, counts.clusters, weights_RT, level=config.level, low=-100.0, high=100.0)
     test = stats.sign_flip(differences)
     return Contrast(
         name=f"{treatment} − {baseline}",

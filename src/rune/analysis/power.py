@@ -6,7 +6,9 @@ plus N(0, `effect_sd`²) noise of its own ("mixed": helps some tasks, hurts othe
 integers as the gate applies it. Significance is the one-sided paired t test over tasks, which stands in for
 the exact sign-flip test (tests/stats holds them against each other).
 
-Shapes: S simulated experiments · N tasks.
+With several trainings each has an effect of its own, δ + N(0, `seed_sd`²) points, and the test is over both.
+
+Shapes: S simulated experiments · N tasks · M trainings.
 """
 
 from __future__ import annotations
@@ -16,7 +18,12 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from rune.analysis import stats
+
 GRID_POINTS = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 15.0, 20.0, 25.0)
+
+# Standard deviation of trainings, in points of right − bare: what `rune power` assumes unless it is told otherwise.
+SEED_SD = 2.0
 
 
 class Baseline(NamedTuple):
@@ -28,7 +35,8 @@ class Baseline(NamedTuple):
 
 class Design(NamedTuple):
     num_tasks: int
-    k: int  # draws per task and arm
+    k: int  # draws per task, arm and training
+    seeds: int = 1  # trainings
 
 
 class Point(NamedTuple):
@@ -60,33 +68,37 @@ def simulate(
     alpha: float,
     target_power: float,
     effect_sd: float,
+    seed_sd: float = 0.0,
     simulations: int,
     seed: int,
 ) -> Power:
-    """Monte Carlo over `simulations` experiments per true effect, the same tasks and base draws at each."""
+    """Monte Carlo over `simulations` experiments per true effect, the same tasks and base draws at each.
+
+    `effect_sd` is of tasks, in log-odds; `seed_sd` of trainings, in points.
+    """
     import numpy as np
-    from scipy.special import stdtrit
 
     points = sorted({*GRID_POINTS, threshold, 2 * threshold})
     rng = np.random.default_rng(seed)
     size = (simulations, design.num_tasks)
     logits_SN = _task_logits(baseline, size, rng)
-    base_SN = rng.binomial(design.k, _expit(logits_SN))
+    base_SNM = rng.binomial(design.k, _expit(logits_SN)[..., None], size=(*size, design.seeds))
+    trained_S1M = seed_sd * rng.standard_normal((simulations, 1, design.seeds)) if seed_sd else 0.0
     wobble_SN = effect_sd * rng.standard_normal(size) if effect_sd else 0.0
-    critical = float(stdtrit(design.num_tasks - 1, 1 - alpha)) if design.num_tasks > 1 else math.inf
-    needed = threshold * design.num_tasks * design.k / 100 - 1e-9
+    draws = design.num_tasks * design.k * design.seeds
+    needed = threshold * draws / 100 - 1e-9
     curve, luck = [], 0.0
     for true in points:
         shift = _shift(baseline, true / 100, effect_sd)
-        rates_SN = _expit(logits_SN + wobble_SN + shift)
-        difference_SN = rng.binomial(design.k, rates_SN) - base_SN
-        sums_S = difference_SN.sum(axis=1)
-        error_S = difference_SN.std(axis=1, ddof=1) / math.sqrt(design.num_tasks)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            t_S = np.where(error_S > 0, difference_SN.mean(axis=1) / error_S, 0.0)
-        curve.append(Point(true, float((sums_S >= needed).mean()), float((t_S > critical).mean())))
+        if seed_sd:
+            shift = np.interp(true + trained_S1M, *_shifts(baseline, effect_sd))
+        rates_SNM = _expit((logits_SN + wobble_SN)[..., None] + shift)
+        difference_SNM = rng.binomial(design.k, rates_SNM, size=base_SNM.shape) - base_SNM
+        sums_S = difference_SNM.sum(axis=(1, 2))
+        found = _significant(difference_SNM, alpha) if design.num_tasks > 1 else np.zeros(simulations)
+        curve.append(Point(true, float((sums_S >= needed).mean()), float(found.mean())))
         if true == 0.0:
-            luck = 100 * float(np.quantile(sums_S, 0.95)) / (design.num_tasks * design.k)
+            luck = 100 * float(np.quantile(sums_S, 0.95)) / draws
     at = {p.true_points: p for p in curve}
     return Power(
         design,
@@ -107,7 +119,24 @@ def propose(table: Sequence[Power], *, alpha: float) -> Power | None:
     row of the table qualifies.
     """
     fit = [p for p in table if p.false_pass <= alpha and p.detectable <= p.threshold]
-    return min(fit, key=lambda p: (p.design.num_tasks * p.design.k, p.design.num_tasks), default=None)
+    return min(fit, key=lambda p: (p.design.num_tasks * p.design.k * p.design.seeds, p.design.num_tasks), default=None)
+
+
+def _significant(difference_SNM: Any, alpha: float) -> Any:
+    """One-sided t test of each experiment's mean, as `stats.mean_interval`: over tasks, and trainings if several."""
+    from scipy.special import stdtrit
+
+    error_S, freedom_S = stats.crossed_error(difference_SNM)
+    return (difference_SNM.mean(axis=(1, 2)) > stdtrit(freedom_S, 1 - alpha) * error_S) & (error_S > 0)
+
+
+def _shifts(baseline: Baseline, effect_sd: float) -> tuple[Any, Any]:
+    """Effects in points, and the log-odds constant of each, to be interpolated between."""
+    import numpy as np
+
+    effects = np.arange(-40.0, 60.0, 2.0)
+    effects = effects[(effects / 100 > 0.001 - baseline.mean) & (effects / 100 < 0.999 - baseline.mean)]
+    return effects, np.array([_shift(baseline, e / 100, effect_sd) for e in effects])
 
 
 def _reach(curve: Sequence[Point], target_power: float) -> float:

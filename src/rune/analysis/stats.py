@@ -4,13 +4,14 @@ Pure and seeded; numpy and scipy load inside the functions that need them. The u
 draws of one task resemble each other, so every interval resamples tasks and every test permutes tasks
 (Miller 2024, "Adding Error Bars to Evals", sections 2.2 and 4). Effects are in percentage points.
 
-Shapes: T tasks · A arms or contrasts · R resamples.
+Shapes: T tasks · D domains · S trainings (seeds) · A arms or contrasts · R resamples.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -91,6 +92,94 @@ def task_interval(values: Any, weights_RT: Floats, *, level: float, low: float, 
     tail = float(ndtr(spread))
     ends = np.quantile(weights_RT @ values_T, [tail, 1 - tail])
     return Interval(low=max(low, float(ends[0])), high=min(high, float(ends[1])), level=level)
+
+
+def mean_interval(
+    values: Any, clusters: Sequence[str], weights_RT: Floats, *, level: float, low: float, high: float
+) -> Interval:
+    """Interval of the mean of values_TS, per task and training, in the same unit; `low`, `high` bound one value.
+
+    `clusters`: each task's domain where domains were drawn and not tasks, else (). With one training it is
+    `task_interval` over tasks or domains (`weights_RT` over as many), and says so. With several, tasks and trainings
+    are crossed random effects: y = mean + task + training + rest, so that the mean's variance is
+    (MS_tasks + MS_trainings − MS_rest) / TS, with the degrees of freedom of Satterthwaite (1946, "An Approximate
+    Distribution of Estimates of Variance Components"; the layout: Searle, Casella and McCulloch 1992, chapter 4).
+    A variance of trainings estimated below 0 is 0. The plain crossed bootstrap (Owen 2007, "The pigeonhole
+    bootstrap") has no such degrees of freedom, and 3 trainings are too few to resample.
+    """
+    import numpy as np
+    from scipy.special import stdtrit
+
+    values_TS = np.asarray(values, dtype=float)
+    unit = "domains" if clusters else "tasks"
+    mean = float(values_TS.mean())
+    if clusters:
+        values_TS = _by_cluster(values_TS, clusters)
+    num_units, num_trainings = values_TS.shape
+    if num_trainings == 1 or num_units < 2 or float(np.ptp(values_TS)) == 0.0:
+        over = f"{unit}, one training" if num_trainings == 1 else f"{unit} and trainings"
+        return replace(task_interval(values_TS.mean(axis=1), weights_RT, level=level, low=low, high=high), over=over)
+    error, freedom = crossed_error(values_TS)
+    half = float(stdtrit(freedom, (1 + level) / 2) * error)
+    return Interval(low=max(low, mean - half), high=min(high, mean + half), level=level, over=f"{unit} and trainings")
+
+
+class Crossed(NamedTuple):
+    """Uncertainty of a mean over units (tasks or domains) and trainings; each an array of the values' leading shape."""
+
+    error: Any  # standard error, in the values' unit
+    freedom: Any  # degrees of freedom
+
+
+def crossed_error(values: Any) -> Crossed:
+    """Of the mean of each table in values_…TS (T and S at least 2; S = 1: over units alone). See `mean_interval`."""
+    import numpy as np
+
+    units, trainings, rest = _mean_squares(values)
+    num_units, num_trainings = np.shape(values)[-2:]
+    more = np.maximum(0.0, trainings - rest)
+    scale, freedom = units + more, np.full(np.shape(units), num_units - 1.0)
+    if num_trainings > 1:
+        parts = units**2 / (num_units - 1) + trainings**2 / (num_trainings - 1)
+        parts = parts + rest**2 / ((num_units - 1) * (num_trainings - 1))
+        freedom = np.where(more > 0, scale**2 / np.where(parts > 0, parts, 1.0), freedom)
+    return Crossed(np.sqrt(scale / (num_units * num_trainings)), freedom)
+
+
+def training_sd(values: Any) -> float:
+    """Standard deviation of trainings in values_TS, in their unit; 0 where the estimate of its square is below 0."""
+    _, trainings, rest = _mean_squares(values)
+    return math.sqrt(max(0.0, float(trainings - rest)) / len(values))
+
+
+def _mean_squares(values: Any) -> tuple[Any, Any, Any]:
+    """Two-way analysis of variance of values_…TS: mean squares of units, trainings and the rest (0 if S = 1)."""
+    import numpy as np
+
+    values_TS = np.asarray(values, dtype=float)
+    num_units, num_trainings = values_TS.shape[-2:]
+    row_T, column_S = values_TS.mean(axis=-1), values_TS.mean(axis=-2)
+    units = num_trainings * row_T.var(axis=-1, ddof=1)
+    if num_trainings == 1:
+        return units, np.zeros_like(units), np.zeros_like(units)
+    rest_TS = values_TS - row_T[..., :, None] - column_S[..., None, :] + row_T.mean(axis=-1)[..., None, None]
+    left = (num_units - 1) * (num_trainings - 1)
+    return units, num_units * column_S.var(axis=-1, ddof=1), (rest_TS**2).sum(axis=(-2, -1)) / left
+
+
+def _by_cluster(values_TS: Floats, clusters: Sequence[str]) -> Floats:
+    """One row a domain, whose mean over domains is the mean over tasks: the ratio estimate made linear.
+
+    A domain's row is mean + (its size / the mean size) · (its own means − mean) (Cochran 1977, section 9A.1).
+    """
+    import numpy as np
+
+    _, index, sizes = np.unique(np.asarray(clusters), return_inverse=True, return_counts=True)
+    sums_DS = np.zeros((sizes.size, values_TS.shape[1]))
+    np.add.at(sums_DS, index, values_TS)
+    mean = values_TS.mean()
+    found: Floats = mean + (sums_DS - sizes[:, None] * mean) / sizes.mean()
+    return found
 
 
 def cluster_standard_error(values: Any) -> float:

@@ -40,6 +40,9 @@ KINDS = {  # how often each is drawn
 CASES = 4  # tests a task, at least
 
 
+COUNTS = "UPass"  # passes with the update installed and not without it: `scorers/updates.py` judges
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """What to generate. The same settings give the same tasks under the same version of Python."""

@@ -37,6 +37,9 @@ LENT = (
 HUB = data.OnHub("leo-liuzy/CodeUpdateArena", "", 0)
 
 
+COUNTS = "UPass"  # passes with the update installed and not without it: `scorers/updates.py` judges
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """`[benchmark.settings]`."""

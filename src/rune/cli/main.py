@@ -42,7 +42,7 @@ VERBS: dict[str, str] = {
 EXAMPLES: dict[str, str] = {
     "run": "rune run configs/phase1-demo.toml --set sample.n=2",
     "collect": "rune collect --import trajectories/ -o corpus.jsonl",
-    "corpus": "rune corpus configs/phase1-demo.toml -o corpus.jsonl",
+    "corpus": "rune corpus --benchmark puzzles -o corpus.jsonl",
     "train": "rune train runs/phase1-demo-0123abcd",
     "adapt": "rune adapt --trajectory session.jsonl -o adapter/",
     "adapters": "rune adapters add adapter/ --project shop --domain dates",
@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.epilog = f"{said}Example: {EXAMPLES[verb]}\n{_EXITS}"
             return int(module.run(parser.parse_args(args[1:])))
     except RuneError as error:
-        print(f"rune: {error}", file=sys.stderr)
+        print(f"rune: {_one_line(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("\nrune: interrupted; everything finished so far is kept, --resume goes on", file=sys.stderr)
@@ -130,6 +130,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"rune: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
+
+
+def _one_line(text: str) -> str:
+    """A message with the line breaks that a name or value from outside put into it shown, not obeyed."""
+    return "".join(repr(c)[1:-1] if c.splitlines() == [""] else c for c in text.strip())
 
 
 def _show_what_can_be_shown() -> None:

@@ -76,7 +76,7 @@ def constant(
 
 
 def place(arm_inputs: ArmInputs, condition: str, name: str, made: Adapters, layout: LoraTargets) -> AdapterRef:
-    """One adapter as a PEFT folder of the run, or to where the workshop wants it."""
+    """One adapter as a PEFT folder of the run, or to where `arm_inputs.keep` wants it."""
     if arm_inputs.keep:
         return arm_inputs.keep(condition, name, made, layout)
     from rune.adapters.store import FolderStore
@@ -109,7 +109,7 @@ def permuted(arm_inputs: ArmInputs) -> dict[str, tuple[Trajectory, ...]]:
 
 
 def _foreign(theirs: Sequence[Trajectory], mine: Sequence[Trajectory]) -> bool:
-    """Whether two sets share no lesson: no domain, and no task under any of its names."""
+    """Whether two sets share nothing to be learned: no domain, and no task under any of its names."""
     return not {domain_key(t) for t in theirs} & {domain_key(t) for t in mine}
 
 

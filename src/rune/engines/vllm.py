@@ -128,8 +128,8 @@ class VllmEngine:
                 raise AdapterError(f"{adapter.path} was made for another base model than {self.model.name}")
             if loaded.rank > self.config.max_lora_rank:
                 raise AdapterError(
-                    f"{adapter.path} has rank {loaded.rank}, above engine.max_lora_rank = {self.config.max_lora_rank}; "
-                    f"pass --set engine.max_lora_rank={loaded.rank}"
+                    f"{adapter.path} has rank {loaded.rank}, above engine.settings.max_lora_rank = "
+                    f"{self.config.max_lora_rank}; pass --set engine.settings.max_lora_rank={loaded.rank}"
                 )
             self._numbers[adapter.adapter_id] = len(self._numbers) + 1
         return LoRARequest(adapter.adapter_id, self._numbers[adapter.adapter_id], adapter.path)

@@ -33,7 +33,10 @@ class AdapterGenerator:
 
     @torch.no_grad()
     def generate(self, sets: Sequence[Sequence[Trajectory]], *, strength: float = 1.0) -> dict[str, Factors]:
-        """One adapter per set, N = len(sets): static part + strength · trajectory part. An empty set is legal."""
+        """One adapter per set, N = len(sets): static part + strength · trajectory part. An empty set is legal.
+
+        Factors: down [Y, N, R, I], up [Y, N, R, O], with R = static rank + trajectory rank.
+        """
         flat = [t for one in sets for t in one]
         if flat:
             table, numbers = FeatureTable(self.reader.read(flat)), iter(range(len(flat)))
@@ -53,7 +56,7 @@ class AdapterGenerator:
     def iter_generate(
         self, sets: Sequence[Sequence[Trajectory]], *, strength: float, batch: int = 1
     ) -> Iterator[dict[str, Factors]]:
-        """`make`, yielding adapters with N = 1 in order.
+        """`generate`, yielding adapters with N = 1 in order.
 
         One at a time by default: sums over another batch round differently, and a resumed stage must make the same.
         """
@@ -68,7 +71,7 @@ _NOTHING = Trajectory(trajectory_id="nothing", task_id="nothing", benchmark="", 
 
 @functools.lru_cache(maxsize=2)
 def maker(folder: Path, model: ModelRef, device: str, dtype: str, cache: Path | None) -> AdapterGenerator:
-    """A `AdapterGenerator` that several arms share."""
+    """An `AdapterGenerator` that several arms share."""
     return AdapterGenerator(folder, model, device=device, dtype=dtype, cache=cache)
 
 

@@ -240,7 +240,7 @@ class FeatureTable:
 
     def __init__(self, features: Sequence[Features]) -> None:
         if not features:
-            raise ValueError("a bank needs one trajectory at least: it knows the feature size from it")
+            raise ValueError("a FeatureTable needs one trajectory at least: it knows the feature size from it")
         self.features_XSD = torch.cat([f.features_TSD for f in features])  # X: all tokens of all trajectories
         self._tags = np.concatenate([np.stack([f.kind_T, f.ending_T]) for f in features], 1)
         self._spans: list[list[_Span]] = []

@@ -37,8 +37,11 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def default_cache() -> Path:
-    """`$RUNE_CACHE`, or ~/.cache/rune."""
-    return Path(os.environ.get("RUNE_CACHE") or Path.home() / ".cache" / "rune")
+    """`$RUNE_CACHE`, or ~/.cache/rune. Raises ModelError where neither is known."""
+    try:
+        return Path(os.environ.get("RUNE_CACHE") or Path.home() / ".cache" / "rune")
+    except RuntimeError:
+        raise ModelError("this user has no home folder; set RUNE_CACHE to a folder that can be written") from None
 
 
 def resolve(
@@ -55,7 +58,12 @@ def resolve(
         return local_folder(path, name=name, cache=cache)
     if path.is_file():
         return _local_gguf(path, name=name, cache=cache)
-    return _named(name, sources=sources, cache=cache, wheels=wheels)
+    try:
+        return _named(name, sources=sources, cache=cache, wheels=wheels)
+    except StoreError as error:
+        if os.environ.get("RUNE_CACHE") or cache.is_dir():
+            raise
+        raise ModelError(f"{error}; set RUNE_CACHE to a folder that can be written") from None
 
 
 def check_name(name: str, sources: Sequence[str] = SOURCES) -> None:

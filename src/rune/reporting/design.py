@@ -30,6 +30,7 @@ class Question:
     design: Design  # the config's own
     threshold: float
     alpha: float
+    seed_sd: float = power.SEED_SD  # of trainings, points
     target_power: float = 0.8  # power that counts as seeing
     simulations: int = 2000
     seed: int = 0
@@ -53,7 +54,7 @@ def answer(question: Question) -> tuple[list[tuple[Power, Power]], Power | None]
 
     A proposal must hold in the harder case, where the adapter helps some tasks and hurts others.
     """
-    designs = dict.fromkeys([question.design, *(Design(n, k) for n in TASKS for k in DRAWS)])
+    designs = dict.fromkeys([question.design, *(Design(n, k, question.design.seeds) for n in TASKS for k in DRAWS)])
     pairs = [(_simulate(question, d, 0.0), _simulate(question, d, 1.0)) for d in designs]
     return pairs, power.propose([effect_sd for _, effect_sd in pairs], alpha=question.alpha)
 
@@ -66,7 +67,8 @@ def _simulate(question: Question, design: Design, effect_sd: float) -> Power:
         alpha=question.alpha,
         target_power=question.target_power,
         effect_sd=effect_sd,
-        simulations=max(200, min(question.simulations, 4_000_000 // (design.num_tasks * design.k))),
+        seed_sd=question.seed_sd,
+        simulations=max(200, min(question.simulations, 4_000_000 // (design.num_tasks * design.k * design.seeds))),
         seed=question.seed,
     )
 
@@ -80,6 +82,7 @@ def table(question: Question, pairs: Sequence[tuple[Power, Power]]) -> Table:
     rows = tuple(
         (
             f"{a.design.num_tasks} × {a.design.k}" + (" (this config)" if a.design == question.design else ""),
+            str(a.design.seeds),
             span(a.false_pass, b.false_pass),
             f"{a.luck:.1f} – {b.luck:.1f}",
             span(a.at_threshold.passes, b.at_threshold.passes),
@@ -92,9 +95,10 @@ def table(question: Question, pairs: Sequence[tuple[Power, Power]]) -> Table:
     t = f"{question.threshold:g}"
     return Table(
         f"Power of a gate at {t} points (base {100 * question.baseline.mean:.0f} %, "
-        f"intra-class correlation {question.baseline.icc:.2f})",
+        f"intra-class correlation {question.baseline.icc:.2f}, trainings differ by {question.seed_sd:g} points)",
         (
             "tasks × draws",
+            "trainings",
             "passes by luck",
             "95 % of luck",
             f"passes at +{t}",
@@ -103,7 +107,8 @@ def table(question: Question, pairs: Sequence[tuple[Power, Power]]) -> Table:
             "detectable, points",
         ),
         rows,
-        "Ranges: an effect alike for all tasks – one that helps some and hurts others. Significant: one-sided at "
+        "Ranges: an effect alike for all tasks – one that helps some and hurts others. Draws: a task and "
+        "training. Significant: one-sided over tasks, and over trainings where there are several, at "
         f"{100 * question.alpha:g} %. Detectable: found significant {100 * question.target_power:g} times in 100.",
     )
 
@@ -112,16 +117,14 @@ def verdict(question: Question, pairs: Sequence[tuple[Power, Power]], best: Powe
     """What to do about it, in one sentence or two."""
     own = pairs[0][1]
     said = (
-        f"This gate ({own.design.num_tasks} tasks × {own.design.k} draws) passes without any effect "
-        f"{evidence.chance(own.false_pass)} at worst."
+        f"This gate ({evidence.size(own.design)}) passes without any effect {evidence.chance(own.false_pass)} at worst."
     )
     if best is None:
-        return (
-            f"{said} No design up to {TASKS[-1]} tasks × {DRAWS[-1]} draws sees {question.threshold:g} points reliably."
-        )
+        largest = evidence.size(Design(TASKS[-1], DRAWS[-1], own.design.seeds))
+        return f"{said} No design up to {largest} sees {question.threshold:g} points reliably."
     return (
         f"{said} The cheapest gate that is fooled at most {100 * question.alpha:g} times in 100 and sees "
-        f"{question.threshold:g} points: {best.design.num_tasks} tasks × {best.design.k} draws."
+        f"{question.threshold:g} points: {evidence.size(best.design)}."
     )
 
 
@@ -134,6 +137,7 @@ def write(path: Path, question: Question, pairs: Sequence[tuple[Power, Power]], 
     record: dict[str, Any] = {
         "baseline": question.baseline._asdict(),
         "threshold": question.threshold,
+        "seed_sd": question.seed_sd,
         "designs": [{"alike": evidence.power_record(a), "mixed": evidence.power_record(b)} for a, b in pairs],
         "proposal": best.design._asdict() if best else None,
     }

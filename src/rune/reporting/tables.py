@@ -44,7 +44,7 @@ def scores(report: Report) -> tuple[Table, Table | None]:
     vs = {c.treatment: c for c in report.decision.contrasts if c.baseline == base}
     note = (
         f"pass@1 is the mean over {len(report.tasks)} held-out tasks of passes / {report.decision.details['n']} draws. "
-        "Intervals resample tasks; Δ is paired by task."
+        f"Intervals are over {report.primary.interval.over}; Δ is paired by task."
     )
     first = Table("Table 1. pass@1 of the four conditions", header, _score_rows(main, arms, base, vs), note)
     if not control:

@@ -48,7 +48,7 @@ def freeze(raw: Mapping[str, Any], problems: Sequence[Problem]) -> dict[str, Any
         "sampling": dict(raw.get("sample", {})),
         "model": dict(raw.get("model", {})),
         "rule": {"unit": "percentage points", **gate},
-        "analysis": dict(ANALYSIS),
+        "analysis": {**ANALYSIS, **_interval(raw.get("design", {}))},
         "seeds": {
             "run": raw.get("run", {}).get("seed"),
             "split": raw.get("design", raw.get("benchmark", {})).get("split_seed"),
@@ -58,6 +58,15 @@ def freeze(raw: Mapping[str, Any], problems: Sequence[Problem]) -> dict[str, Any
         "config_digest": config.digest(raw),
     }
     return {**frozen, "digest": digest(frozen)}
+
+
+def _interval(design: Mapping[str, Any]) -> dict[str, Any]:
+    """What differs where domains are drawn, or several trainings; one training over tasks is version 1."""
+    unit = "domain" if design.get("by") == "domain" else "task"
+    if len(design.get("seeds", ())) > 1:
+        how = f"{unit}s and trainings as crossed random effects, t with Satterthwaite's degrees of freedom"
+        return {"version": 2, "interval": how}
+    return {"version": 2, "interval": ANALYSIS["interval"].replace("task", unit)} if unit == "domain" else {}
 
 
 # Fields of a task in version 1, whose configs have no [design]: its promises must still be found kept.

@@ -402,7 +402,17 @@ class RunDir:
         return self.path / "manifest.json"
 
     def manifest(self) -> dict[str, Any]:
+        """Raises DataError if it is none."""
         manifest: dict[str, Any] = read_json(self.manifest_path)
+        if not isinstance(manifest, dict):
+            raise DataError(f"{self.manifest_path}: not a run's manifest: expected an object")
+        stages = manifest.get("stages", {})
+        for name, part in {"stages": stages, "seals": manifest.get("seals", {})}.items():
+            if not isinstance(part, dict):
+                raise DataError(f"{self.manifest_path}: not a run's manifest: field '{name}' is no object")
+        for name, part in stages.items():
+            if not isinstance(part, dict):
+                raise DataError(f"{self.manifest_path}: not a run's manifest: field 'stages.{name}' is no object")
         return manifest
 
     def update(self, **fields: Any) -> None:

@@ -1,6 +1,6 @@
 """trajectories + checkpoints → treatments.jsonl, adapters/ and diagnostics.json.
 
-Every arm is a file in conditions/; all get the same workshop. When all are made, each adapter is proved live before
+Every arm is a file in conditions/; all get the same ArmInputs. When all are made, each adapter is proved live before
 anything is sampled: its ΔW is not zero, and it moves the logits of a probe prompt. An arm that changes nothing would
 score like the base model and pass for "no effect".
 """

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from rune import config as configs
 from rune import console, plugins
 from rune.benchmarks import humaneval
-from rune.errors import DataError, SandboxError
+from rune.errors import DataError, SandboxError, StoreError
 from rune.runs import integrity, store
 from rune.sandbox.judging.verdict_cache import Cached
 from rune.stages.context import Context
@@ -79,7 +79,11 @@ def build_sandbox(config: Config, *, cache: Path) -> Sandbox:
         console.warn("the sandbox may be weak (allow_weak): model-written code can reach this user's files")
     if not config.cache:
         return inner
-    return Cached(inner, cache / "verdicts", backend=config.backend, settings=settings)
+    try:
+        return Cached(inner, cache / "verdicts", backend=config.backend, settings=settings)
+    except StoreError as error:  # a cache is only a cache
+        console.warn(f"judged without the verdict cache: {error}; set RUNE_CACHE to a folder that can be written")
+        return inner
 
 
 def run(folder: store.RunDir, config: Config, context: Context) -> int:

@@ -126,7 +126,7 @@ class TrainingSession:
 
 
 def fit(trajectories: Sequence[Trajectory], config: Config, context: Context, folder: Path) -> dict[str, Any]:
-    """Both phases on a corpus that was checked. The context's desk serves several calls; without one, it is made."""
+    """Both phases on a corpus that was checked. The context's TrainingSession serves several calls."""
     from rune.hypernet import diagnostics
 
     metrics = folder / "metrics.jsonl"

@@ -2,8 +2,8 @@
 
 A plain run is one cell: decision.json and leakage.json are its gate's. With several cells there are result.json and
 result.md too: for each variant every seed by itself, and all seeds together; decision.json is the first variant's, all
-seeds together, which is what the exit code says. Pooled figures take each task's draws of all seeds together, so the
-interval is over tasks; how far seeds differ stands beside it.
+seeds together, which is what the exit code says. Pooled figures take each task's draws of all seeds together; their
+intervals are over tasks (or domains) and trainings.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class Source(NamedTuple):
     cells: Sequence[Done]
     verify: Callable[[], None]  # raises GateError if anything under seal changed
     seconds: Mapping[str, float]  # what was done once for all cells
+    by: str = "task"  # "domain": the design draws domains, so intervals are over them
 
     @property
     def seeds(self) -> list[int]:
@@ -77,6 +78,7 @@ def of_one_cell(folder: RunDir, raw: Mapping[str, Any]) -> Source:
         cells=[Done(cell, records.of_run(folder), str(manifest.get("device", "unknown")), 0.0)],
         verify=lambda: gate.demand(folder),
         seconds={},
+        by=str(raw.get("design", {}).get("by", "task")),
     )
 
 
@@ -112,6 +114,7 @@ def of_experiment(experiment: Experiment) -> Source:
         cells=cells,
         verify=verify,
         seconds={},
+        by=experiment.settings.design.by,
     )
 
 
@@ -133,13 +136,19 @@ def decide(source: Source) -> Decision:
 
 
 def over(source: Source, cells: Sequence[Done]) -> tuple[Decision, dict[str, Any]]:
-    return rule.over(source.problems, [done.records for done in cells], source.gate)
+    return rule.over(
+        source.problems,
+        [done.records for done in cells],
+        source.gate,
+        seeds=[done.cell.seed for done in cells],
+        by=source.by,
+    )
 
 
 def leaks(source: Source) -> dict[str, Any]:
     """leakage.json made again: the check of the first variant's cells."""
     first, *_ = source.variants
-    _, found = rule.over(source.problems, [d.records for d in source.of(first)], source.gate)
+    _, found = over(source, source.of(first))
     store.write_json(source.folder / "leakage.json", found)
     return found
 

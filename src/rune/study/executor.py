@@ -234,7 +234,7 @@ class Runner:
                             adopt(twin, place, name)
                         else:
                             if name == "sample" and len(remaining) == 1 and self._machines:
-                                self._machines.close_desk()  # nothing is trained after this
+                                self._machines.close_session()  # nothing is trained after this
                             self.stage(place, name)
                 remaining.remove(place)
             self._drop_adapters()
@@ -422,7 +422,7 @@ class Machines:
             self._session = train.TrainingSession(self.context(0))
         return self._session
 
-    def close_desk(self) -> None:
+    def close_session(self) -> None:
         if self._session:
             self._session.close()
             self._session = None
@@ -437,7 +437,7 @@ class Machines:
                 self._engine.close()
 
     def close(self) -> None:
-        self.close_desk()
+        self.close_session()
         self._exit.close()
 
 

@@ -21,6 +21,7 @@ from rune.adapters.registry.records import Source
 from rune.corpus import reading
 from rune.errors import ConfigError, DataError
 from rune.runs import store
+from rune.sandbox.judging import verdict_cache
 from rune.stages import sample, score
 from rune.study.config import BenchmarkSection
 from rune.study.evolution import Found, Tasks, Wanted
@@ -100,6 +101,8 @@ class EngineEvaluator:
                 "dtype": self._context.dtype,
                 "engine": config.plain(settings.engine),
                 "sample": config.plain(settings.sample),
+                "score": config.plain(settings.score),
+                "scorer": verdict_cache.SCORER,
                 "seed": settings.evolve.seed,
                 "outside": settings.evolve.outside,
                 "inside": chosen,

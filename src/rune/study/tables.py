@@ -69,7 +69,7 @@ def brief(result: Mapping[str, Any]) -> str:
     return (
         f"{markdown(Table('', header, tuple(rows)))}\n\npass@1 in %, {tasks} tasks, {held}, training seeds: "
         f"{', '.join(map(str, result['seeds']))}; {result['device']}; mean cosine of the generated ΔW "
-        f"{_number(_mean(cosines), 3)}."
+        f"{_number(_mean(cosines), 3)}; {_interval(_decision(next(iter(result['variants'].values()))['pooled']))}."
     )
 
 
@@ -92,6 +92,12 @@ def _difference(contrast: Contrast) -> str:
     return f"{evidence.points(contrast.points)} {evidence.span(contrast.interval)}"
 
 
+def _interval(decision: Decision) -> str:
+    """ "95 % interval over tasks and trainings"."""
+    found = decision.contrasts[0].interval
+    return f"{100 * found.level:g} % interval over {found.over}"
+
+
 def _arms(decision: Decision) -> Table:
     rows = [
         (
@@ -102,7 +108,7 @@ def _arms(decision: Decision) -> Table:
         )
         for a in decision.arms
     ]
-    return Table("Arms", ("arm", "pass@1, %", "95 % interval", "passed / draws"), tuple(rows))
+    return Table("Arms", ("arm", "pass@1, %", _interval(decision), "passed / draws"), tuple(rows))
 
 
 def _contrasts(decision: Decision) -> Table:
@@ -111,12 +117,16 @@ def _contrasts(decision: Decision) -> Table:
             c.name,
             evidence.points(c.points),
             evidence.span(c.interval),
-            f"{c.p_value:.3f}",
-            "–" if c.p_adjusted is None else f"{c.p_adjusted:.3f}",
+            evidence.p_promised(c),
+            "–" if c.p_adjusted is None else evidence.p_text(c.p_adjusted),
         )
         for c in decision.contrasts
     ]
-    return Table("Paired differences, points", ("contrast", "points", "95 % interval", "p", "p, Holm"), tuple(rows))
+    return Table(
+        "Paired differences, points",
+        ("contrast", "points", _interval(decision), "p, over tasks", "p, Holm"),
+        tuple(rows),
+    )
 
 
 def _seeds(seeds: Mapping[str, Any]) -> Table:
@@ -127,7 +137,7 @@ def _seeds(seeds: Mapping[str, Any]) -> Table:
     for seed, decision in decisions.items():
         by_name = {c.name: c for c in decision.contrasts}
         rows.append((seed, decision.answer, *(_difference(by_name[n]) for n in shown)))
-    return Table("Seed by seed", ("seed", "answer", *shown), tuple(rows))
+    return Table(f"Seed by seed, {_interval(next(iter(decisions.values())))}", ("seed", "answer", *shown), tuple(rows))
 
 
 def _adapters(diagnostics: Mapping[str, Any]) -> Table:

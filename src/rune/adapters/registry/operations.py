@@ -11,7 +11,8 @@ import sqlalchemy as sa
 
 from rune.adapters.registry.database import aliases, operations, passes
 from rune.adapters.registry.records import Draft, Entry, Fitness, Operation, Status
-from rune.adapters.registry.registry import Registry, add_fitness, insert, set_status
+from rune.adapters.registry.registry import Registry
+from rune.adapters.registry.rows import add_fitness, insert, set_status
 from rune.errors import DataError
 from rune.runs.store import now
 

@@ -10,22 +10,21 @@ are what killed processes left, and `gc` takes them away.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from rune.adapters.registry import lineage
+from rune.adapters.registry import lineage, rows
 from rune.adapters.registry.database import Database, adapters, aliases, measurements, sources
 from rune.adapters.registry.objects import Objects, remove
-from rune.adapters.registry.records import Draft, Entry, Fitness, Level, Place, Source, Status
+from rune.adapters.registry.records import Draft, Entry, Fitness, Level, Source, Status
+from rune.adapters.registry.rows import MIN_PREFIX
 from rune.errors import AdapterError, DataError
-from rune.runs.store import now
 from rune.types import AdapterRef
 
 MAX_RANK = 256  # of an entry; engines pad every adapter of a batch to the largest
-_MIN_PREFIX = 4
 
 
 def default_folder() -> Path:
@@ -53,9 +52,9 @@ class Registry:
         with self.database.files(alone=False):
             self.keep_files(draft.id, config, weights)
             with self.database.write() as connection:
-                new = insert(connection, draft)
+                new = rows.insert(connection, draft)
                 if alias:
-                    set_alias(connection, alias, draft.id)
+                    rows.set_alias(connection, alias, draft.id)
         return self.get(draft.id), new
 
     def keep_files(self, digest: str, config: bytes, weights: bytes) -> Path:
@@ -70,12 +69,12 @@ class Registry:
     def set_alias(self, name: str, digest: str) -> None:
         """Give an adapter another name; a name that was another adapter's moves."""
         with self.database.write() as connection:
-            set_alias(connection, name, digest)
+            rows.set_alias(connection, name, digest)
 
     def set_fitness(self, digest: str, fitness: Fitness, *, own: bool = True) -> None:
         """Keep a measurement. `own`: on the adapter's own domains, so that selection goes by it."""
         with self.database.write() as connection:
-            add_fitness(connection, digest, fitness, own=own)
+            rows.add_fitness(connection, digest, fitness, own=own)
 
     # ------------------------------------------------------------------ look
 
@@ -85,7 +84,7 @@ class Registry:
             row = connection.execute(sa.select(adapters).where(adapters.c.id == digest)).first()
         if row is None:
             raise DataError(f"{self.folder}: no adapter {digest}; `rune adapters list` shows what is there")
-        return entry(row)
+        return rows.entry(row)
 
     def has(self, digest: str) -> bool:
         """Whether there is an adapter with this whole id."""
@@ -99,21 +98,21 @@ class Registry:
         by_id = sa.select(adapters).where(adapters.c.id >= prefix, adapters.c.id < prefix + "g").limit(2)
         with self.database.read() as connection:
             found = connection.execute(by_alias).all()
-            if not found and len(name) >= _MIN_PREFIX and not set(prefix) - set("0123456789abcdef"):
+            if not found and len(name) >= MIN_PREFIX and not set(prefix) - set("0123456789abcdef"):
                 found = connection.execute(by_id).all()
         if len(found) == 1:
-            return entry(found[0])
+            return rows.entry(found[0])
         if found:
             raise DataError(f"{self.folder}: '{name}' begins the ids of several adapters; type more of it")
         raise DataError(
-            f"{self.folder}: no adapter '{name}'; give an alias or the first {_MIN_PREFIX} or more characters of an "
+            f"{self.folder}: no adapter '{name}'; give an alias or the first {MIN_PREFIX} or more characters of an "
             "id that `rune adapters list` shows"
         )
 
     def page(self, view: View, *, after: int = 0, limit: int = 50) -> list[Entry]:
         """Entries in the order of their numbers, those after number `after` first."""
         with self.database.read() as connection:
-            return [entry(row) for row in connection.execute(view.query(after, limit))]
+            return [rows.entry(row) for row in connection.execute(view.query(after, limit))]
 
     def count(self, view: View) -> int:
         with self.database.read() as connection:
@@ -134,7 +133,7 @@ class Registry:
         """All measurements of an adapter, the oldest first; NaN where version 1 did not keep a part."""
         query = sa.select(measurements).where(measurements.c.adapter == digest).order_by(measurements.c.number)
         with self.database.read() as connection:
-            return [_fitness(row) for row in connection.execute(query)]
+            return [rows.fitness(row) for row in connection.execute(query)]
 
     def lineage(self, digest: str) -> lineage.Lineage:
         """Ancestors and descendants. Raises StoreError if they go in a circle."""
@@ -178,7 +177,7 @@ class Registry:
         with self.database.read() as connection:
             if circle := lineage.circle(lineage.edges(connection)):
                 problems.append(f"{self.database.path}: {lineage.words(circle)}")
-            every = [entry(row) for row in connection.execute(sa.select(adapters).order_by(adapters.c.number))]
+            every = [rows.entry(row) for row in connection.execute(sa.select(adapters).order_by(adapters.c.number))]
         for found in chosen or every:
             try:
                 self.objects.verify(found.id)
@@ -237,123 +236,3 @@ class View(NamedTuple):
     def query(self, after: int, limit: int) -> sa.Select:
         narrowed = self.narrow(sa.select(adapters)).where(adapters.c.number > after)
         return narrowed.order_by(adapters.c.number).limit(limit)
-
-
-# --------------------------------------------------------------------------- parts of a transaction
-
-
-def insert(connection: sa.Connection, draft: Draft) -> bool:
-    """Write an entry with its sources and parents; returns whether it is new. Raises AdapterError, DataError."""
-    row = connection.execute(sa.select(adapters).where(adapters.c.id == draft.id)).first()
-    if row is not None:
-        there = entry(row)
-        lineage.unchanged(connection, draft)
-        if there.place != draft.place:
-            raise AdapterError(
-                f"adapter {there.short} is there already, as {there.place}; an adapter has one place: "
-                "give it an --alias, or compose it"
-            )
-        return False
-    connection.execute(
-        adapters.insert().values(
-            id=draft.id,
-            base=draft.base,
-            base_name=draft.base_name,
-            project=draft.place.project,
-            domain=draft.place.domain,
-            task=draft.place.task,
-            rank=draft.rank,
-            modules=",".join(draft.modules),
-            parameters=draft.parameters,
-            size=draft.size,
-            delta_w_norm=draft.delta_w_norm,
-            how=draft.made_from.how,
-            hypernet=draft.made_from.hypernet,
-            status=Status.ACTIVE,
-            created=now(),
-        )
-    )
-    if draft.made_from.sources:
-        rows = {s.trajectory_id: s.task_id for s in draft.made_from.sources}
-        connection.execute(
-            sources.insert(), [{"adapter": draft.id, "trajectory": t, "task": task} for t, task in rows.items()]
-        )
-    lineage.add(connection, draft)
-    return True
-
-
-def set_alias(connection: sa.Connection, name: str, digest: str) -> None:
-    """Raises DataError for a name that could be meant as an id, or as nothing."""
-    if not name.strip() or any(c.isspace() or ord(c) < 32 for c in name):
-        raise DataError(f"the alias is {name!r}; give one word")
-    if len(name) >= _MIN_PREFIX and not set(name.lower()) - set("0123456789abcdef"):
-        raise DataError(f"the alias '{name}' looks like the beginning of an id; give it a letter after f, or a dash")
-    connection.execute(sa.delete(aliases).where(aliases.c.name == name))
-    connection.execute(aliases.insert().values(name=name, adapter=digest))
-
-
-def add_fitness(connection: sa.Connection, digest: str, fitness: Fitness, *, own: bool) -> None:
-    connection.execute(
-        measurements.insert().values(adapter=digest, **{name: getattr(fitness, name) for name in Fitness.__slots__})
-    )
-    if own:
-        connection.execute(
-            sa.update(adapters)
-            .where(adapters.c.id == digest)
-            .values(
-                fitness=fitness.value,
-                fitness_low=fitness.low,
-                fitness_high=fitness.high,
-                fitness_draws=fitness.draws,
-                measured=fitness.measured,
-            )
-        )
-
-
-def set_status(connection: sa.Connection, digests: Collection[str], status: Status) -> None:
-    connection.execute(sa.update(adapters).where(adapters.c.id.in_(digests)).values(status=status))
-
-
-def entry(row: sa.Row) -> Entry:
-    """A row of `adapters` as a record."""
-    return Entry(
-        number=row.number,
-        id=row.id,
-        base=row.base,
-        base_name=row.base_name,
-        place=Place(project=row.project, domain=row.domain, task=row.task),
-        rank=row.rank,
-        modules=tuple(row.modules.split(",")),
-        parameters=row.parameters,
-        size=row.size,
-        delta_w_norm=row.delta_w_norm,
-        how=row.how,
-        hypernet=row.hypernet,
-        status=Status(row.status),
-        created=row.created,
-        fitness=row.fitness,
-        fitness_low=row.fitness_low,
-        fitness_high=row.fitness_high,
-        fitness_draws=row.fitness_draws,
-        measured=row.measured,
-    )
-
-
-def _fitness(row: sa.Row) -> Fitness:
-    def rate(value: float | None) -> float:
-        return float("nan") if value is None else value
-
-    return Fitness(
-        value=row.value,
-        low=row.low,
-        high=row.high,
-        level=row.level,
-        alpha=rate(row.alpha),
-        pass_rate=rate(row.pass_rate),
-        generalization=rate(row.generalization),
-        inside_tasks=row.inside_tasks or 0,
-        outside_tasks=row.outside_tasks or 0,
-        draws=row.draws,
-        protocol=row.protocol,
-        measured=row.measured,
-    )

@@ -14,7 +14,8 @@ import sqlalchemy as sa
 
 from rune.adapters.registry.database import adapters
 from rune.adapters.registry.records import Entry, Place, Status
-from rune.adapters.registry.registry import Registry, entry
+from rune.adapters.registry.registry import Registry
+from rune.adapters.registry.rows import entry
 from rune.errors import ConfigError
 
 

@@ -1,0 +1,53 @@
+"""Intervals over tasks and trainings, against simulation, hand-made tables and the pooled interval."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rune.analysis import stats
+from rune.types import Interval
+
+WEIGHTS = stats.task_weights(50, 500, seed=0)
+
+
+def interval(values_TS: object, clusters: tuple[str, ...] = ()) -> Interval:
+    return stats.mean_interval(values_TS, clusters, WEIGHTS, level=0.95, low=-100.0, high=100.0)
+
+
+@pytest.mark.parametrize(("seeds", "seed_sd"), [(3, 0.0), (3, 3.0), (5, 3.0), (10, 3.0)])
+def test_it_covers_where_the_pooled_interval_does_not(seeds: int, seed_sd: float) -> None:
+    rng = np.random.default_rng(0)
+    ours = pooled = 0
+    for _ in range(1000):
+        task, training = 15 * rng.standard_normal((50, 1)), seed_sd * rng.standard_normal((1, seeds))
+        values = 5 + task + training + 15 * rng.standard_normal((50, seeds))
+        found = interval(values)
+        ours += found.low <= 5 <= found.high
+        by_task = values.mean(axis=1)
+        pooled += bool(abs(by_task.mean() - 5) <= 2.0096 * stats.cluster_standard_error(by_task))
+    assert 925 <= ours <= 975
+    if seed_sd and seeds < 10:
+        assert pooled < 925  # the band would fail it
+
+
+def test_it_says_what_it_is_over() -> None:
+    table = np.random.default_rng(1).standard_normal((50, 3))
+    assert interval(table).over == "tasks and trainings"
+    assert interval(table[:, :1]).over == "tasks, one training"
+    assert (
+        interval(np.repeat(table, 2, axis=0), tuple(f"d{i // 2}" for i in range(100))).over == "domains and trainings"
+    )
+
+
+def test_copies_of_a_task_in_one_domain_tell_nothing_new() -> None:
+    table = 10 * np.random.default_rng(2).standard_normal((50, 3))
+    twice = interval(np.repeat(table, 2, axis=0), tuple(f"d{i // 2:02}" for i in range(100)))
+    once = interval(table)
+    assert (twice.low, twice.high) == pytest.approx((once.low, once.high))
+
+
+def test_trainings_that_do_not_differ_leave_the_t_interval_over_tasks() -> None:
+    task = 10 * np.random.default_rng(3).standard_normal((50, 1))
+    found, half = interval(np.repeat(task, 3, axis=1)), 2.0096 * stats.cluster_standard_error(task[:, 0])
+    assert (found.high - found.low) / 2 == pytest.approx(half, rel=1e-3)

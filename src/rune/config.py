@@ -28,7 +28,7 @@ def parse(text: str, *, where: str) -> dict[str, Any]:
     """TOML text → plain dict. `where` names the file in the error."""
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # a number of thousands of digits is one too
         raise ConfigError(f"{where}: not valid TOML: {error}") from None
 
 
@@ -41,7 +41,7 @@ def override(raw: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"--set {setting!r}: expected section.key=value, for example --set sample.n=5")
         try:
             parsed = tomllib.loads(f"v = {value}")["v"]
-        except tomllib.TOMLDecodeError:
+        except ValueError:
             parsed = value
         node = result
         *parents, leaf = path.strip().split(".")

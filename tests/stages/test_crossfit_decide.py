@@ -181,7 +181,9 @@ def test_all_seeds_together_are_the_draws_of_all_seeds_task_by_task(result: dict
     for arm in ARMS:
         expected = [sum(passes(s, temperature, arm, t) for s in SEEDS) for t in sorted(EVERY)]
         assert decision["details"]["passes"][arm] == expected
-    assert decision["details"]["power"]["design"] == {"num_tasks": len(EVERY), "k": DRAWS * len(SEEDS)}
+    assert decision["details"]["power"]["design"] == {
+        "num_tasks": len(EVERY), "k": DRAWS, "seeds": len(SEEDS)
+    }  # fmt: skip
     each = [s["decision"]["effect_points"] for s in found["seeds"].values()]
     assert decision["effect_points"] == pytest.approx(sum(each) / len(each)) and each[0] != each[1]
 

@@ -13,6 +13,7 @@ Shapes: S simulated experiments · N tasks · M trainings.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -130,6 +131,7 @@ def _significant(difference_SNM: Any, alpha: float) -> Any:
     return (difference_SNM.mean(axis=(1, 2)) > stdtrit(freedom_S, 1 - alpha) * error_S) & (error_S > 0)
 
 
+@functools.lru_cache(maxsize=16)  # a table of designs asks for the same ones again and again
 def _shifts(baseline: Baseline, effect_sd: float) -> tuple[Any, Any]:
     """Effects in points, and the log-odds constant of each, to be interpolated between."""
     import numpy as np

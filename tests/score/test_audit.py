@@ -135,7 +135,7 @@ def test_no_program_of_the_hostile_suite_stops_the_audit_or_is_felt_by_the_next(
             after = Program(key=f"after {case.name}", code=honest, test=suite.TEST, entry_point="solve")
             assert found.judge(after).outcome is Outcome.PASSED, case.name
         assert any(str(marker) in line for line in _command_lines())
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while any(str(marker) in line for line in _command_lines()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -272,7 +272,7 @@ def test_an_interrupted_audit_leaves_no_process_and_no_file(run: RunDir, monkeyp
     with pytest.raises(KeyboardInterrupt):
         audit.run(passes, None, seed=0, config=settings)
     assert seen == [False, True]
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while any(str(marker) in line for line in _command_lines()):
         assert time.monotonic() < deadline
         time.sleep(0.05)

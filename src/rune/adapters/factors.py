@@ -53,8 +53,12 @@ class LoraTargets:
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> LoraTargets:
-        sizes = {m: Size(*s) for m, s in raw["sizes"].items()}
-        return cls(layers=raw["layers"], width=raw["width"], sizes=sizes, paths=raw["paths"])
+        """From `plain`. Raises KeyError, TypeError or ValueError if `raw` is not that."""
+        sizes = {m: Size(*map(int, s)) for m, s in raw["sizes"].items()}
+        paths = {m: str(path) for m, path in dict(raw["paths"]).items()}
+        if set(paths) != set(sizes) or any(path.count("{}") != 1 for path in paths.values()):
+            raise ValueError("layout: paths must name each module of sizes once, with {} where the layer's number goes")
+        return cls(layers=int(raw["layers"]), width=int(raw["width"]), sizes=sizes, paths=paths)
 
 
 def layout_of(model: Any, modules: tuple[str, ...]) -> LoraTargets:

@@ -13,6 +13,7 @@ Shapes: S simulated experiments · N tasks · M trainings.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -130,6 +131,7 @@ def _significant(difference_SNM: Any, alpha: float) -> Any:
     return (difference_SNM.mean(axis=(1, 2)) > stdtrit(freedom_S, 1 - alpha) * error_S) & (error_S > 0)
 
 
+@functools.cache
 def _shifts(baseline: Baseline, effect_sd: float) -> tuple[Any, Any]:
     """Effects in points, and the log-odds constant of each, to be interpolated between."""
     import numpy as np
@@ -157,6 +159,7 @@ def _task_logits(baseline: Baseline, size: tuple[int, int], rng: Any) -> Any:
     return np.log(rates) - np.log1p(-rates)
 
 
+@functools.cache  # the same few for every design of a table
 def _shift(baseline: Baseline, effect: float, effect_sd: float) -> float:
     """The log-odds constant that moves the population mean by `effect` (bisection on fixed quantiles)."""
     import numpy as np

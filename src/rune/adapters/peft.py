@@ -115,15 +115,15 @@ class LoraHooks:
         ]
 
     def set(self, stacked: Mapping[str, Pair], slots_N: Tensor | None = None) -> None:
-        """Choose the stacked adapters and who wears them.
+        """Choose the stacked adapters and the rows that each is applied to.
 
         Without `slots_N`, the N rows of a batch are G equal runs: rows g·K … g·K+K−1 wear adapter g. With it,
-        row n wears adapter `slots_N[n]` (gathered: for batches that cannot be sorted). Both are plain tensors,
+        row n has adapter `slots_N[n]` (gathered: for batches that cannot be sorted). Both are plain tensors,
         so a captured CUDA graph may be replayed after their contents were overwritten.
         """
-        stranger = next((name for name in stacked if name not in self.linears), None)
-        if stranger is not None:
-            raise AdapterError(f"the adapter changes '{stranger}', which is not among the model's target linears")
+        unknown = next((name for name in stacked if name not in self.linears), None)
+        if unknown is not None:
+            raise AdapterError(f"the adapter changes '{unknown}', which is not among the model's target linears")
         self._stack, self._slots_N = stacked, slots_N
 
     def clear(self) -> None:

@@ -100,7 +100,7 @@ class Corpus:
         return {name: np.array(some) for name, some in found.items()}
 
     def domain_key(self, number: int) -> str:
-        """What a trajectory teaches: its family, or its task where there are no families."""
+        """What a trajectory teaches: its domain, or its task where there is none."""
         trajectory = self.trajectories[number]
         return trajectory.domain or trajectory.task_id
 

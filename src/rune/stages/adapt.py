@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rune.adapters.store import AdapterStore
     from rune.hypernet.base import Base
 
-PROBE_BATCH = 8  # adapters worn at once by the liveness probe
+PROBE_BATCH = 8  # adapters active at once by the liveness probe
 
 
 @dataclass(frozen=True, kw_only=True)

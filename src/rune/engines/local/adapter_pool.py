@@ -1,4 +1,4 @@
-"""Hundreds of adapters resident beside one model, and the ones that the current batch wears.
+"""Hundreds of adapters resident beside one model, and the ones that are active in the current batch.
 
 An adapter is one row of one matrix: all its factors, for the four fused products of every layer, laid end to end
 with zeros where it has nothing (and in the off-diagonal blocks of q|k|v). So adding one is one copy, and lining up
@@ -134,7 +134,7 @@ class AdapterPool:
         self.slots.pop(adapter_id, None)
 
     def activate(self, adapter_ids: Sequence[str]) -> None:
-        """Line adapters up for `Grouped`: group g wears `adapter_ids[g]`. One gather into a buffer that stays put."""
+        """Line adapters up for `Grouped`: group g has `adapter_ids[g]`. One gather into a buffer that stays put."""
         count = len(adapter_ids)
         if self._active_GE.shape[0] < count or self._active_GE.shape[1] != self.elements:
             self._active_GE = self._active_GE.new_empty(count, self.elements)
@@ -226,7 +226,7 @@ class AdapterPool:
 
 
 class Grouped:
-    """Adapters over equal runs of rows: run g (rows g·K … g·K+K−1) wears row g of `rows_GE`, or of `rows_GE[slots]`."""
+    """Adapters over equal runs of rows: run g (rows g·K … g·K+K−1) has row g of `rows_GE`, or of `rows_GE[slots]`."""
 
     def __init__(self, pool: AdapterPool, rows_GE: Tensor, width: int, slots_G: Tensor | None = None) -> None:
         self.pool, self.rows_GE, self.width, self.slots_G = pool, rows_GE, width, slots_G

@@ -1,4 +1,4 @@
-"""The frozen base model in training: its weights never change, adapters are applied through `adapters/peft.py`'s hooks."""
+"""The frozen base model in training: its weights never change; adapters are applied by `adapters/peft.py`'s hooks."""
 
 # Shapes: B rows · T tokens · D width · P packed response tokens of all rows · V vocabulary · N adapters
 from __future__ import annotations

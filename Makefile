@@ -42,11 +42,11 @@ fuzz: $(STAMP)      ## damaged trajectory files and frames of hostile children, 
 test-model: $(STAMP) ## every stage with a real model
 	$(BIN)/rune models pull smollm2-135m-instruct
 	$(BIN)/rune models pull qwen2.5-coder-0.5b-instruct
-	$(BIN)/python -m pytest -m "model"
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m "model"
 
 test-model-small: $(STAMP) ## every stage with the real 135M model (CI)
 	$(BIN)/rune models pull smollm2-135m-instruct
-	$(BIN)/python -m pytest -m model tests/pipeline/test_real_model.py
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m model tests/pipeline/test_real_model.py
 
 test-vllm:          ## the engine contract against real vLLM on CPU, in .venv-vllm
 	tests/vllm/run.sh

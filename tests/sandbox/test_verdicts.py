@@ -576,6 +576,7 @@ def test_a_cpu_timeout_on_an_overloaded_machine_is_tried_again_alone_before_it_c
     assert sent.count("loop") == 2 and sent[-1] == "loop"
 
 
+@pytest.mark.check
 def test_sixty_four_boxes_at_work_do_not_shut_each_other(sandbox: Pool) -> None:
     """Descriptors that travel between processes are counted per user, over all boxes: on a machine with 64 processors
     every other box closed for want of room. What a program itself may open stays bounded."""

@@ -228,6 +228,7 @@ def test_show_tells_cells_variants_and_the_answer(finished: Path, capsys: pytest
     assert out.strip().endswith(("Gate PASSED", "Gate FAILED — reassessing"))
 
 
+@pytest.mark.check
 def test_several_processes_share_the_cells_and_find_the_same(
     finished: Path, tmp_path: Path, tiny_model: ModelRef
 ) -> None:

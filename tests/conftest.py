@@ -22,6 +22,11 @@ CHAT_TEMPLATE = (
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Groups that stay on one worker begin first: a long one that begins last leaves the other worker idle."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The public data sets: `$RUNE_DATA`, or shared/data beside the repository. Skips where there are none."""

@@ -713,3 +713,21 @@ def test_an_argument_may_have_any_name(sandbox: Pool) -> None:
     )
     made = asked.replace("candidate", "Node")
     assert run(sandbox, node, check(f"n = {made}\nassert n.sum == 2")).outcome is Outcome.PASSED
+
+
+def test_calls_sent_ahead_are_cut_when_two_programs_running_diverge_and_not_for_one() -> None:
+    """Once may be the program's doing, twice running is the test's; a program that held begins the count again."""
+    script = ahead.Script()
+    script.calls = [b"a", b"b", b"c"]
+    for _ in range(3):
+        script.diverged(1)
+        assert script.calls == [b"a", b"b", b"c"]
+        script.held()
+    script.diverged(1)
+    script.diverged(1)
+    assert script.calls == [b"a"]
+    script.calls = [b"a", b"b", b"c"]
+    script.diverged(2)
+    assert script.calls == [b"a", b"b", b"c"]  # counted from the start after a cut
+    script.diverged(2)
+    assert script.calls == [b"a", b"b"]

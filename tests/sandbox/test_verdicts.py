@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import json
 import marshal
 import os
 import shutil
@@ -200,6 +201,27 @@ def test_a_finding_is_raised_again_at_every_use() -> None:
         link.finish()
     assert {id(stop) for stop in (*found, caught.value)} == {id(link.finding)}
     assert found[0].kind is FailureKind.PROTOCOL
+    child.close()
+
+
+@pytest.mark.parametrize(
+    ("about", "kind"),
+    [
+        (_child.RAISED, None),
+        (_child.UNFIT, FailureKind.BAD_VALUE),
+        (_child.MEMORY, FailureKind.MEMORY_LIMIT),
+        (_child.MISSING, FailureKind.MISSING_ENTRY_POINT),
+    ],
+)
+def test_a_test_may_catch_what_a_call_raises_and_nothing_else(about: int, kind: FailureKind | None) -> None:
+    link, child = conversation()
+    say(child, _child.ERROR, json.dumps([about, "ValueError", "ValueError", "no", "trace"]).encode())
+    with pytest.raises(ValueError if kind is None else connection.Stop):
+        link.operate("call", "f", 1)
+    if kind is None:
+        assert link.finding is None
+    else:
+        assert isinstance(link.finding, connection.Stop) and link.finding.kind is kind
     child.close()
 
 

@@ -18,7 +18,7 @@ from rune.adapters.registry.records import MadeFrom, Place, Source, Status
 from rune.adapters.registry.registry import Registry, View
 from rune.errors import ConfigError, ContaminationError, DataError
 from rune.study import fitness
-from rune.study.evolution import Found, Tasks, Wanted
+from rune.study.evolution import Evaluation, Found, Tasks, Wanted
 from rune.study.memory import Evolve, Memory
 from tests.adapters import small
 
@@ -166,6 +166,16 @@ def test_measuring_draws_each_task_once_and_selection_goes_by_it(registry: Regis
     assert registry.get(entry.id).fitness == pytest.approx(0.8) and len(table.drawn) == 2 * TASKS
 
 
+def test_no_fitness_is_told_from_a_part_of_the_draws(registry: Registry) -> None:
+    entry = small.put(registry, 1, DATES)
+    table = Table({(entry.id, "dates"): 0.8})
+    evaluation = Evaluation(registry, table, alpha=0.7, budget=100_000)
+    with pytest.raises(DataError, match=f"adapter {entry.id[:12]}: task 'dates/0' was not measured"):
+        evaluation.fitness(entry.id, ["dates"])
+    Memory(registry, settings(outside=0), table, base=small.BASE).evolve()
+    assert evaluation.fitness(entry.id, ["dates"]).pass_rate == pytest.approx(0.8)
+
+
 def test_a_stopped_measurement_goes_on_where_it_was(registry: Registry) -> None:
     entries = [small.put(registry, n, DATES) for n in range(3)]
     table = Table({(e.id, "dates"): 0.6 for e in entries})
@@ -186,7 +196,7 @@ def test_the_budget_holds_over_all_calls_and_what_is_left_is_said(registry: Regi
     assert outcome.draws == 2 * one and len(outcome.measured) == 2
     assert outcome.left == [f"measure {entries[2].short}: {one} draws"]
     outcome = Memory(registry, settings(budget=2 * one + 5), table, base=small.BASE).evolve()
-    assert outcome.draws == 0 and len(outcome.left) == 1
+    assert outcome.draws == 0 and len(outcome.left) == 1 and outcome.measured == []
     assert Memory(registry, settings(budget=3 * one), table, base=small.BASE).evolve().left == []
 
 

@@ -47,6 +47,8 @@ def test_a_clean_corpus_passes(tmp_path: Path) -> None:
     assert found["suspicious"] == []
     assert found["effect_without"] == found["effect"]
     assert len(found["rows"]) == 25
+    # What docs/statistics.md says is suspicious.
+    assert found["limits"] == {"gram": 8, "prompt": 0.5, "solution": 0.6, "tree": 24}
     assert all(r["nearest"] != r["task_id"] for r in found["rows"])
 
 

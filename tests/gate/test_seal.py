@@ -250,3 +250,24 @@ def test_preregister_prints_the_promise_and_holds_it_against_a_run(
     ):
         assert main(["preregister", plan, "--set", here, "--set", change, "--check", str(made.path)]) == 2
         assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("design", "version", "words"),
+    [
+        ({}, 1, ("task",)),
+        ({"by": "task", "seeds": [1]}, 1, ("task",)),
+        ({"by": "domain"}, 2, ("domain",)),
+        ({"by": "task", "seeds": [1, 2]}, 2, ("tasks and trainings", "Satterthwaite")),
+        ({"by": "domain", "seeds": [1, 2]}, 2, ("domains and trainings", "Satterthwaite")),
+    ],
+    ids=str,
+)
+def test_the_promise_says_what_the_interval_will_be_over(
+    design: dict[str, object], version: int, words: tuple[str, ...]
+) -> None:
+    raw = {**runs.settings("x", n=5, arms=("vanilla", "hypernet")), "design": design}
+    analysis = preregistration.freeze(raw, runs.problems(5))["analysis"]
+    assert analysis["version"] == version
+    assert all(word in analysis["interval"] for word in words)
+    assert ("domain" in analysis["interval"]) is (design.get("by") == "domain")

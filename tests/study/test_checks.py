@@ -10,7 +10,7 @@ import torch
 from rune import config as read
 from rune.errors import ConfigError
 from rune.runs import store
-from rune.study import checks, config
+from rune.study import checks, config, executor
 
 CONFIG = Path(__file__).parents[2] / "configs" / "phase1-0.5b.toml"
 
@@ -28,6 +28,19 @@ def test_a_gpu_is_used_where_there_is_one_and_refused_where_there_is_none() -> N
     else:
         with pytest.raises(ConfigError, match=r"torch sees no GPU; use --set model\.device=cpu"):
             device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "device", "used"),
+    [("auto", "cpu", "float32"), ("auto", "cuda", "bfloat16"), ("bfloat16", "cpu", "bfloat16"),
+     ("float32", "cuda", "float32")],
+)  # fmt: skip
+def test_numbers_are_of_the_kind_asked_for_or_the_devices_own(
+    dtype: str, device: str, used: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config.load(CONFIG, [f"model.dtype={dtype}"]).settings
+    monkeypatch.setattr(checks, "device", lambda _: device)
+    assert executor.Machines(settings, "one", together=1).dtype == used
 
 
 @pytest.mark.parametrize("role", ["treatment", "baseline"])

@@ -31,9 +31,9 @@ NOT_NEEDED = "check: it passes, and it passes as well without what has changed, 
 def prelude(change: str, *, before: str = "", after: str = "") -> str:
     """A problem's prelude that installs `change` (source); `before` and `after` run in both environments.
 
-    All three run in the box alone, in the program's own namespace.
+    All three run in the box alone; the change in a namespace of its own, the others in the program's.
     """
-    parts = [before, f"{_BEGIN}{change}{_END}", after]
+    parts = [before, f"{_BEGIN}exec({change!r}, {{'__name__': 'change'}})\n{_END}", after]
     return _ONLY_THERE + "".join(textwrap.indent(part, _INDENT) for part in parts if part)
 
 

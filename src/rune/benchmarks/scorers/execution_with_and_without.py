@@ -67,15 +67,15 @@ def judge(sandbox: Sandbox, items: Iterable[Item]) -> Iterator[Execution]:
     again = (execution.program(key, waiting[key].code, without(waiting[key].problem)) for key in passed)
     for bare in sandbox.judge(again):
         found = passed[bare.key]
-        spent = {
-            "settled": found.settled and bare.settled,
-            "cpu_seconds": found.cpu_seconds + bare.cpu_seconds,
-            "wall_seconds": found.wall_seconds + bare.wall_seconds,
-        }
+        both = replace(
+            found,
+            settled=found.settled and bare.settled,
+            cpu_seconds=found.cpu_seconds + bare.cpu_seconds,
+            wall_seconds=found.wall_seconds + bare.wall_seconds,
+        )
         if bare.outcome is Outcome.PASSED:
-            yield replace(found, outcome=Outcome.FAILED, error_kind=FailureKind.NOT_NEEDED, error=NOT_NEEDED, **spent)
-        else:
-            yield replace(found, **spent)
+            both = replace(both, outcome=Outcome.FAILED, error_kind=FailureKind.NOT_NEEDED, error=NOT_NEEDED)
+        yield both
 
 
 def passes_with(found: Execution) -> bool:

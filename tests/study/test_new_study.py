@@ -270,6 +270,7 @@ def _check_verbs(folder: Path, cells: list[Path], decided: int, capsys: pytest.C
     assert "judged by execution, but the task asks for" in capsys.readouterr().err
 
 
+@pytest.mark.check
 def test_a_study_of_real_updates_is_a_config(
     tmp_path: Path, tiny_model: ModelRef, data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -293,7 +294,7 @@ def test_a_study_of_real_updates_is_a_config(
     raw["train"]["hypernet"]["pairs"] = {"recall": 1.0, "retrieved": 0.0}  # few of these tasks have a sibling
     assert main(["run", str(write(tmp_path, raw))]) in (0, 10)
     (folder,) = (tmp_path / "runs").iterdir()
-    assert "UPass@1" in capsys.readouterr().err
+    assert "UPass@1" in capsys.readouterr().out
     counted = 0
     for cell in sorted((folder / "cells").iterdir()):
         problems = {p.task_id: p for p in store.read_jsonl(cell / "problems.jsonl", Problem)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Protocol
 
 
@@ -89,10 +90,9 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterRef:
-    """A LoRA on disk in PEFT's folder layout."""
+    """A LoRA by its content. Where it lies, in a run's folder, a registry or memory, is known to an `AdapterSource`."""
 
-    adapter_id: str  # content hash of the weights and their config
-    path: str  # folder with adapter_config.json and adapter_model.safetensors
+    adapter_id: str  # sha256 of its weights file, the same in every run and registry; 32 digits in earlier records
     base_model: str  # `ModelRef.digest` of the model it was made for
     rank: int
     delta_w_norm: float  # ‖ΔW‖_F over all modules; > 0 or the arm is not live
@@ -288,6 +288,13 @@ class Decision:
     evidence: str = ""  # the grade as a sentence, from interval, power and controls
     hypotheses: tuple[str, ...] = ()  # H0 and H1 in words, with the numbers in
     details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class AdapterSource(Protocol):
+    """Where an engine finds the adapters that requests name."""
+
+    def folder(self, ref: AdapterRef) -> Path:
+        """Its PEFT folder. Raises AdapterError if it is not there, or not what its id says."""
 
 
 class Engine(Protocol):

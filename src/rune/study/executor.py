@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from rune import config as configs
 from rune import console, plugins
+from rune.adapters.folders import Folders
 from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.errors import DataError, ModelError
 from rune.models import resolve
@@ -33,7 +34,7 @@ from rune.study import checks, combine, workers
 from rune.study.cells import Cell, key, loop_key
 from rune.study.config import Loaded, Machinery, RunConfig
 from rune.study.folders import Experiment, Place, create, reopen
-from rune.types import Engine, ModelRef, Problem, Sandbox, Split, Trajectory
+from rune.types import AdapterSource, Engine, ModelRef, Problem, Sandbox, Split, Trajectory
 
 if TYPE_CHECKING:
     from rune.adapters.store import AdapterStore, MemoryStore
@@ -213,6 +214,7 @@ class Runner:
     def __init__(self, experiment: Experiment, *, together: int = 1) -> None:
         self._experiment, self._together = experiment, together
         self._machines: Machines | None = None
+        self._folders = Folders(*(place.folder / "adapters" for place in experiment.places()))
         self._stores: dict[str, MemoryStore] = {}  # cell → its adapters, while they are in the engine
         self._checked: set[str] = set()
         self._keys: dict[tuple[Cell, str], str] = {}
@@ -272,7 +274,7 @@ class Runner:
         wanted = configs.digest([settings.model, settings.engine, settings.score])
         if self._machines is None or self._machines.name != wanted:
             self._close_machines()
-            self._machines = Machines(settings, wanted, together=self._together)
+            self._machines = Machines(settings, wanted, together=self._together, adapters=self._folders)
         return self._machines.context(cell.seed)
 
     def check_scorer(self, folder: RunDir, context: Context) -> None:
@@ -285,24 +287,25 @@ class Runner:
 
     # ----------------------------------------------------------------- adapters in memory
 
-    def adapters(self, place: Place, context: Context) -> AdapterStore | None:
-        """Where a cell's adapters go; None for PEFT folders."""
-        if place.settings.adapt.save_adapters or not hasattr(context.engine(), "put_adapter"):
-            return None
-        from rune.adapters.store import MemoryStore
+    def adapters(self, place: Place, context: Context) -> AdapterStore:
+        """Where a cell's adapters go."""
+        from rune.adapters.store import FolderStore, MemoryStore
 
-        kept = MemoryStore(context.engine(), context.model(), dtype=context.dtype, device=context.device)
+        how = {"dtype": context.dtype, "device": context.device}
+        if place.settings.adapt.save_adapters or not hasattr(context.engine(), "put_adapter"):
+            return FolderStore(place.folder / "adapters", context.model(), folders=self._folders, **how)
+        kept = MemoryStore(context.engine(), context.model(), **how)
         self._stores[place.cell.name] = kept
         return kept
 
     def bring_adapters(self, place: Place, settings: RunConfig, context: Context) -> None:
         """Adapters that are in no folder must be in the engine: made here, by a cell like this one, or made again."""
+        self._folders.first(place.folder / "adapters")
         if place.settings.adapt.save_adapters or not hasattr(context.engine(), "put_adapter"):
             return
         if any(name in self._stores for name in (place.cell.name, *self._alike(place))):
             return
         again = self.adapters(place, context)
-        assert again is not None
         shared = arm_inputs(place.folder, settings, context)
         adapt.remake(place.folder, settings.adapt, arm_inputs=shared, adapters=again)
 
@@ -366,8 +369,8 @@ def _link(source: str, target: str) -> None:
 class Machines:
     """Model, engine, sandbox and training base of one configuration; made on first use, closed together."""
 
-    def __init__(self, settings: Machinery, name: str, *, together: int) -> None:
-        self.name = name
+    def __init__(self, settings: Machinery, name: str, *, together: int, adapters: AdapterSource) -> None:
+        self.name, self._adapters = name, adapters
         self._settings, self._together = settings, together
         self._exit = contextlib.ExitStack()
         self._session: train.TrainingSession | None = None
@@ -395,7 +398,9 @@ class Machines:
             # Of what the others on the device have left, who have taken theirs already: an even share is too small.
             raw.setdefault("memory_fraction", round(min(0.6, 1.5 / self._together), 3))
         settings = configs.build(module.Config, raw, where="engine.settings")
-        engine: Engine = module.build(settings, model=self._model, device=self.device, dtype=self.dtype)
+        engine: Engine = module.build(
+            settings, model=self._model, device=self.device, dtype=self.dtype, adapters=self._adapters
+        )
         self._exit.callback(engine.close)
         return engine
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, Protocol
 
 
@@ -90,7 +89,7 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterRef:
-    """A LoRA by its content. Where it lies, in a run's folder, a registry or memory, is known to an `AdapterSource`."""
+    """A LoRA by its content. An `adapters.folders.AdapterSource` knows where it lies."""
 
     adapter_id: str  # sha256 of its weights file, the same in every run and registry; 32 digits in earlier records
     base_model: str  # `ModelRef.digest` of the model it was made for
@@ -288,13 +287,6 @@ class Decision:
     evidence: str = ""  # the grade as a sentence, from interval, power and controls
     hypotheses: tuple[str, ...] = ()  # H0 and H1 in words, with the numbers in
     details: Mapping[str, Any] = field(default_factory=dict)
-
-
-class AdapterSource(Protocol):
-    """Where an engine finds the adapters that requests name."""
-
-    def folder(self, ref: AdapterRef) -> Path:
-        """Its PEFT folder. Raises AdapterError if it is not there, or not what its id says."""
 
 
 class Engine(Protocol):

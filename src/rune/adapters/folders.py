@@ -7,7 +7,7 @@ was moved to; one whose weights were changed is found no more.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from rune.errors import AdapterError
 from rune.runs.store import sha256_file
@@ -16,6 +16,13 @@ from rune.types import AdapterRef
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 _EARLIER = 32  # digits of an id in records of before the weights file's own sha256 named an adapter
+
+
+class AdapterSource(Protocol):
+    """Where an engine finds the adapters that requests name."""
+
+    def folder(self, ref: AdapterRef) -> Path:
+        """Its PEFT folder. Raises AdapterError if it is not there, or not what its id says."""
 
 
 class _State(NamedTuple):

@@ -18,9 +18,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from rune.adapters.folders import Folders
+from rune.adapters.folders import AdapterSource, Folders
 from rune.errors import AdapterError, EngineError
-from rune.types import AdapterRef, AdapterSource, Completion, ModelRef, Request
+from rune.types import AdapterRef, Completion, ModelRef, Request
 
 if TYPE_CHECKING:
     import httpx

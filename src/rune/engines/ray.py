@@ -22,9 +22,9 @@ from typing import Any
 
 from rune import config as settings
 from rune import console, plugins
-from rune.adapters.folders import Folders
+from rune.adapters.folders import AdapterSource, Folders
 from rune.errors import AdapterError, EngineError, RuneError
-from rune.types import AdapterSource, Completion, ModelRef, Request
+from rune.types import Completion, ModelRef, Request
 
 _EVERY_SECONDS = 0.2  # how long an actor collects finished draws before it sends them
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from rune.adapters.folders import Folders
+from rune.adapters.folders import AdapterSource, Folders
 from rune.errors import AdapterError, EngineError
-from rune.types import AdapterRef, AdapterSource, Completion, ModelRef, Request
+from rune.types import AdapterRef, Completion, ModelRef, Request
 
 if TYPE_CHECKING:
     from rune.adapters.peft import Adapter

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from rune.adapters.folders import Folders
-from rune.types import AdapterSource, ModelRef
+from rune.adapters.folders import AdapterSource, Folders
+from rune.types import ModelRef
 
 if TYPE_CHECKING:
     from rune.engines.local.torch_engine import TorchEngine

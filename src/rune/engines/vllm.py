@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rune.adapters.folders import Folders
+from rune.adapters.folders import AdapterSource, Folders
 from rune.errors import AdapterError, EngineError
-from rune.types import AdapterRef, AdapterSource, Completion, ModelRef, Request
+from rune.types import AdapterRef, Completion, ModelRef, Request
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from rune import config as configs
 from rune import console, plugins
-from rune.adapters.folders import Folders
+from rune.adapters.folders import AdapterSource, Folders
 from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.errors import DataError, ModelError
 from rune.models import resolve
@@ -34,7 +34,7 @@ from rune.study import checks, combine, workers
 from rune.study.cells import Cell, key, loop_key
 from rune.study.config import Loaded, Machinery, RunConfig
 from rune.study.folders import Experiment, Place, create, reopen
-from rune.types import AdapterSource, Engine, ModelRef, Problem, Sandbox, Split, Trajectory
+from rune.types import Engine, ModelRef, Problem, Sandbox, Split, Trajectory
 
 if TYPE_CHECKING:
     from rune.adapters.store import AdapterStore, MemoryStore
@@ -181,6 +181,7 @@ def arm_inputs(folder: RunDir, settings: RunConfig, context: Context) -> ArmInpu
     """The same hits for every arm: each held-out task's nearest trajectories, by its prompt alone."""
     held_out = [p for p in store.read_jsonl(folder / "problems.jsonl", Problem) if p.split is Split.HELD_OUT]
     trajectories = store.read_jsonl(folder / "trajectories.jsonl", Trajectory)
+    shown = store.read_jsonl(folder / collect.SHOWN, Trajectory)
     if not trajectories:
         raise DataError(f"{folder / 'trajectories.jsonl'}: no trajectories; run `rune collect {folder.path}` first")
     return ArmInputs(
@@ -189,7 +190,7 @@ def arm_inputs(folder: RunDir, settings: RunConfig, context: Context) -> ArmInpu
         dtype=context.dtype,
         seed=context.seed,
         trajectories=tuple(trajectories),
-        hits=retrieve.hits(held_out, trajectories, settings.retrieve),
+        hits=retrieve.hits(held_out, [*trajectories, *shown], settings.retrieve),
         checkpoints=folder / "checkpoints",
         adapters=folder / "adapters",
         cache=context.cache,
@@ -346,7 +347,7 @@ def adopt(source: Place, target: Place, name: str) -> None:
 
 
 _OUTPUTS: Mapping[str, tuple[str, ...]] = {
-    "collect": ("trajectories.jsonl", "corpus.json"),
+    "collect": ("trajectories.jsonl", collect.SHOWN, "corpus.json"),
     "train": ("checkpoints",),
     "adapt": ("treatments.jsonl", "diagnostics.json"),
     "sample": ("samples.jsonl",),

@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional
 
 from rune.adapters import peft
+from rune.adapters.folders import AdapterSource
 from rune.adapters.peft import Adapter
 from rune.engines.local.adapter_pool import AdapterPool
 from rune.engines.local.batch import Row
@@ -25,7 +26,7 @@ from rune.engines.local.text import Detokenizer, StopWatch, cut
 from rune.engines.torch import Config
 from rune.errors import AdapterError, EngineError
 from rune.models import loader
-from rune.types import AdapterRef, AdapterSource, Completion, ModelRef, Request
+from rune.types import AdapterRef, Completion, ModelRef, Request
 
 
 class TorchEngine:

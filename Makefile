@@ -20,6 +20,7 @@ env: $(STAMP)       ## the environment in .venv
 
 demo: $(STAMP)      ## the whole experiment, small, on a laptop CPU
 	$(BIN)/rune models pull qwen2.5-coder-0.5b-instruct
+	$(BIN)/rune run configs/phase1-demo.toml --dry-run
 	$(BIN)/rune run configs/phase1-demo.toml --resume || [ $$? -eq 10 ]
 
 test: $(STAMP)      ## fast tests: no model, no network

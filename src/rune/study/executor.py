@@ -30,7 +30,7 @@ from rune.runs import integrity, provenance, store
 from rune.runs.store import RunDir
 from rune.stages import adapt, collect, retrieve, sample, score, train
 from rune.stages.context import Context
-from rune.study import checks, combine, workers
+from rune.study import checks, combine, reading, workers
 from rune.study.cells import Cell, key, loop_key
 from rune.study.config import Loaded, Machinery, RunConfig
 from rune.study.folders import Experiment, Place, create, reopen
@@ -133,7 +133,7 @@ def run_stage(experiment: Experiment, name: str, place: Place | None = None, run
         elif name == "gate":
             combine.decide(combine.of_experiment(experiment))
         else:
-            combine.report_on(combine.of_experiment(experiment))
+            combine.report_on(combine.of_experiment(experiment), reading.result(experiment.folder))
 
 
 def _in_cell(experiment: Experiment, name: str, place: Place, runner: Runner) -> None:

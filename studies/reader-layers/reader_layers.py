@@ -38,7 +38,7 @@ from rune.hypernet.features import Reader
 from rune.runs import store
 from rune.stages import sample, score
 from rune.study.config import EngineSection, ModelSection
-from rune.study.executor import Machines, device_name
+from rune.study.machines import Machines, device_name
 from rune.types import Outcome, Problem, Split, Trajectory, Treatment, Verdict
 
 ROOT = Path(__file__).parents[2]

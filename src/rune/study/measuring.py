@@ -26,7 +26,7 @@ from rune.sandbox.judging import verdict_cache
 from rune.stages import sample, score
 from rune.study.config import BenchmarkSection
 from rune.study.evolution import Found, Tasks, Wanted
-from rune.study.executor import Machines
+from rune.study.machines import Machines
 from rune.study.memory import MemoryConfig
 from rune.types import ModelRef, Outcome, Problem, Split, Trajectory, Treatment, Verdict
 

@@ -14,10 +14,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 from rune import config
 from rune.benchmarks import families
 from rune.cli.main import main
+from rune.errors import DataError
 from rune.runs import store
 from rune.study.config import load
 from rune.types import ModelRef, Problem, Split, Trajectory, Treatment
@@ -28,8 +30,8 @@ CONVENTIONS = {"seed": 0, "families": 12, "held_out": 4, "tasks": 3}
 SIBLING, OWN = (f"{name}.seed-3.held-out" for name in ("sibling", "own"))
 
 
-def corpus_tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("corpus", ROOT / "studies" / "private-conventions" / "corpus.py")
+def tool(path: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -63,7 +65,7 @@ def small(folder: Path, model: ModelRef) -> Path:
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: ModelRef) -> Path:
     root = tmp_path_factory.mktemp("shown")
     path = small(root, tiny_model)
-    corpus_tool().write(load(path))
+    tool("studies/private-conventions/corpus.py").write(load(path))
     assert main(["run", str(path)]) in (0, 10)
     (folder,) = (root / "runs").iterdir()
     return folder
@@ -162,8 +164,26 @@ def test_a_domains_own_code_in_a_context_is_no_leak_and_the_tasks_own_solution_i
     assert leakage.rows([task], [], [told], shown=siblings)[0].in_context
 
 
+def test_what_was_trained_ships_in_half_the_bytes(finished: Path, tmp_path: Path, tiny_model: ModelRef) -> None:
+    from rune.hypernet import checkpoint
+
+    where = finished / "cells" / SIBLING
+    tool("tools/ship_hypernet.py").ship(where, tmp_path / "shipped")
+    folders = (where / "checkpoints" / "hypernet", tmp_path / "shipped")
+    trained, shipped = (checkpoint.load(f, tiny_model, device="cpu").both for f in folders)
+    assert trained is not None and shipped is not None
+    for (name, full), half in zip(trained.named_parameters(), shipped.parameters(), strict=True):
+        assert torch.allclose(full, half, atol=1e-3, rtol=1e-3), name
+    full_size, half_size = ((f / "model.safetensors").stat().st_size for f in folders)
+    assert half_size < 0.75 * full_size
+    manifest = store.read_json(tmp_path / "shipped" / "manifest.json")
+    assert manifest["sha256"]["shipped/settings.json"] == store.sha256_file(tmp_path / "shipped" / "settings.json")
+    assert (tmp_path / "shipped" / "result.md").read_bytes() == (finished / "result.md").read_bytes()
+    with pytest.raises(DataError):
+        tool("tools/ship_hypernet.py").ship(finished, tmp_path / "none")
+
+
 def test_what_is_shown_needs_a_domain(tmp_path: Path) -> None:
-    from rune.errors import DataError
     from rune.stages import collect
 
     one: dict[str, Any] = {"trajectory_id": "a", "task_id": "T/1", "benchmark": "b", "prompt": "p", "attempts": []}

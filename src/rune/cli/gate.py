@@ -49,5 +49,8 @@ def _tables(decision: Decision) -> None:
         for c in decision.contrasts
         if c.role != "descriptive"
     ]
-    console.note(console.table(arms, ("arm", "pass@1", level, f"passed of {decision.arms[0].num_samples}")) + "\n")
+    console.note(
+        console.table(arms, ("arm", decision.scorer.measure(), level, f"passed of {decision.arms[0].num_samples}"))
+        + "\n"
+    )
     console.note(console.table(contrasts, ("contrast", "points", level, "p", "role")) + "\n")

@@ -103,7 +103,7 @@ def _one(folder: RunDir) -> None:
     ]
     if result and len(result["variants"]) > 1:
         console.out(f"the first variant, {next(iter(result['variants']))}, which decides:")
-    console.out(console.table(arms, ("arm", "pass@1 %", "passed")))
+    console.out(console.table(arms, ("arm", f"{decision.scorer.measure()} %", "passed")))
     console.out(f"effect  {decision.effect_points:+.2f} points (threshold {decision.threshold_points})")
     if decision.evidence:
         console.out(f"        {decision.evidence}")

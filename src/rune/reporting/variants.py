@@ -80,7 +80,7 @@ def arms_table(decision: Decision) -> Table:
         )
         for a in decision.arms
     ]
-    return Table("Arms", ("arm", "pass@1, %", interval(decision), "passed / draws"), tuple(rows))
+    return Table("Arms", ("arm", f"{decision.scorer.measure()}, %", interval(decision), "passed / draws"), tuple(rows))
 
 
 def contrasts_table(decision: Decision) -> Table:

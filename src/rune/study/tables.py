@@ -46,10 +46,10 @@ def brief(result: Mapping[str, Any]) -> str:
     """The README's version: one row a variant, the answer and the two differences that matter."""
     only_heat = all(set(v["settings"]) == {"sample.temperature"} for v in result["variants"].values())
     header = ("temperature" if only_heat else "variant", *SHOWN, "effect, points", "right − wrong", "answer")
-    rows, cosines, tasks = [], [], 0
+    rows, cosines, tasks, measure = [], [], 0, ""
     for name, found in result["variants"].items():
         pooled = variants.decision_of(found["pooled"])
-        tasks = len(pooled.details["tasks"])
+        tasks, measure = len(pooled.details["tasks"]), pooled.scorer.measure()
         arms = {a.condition: f"{100 * a.pass_at_1:.1f}" for a in pooled.arms}
         wrong = next((c for c in pooled.contrasts if c.baseline == "wrong_trajectory"), None)
         cells = [variants.difference(c) if c else "–" for c in (pooled.contrasts[0], wrong)]
@@ -59,7 +59,7 @@ def brief(result: Mapping[str, Any]) -> str:
     held = f"each held out once in {result['folds']} folds" if result["folds"] > 1 else "held out"
     first = variants.decision_of(next(iter(result["variants"].values()))["pooled"])
     return (
-        f"{markdown(Table('', header, tuple(rows)))}\n\npass@1 in %, {tasks} tasks, {held}, training seeds: "
+        f"{markdown(Table('', header, tuple(rows)))}\n\n{measure} in %, {tasks} tasks, {held}, training seeds: "
         f"{', '.join(map(str, result['seeds']))}; {result['device']}; mean cosine of the generated ΔW "
         f"{variants.number(_mean(cosines), 3)}; {variants.interval(first)}."
     )

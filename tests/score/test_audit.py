@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import random
 import shutil
 import sys
@@ -19,6 +20,7 @@ from rune.errors import ConfigError, DataError, SandboxError
 from rune.runs import integrity, store
 from rune.runs.store import RunDir
 from rune.sandbox import fork
+from rune.sandbox.isolation import fork_server, seccomp
 from rune.sandbox.judging import one_process
 from rune.sandbox.judging.second_opinion import SecondOpinion
 from rune.scoring import audit
@@ -276,6 +278,33 @@ def test_an_interrupted_audit_leaves_no_process_and_no_file(run: RunDir, monkeyp
     while any(str(marker) in line for line in _command_lines()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("asks", ["judge", "nobody"])
+@pytest.mark.parametrize("process", ["that makes the walls", "behind them"])
+def test_a_program_whose_judge_died_before_it_began_never_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asks: str, process: str
+) -> None:
+    """Killed between a process's fork and its wish to die with its parent, the judge would leave it behind."""
+    ours, theirs = os.pipe()
+    marker = tmp_path / "began"
+    doors = fork_server.Doors(layers=[], steps=[], clean=None, leave=None)
+    monkeypatch.setattr(fork_server, "shut", lambda _: doors)
+    monkeypatch.setattr(seccomp, "die_with_parent", lambda: None)
+    code = f"open({str(marker)!r}, 'w')\ndef f(): pass\n"
+    job = {"code": code, "test": "def check(f): f()", "entry_point": "f", "prelude": "", "relaxed": [], "seed": 0}
+    if asks == "nobody":
+        os.close(ours)
+    pid = os.fork()
+    if pid == 0:
+        if process == "behind them":
+            one_process._begin(theirs, job, doors)
+        one_process._one(job, {"demand": [], "wall_seconds": 60.0, "cpu_seconds": 60.0}, theirs)
+    os.waitpid(pid, 0)
+    os.close(theirs)
+    if asks == "judge":
+        os.close(ours)
+    assert marker.exists() == (asks == "judge")
 
 
 def _command_lines() -> Iterator[str]:

@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import random
+import select
 import signal
 import struct
 import sys
@@ -68,6 +69,7 @@ def _one(job: dict[str, Any], options: dict[str, Any], out: int) -> None:
             raise OSError(f"without {', '.join(lost)} this time")
     except BaseException as error:
         _answer(out, {"broken": f"{type(error).__name__}: {error}"[:ERROR_CHARS]})
+    _leave_if_unread(out)
     ours, theirs = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -105,12 +107,21 @@ def _answer(out: int, message: dict[str, Any]) -> None:
     os._exit(0)
 
 
+def _leave_if_unread(out: int) -> None:
+    """End this process if nobody waits for its answer: who asked may have died before it asked to die with them."""
+    poll = select.poll()
+    poll.register(out, 0)  # an error is reported unasked
+    if poll.poll(0):
+        os._exit(1)
+
+
 def _begin(out: int, job: dict[str, Any], doors: fork_server.Doors) -> None:
     """In the child: the last doors, then the program. Never returns."""
     said: dict[str, Any] = {"passed": False, "error": "the test did not begin"}
     try:
         for step in doors.steps:
             step()
+        _leave_if_unread(out)
         sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8", errors="replace")  # noqa: PTH123, SIM115
         _run(job)
         said = {"passed": True, "error": ""}

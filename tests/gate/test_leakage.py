@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rune.analysis import leakage
+from rune.corpus import overlap
 from rune.runs import store
 from rune.stages import gate
 from rune.types import Attempt, Outcome, Problem, Split, Trajectory, Treatment
@@ -94,6 +95,18 @@ def test_a_planted_leak_is_found(tmp_path: Path, plant: Callable[[], Trajectory]
     row = next(r for r in found["rows"] if r["task_id"] == VICTIM)
     assert words in row["why"]
     assert found["tasks_without"] == 25 - len(found["suspicious"])
+
+
+def test_a_tree_counts_from_the_size_at_which_trees_do_not_coincide_by_chance() -> None:
+    smaller = "def f(a, b, c):\n    return a + b * c - b\n"
+    just = "def f(a, b, c):\n    return a + b * c - b // 2\n"
+    sizes = [found.size for code in (smaller, just) if (found := overlap.shape(code))]
+    assert sizes[0] < leakage.TREE_SIZE == sizes[1]
+    for code, same in ((smaller, False), (just, True)):
+        task = replace(victim(), reference=code)
+        renamed = code.replace("a", "first").replace("b", "second").replace("def f", "def g")
+        (row,) = leakage.examine([task], [leakage.Item("other/1", "", (renamed,))], {})
+        assert row.same_tree is same and row.suspicious is same
 
 
 def test_a_shared_function_name_alone_is_shown_but_not_suspicious(tmp_path: Path) -> None:

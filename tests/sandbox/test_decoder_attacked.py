@@ -222,6 +222,15 @@ def test_no_number_takes_minutes(data: bytes) -> None:
     assert time.process_time() - began < 10.0
 
 
+def test_a_decimal_may_be_written_with_twice_its_digits_and_no_more() -> None:
+    """`0000000001.50` is a number of three digits; a text is measured before it is read."""
+    most = 2 * Caps().digits
+    text = b"0" * (most - 3) + b"1.5"
+    assert decode.decode(kind("Decimal", b"s" + LEN.pack(most) + text), lambda handle: handle) == Decimal("1.5")
+    with pytest.raises(CodecError, match="too many characters"):
+        decode.decode(kind("Decimal", b"s" + LEN.pack(most + 1) + b"0" + text), lambda handle: handle)
+
+
 class Heard(Exception):
     """The lane's clock."""
 

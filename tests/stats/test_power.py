@@ -88,3 +88,12 @@ def test_two_tasks_can_be_significant_and_one_cannot() -> None:
 
 def test_same_seed_same_answer() -> None:
     assert simulate(25, 5, simulations=200) == simulate(25, 5, simulations=200)
+
+
+@pytest.mark.parametrize("mean", [0.05, 0.4, 0.42, 0.95])
+def test_only_effects_that_a_mean_can_have_are_tabled(mean: float) -> None:
+    effects, shifts = power._shifts(Baseline(mean, 0.5), 0.0)
+    reached = mean + effects / 100
+    assert 0.001 < reached.min() < 0.022 or effects[0] == -40.0
+    assert 0.978 < reached.max() < 0.999 or effects[-1] == 58.0
+    assert np.all(np.diff(shifts) > 0) and np.abs(shifts).max() < 29.0  # none at the end of what is searched

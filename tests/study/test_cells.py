@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rune.corpus import splits
 from rune.errors import ConfigError
 from rune.stages import retrieve
 from rune.study import cells, config, folders
@@ -89,6 +91,16 @@ def test_by_task_a_domain_may_stand_on_both_sides() -> None:
     marked = cells.split(TASKS, config.Design(held_out=4), -1)
     sides = [{p.domain for p in marked if p.split is s} for s in Split]
     assert sides[0] & sides[1]
+
+
+def test_every_domain_may_be_held_out_only_where_the_benchmark_marks_others_to_train_on() -> None:
+    tasks = [task(f"T/{d}{i}", f"d{d}") for d in range(4) for i in range(2)]
+    marked = [replace(t, split=Split.HELD_OUT) if t.domain in ("d2", "d3") else t for t in tasks]
+    for given, most in ((tasks, 3), (marked, 2)):
+        held = {p.domain for p in splits.split(given, held_out=most, seed=0, by="domain") if p.split is Split.HELD_OUT}
+        assert len(held) == most and (given is tasks or held == {"d2", "d3"})
+        with pytest.raises(ConfigError, match=f"cannot hold out {most + 1} of .* domains; give 1 to {most}"):
+            splits.split(given, held_out=most + 1, seed=0, by="domain")
 
 
 def test_a_task_without_a_domain_cannot_be_split_by_one() -> None:

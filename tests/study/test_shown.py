@@ -172,8 +172,9 @@ def test_what_was_trained_ships_in_half_the_bytes(finished: Path, tmp_path: Path
     folders = (where / "checkpoints" / "hypernet", tmp_path / "shipped")
     trained, shipped = (checkpoint.load(f, tiny_model, device="cpu").both for f in folders)
     assert trained is not None and shipped is not None
+    kept = set(trained.inference_state_dict())  # without what only training needs, which is new in each loading
     for (name, full), half in zip(trained.named_parameters(), shipped.parameters(), strict=True):
-        assert torch.allclose(full, half, atol=1e-3, rtol=1e-3), name
+        assert name not in kept or torch.allclose(full, half, atol=1e-3, rtol=1e-3), name
     full_size, half_size = ((f / "model.safetensors").stat().st_size for f in folders)
     assert half_size < 0.75 * full_size
     manifest = store.read_json(tmp_path / "shipped" / "manifest.json")

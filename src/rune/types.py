@@ -115,10 +115,9 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterRef:
-    """A LoRA on disk in PEFT's folder layout."""
+    """A LoRA by its content. An `adapters.folders.AdapterSource` knows where it lies."""
 
-    adapter_id: str  # content hash of the weights and their config
-    path: str  # folder with adapter_config.json and adapter_model.safetensors
+    adapter_id: str  # sha256 of its weights file, the same in every run and registry; 32 digits in earlier records
     base_model: str  # `ModelRef.digest` of the model it was made for
     rank: int
     delta_w_norm: float  # ‖ΔW‖_F over all modules; > 0 or the arm is not live

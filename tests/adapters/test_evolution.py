@@ -14,6 +14,7 @@ from rune.adapters import merging, peft
 from rune.adapters.merge_settings import Settings as MergeSettings
 from rune.adapters.peft import Adapter
 from rune.adapters.registry import intake, operations
+from rune.adapters.registry.objects import Objects
 from rune.adapters.registry.records import MadeFrom, Place, Source, Status
 from rune.adapters.registry.registry import Registry, View
 from rune.errors import ConfigError, ContaminationError, DataError
@@ -31,6 +32,7 @@ class Table:
     """An evaluator whose adapters pass as often as a table says: (adapter id, domain) → share of the draws."""
 
     draws = DRAWS
+    objects: Objects  # of the test's registry
 
     def __init__(self, shares: dict[tuple[str, str], float], *, protocol: str = "table") -> None:
         self.shares, self._protocol = shares, protocol
@@ -51,7 +53,7 @@ class Table:
 
     def measure(self, wanted: Sequence[Wanted]) -> Iterator[Found]:
         for ref, tasks in wanted:
-            peft.read_peft(ref.path)
+            peft.read_peft(self.objects.folder(ref))
             for task in tasks:
                 if self.stop_after is not None and len(self.drawn) >= self.stop_after:
                     raise KeyboardInterrupt
@@ -77,7 +79,9 @@ class Sums:
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
-    return Registry(tmp_path / "registry", create=True)
+    made = Registry(tmp_path / "registry", create=True)
+    Table.objects = made.objects
+    return made
 
 
 def settings(**changes: Any) -> Evolve:

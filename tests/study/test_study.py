@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -224,8 +225,31 @@ def test_one_that_was_gone_on_with_elsewhere_names_every_device(copy: Path) -> N
 def test_show_tells_cells_variants_and_the_answer(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", str(finished)]) == 0
     out = capsys.readouterr().out
-    assert "cells   8: 8 × score: done" in out and "temperature-0.2" in out
+    assert "cells   8: 8 × score: done" in out
+    result = store.read_json(finished / "result.json")["variants"]
+    for name, found in result.items():
+        (row,) = [line for line in out.splitlines() if line.startswith(name)]
+        decision = found["pooled"]["decision"]
+        assert all(f"{100 * arm['pass_at_1']:.1f}" in row for arm in decision["arms"]) and decision["answer"] in row
     assert out.strip().endswith(("Gate PASSED", "Gate FAILED — reassessing"))
+
+
+def test_the_report_shows_every_variant_with_its_decision(finished: Path) -> None:
+    page, text = (finished / "report.html").read_text(), (finished / "report.md").read_text()
+    for number, (name, found) in enumerate(store.read_json(finished / "result.json")["variants"].items(), start=1):
+        heat, decision = found["settings"]["sample.temperature"], found["pooled"]["decision"]
+        (section,) = re.findall(rf'<details id="variant-{number}">.*?</details>', page, re.S)
+        assert f"Temperature {heat:g}</b>: {decision['answer']}" in section, name
+        assert all(f">{arm['num_passed']} / {arm['num_samples']}<" in section for arm in decision["arms"])
+        assert f"### Temperature {heat:g}: {decision['answer']}" in text
+    assert 'href="#variants"' in page
+
+
+def test_gate_prints_each_figure_of_a_cross_fitted_run_once(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gate", str(copy)]) in (0, 10)
+    said = capsys.readouterr()
+    assert said.err.strip() == (copy / "result.md").read_text().strip()
+    assert said.out.strip() == store.read_json(copy / "decision.json")["answer"]
 
 
 @pytest.mark.check

@@ -93,6 +93,7 @@ class Report:
     tasks: tuple[Task, ...]
     arm_adapters: Mapping[str, int]  # arm → number of different adapters
     arm_norms: Mapping[str, float]  # arm → mean ‖ΔW‖_F of its adapters, from treatments.jsonl
+    result: Mapping[str, Any] | None = None  # result.json of several cells, in today's layout
 
     @property
     def primary(self) -> Contrast:
@@ -100,9 +101,17 @@ class Report:
 
 
 def gather(
-    folder: RunDir, found: records.Records | None = None, *, programs_per_arm: int, most_programs: int
+    folder: RunDir,
+    found: records.Records | None = None,
+    result: Mapping[str, Any] | None = None,
+    *,
+    programs_per_arm: int,
+    most_programs: int,
 ) -> Report:
-    """Read a decided run; `found` are the records of all its cells. Raises DataError if it has no decision."""
+    """Read a decided run; `found` are the records of all its cells, `result` its result.json if it has several.
+
+    Raises DataError if it has no decision.
+    """
     if not (folder / "decision.json").exists():
         raise DataError(f"{folder.path}: no decision.json; run `rune gate {folder.path}` first")
     decision = store.decode(Decision, store.read_json(folder / "decision.json"), where=str(folder / "decision.json"))
@@ -125,6 +134,7 @@ def gather(
         tasks=_tasks(found, decision, programs_per_arm, most_programs),
         arm_adapters={arm: len(found) for arm, found in adapters.items()},
         arm_norms={arm: sum(a.delta_w_norm for a in f) / len(f) for arm, f in adapters.items() if f},
+        result=result,
     )
 
 

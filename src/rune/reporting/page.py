@@ -9,7 +9,7 @@ from typing import Any
 from rune.analysis import evidence
 from rune.config import plain
 from rune.reporting import figures as _figures
-from rune.reporting import tables, words
+from rune.reporting import tables, variants, words
 from rune.reporting.data import Report
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -54,6 +54,7 @@ def figures(report: Report) -> dict[str, Any]:
 
 def view(report: Report, *, claim: bool, leakage_rows: int) -> dict[str, Any]:
     table1, controls = tables.scores(report)
+    every = variants.read(report.result) if report.result else []
     table2, norms = tables.adapters(report)
     return {
         "r": report,
@@ -75,6 +76,8 @@ def view(report: Report, *, claim: bool, leakage_rows: int) -> dict[str, Any]:
         "promise": plain(report.preregistration),
         "environment": report.manifest.get("environment", {}),
         "stages": report.manifest.get("stages", {}),
+        "variants": every if len(every) > 1 else [],
+        "variants_table": variants.overview(every) if every else None,
         "grade": evidence.GRADES[report.decision.grade],
     }
 

@@ -32,6 +32,7 @@ T = TypeVar("T")
 SCHEMA_VERSION = 2
 READABLE = (1, 2)  # 1: one config has no [design], problems have a family; read by `study/version1.py` and `decode`
 _RENAMED = {"family": "domain"}  # fields of version 1's Problem and Trajectory
+_DROPPED = {"AdapterRef": ("path",)}  # record → fields of before: an adapter is found by its content
 
 
 @contextlib.contextmanager
@@ -139,7 +140,7 @@ def decode(cls: type[T], raw: Any, *, where: str) -> T:
     for old, now in _RENAMED.items():
         if old in raw and now in fields and now not in raw:
             raw = {(now if name == old else name): value for name, value in raw.items()}
-    extra = sorted(set(raw) - set(fields))
+    extra = sorted(set(raw) - set(fields) - set(_DROPPED.get(cls.__name__, ())))
     if extra:
         raise DataError(f"{where}: unknown field '{extra[0]}' for {cls.__name__}; known: {', '.join(fields)}")
     values: dict[str, Any] = {}

@@ -1,8 +1,9 @@
 """Exploration for CodeUpdateArena: does an adapter made from a sibling's trajectory beat a wrong donor's on updates
-that training never saw? Plan and rule: studies/updates-exploration/README.md.
+that training never saw? Plan and rule: README.md beside this file.
 
-    python experiments/updates.py corpus --data DATA --out CORPUS                   here: what is trained on
-    python experiments/updates.py queue --data DATA --corpus CORPUS --out OUT       there: everything, on all GPUs
+    cd studies/updates-exploration
+    python updates.py corpus --data DATA --out CORPUS                   here: what is trained on
+    python updates.py queue --data DATA --corpus CORPUS --out OUT       there: everything, on all GPUs
 
 `queue` starts, one process a GPU: `real` (trajectories of real updates by the loop with the documentation in sight,
 and the arms in context, a share of the tasks each), then `study` (one variant each: train, likelihood of held-out
@@ -572,15 +573,14 @@ def sample(out: Path, machine: Machine, cases: Sequence[Case], args: argparse.Na
         return convert.to_adapter(made, layout, base_model=machine.model.digest, dtype=dtype)
 
     engine = _engine(machine)
-    engine.table.reserve(len(cases) + 1)
     for arm in ADAPTER_ARMS:  # one arm after the other: an adapter takes 20 MB
         worn = {}
         if arm in ("static", "empty"):
-            made = source.static() if arm == "static" else source.make([()])
+            made = source.static() if arm == "static" else source.generate([()])
             worn = dict.fromkeys((c.problem.task_id for c in cases), engine.put_adapter(arm, ready(made)))
         for start in range(0, len(cases), 16) if not worn else ():
             some = cases[start : start + 16]
-            made = source.make([c.sources(arm) for c in some])
+            made = source.generate([c.sources(arm) for c in some])
             for n, case in enumerate(some):
                 task = case.problem.task_id
                 worn[task] = engine.put_adapter(f"{arm}/{task}", ready(select(made, slice(n, n + 1))))

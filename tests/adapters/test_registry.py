@@ -81,6 +81,7 @@ def test_the_scale_and_the_base_are_part_of_what_an_adapter_is(registry: Registr
         small.put(registry, 1, DOMAIN, base=small.OTHER).id,
     }
     assert len(ids) == 3
+    assert len({peft.content_id(small.adapter(1, scale=scale)) for scale in (2.0, 4.0)}) == 2
 
 
 def test_foreign_folders_are_written_anew_and_keep_their_numbers(registry: Registry, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from rune.benchmarks._api_functions import FUNCTIONS
 from rune.benchmarks.scorers import updates as _updates
 from rune.corpus import exclusion
 from rune.errors import ContaminationError, DataError
-from rune.types import Outcome, Split, Trajectory
+from rune.types import Execution, Outcome, Split, Trajectory
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,38 @@ def test_only_a_program_that_needs_the_update_counts(sandbox):
     assert found["by hand"].plain.outcome is Outcome.PASSED
     assert found["uses"].without is not None and found["uses"].without.raised == "TypeError"
     assert found["wrong"].without is None  # not run: it cannot count
+
+
+class Said:
+    """A sandbox whose verdicts are written beforehand: with the update, and without it."""
+
+    def __init__(self, *outcomes):
+        self.outcomes, self.preludes = list(outcomes), []
+
+    def judge(self, programs):
+        for program in programs:
+            self.preludes.append(program.prelude)
+            yield Execution(key=program.key, outcome=self.outcomes.pop(0))
+
+    def close(self): ...
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "used"),
+    [
+        ((Outcome.PASSED, Outcome.FAILED), True),
+        ((Outcome.PASSED, Outcome.TIMED_OUT), True),  # without the update it does not end: it needs it
+        ((Outcome.PASSED, Outcome.PASSED), False),
+        ((Outcome.FAILED,), False),
+        ((Outcome.TIMED_OUT,), False),
+    ],
+)
+def test_used_is_passed_with_the_update_and_not_passed_without(outcomes, used):
+    said = Said(*outcomes)
+    (found,) = _updates.judge(said, [("k", problem("extra = 1\n"), USES)])
+    assert found.used is used and found.plain.outcome is outcomes[0]
+    assert [_updates._BEGIN.strip() in p for p in said.preludes] == [True, False][: len(outcomes)]
+    assert all("extra = 1" in p for p in said.preludes)
 
 
 def test_the_judge_keeps_its_own_library(sandbox):

@@ -45,7 +45,7 @@ SEEDS = 4  # tried, besides the first
 class Pass(NamedTuple):
     """A sample that passed."""
 
-    name: str  # arm and draw; before them the fold, or alone the line of a samples file
+    name: str  # arm and draw; before them the cell, or alone the line of a samples file
     code: str
     problem: Problem
 
@@ -99,14 +99,14 @@ def parse(text: str) -> int | None:
 
 
 def of_run(folder: Path) -> list[Pass]:
-    """The passes of a run, or of every fold of a cross-fitted one. Raises DataError."""
-    places = [folder, *sorted(folder.glob("seed-*/fold-*/t*"))]
+    """The passes of a run, or of every cell of an experiment, whatever version wrote it. Raises DataError."""
+    places = [folder, *sorted(folder.glob("cells/*")), *sorted(folder.glob("seed-*/fold-*/t*"))]
     found: list[Pass] = []
     for place in places:
         if not (place / VERDICTS).exists():
             continue
         problems = {p.task_id: p for p in store.read_jsonl(place / "problems.jsonl", Problem)}
-        label = place.relative_to(folder).as_posix().removeprefix(".")
+        label = place.relative_to(folder).as_posix().removeprefix(".").removeprefix("cells/")
         found += of_records(
             store.read_jsonl(place / "samples.jsonl", Sample),
             store.read_jsonl(place / VERDICTS, Verdict),

@@ -206,8 +206,8 @@ def spared(trajectories: Sequence[Trajectory], share: float, *, seed: int) -> se
 
 
 def _tasks(trajectories: Sequence[Trajectory], first: Begin | None) -> list[str]:
-    """Every task that shaped the weights, those of the checkpoint it began with included."""
-    before = store.read_json(first.hypernet / "settings.json")["trained_on"] if first else []
+    """Every task that shaped the weights, those of the checkpoints it began with included."""
+    before = [t for place in dict.fromkeys(first or ()) for t in store.read_json(place / "settings.json")["trained_on"]]
     return sorted({*before, *(t.task_id for t in trajectories)})
 
 

@@ -108,9 +108,10 @@ def test_a_program_that_does_not_get_through_its_test_fails_whatever_it_says(
 def test_a_program_that_says_passed_and_breaks_off_has_not_passed(second: SecondOpinion) -> None:
     forged = (
         "import os\n\nfor number in range(3, 64):\n    try:\n"
-        '        os.write(number, b\'{"passed": true, "error": ""}\')\n    except OSError:\n        pass\nos._exit({})\n'
+        '        os.write(number, b\'{"passed": true, "error": ""}\')\n'
+        "    except OSError:\n        pass\nos._exit(3)\n"
     )
-    opinion = second.judge(program(forged.replace("{}", "3")))
+    opinion = second.judge(program(forged))
     assert opinion.outcome is Outcome.FAILED and "wait status" in opinion.why
 
 

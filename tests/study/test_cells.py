@@ -111,6 +111,21 @@ def test_by_domain_no_domain_stands_on_both_sides(design: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize(
+    "design",
+    [{"held_out": 1}, {"held_out": 1, "by": "domain"}, {"folds": 2}, {"folds": 2, "by": "domain"}],
+    ids=["tasks", "domains", "folds", "folds of domains"],
+)
+def test_the_split_seed_says_what_is_held_out(design: dict[str, Any]) -> None:
+    def held_out(seed: int, tasks: list[Problem]) -> frozenset[str]:
+        wanted = config.Design(**design, split_seed=seed)
+        marked = cells.split(tasks, wanted, cells.folds(wanted)[0])
+        return frozenset(p.task_id for p in marked if p.split is Split.HELD_OUT)
+
+    assert len({held_out(seed, TASKS) for seed in range(10)}) > 1
+    assert held_out(3, TASKS) == held_out(3, list(TASKS))
+
+
+@pytest.mark.parametrize(
     ("design", "count"),
     [({"held_out": 25, "scored": 4}, 4), ({"held_out": 3, "scored": 4}, 3), ({"held_out": 3, "scored": 0}, 3),
      ({"held_out": 5, "scored": 0, "folds": 2, "tasks": 30}, 30)],

@@ -165,6 +165,18 @@ def test_the_same_settings_give_the_same_tasks(generated):
     assert [t.problem for t in again] == [t.problem for t in generated]
 
 
+def test_no_solution_of_one_update_does_under_another_of_its_function_whichever_was_made_first():
+    """Among these twenty an earlier one's solution would do under a later one, and not the other way round."""
+    tasks = api_updates.generate(api_updates.Config(seed=12, updates=20, names="plain"))
+    first = {}
+    for task in tasks:
+        first.setdefault(task.update.function, {}).setdefault(task.update.domain, task)
+    pairs = [(a, b) for members in first.values() for a in members.values() for b in members.values() if a is not b]
+    assert pairs
+    for one, other in pairs:
+        assert not _api_tasks.passes(other.update, one.problem.reference, one.problem)
+
+
 def test_all_kinds_of_update_are_made(generated):
     some = api_updates.generate(api_updates.Config(seed=5, updates=150))
     assert set(api_updates.KINDS) == {t.update.domain.split(":")[1] for t in some}

@@ -136,8 +136,9 @@ def test_the_tasks_of_the_decision_are_counted(
     assert cells.count_scored(loaded(tmp_path, tiny_model, design=design), tmp_path) == count
 
 
-def test_by_task_a_domain_may_stand_on_both_sides() -> None:
-    marked = cells.split(TASKS, config.Design(held_out=4), -1)
+@pytest.mark.parametrize(("design", "fold"), [({"held_out": 4}, -1), ({"folds": 2}, 0)], ids=["held out", "folds"])
+def test_by_task_a_domain_may_stand_on_both_sides(design: dict[str, Any], fold: int) -> None:
+    marked = cells.split(TASKS, config.Design(**design), fold)
     sides = [{p.domain for p in marked if p.split is s} for s in Split]
     assert sides[0] & sides[1]
 

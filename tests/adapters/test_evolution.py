@@ -287,15 +287,15 @@ def test_pairs_are_merged_in_the_order_of_how_alike_they_are(
     assert (step.notes["cosine"] > 0.9) is (order == "alike")
 
 
-def test_a_step_under_another_protocol_or_another_alpha_is_another_step(registry: Registry) -> None:
+def test_a_step_under_another_protocol_alpha_or_method_is_another_step(registry: Registry) -> None:
     for number in (1, 2):
         small.put(registry, number, DATES)
 
-    def key(protocol: str, alpha: float) -> str:
-        memory = Memory(registry, settings(**SVD, alpha=alpha), Table({}, protocol=protocol), base=small.BASE)
-        return memory.merges()[0].key
+    def key(protocol: str, alpha: float, method: str = "svd") -> str:
+        wanted = settings(**{**SVD, "methods": (MergeSettings(method=method),)}, alpha=alpha)
+        return Memory(registry, wanted, Table({}, protocol=protocol), base=small.BASE).merges()[0].key
 
-    assert len({key("one", 0.7), key("two", 0.7), key("one", 0.5)}) == 3
+    assert len({key("one", 0.7), key("two", 0.7), key("one", 0.5), key("one", 0.7, "cat")}) == 4
     assert key("one", 0.7) == key("one", 0.7)
 
 
@@ -317,7 +317,7 @@ def test_evolving_again_does_nothing_again_and_every_operation_can_be_replayed(r
     methods = (MergeSettings(method="svd"), MergeSettings(method="dare_ties", density=0.5, seed=3))
     memory = Memory(registry, settings(**{**SVD, "methods": methods}), table, base=small.BASE)
     first = memory.evolve()
-    assert len(first.operations) == 6  # three pairs by two methods
+    assert len(first.operations) == len(operations.listed(registry)) == 6  # three pairs by two methods
     drawn = len(table.drawn)
     again = Memory(registry, memory.settings, table, base=small.BASE)
     assert again.evolve().operations == [] and len(table.drawn) == drawn

@@ -78,5 +78,8 @@ def test_an_adapter_is_measured_on_its_own_domains_and_on_others_and_the_two_do_
         assert len(outside) == len(set(outside)) == 2 * (4 - len(chosen))
         few = evaluator(raw).tasks(chosen)
         assert few.outside == outside[:3] and few.inside == inside  # the same ones for every adapter
+    # Tasks named apart may hold more of the same domain: those are none of another.
+    apart = evaluator({**raw, "elsewhere": raw["benchmark"]}, evolve__outside=100).tasks(domains[:1])
+    assert {problems[t].domain for t in apart.outside} == set(domains[1:]) and len(apart.outside) == 4 * 3
     with pytest.raises(DataError, match="no domain with held-out tasks named 'nothing'"):
         one.tasks(["nothing"])

@@ -17,7 +17,7 @@ from rune.benchmarks.scorers import updates as _updates
 from rune.benchmarks.scorers.judging import Item
 from rune.corpus import exclusion
 from rune.errors import ContaminationError, DataError
-from rune.types import Outcome, Split, Trajectory
+from rune.types import Execution, Outcome, Split, Trajectory
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,38 @@ def test_only_a_program_that_needs_the_update_counts(sandbox):
     assert {k for k, e in found.items() if with_and_without.passes_with(e)} == {"uses", "by hand"}
 
 
+class Said:
+    """A sandbox whose verdicts are written beforehand: with the update, and without it."""
+
+    def __init__(self, *outcomes):
+        self.outcomes, self.preludes = list(outcomes), []
+
+    def judge(self, programs):
+        for program in programs:
+            self.preludes.append(program.prelude)
+            yield Execution(key=program.key, outcome=self.outcomes.pop(0))
+
+    def close(self): ...
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "used"),
+    [
+        ((Outcome.PASSED, Outcome.FAILED), True),
+        ((Outcome.PASSED, Outcome.TIMED_OUT), True),  # without the update it does not end: it needs it
+        ((Outcome.PASSED, Outcome.PASSED), False),
+        ((Outcome.FAILED,), False),
+        ((Outcome.TIMED_OUT,), False),
+    ],
+)
+def test_used_is_passed_with_the_update_and_not_passed_without(outcomes, used):
+    said = Said(*outcomes)
+    (found,) = with_and_without.judge(said, [Item("k", problem("extra = 1\n"), USES)])
+    assert (found.outcome is Outcome.PASSED) is used
+    assert ["scale=1" in p for p in said.preludes] == [True, False][: len(outcomes)]  # the update's own argument
+    assert all("extra = 1" in p for p in said.preludes)
+
+
 def test_the_judge_keeps_its_own_library(sandbox):
     """The prelude is executed by the judge too; there it must do nothing, or one task's update would meet the next."""
     strange = dataclasses.replace(
@@ -132,6 +164,18 @@ def test_every_task_has_four_tests_or_more_and_does_not_name_what_changed(genera
 def test_the_same_settings_give_the_same_tasks(generated):
     again = api_updates.generate(api_updates.Config(seed=3, updates=30))
     assert [t.problem for t in again] == [t.problem for t in generated]
+
+
+def test_no_solution_of_one_update_does_under_another_of_its_function_whichever_was_made_first():
+    """Among these twenty an earlier one's solution would do under a later one, and not the other way round."""
+    tasks = api_updates.generate(api_updates.Config(seed=12, updates=20, names="plain"))
+    first = {}
+    for task in tasks:
+        first.setdefault(task.update.function, {}).setdefault(task.update.domain, task)
+    pairs = [(a, b) for members in first.values() for a in members.values() for b in members.values() if a is not b]
+    assert pairs
+    for one, other in pairs:
+        assert not _api_tasks.passes(other.update, one.problem.reference, one.problem)
 
 
 def test_all_kinds_of_update_are_made(generated):

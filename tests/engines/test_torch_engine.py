@@ -58,6 +58,33 @@ def test_greedy_text_equals_generate(world: World, family: str, tmp_path: Path) 
         assert found[prompt, 0].text == expected
 
 
+def test_greedy_text_under_an_adapter_is_the_adapted_models_own_from_the_prompts_first_token_on(world: World) -> None:
+    """Rows of the base and of two adapters share their prompts in one batch; each is read under what its row wears."""
+    engine, wearers = torch_engine(world.model), [None, *world.adapters]
+    reference = AutoModelForCausalLM.from_pretrained(world.model.path, dtype=torch.float32)
+    hooks = peft.LoraHooks(reference)
+    short = replace(GREEDY, max_new_tokens=8)
+    found = answers(
+        engine,
+        [
+            Request(key=f"{i} {prompt}", prompt=prompt, sampling=short, seed=0, adapter=wearer)
+            for prompt in PROMPTS
+            for i, wearer in enumerate(wearers)
+        ],
+    )
+    texts = set()
+    for i, wearer in enumerate(wearers):
+        stacked = {} if wearer is None else peft.stack([peft.read_peft(wearer.path)])
+        for prompt in PROMPTS:
+            ids = engine.tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
+            with torch.no_grad(), hooks.using(stacked):
+                out = reference.generate(**ids, do_sample=False, max_new_tokens=8, pad_token_id=0)
+            expected = engine.tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+            assert found[f"{i} {prompt}", 0].text == expected
+            texts.add(expected)
+    assert len(texts) == len(wearers) * len(PROMPTS)
+
+
 def llama(world: World, folder: Path):  # type: ignore[no-untyped-def]
     import shutil
 

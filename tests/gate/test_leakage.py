@@ -146,6 +146,12 @@ def test_domains_are_compared_by_domain_and_not_by_text() -> None:
     assert row.why == "its domain is in the corpus"
 
 
+def test_a_task_outside_of_domains_is_compared_with_the_text_of_all_items() -> None:
+    item = leakage.Item("other/1", "Something else.", (victim().reference,), "f2")
+    (row,) = leakage.examine([victim()], [item], {})
+    assert row.suspicious and row.nearest == "other/1" and "syntax tree" in row.why
+
+
 def test_tasks_near_the_corpus_that_gain_more_are_noticed() -> None:
     blank = leakage.examine([replace(victim(), task_id=f"T/{i}", split=Split.HELD_OUT) for i in range(20)], [], {})
     rows = [replace(r, similarity=i / 20) for i, r in enumerate(blank)]

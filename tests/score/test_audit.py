@@ -105,6 +105,16 @@ def test_a_program_that_does_not_get_through_its_test_fails_whatever_it_says(
     assert len(opinion.why) < 2000
 
 
+def test_a_program_that_says_passed_and_breaks_off_has_not_passed(second: SecondOpinion) -> None:
+    forged = (
+        "import os\n\nfor number in range(3, 64):\n    try:\n"
+        '        os.write(number, b\'{"passed": true, "error": ""}\')\n'
+        "    except OSError:\n        pass\nos._exit(3)\n"
+    )
+    opinion = second.judge(program(forged))
+    assert opinion.outcome is Outcome.FAILED and "wait status" in opinion.why
+
+
 def test_an_endless_and_a_sleeping_program_are_timed_out(second: SecondOpinion) -> None:
     second._options |= {"cpu_seconds": 0.5, "wall_seconds": 60.0}
     assert second.judge(program("def double(x):\n    while True: pass\n")).outcome is Outcome.TIMED_OUT
@@ -328,15 +338,23 @@ def test_the_seed_alone_says_which_passes(run: RunDir) -> None:
     assert sorted(audit.choose(passes, 99, 0)) == sorted(passes) == sorted(audit.choose(passes, None, 3))
 
 
-def test_folds_of_a_cross_fitted_run_are_named(run: RunDir, tmp_path: Path) -> None:
-    for fold in ("seed-0/fold-1/t0.8", "seed-1/fold-0/t0.2"):
-        place = tmp_path / "cross" / fold
+@pytest.mark.parametrize(
+    "places",
+    [
+        {"seed-0/fold-1/t0.8": "seed-0/fold-1/t0.8", "seed-1/fold-0/t0.2": "seed-1/fold-0/t0.2"},
+        {"cells/main.seed-0.held-out": "main.seed-0.held-out", "cells/main.seed-1.held-out": "main.seed-1.held-out"},
+    ],
+    ids=["version 1", "cells"],
+)
+def test_passes_of_several_cells_are_named_by_their_cell(run: RunDir, tmp_path: Path, places: dict[str, str]) -> None:
+    for cell in places:
+        place = tmp_path / "cross" / cell
         place.mkdir(parents=True)
         for name in ("samples.jsonl", "verdicts.jsonl", "problems.jsonl"):
             shutil.copy(run / name, place / name)
     names = [p.name for p in audit.of_run(tmp_path / "cross")]
     assert len(names) == 24
-    assert "seed-1/fold-0/t0.2 hypernet draw 3" in names
+    assert all(f"{label} hypernet draw 3" in names for label in places.values())
 
 
 def test_verdicts_without_their_samples_are_refused(run: RunDir) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from rune.runs import store
 from rune.sandbox.judging.verdict_cache import Cached
 from rune.stages import score
 from rune.stages.context import Context
-from rune.types import Outcome, Problem, Program, Sample, Sandbox, Split, Verdict
+from rune.types import Execution, FailureKind, Outcome, Problem, Program, Sample, Sandbox, Split, Verdict
 
 PROBLEM = Problem(
     task_id="T/1",
@@ -107,6 +107,30 @@ def test_a_known_verdict_is_not_judged_again_but_another_test_is(sandbox: Sandbo
         cached.close()
         assert outcomes == {"a": Outcome.PASSED, "b": Outcome.FAILED, "c": Outcome.PASSED}, round_
         assert cached.hits == hits
+
+
+def test_the_scorer_of_today_proves_itself_whatever_the_cache_knows(sandbox: Sandbox, tmp_path: Path) -> None:
+    """An older scorer's word on a reference is in the cache; today's judges it otherwise."""
+    program = score.program("a", UNSOLVED.reference, replace(UNSOLVED, test="def check(candidate):\n    pass\n"))
+    lax = replace(UNSOLVED, test=program.test)
+    filled = Cached(_Kept(sandbox), tmp_path, backend="fork", settings={})
+    assert [e.outcome for e in filled.judge([program])] == [Outcome.PASSED]
+    filled.close()
+    today = Cached(_Strict(), tmp_path, backend="fork", settings={})
+    assert [e.outcome for e in today.judge([program])] == [Outcome.PASSED]
+    with pytest.raises(SandboxError, match=r"the reference solution of T/3 fails"):
+        score.self_check(today, [lax])
+    today.close()
+
+
+class _Strict:
+    """A scorer that passes nothing."""
+
+    def judge(self, programs: Iterable[Program]) -> Iterator[Execution]:
+        for program in programs:
+            yield Execution(key=program.key, outcome=Outcome.FAILED, error_kind=FailureKind.WRONG_ANSWER)
+
+    def close(self) -> None: ...
 
 
 class _Kept:

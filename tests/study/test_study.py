@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from rune.cli.main import main
+from rune.config import derive_seed
 from rune.runs import store
 from rune.runs.store import RunDir
 from rune.types import ModelRef, Problem, Sample, Split, Trajectory, Treatment, Verdict
@@ -28,6 +29,7 @@ def raw(root: Path, model: ModelRef, **design: Any) -> dict[str, Any]:
     return settings(
         root,
         model,
+        run={"seed": 5},  # no cell's: what all of them share must not depend on which came first
         design={
             "scored": 0,
             "tasks": 8,
@@ -138,6 +140,24 @@ def test_the_loop_works_on_a_task_once_for_all_cells(finished: Path) -> None:
     (attempts,) = (finished / "attempts").iterdir()
     steps = [(row["task_id"], row["chain"], row["step"]) for _, row in store.read_lines(attempts)]
     assert len(steps) == len(set(steps)) and {t for t, _, _ in steps} == set().union(*map(held_out, cells(finished)))
+
+
+def test_the_loop_draws_with_the_runs_seed_whichever_cell_came_first(finished: Path) -> None:
+    """The written answers are right, wrong, right by the seed."""
+    (attempts,) = (finished / "attempts").iterdir()
+    first = [row for _, row in store.read_lines(attempts) if row["step"] == 0]
+    assert len(first) == 8
+    for row in first:
+        wrong = derive_seed(5, "collect", f"{row['task_id']}#{row['chain']}", 0) % 3 == 1
+        assert (row["attempt"]["outcome"] == "failed") is wrong
+
+
+def test_scoring_again_looks_at_every_cell(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    *_, last = (RunDir(copy / "cells" / name) for name in RunDir(copy).manifest()["cells"])
+    text = (last / "verdicts.jsonl").read_text()
+    (last / "verdicts.jsonl").write_text(text.replace('"outcome":"failed"', '"outcome":"passed"', 1))
+    assert main(["score", str(copy)]) == 2
+    assert f"{last.path}: verdicts.jsonl: 1 outcome edited" in capsys.readouterr().err
 
 
 def strike(folder: RunDir, *, halves: bool) -> None:

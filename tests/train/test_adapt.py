@@ -13,11 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rune.adapters import convert
 from rune.adapters.folders import Folders
 from rune.adapters.peft import WEIGHTS_FILE, Adapter, read_peft, write_peft
+from rune.adapters.store import FolderStore, MemoryStore
 from rune.cli import main as cli
 from rune.conditions import _adapters
 from rune.conditions.shared.arm_inputs import ArmInputs
+from rune.engines import scripted
 from rune.errors import AdapterError, ConfigError
 from rune.hypernet import base as bases
 from rune.hypernet import checkpoint
@@ -64,6 +67,67 @@ def test_every_arm_treats_every_held_out_task_once(adapted: Adapted, corpus: Cor
     held_out = [p.task_id for p in corpus[0] if p.split is Split.HELD_OUT]
     found = [(t.condition, t.task_id) for t in adapted.treatments]
     assert sorted(found) == sorted((arm, task) for arm in ARMS for task in held_out)
+
+
+CHEAP = adapt.Config(arms=("vanilla", "lora", "static"))
+
+
+def copied(adapted: Adapted, root: Path) -> store.RunDir:
+    """The run with its checkpoints and the records of three arms that cost nothing to make."""
+    folder = store.RunDir(root / "run")
+    shutil.copytree(adapted.folder / "checkpoints", folder / "checkpoints")
+    for name in ("problems.jsonl", "trajectories.jsonl", "manifest.json"):
+        shutil.copy(adapted.folder / name, folder / name)
+    store.write_jsonl(folder / "treatments.jsonl", [t for t in adapted.treatments if t.condition in CHEAP.arms])
+    return folder
+
+
+def test_adapters_made_again_must_be_those_of_the_records(adapted: Adapted, tmp_path: Path) -> None:
+    folder = copied(adapted, tmp_path)
+    arm_inputs = dataclasses.replace(adapted.arm_inputs, checkpoints=folder / "checkpoints")
+    model = adapted.context.model()
+
+    def remake() -> None:
+        where = FolderStore(tmp_path / "again", model, dtype="float32")
+        adapt.remake(folder, CHEAP, arm_inputs=arm_inputs, adapters=where)
+
+    remake()
+    kept = store.read_jsonl(folder / "treatments.jsonl", Treatment)
+    number = next(i for i, t in enumerate(kept) if t.condition == "static")
+    lora = next(t for t in kept if t.condition == "lora")
+    assert kept[number].adapter and lora.adapter and kept[number].adapter.adapter_id != lora.adapter.adapter_id
+    changed = dataclasses.replace(kept[number], adapter=lora.adapter)
+    store.write_jsonl(folder / "treatments.jsonl", [*kept[:number], changed, *kept[number + 1 :]])
+    with pytest.raises(AdapterError, match=r"made again here, the adapter of static for .* is another than the one in"):
+        remake()
+    bare = dataclasses.replace(kept[number], adapter=None)
+    store.write_jsonl(folder / "treatments.jsonl", [*kept[:number], bare, *kept[number + 1 :]])
+    with pytest.raises(AdapterError, match=r"made again, static of .* is another"):
+        remake()
+
+
+def test_adapters_that_went_with_another_process_are_made_anew(adapted: Adapted, tmp_path: Path) -> None:
+    """Records of a stage that was stopped name adapters that no engine holds any more."""
+    folder, model = copied(adapted, tmp_path), adapted.context.model()
+    arm_inputs = dataclasses.replace(adapted.arm_inputs, checkpoints=folder / "checkpoints")
+    engine = scripted.build(scripted.Config(), model=model, device="cpu", dtype="float32")
+    memory = MemoryStore(engine, model, dtype="float32", device="cpu")
+    found = adapt.run(folder, CHEAP, adapted.context, arm_inputs=arm_inputs, adapters=memory)
+    worn = [t.adapter for t in found if t.adapter]
+    assert len(worn) == 2 * len(adapted.of("vanilla")) and all(memory.holds(ref) for ref in worn)
+    assert store.read_jsonl(folder / "treatments.jsonl", Treatment) == found
+
+
+def test_the_lora_and_the_static_arm_wear_what_each_training_left(adapted: Adapted) -> None:
+    """lora: phase A's. static: the hypernetwork's constant part, which phase B has moved on."""
+    for arm, kind in (("lora", "lora"), ("static", "hypernet")):
+        stored = checkpoint.load(adapted.folder / "checkpoints" / kind, adapted.context.model(), device="cpu")
+        refs = {t.adapter.path for t in adapted.of(arm).values() if t.adapter}
+        (path,) = refs
+        worn = convert.from_adapter(read_peft(path), stored.layout)
+        for module, (down_YNRI, up_YNRO) in stored.static.factors().items():
+            torch.testing.assert_close(worn[module].down_YNRI, down_YNRI.detach())
+            torch.testing.assert_close(worn[module].up_YNRO, up_YNRO.detach())
 
 
 def test_constant_arms_share_one_adapter_and_generated_arms_do_not(adapted: Adapted) -> None:

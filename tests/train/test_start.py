@@ -83,6 +83,47 @@ def test_another_update_of_a_held_out_function_is_a_held_out_domain() -> None:
         exclusion.check_domains({"code_update_arena": ["statistics.mean:new-name:c"]}, held_out, where="x")
 
 
+def trained_on(folder: Path, **tasks: list[str]) -> Path:
+    """Checkpoints by the settings that they left: kind → the tasks that shaped it."""
+    for kind, names in tasks.items():
+        store.write_json(folder / kind / "settings.json", {"trained_on": names})
+    return folder
+
+
+def test_neither_of_the_checkpoints_that_a_run_starts_from_may_know_a_held_out_task(tmp_path: Path) -> None:
+    held_out = [Problem(task_id="HumanEval/7", benchmark="humaneval", prompt="", entry_point="f", test="")]
+    train.check_start(trained_on(tmp_path / "clean", lora=["Mbpp/600"], hypernet=["Mbpp/601"]), held_out, by="task")
+    for number, (lora, hypernet) in enumerate(((["Python/7"], ["Mbpp/601"]), (["Mbpp/600"], ["Python/7"]))):
+        folder = trained_on(tmp_path / str(number), lora=lora, hypernet=hypernet)
+        with pytest.raises(ContaminationError, match="was trained on Python/7, which is held out here"):
+            train.check_start(folder, held_out, by="task")
+    alone = trained_on(tmp_path, hypernet=["Python/7"]) / "hypernet"
+    with pytest.raises(ContaminationError, match="Python/7"):
+        train.check_start(alone, held_out, by="task")
+    with pytest.raises(DataError, match="does not say which tasks it was trained on"):
+        train.check_start(trained_on(tmp_path / "unsaid", lora=["Mbpp/600"], hypernet=[]), held_out, by="task")
+
+
+def test_a_checkpoint_says_of_every_training_before_it_which_tasks_it_knew(tmp_path: Path, corpus: Corpus) -> None:
+    some = corpus[1][:2]
+    own = {t.task_id for t in some}
+    assert train._tasks(some, None) == sorted(own)
+    both = train._begin(trained_on(tmp_path, lora=["a/1", "a/2"], hypernet=["a/2", "a/3"]))
+    assert train._tasks(some, both) == sorted({*own, "a/1", "a/2", "a/3"})
+    assert train._tasks(some, train._begin(tmp_path / "hypernet")) == sorted({*own, "a/2", "a/3"})
+
+
+def test_a_checkpoint_says_of_every_training_before_it_which_domains_it_knew(tmp_path: Path, corpus: Corpus) -> None:
+    some = corpus[1][:2]
+    own = exclusion.domains_of(some)
+    assert train._domains(some, None) == own
+    for kind, domains in (("lora", {"b": ["x", "y"]}), ("hypernet", {"b": ["y", "z"], "c": ["w"]})):
+        store.write_json(tmp_path / kind / "settings.json", {"trained_on": [], "trained_on_domains": domains})
+    assert train._domains(some, train._begin(tmp_path)) == {**own, "b": ["x", "y", "z"], "c": ["w"]}
+    store.write_json(tmp_path / "lora" / "settings.json", {"trained_on": []})
+    assert train._domains(some, train._begin(tmp_path)) is None
+
+
 def still() -> train.Config:
     """One step of each phase at a rate of almost nothing: weights stay what they were when they came in."""
     config, schedule = settings(), Schedule(steps=1, learning_rate=1e-9)

@@ -108,7 +108,7 @@ def of_run(folder: Path) -> list[Pass]:
         if not (place / VERDICTS).exists():
             continue
         problems = {p.task_id: p for p in store.read_jsonl(place / "problems.jsonl", Problem)}
-        label = place.relative_to(folder).as_posix().removeprefix(".")
+        label = place.relative_to(folder).as_posix().removeprefix(".").removeprefix("cells/")
         found += of_records(
             store.read_jsonl(place / "samples.jsonl", Sample),
             store.read_jsonl(place / VERDICTS, Verdict),

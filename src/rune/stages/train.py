@@ -221,20 +221,20 @@ def spared(trajectories: Sequence[Trajectory], share: float, *, seed: int) -> se
 
 
 def _tasks(trajectories: Sequence[Trajectory], first: Begin | None) -> list[str]:
-    """Every task that shaped the weights, those of the checkpoint it began with included."""
-    before = store.read_json(first.hypernet / "settings.json")["trained_on"] if first else []
+    """Every task that shaped the weights, those of the checkpoints it began with included."""
+    before = [t for place in dict.fromkeys(first or ()) for t in store.read_json(place / "settings.json")["trained_on"]]
     return sorted({*before, *(t.task_id for t in trajectories)})
 
 
 def _domains(trajectories: Sequence[Trajectory], first: Begin | None) -> dict[str, list[str]] | None:
-    """Benchmark → every domain that shaped the weights; None if the checkpoint it began with does not say."""
-    own = exclusion.domains_of(trajectories)
-    if first is None:
-        return own
-    before = store.read_json(first.hypernet / "settings.json").get("trained_on_domains")
-    if before is None:
-        return None
-    return {name: sorted({*own.get(name, ()), *before.get(name, ())}) for name in sorted({*own, *before})}
+    """Benchmark → every domain that shaped the weights; None if a checkpoint it began with does not say."""
+    every = [exclusion.domains_of(trajectories)]
+    for place in dict.fromkeys(first or ()):
+        before = store.read_json(place / "settings.json").get("trained_on_domains")
+        if before is None:
+            return None
+        every.append(before)
+    return {name: sorted({d for one in every for d in one.get(name, ())}) for name in sorted(set().union(*every))}
 
 
 def _report_left_out(corpus: Any, limit: int) -> None:

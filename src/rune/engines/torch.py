@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from rune.types import ModelRef
 
@@ -21,7 +21,6 @@ class Config:
     burst: int = 0  # steps between two looks at the tokens (4 on a GPU, 1 on a CPU)
     max_adapters: int = 1024  # kept resident; adapters from folders beyond it leave, oldest first
     graphs: bool = True  # CUDA graphs
-    quantize: Literal["none", "nf4"] = "none"  # nf4: 4-bit base through bitsandbytes
 
     def __post_init__(self) -> None:
         if min(self.max_rows, self.prefill_tokens, self.burst) < 0 or self.max_adapters < 1:
@@ -35,4 +34,4 @@ def build(config: Config, *, model: ModelRef, device: str, dtype: str) -> TorchE
     from rune.engines.local.torch_engine import TorchEngine
     from rune.models import loader
 
-    return TorchEngine(config, model, loader.load(model, device=device, dtype=dtype, quantize=config.quantize))
+    return TorchEngine(config, model, loader.load(model, device=device, dtype=dtype))

@@ -26,6 +26,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rune import config
+from rune.reporting import words
 from rune.runs import store
 
 COLUMNS = ("run_id", "phase", "adapter_id", "pass_at_1", "training_loss", "adapter_cosine_diversity", "delta_w_norm")
@@ -60,8 +61,7 @@ def record(path: Path, config: Config) -> str:
     rows: list[dict[str, Any]] = []
     try:
         rows = table(path)
-        store.write_json(path / "mlflow.json", {"columns": COLUMNS, "rows": rows})
-        store.write_atomic(path / "mlflow.csv", _csv(rows))
+        _write(path, rows)
         if not config.enabled:
             return ""
         uri = config.uri or f"sqlite:///{(path.resolve().parent / 'mlflow.db').as_posix()}"
@@ -75,12 +75,27 @@ def record(path: Path, config: Config) -> str:
             store.write_json(path / "tracking.json", {"status": "pending", "reason": reason})
         return f"not tracked ({reason}); the run is complete on disk, `rune track {path}` writes it again"
     for row in rows:
-        row["run_id"] = ids.get(row["phase"], "")
-    store.write_json(path / "mlflow.json", {"columns": COLUMNS, "rows": rows})
-    store.write_atomic(path / "mlflow.csv", _csv(rows))
+        row["run_id"] = ids.get(str(row["phase"]).partition(": ")[2], "")
+    _write(path, rows)
     said = {"status": "tracked", "tracker": _public(uri), "experiment": config.experiment, "runs": ids}
-    store.write_json(path / "tracking.json", said)
+    store.write_json(path / "tracking.json", {**said, **_overridden(path)})
     return ""
+
+
+def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    store.write_json(path / "mlflow.json", {"columns": COLUMNS, "rows": rows, **_overridden(path)})
+    store.write_atomic(path / "mlflow.csv", _csv(rows))
+
+
+def _phase(path: Path) -> Mapping[str, Any]:
+    """What the manifest says of the run's phase; empty for one that an earlier version made."""
+    found: Mapping[str, Any] = (_json(path / "manifest.json") or {}).get("phase", {})
+    return found
+
+
+def _overridden(path: Path) -> dict[str, Any]:
+    said = words.overrides(_phase(path))
+    return {"overrides": said} if said else {}
 
 
 def _public(uri: str) -> str:
@@ -100,7 +115,8 @@ def _public(uri: str) -> str:
 def table(path: Path) -> list[dict[str, Any]]:
     """One row per arm with the specified columns. None where there is nothing to measure.
 
-    `phase` is the arm. `delta_w_norm` is the mean over the arm's adapters, 0 for an arm without any.
+    `phase` is the phase's number and the arm. `delta_w_norm` is the mean over the arm's adapters, 0 for an arm without
+    any.
     """
     decision = _json(path / "decision.json")
     diagnostics = (_json(path / "diagnostics.json") or {}).get("arms", {})
@@ -108,7 +124,7 @@ def table(path: Path) -> list[dict[str, Any]]:
     for treatment in _jsonl(path / "treatments.jsonl"):
         if adapter := treatment.get("adapter"):
             adapters.setdefault(treatment["condition"], {})[adapter["adapter_id"]] = adapter["delta_w_norm"]
-    rows = []
+    rows, number = [], _phase(path).get("number", 1)
     for arm in (decision or {}).get("arms", []):
         name = arm["condition"]
         own = adapters.get(name, {})
@@ -116,7 +132,7 @@ def table(path: Path) -> list[dict[str, Any]]:
         rows.append(
             {
                 "run_id": "",
-                "phase": name,
+                "phase": f"{number}: {name}",
                 "adapter_id": next(iter(own)) if len(own) == 1 else f"{len(own)} adapters" if own else "none",
                 "pass_at_1": arm["pass_at_1"],
                 "training_loss": _final_loss(path, name) if own else None,
@@ -159,22 +175,26 @@ def _send(path: Path, config: Config, uri: str, rows: Sequence[Mapping[str, Any]
     key = f"{path.name}:{manifest.get('created', '')}"
     _forget(client, experiment, key)
     tags = {_KEY: key, **_provenance(manifest)}
-    answer = str(decision.get("answer", "not decided"))
+    phase = manifest.get("phase", {})
+    number = phase.get("number", 1)
+    said = words.overrides(phase)
+    answer = ". ".join([f"Phase {number}: {decision.get('answer', 'not decided')}", *said])
+    tags |= {"rune.override": "; ".join(said)} if said else {}
     began, ended = _when(manifest)
     parent = client.create_run(
         experiment,
         run_name=path.name,
         start_time=began,
-        tags={**tags, "phase": "experiment", NOTE: answer, EVIDENCE: _evidence(decision)},
+        tags={**tags, "phase": f"{number}: experiment", NOTE: answer, EVIDENCE: _evidence(decision)},
     ).info.run_id
     ids = {}
     for row in rows:
-        arm = str(row["phase"])
-        run_tags = {**tags, "phase": arm, "adapter_id": str(row["adapter_id"]), "mlflow.parentRunId": parent}
-        run_tags[NOTE] = answer
+        arm = str(row["phase"]).partition(": ")[2]
+        run_tags = {**tags, "phase": str(row["phase"]), "adapter_id": str(row["adapter_id"]), NOTE: answer}
+        run_tags["mlflow.parentRunId"] = parent
         run = client.create_run(experiment, run_name=f"{path.name}/{arm}", start_time=began, tags=run_tags).info.run_id
         ids[arm] = run
-        client.log_param(run, "phase", arm)
+        client.log_param(run, "phase", row["phase"])
         client.log_param(run, "adapter_id", row["adapter_id"])
         client.log_param(run, "run_id", run)
         for name in COLUMNS[3:]:

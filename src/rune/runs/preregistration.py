@@ -45,6 +45,7 @@ def freeze(raw: Mapping[str, Any], problems: Sequence[Problem]) -> dict[str, Any
             "digest": config.digest(_as_written(raw, problems)),
         },
         **({"design": dict(raw["design"])} if "design" in raw else {}),
+        **({"phase": dict(raw["phase"])} if "phase" in raw else {}),
         "sampling": dict(raw.get("sample", {})),
         "model": dict(raw.get("model", {})),
         "rule": {"unit": "percentage points", **gate},

@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 
 from rune import config
 from rune.analysis import gate as rule
+from rune.reporting import words
 from rune.runs import records, store
 from rune.runs.records import Records
 from rune.runs.store import RunDir
 from rune.stages import gate, report
-from rune.study import tables
+from rune.study import phases, tables
 from rune.study.cells import MAIN, Cell, variants
 from rune.study.folders import Experiment, check_promises
 from rune.types import Decision, Problem
@@ -46,6 +47,11 @@ class Source(NamedTuple):
     verify: Callable[[], None]  # raises GateError if anything under seal changed
     seconds: Mapping[str, float]  # what was done once for all cells
     by: str = "task"  # "domain": the design draws domains, so intervals are over them
+
+    @property
+    def phase(self) -> dict[str, Any]:
+        """What opened the experiment's phase, as its manifest has it; empty if an earlier version made it."""
+        return dict(self.folder.manifest().get("phase", {}))
 
     @property
     def seeds(self) -> list[int]:
@@ -124,8 +130,8 @@ def decide(source: Source) -> Decision:
     Raises GateError if anything under seal changed in any cell, and for whatever the gate refuses.
     """
     source.verify()
-    first, *_ = source.variants
-    decision, found = over(source, source.of(first))
+    name, *_ = source.variants
+    decision, found = over(source, source.of(name))
     if not source.single:
         result = {**_head(source), "variants": {name: _variant(source, name) for name in source.variants}}
         store.write_json(source.folder / "result.json", result)
@@ -135,14 +141,29 @@ def decide(source: Source) -> Decision:
     return decision
 
 
+def digest_of(folder: RunDir) -> str:
+    """sha256 of what a run decided: decision.json, or result.json where an older version wrote no other."""
+    file = folder / "decision.json"
+    return store.sha256_file(file if file.is_file() else folder / "result.json")
+
+
+def made_again(source: Source) -> Decision:
+    """The decision as its verdicts give it now, written nowhere. Raises GateError for whatever the gate refuses."""
+    name, *_ = source.variants
+    return over(source, source.of(name))[0]
+
+
 def over(source: Source, cells: Sequence[Done]) -> tuple[Decision, dict[str, Any]]:
-    return rule.over(
+    """Decision and leakage check over some cells, both with the phase and its overrides."""
+    decision, found = rule.over(
         source.problems,
         [done.records for done in cells],
         source.gate,
         seeds=[done.cell.seed for done in cells],
         by=source.by,
     )
+    said = words.overrides(source.phase)
+    return phases.marked(decision, source.phase), {**found, **({"overrides": said} if said else {})}
 
 
 def leaks(source: Source) -> dict[str, Any]:
@@ -176,15 +197,18 @@ def readme(source: Source, path: Path) -> None:
 
 def _head(source: Source) -> dict[str, Any]:
     manifest = source.folder.manifest()
-    model = manifest.get("model")
+    model, dtype = manifest.get("model"), manifest.get("dtype")
     if model is None and source.cells:
         first = RunDir(source.folder / "cells" / source.cells[0].cell.name)
-        model = first.manifest().get("model") if first.manifest_path.is_file() else None
+        began = first.manifest() if first.manifest_path.is_file() else {}
+        model, dtype = began.get("model"), began.get("dtype")
     return {
         "name": source.folder.path.name,
         "run": str(manifest.get("name", "")).removesuffix("-crossfit"),
         "model": model,
+        **({"dtype": dtype} if dtype else {}),
         "device": _devices(source.cells),
+        **({"phase": source.phase} if source.phase.get("number", 1) > 1 else {}),
         "folds": source.folds,
         "seeds": source.seeds,
         "seconds": {**source.seconds, **{done.cell.name: done.seconds for done in source.cells}},

@@ -23,7 +23,7 @@ from rune import config as configs
 from rune import console, plugins
 from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.errors import DataError, ModelError
-from rune.models import resolve
+from rune.models import identity, resolve
 from rune.reporting import tracking
 from rune.runs import integrity, provenance, store
 from rune.runs.store import RunDir
@@ -131,6 +131,7 @@ def run_stage(experiment: Experiment, name: str, place: Place | None = None, run
             integrity.seal(folder, name)
         elif name == "gate":
             combine.decide(combine.of_experiment(experiment))
+            entry["decision"] = combine.digest_of(folder)
         else:
             combine.report_on(combine.of_experiment(experiment))
 
@@ -143,7 +144,7 @@ def _in_cell(experiment: Experiment, name: str, place: Place, runner: Runner) ->
     if name == "collect":
         runner.check_scorer(folder, context)
         model = context.model()
-        folder.update(model={"name": model.name, "sha256": model.digest, "source": model.source})
+        folder.update(model=described(model))
         folder.update(device=device_name(context.device), dtype=context.dtype)
         looped = replace(context, seed=settings.run.seed)
         collect.run(folder, settings.collect, looped, attempts=attempts(experiment, place))
@@ -154,7 +155,7 @@ def _in_cell(experiment: Experiment, name: str, place: Place, runner: Runner) ->
         adapt.run(folder, settings.adapt, context, arm_inputs=shared, adapters=runner.adapters(place, context))
     elif name == "sample":
         runner.bring_adapters(place, settings, context)
-        sample.run(folder, settings.sample, context)
+        sample.run(folder, settings.sample, runner.sampling(settings, context))
     else:
         score.run(folder, settings.score, context)
 
@@ -164,6 +165,12 @@ def attempts(experiment: Experiment, place: Place) -> Path:
     if experiment.single:
         return place.folder / "attempts.jsonl"
     return experiment.folder / "attempts" / f"{loop_key(place.settings)}.jsonl"
+
+
+def described(model: ModelRef) -> dict[str, str]:
+    """A base model for the manifest: `sha256` of its weights files, or what stands for it once they are quantised."""
+    told = {"name": model.name, "sha256": model.digest, "source": model.source, "weights": model.weights}
+    return told if model.quantize == "none" else {**told, "quantize": model.quantize, "files_sha256": model.unquantised}
 
 
 def _same_model(folder: RunDir, context: Context) -> None:
@@ -275,6 +282,15 @@ class Runner:
             self._machines = Machines(settings, wanted, together=self._together)
         return self._machines.context(cell.seed)
 
+    def sampling(self, settings: RunConfig, context: Context) -> Context:
+        """What completions are drawn with: the same, unless [sample] wants the base loaded otherwise."""
+        assert self._machines is not None
+        wanted = settings.sample.quantize
+        if wanted in ("", settings.model.quantize):
+            return context
+        machines = self._machines
+        return replace(context, engine=lambda: machines.engine(wanted), model=lambda: machines.model(wanted))
+
     def check_scorer(self, folder: RunDir, context: Context) -> None:
         """The instrument is checked before anything depends on it: once a process for the same tasks."""
         problems = store.read_jsonl(folder / "problems.jsonl", Problem)
@@ -371,6 +387,7 @@ class Machines:
         self._settings, self._together = settings, together
         self._exit = contextlib.ExitStack()
         self._session: train.TrainingSession | None = None
+        self._others: dict[str, Engine] = {}  # quantisation → engine, where [sample] wants another than [model]
 
     @functools.cached_property
     def device(self) -> str:
@@ -382,12 +399,29 @@ class Machines:
         return wanted if wanted != "auto" else "bfloat16" if self.device == "cuda" else "float32"
 
     @functools.cached_property
-    def _model(self) -> ModelRef:
+    def _files(self) -> ModelRef:
         section = self._settings.model
         return resolve.resolve(section.name, sources=section.sources, cache=resolve.default_cache())
 
     @functools.cached_property
+    def _model(self) -> ModelRef:
+        return identity.quantised(self._files, self._settings.model.quantize)
+
+    def model(self, quantize: str) -> ModelRef:
+        """The base loaded as [sample] wants it, which takes adapters that were made for the one of [model]."""
+        return identity.carrying(identity.quantised(self._files, quantize), self._model)
+
+    def engine(self, quantize: str) -> Engine:
+        """An engine over that base, beside the other one."""
+        if quantize not in self._others:
+            self._others[quantize] = self._new_engine(self.model(quantize))
+        return self._others[quantize]
+
+    @functools.cached_property
     def _engine(self) -> Engine:
+        return self._new_engine(self._model)
+
+    def _new_engine(self, model: ModelRef) -> Engine:
         part = self._settings.engine
         module = plugins.load("engines", part.name)
         raw = dict(part.settings)
@@ -395,7 +429,7 @@ class Machines:
             # Of what the others on the device have left, who have taken theirs already: an even share is too small.
             raw.setdefault("memory_fraction", round(min(0.6, 1.5 / self._together), 3))
         settings = configs.build(module.Config, raw, where="engine.settings")
-        engine: Engine = module.build(settings, model=self._model, device=self.device, dtype=self.dtype)
+        engine: Engine = module.build(settings, model=model, device=self.device, dtype=self.dtype)
         self._exit.callback(engine.close)
         return engine
 

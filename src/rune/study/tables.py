@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rune.analysis import evidence
+from rune.models import identity
+from rune.reporting import words
 from rune.reporting.tables import Table, markdown
 from rune.runs import store
 from rune.types import Contrast, Decision
@@ -19,8 +21,11 @@ def page(result: Mapping[str, Any]) -> str:
     lines = [
         f"# {result['name']}",
         "",
-        f"`{model.get('name')}` (sha256 `{str(model.get('sha256'))[:12]}`), {result['device']}; "
+        f"`{model.get('name')}` (sha256 `{str(model.get('sha256'))[:12]}`), "
+        f"{identity.words(model, str(result.get('dtype') or ''))}, {result['device']}; "
         f"{_how(result)}, seeds {', '.join(map(str, seeds))}.",
+        *(["", f"{said}."] if (said := words.phase(result.get("phase", {}))) else []),
+        *(line for one in words.overrides(result.get("phase", {})) for line in ("", f"**{one}.**")),
     ]
     for name, found in result["variants"].items():
         pooled = _decision(found["pooled"])
@@ -66,10 +71,12 @@ def brief(result: Mapping[str, Any]) -> str:
         rows.append((label, *(arms.get(a, "–") for a in SHOWN), *cells, f"**{pooled.answer}**: {_why(pooled)}"))
         cosines += [d["cosine_raw"] for d in found["diagnostics"].values()]
     held = f"each held out once in {result['folds']} folds" if result["folds"] > 1 else "held out"
+    said = "".join(f"\n\n**{one}.**" for one in words.overrides(result.get("phase", {})))
     return (
         f"{markdown(Table('', header, tuple(rows)))}\n\npass@1 in %, {tasks} tasks, {held}, training seeds: "
         f"{', '.join(map(str, result['seeds']))}; {result['device']}; mean cosine of the generated ΔW "
         f"{_number(_mean(cosines), 3)}; {_interval(_decision(next(iter(result['variants'].values()))['pooled']))}."
+        f"{said}"
     )
 
 

@@ -101,7 +101,7 @@ def _one(folder: RunDir) -> None:
     from rune.runs import store
     from rune.study import combine, reading
 
-    manifest = folder.manifest()
+    manifest = folder.told()
     result = reading.result(folder)
     model, device = manifest.get("model") or {}, manifest.get("device", "?")
     if result:

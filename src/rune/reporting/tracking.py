@@ -33,6 +33,7 @@ COLUMNS = ("run_id", "phase", "adapter_id", "pass_at_1", "training_loss", "adapt
 NOTE = "mlflow.note.content"
 EVIDENCE = "rune.evidence"
 _LOGIN = re.compile(r"//[^/@\s]+@")  # "//user:password@" of an address
+_NO_NAME = re.compile(r"[^\w\-. :/]", re.ASCII)  # what a tracker's parameter may not be called
 _KEY = "rune.run"  # tag that ties tracker runs to a run folder
 _CURVE_POINTS = 500  # of one metric; a longer curve is thinned
 _BATCH = 500
@@ -72,7 +73,7 @@ def record(path: Path, config: Config) -> str:
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
         reason = _LOGIN.sub("//", reason.replace(config.uri or "\0", _public(config.uri)))
         with contextlib.suppress(OSError):
-            store.write_json(path / "tracking.json", {"status": "pending", "reason": reason})
+            store.write_json(path / "tracking.json", {"status": "pending", "reason": reason, **_overridden(path)})
         return f"not tracked ({reason}); the run is complete on disk, `rune track {path}` writes it again"
     for row in rows:
         row["run_id"] = ids.get(str(row["phase"]).partition(": ")[2], "")
@@ -171,7 +172,8 @@ def _send(path: Path, config: Config, uri: str, rows: Sequence[Mapping[str, Any]
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     client = MlflowClient(tracking_uri=uri)
     experiment = _experiment(client, config.experiment, uri, path)
-    manifest, decision = _json(path / "manifest.json") or {}, _json(path / "decision.json") or {}
+    manifest = store.RunDir(path).told() if (path / "manifest.json").exists() else {}
+    decision = _json(path / "decision.json") or {}
     key = f"{path.name}:{manifest.get('created', '')}"
     _forget(client, experiment, key)
     tags = {_KEY: key, **_provenance(manifest)}
@@ -230,7 +232,8 @@ def _forget(client: Any, experiment: str, key: str) -> None:
 def _log_parent(client: Any, run: str, path: Path, manifest: Mapping[str, Any], decision: Mapping[str, Any]) -> None:
     from mlflow.entities import Param
 
-    params = [Param(k, str(v)[:6000]) for k, v in _flat(_config(path / "config.toml")).items()]
+    named = {_NO_NAME.sub("_", k)[:250]: str(v)[:6000] for k, v in _flat(_config(path / "config.toml")).items()}
+    params = [Param(k, v) for k, v in named.items()]
     for start in range(0, len(params), 100):
         client.log_batch(run, params=params[start : start + 100])
     for name in ("effect_points", "threshold_points", "relative_change"):
@@ -288,6 +291,7 @@ def _provenance(manifest: Mapping[str, Any]) -> dict[str, str]:
         "rune.data_sha256": str(manifest.get("seals", {}).get("problems.jsonl", "")),
         "rune.model": str(model.get("name", "")),
         "rune.model_sha256": str(model.get("sha256", "")),
+        "rune.weights": words.base(manifest),
         "rune.device": str(manifest.get("device", "")),
     }
 

@@ -196,16 +196,12 @@ def readme(source: Source, path: Path) -> None:
 
 
 def _head(source: Source) -> dict[str, Any]:
-    manifest = source.folder.manifest()
-    model, dtype = manifest.get("model"), manifest.get("dtype")
-    if model is None and source.cells:
-        first = RunDir(source.folder / "cells" / source.cells[0].cell.name)
-        began = first.manifest() if first.manifest_path.is_file() else {}
-        model, dtype = began.get("model"), began.get("dtype")
+    manifest = source.folder.told()
+    dtype = manifest.get("dtype")
     return {
         "name": source.folder.path.name,
         "run": str(manifest.get("name", "")).removesuffix("-crossfit"),
-        "model": model,
+        "model": manifest.get("model"),
         **({"dtype": dtype} if dtype else {}),
         "device": _devices(source.cells),
         **({"phase": source.phase} if source.phase.get("number", 1) > 1 else {}),

@@ -24,7 +24,7 @@ from rune import console, plugins
 from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.errors import DataError, ModelError
 from rune.models import identity, resolve
-from rune.reporting import tracking
+from rune.reporting import tracking, words
 from rune.runs import integrity, provenance, store
 from rune.runs.store import RunDir
 from rune.stages import adapt, collect, retrieve, sample, score, train
@@ -128,12 +128,21 @@ def run_stage(experiment: Experiment, name: str, place: Place | None = None, run
         entry["by"] = provenance.worker()
         if place and runner:
             _in_cell(experiment, name, place, runner)
+            _overridden(folder, name)
             integrity.seal(folder, name)
         elif name == "gate":
             combine.decide(combine.of_experiment(experiment))
             entry["decision"] = combine.digest_of(folder)
         else:
             combine.report_on(combine.of_experiment(experiment))
+
+
+def _overridden(folder: RunDir, name: str) -> None:
+    """What a stage tells of its work says too that the phase began by override: such files are read by themselves."""
+    said = words.overrides(folder.manifest().get("phase", {}))
+    for file in ("corpus.json", "diagnostics.json"):
+        if said and file in _OUTPUTS.get(name, ()) and (folder / file).is_file():
+            store.write_json(folder / file, {**store.read_json(folder / file), "overrides": said})
 
 
 def _in_cell(experiment: Experiment, name: str, place: Place, runner: Runner) -> None:

@@ -35,7 +35,8 @@ from rune.adapters import convert
 from rune.adapters.factors import Factors, concatenate, select, to_dtype
 from rune.agent import loop
 from rune.benchmarks import api_updates, code_update_arena, families
-from rune.benchmarks.scorers import updates
+from rune.benchmarks.scorers import execution_with_and_without, judging, updates
+from rune.benchmarks.scorers.judging import Item
 from rune.corpus import exclusion
 from rune.hypernet import base as bases
 from rune.hypernet import checkpoint, export, losses, trainer
@@ -44,7 +45,7 @@ from rune.hypernet.features import FeatureTable, Reader
 from rune.hypernet.settings import EncoderConfig, HypernetConfig, LoraConfig, PairMix, Schedule, Weights
 from rune.models import chat, resolve
 from rune.runs import store
-from rune.types import Attempt, ModelRef, Outcome, Problem, Request, Sample, Sampling, Trajectory
+from rune.types import Attempt, FailureKind, ModelRef, Outcome, Problem, Request, Sample, Sampling, Trajectory
 
 SEED = 20
 DRAWS = 3
@@ -227,8 +228,9 @@ def _work(
     problems: Sequence[Problem], notes: dict[str, str], machine: Machine, engine: Any, sandbox: Any, smoke: bool
 ) -> tuple[list[Trajectory], dict[str, int]]:
     """One trajectory a task whose reference counts here. The documentation is shown and is no part of it."""
-    references = {g.key: g.used for g in updates.judge(sandbox, ((p.task_id, p, p.reference) for p in problems))}
-    kept = [p for p in problems if references[p.task_id]]
+    references = judging.judge(sandbox, (Item(p.task_id, p, p.reference) for p in problems))
+    count = {e.key for e in references if e.outcome is Outcome.PASSED}
+    kept = [p for p in problems if p.task_id in count]
     shown = [
         dataclasses.replace(p, prompt=f"{p.prompt.strip()}\n\nThe library was updated:\n{notes[p.domain]}\n")
         for p in kept
@@ -243,12 +245,16 @@ def _work(
         chains, settings, engine=engine, sandbox=sandbox, render=lambda c: chat.render(machine.model, c),
         on_attempt=lambda chain, attempt: None,
     )  # fmt: skip
-    # Passing alone does not show the update: many tasks can be solved by hand.
-    passed = {c.key: c for c in chains if c.attempts[-1].outcome is Outcome.PASSED}
-    grades = updates.judge(sandbox, ((k, c.problem, c.attempts[-1].code) for k, c in passed.items()))
-    used = {g.key for g in grades if g.used}
+    # Passing alone does not show the update, as many tasks can be solved by hand: such an attempt has failed.
+    used = {c.key for c in chains if c.attempts[-1].outcome is Outcome.PASSED}
+    by_hand = sum(c.attempts[-1].error_kind == FailureKind.NOT_NEEDED for c in chains)
     trajectories, counts = [], defaultdict(int)
-    counts |= {"tasks": len(problems), "references_count": len(kept), "chains": len(chains), "passed": len(passed)}
+    counts |= {
+        "tasks": len(problems),
+        "references_count": len(kept),
+        "chains": len(chains),
+        "passed": len(used) + by_hand,
+    }
     counts["used_the_update"] = len(used)
     for problem in kept:
         own = [c for c in chains if c.problem.task_id == problem.task_id]
@@ -359,11 +365,11 @@ def _score(problems: Iterable[Problem], samples: Path, verdicts: Path) -> None:
         return
     sandbox = _sandbox()
     with store.Appender(verdicts) as log, console.Progress("score", len(drawn), unit="sample") as bar:
-        for g in updates.judge(sandbox, ((k, tasks[s.task_id], s.program) for k, s in drawn.items())):
-            s = drawn[g.key]
+        for e in judging.judge(sandbox, (Item(k, tasks[s.task_id], s.program) for k, s in drawn.items())):
+            s = drawn[e.key]
             log.write({
-                "arm": s.condition, "task": s.task_id, "draw": s.draw, "used": g.used,
-                "plain": g.plain.outcome is Outcome.PASSED, "kind": g.plain.label, "error": g.plain.error[:200],
+                "arm": s.condition, "task": s.task_id, "draw": s.draw, "used": e.outcome is Outcome.PASSED,
+                "plain": execution_with_and_without.passes_with(e), "kind": e.label, "error": e.error[:200],
             })  # fmt: skip
             bar.advance()
     sandbox.close()

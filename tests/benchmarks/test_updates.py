@@ -12,7 +12,9 @@ import pytest
 from rune import plugins
 from rune.benchmarks import _api_tasks, api_updates, code_update_arena
 from rune.benchmarks._api_functions import FUNCTIONS
+from rune.benchmarks.scorers import execution_with_and_without as with_and_without
 from rune.benchmarks.scorers import updates as _updates
+from rune.benchmarks.scorers.judging import Item
 from rune.corpus import exclusion
 from rune.errors import ContaminationError, DataError
 from rune.types import Outcome, Split, Trajectory
@@ -70,12 +72,11 @@ WRONG = "import statistics\ndef f(x):\n    return statistics.mean(x)\n"
 
 
 def test_only_a_program_that_needs_the_update_counts(sandbox):
-    programs = [("uses", problem(), USES), ("by hand", problem(), BY_HAND), ("wrong", problem(), WRONG)]
-    found = {g.key: g for g in _updates.judge(sandbox, programs)}
-    assert [found[k].used for k in ("uses", "by hand", "wrong")] == [True, False, False]
-    assert found["by hand"].plain.outcome is Outcome.PASSED
-    assert found["uses"].without is not None and found["uses"].without.raised == "TypeError"
-    assert found["wrong"].without is None  # not run: it cannot count
+    codes = {"uses": USES, "by hand": BY_HAND, "wrong": WRONG}
+    found = {e.key: e for e in with_and_without.judge(sandbox, [Item(k, problem(), c) for k, c in codes.items()])}
+    assert {k: e.error_kind for k, e in found.items()} == {"uses": "", "by hand": "NotNeeded", "wrong": "WrongAnswer"}
+    assert [k for k, e in found.items() if e.outcome is Outcome.PASSED] == ["uses"]
+    assert {k for k, e in found.items() if with_and_without.passes_with(e)} == {"uses", "by hand"}
 
 
 def test_the_judge_keeps_its_own_library(sandbox):
@@ -84,12 +85,12 @@ def test_the_judge_keeps_its_own_library(sandbox):
         problem(),
         test="import statistics\ndef check(candidate):\n    candidate([1])\n    statistics.mean([1], scale=2)\n",
     )
-    (found,) = _updates.judge(sandbox, [("k", strange, USES)])
-    assert found.plain.outcome is Outcome.FAILED and "scale" in found.plain.error
+    (found,) = with_and_without.judge(sandbox, [Item("k", strange, USES)])
+    assert found.outcome is Outcome.FAILED and "scale" in found.error
 
 
 def test_what_stays_without_the_update_is_kept():
-    kept = _updates.without(problem(after="kept = 1\n")).prelude
+    kept = with_and_without.without(problem(after="kept = 1\n")).prelude
     scope: dict[str, object] = {}
     exec(kept, scope)
     assert scope["kept"] == 1 and "scale" not in kept
@@ -168,15 +169,16 @@ def test_trajectories_hold_the_old_habit_and_its_error(generated):
 
 def test_references_count_with_their_update_alone(arena, sandbox):
     some = [p for p in arena.problems() if p.category == "re"][:12]
-    found = list(_updates.judge(sandbox, ((p.task_id, p, p.reference) for p in some)))
-    assert [g.key for g in found if not g.used] == []
+    found = list(with_and_without.judge(sandbox, (Item(p.task_id, p, p.reference) for p in some)))
+    assert len(found) == 12 and [e.key for e in found if e.outcome is not Outcome.PASSED] == []
 
 
 def test_a_failing_unit_test_says_what_it_saw(arena, sandbox):
     task = next(p for p in arena.problems() if p.task_id == "CodeUpdateArena/math.degrees:add-argument-semantics:0/0")
-    (found,) = _updates.judge(sandbox, [("k", task, f"def {task.entry_point}(measurement):\n    return 5\n")])
-    assert found.plain.outcome is Outcome.FAILED
-    assert "result = 5" in found.plain.error and "expected_result = 57.29" in found.plain.error
+    constant = f"def {task.entry_point}(measurement):\n    return 5\n"
+    (found,) = with_and_without.judge(sandbox, [Item("k", task, constant)])
+    assert found.outcome is Outcome.FAILED
+    assert "result = 5" in found.error and "expected_result = 57.29" in found.error
 
 
 def test_all_updates_of_a_function_are_on_one_side(arena):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rune import plugins
+from rune.benchmarks.scorers import execution
 from rune.errors import SandboxError
 from rune.runs import store
 from rune.sandbox.judging.verdict_cache import Cached
@@ -64,7 +65,7 @@ def _context(sandbox: Sandbox, cache: Path) -> Context:
 
 
 def test_a_sound_scorer_tries_references_stubs_and_forgeries(sandbox: Sandbox) -> None:
-    assert score.self_check(sandbox, [PROBLEM]) == 1 + len(score.STUBS) + len(score.CHEATS)
+    assert score.self_check(sandbox, [PROBLEM]) == 1 + len(execution.STUBS) + len(execution.CHEATS)
 
 
 def test_a_reference_that_fails_stops_everything(sandbox: Sandbox) -> None:
@@ -97,7 +98,7 @@ def test_every_sample_gets_its_own_verdict_once_and_a_second_run_adds_none(sandb
 
 
 def test_a_known_verdict_is_not_judged_again_but_another_test_is(sandbox: Sandbox, tmp_path: Path) -> None:
-    one = score.program("a", PROBLEM.reference, PROBLEM)
+    one = execution.program("a", PROBLEM.reference, PROBLEM)
     other = replace(one, key="b", test="def check(candidate):\n    assert candidate(2) == 5\n")
     strict = replace(one, key="c", prelude="raise_me = 1\n")
     for round_, hits in ((0, 0), (1, 3)):
@@ -119,7 +120,7 @@ class _Kept:
 
 
 def test_other_limits_make_the_cache_forget(sandbox: Sandbox, tmp_path: Path) -> None:
-    program: Program = score.program("a", PROBLEM.reference, PROBLEM)
+    program: Program = execution.program("a", PROBLEM.reference, PROBLEM)
     for seconds, hits in ((1, 0), (1, 1), (2, 0)):
         cached = Cached(_Kept(sandbox), tmp_path, backend="fork", settings={"cpu_seconds": seconds})
         assert [e.outcome for e in cached.judge([program])] == [Outcome.PASSED]
@@ -137,6 +138,6 @@ def test_a_test_that_catches_everything_cannot_hide_a_dead_program(sandbox: Sand
         "loops": "def double(x):\n    while True:\n        pass\n",
         "right": PROBLEM.reference,
     }
-    programs = [score.program(key, code, problem) for key, code in codes.items()]
+    programs = [execution.program(key, code, problem) for key, code in codes.items()]
     outcomes = {e.key: e.outcome for e in sandbox.judge(programs)}
     assert outcomes == {"exits": Outcome.FAILED, "loops": Outcome.TIMED_OUT, "right": Outcome.PASSED}

@@ -1,8 +1,8 @@
 """CodeUpdateArena (Liu, Pandit, Ye, Choi & Durrett 2024, arXiv 2407.06249): tasks that want an updated function.
 
 A domain is an update; its tasks share nothing but the updated function, and no prompt says what changed. Scored by
-UPass (`updates.judge`): passes with the update installed and not without it. Folds are by function, so that all
-updates of a function are on one side.
+UPass (`execution_with_and_without`): passes with the update installed and not without it. Folds are by function, so
+that all updates of a function are on one side.
 
 The tests build arrays and symbolic expressions of the same library, with the update in force, and these do not cross
 as plain data; so each unit test runs in the box, in the program's process, and only whether it ended or what it raised
@@ -24,7 +24,7 @@ from rune.benchmarks.formats import data
 from rune.benchmarks.scorers import updates as _updates
 from rune.benchmarks.scorers.updates import Update
 from rune.errors import DataError
-from rune.types import Problem, Split
+from rune.types import Problem, Scorer, Split
 
 NAME = "code_update_arena"
 FILE = "code_update_arena/arena.jsonl.gz"
@@ -35,9 +35,6 @@ LENT = (
     *("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "py"),
 )
 HUB = data.OnHub("leo-liuzy/CodeUpdateArena", "", 0)
-
-
-COUNTS = "UPass"  # passes with the update installed and not without it: `scorers/updates.py` judges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +145,7 @@ def _problem(update: Update, number: int, task: Mapping[str, Any], split: Split,
         split=split,
         prelude=_updates.prelude(update, before=f"{_given(signature)}{update.setup}\n", after=_runner(tests)),
         domain=update.domain,
+        scorer=Scorer.EXECUTION_WITH_AND_WITHOUT,
     )
 
 
@@ -185,7 +183,9 @@ def run_unit_test(number):
                 pass
     if "numpy" in scope:
         scope["np"] = scope["numpy"]
-    scope.update(globals().get("UPDATED", {}))  # some tests name the new function without its module
+    module, name = UPDATED
+    if hasattr(importlib.import_module(module), name):  # some tests name the function without its module
+        scope[name] = getattr(importlib.import_module(module), name)
     scope.update(globals())
     text = _UNIT_TESTS[number]
     exec(compile(text, "<unit test>", "exec"), scope)

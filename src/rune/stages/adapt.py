@@ -263,7 +263,7 @@ def swapped(
     own, theirs = [], []
     with torch.no_grad():
         for i, problem in enumerate(chosen):
-            rows = base.rows([base.encode(problem.prompt, problem.reference)] * 2)
+            rows = base.rows([base.encode(problem.prompt, problem.reference, answer=problem.scorer.answer)] * 2)
             pair = [load(adapters[chosen[j].task_id]) for j in (i, other[i])]
             log_prob_P = base.log_prob(rows, stack(pair, device=base.device))
             mine, swapped_in = sequence_log_prob(log_prob_P, rows.row_P, 2).tolist()

@@ -176,6 +176,7 @@ def to_trajectory(chain: loop.Chain, *, source: str) -> Trajectory:
         category=problem.category,
         domain=problem.domain,
         source=source,
+        answer=problem.scorer.answer,
     )
 
 

@@ -25,12 +25,6 @@ def parts(settings: RunConfig) -> None:
     _part("retrievers", settings.train.retriever, {}, "train.retriever")
     _part("encoders", hypernet.encoder, hypernet.encoder_settings, "train.hypernet.encoder_settings")
     _part("sandbox", settings.score.backend, settings.score.settings, "score.settings")
-    name = settings.benchmark.name
-    if counts := getattr(plugins.load("benchmarks", name), "COUNTS", ""):
-        raise ConfigError(
-            f"[benchmark] {name} counts {counts}, and `rune run` would count plain passes; "
-            "experiments/updates.py judges it, see docs/updates.md"
-        )
     _quantised(settings)
     for arm in settings.adapt.arms:
         _part("conditions", arm, settings.adapt.settings.get(arm, {}), f"adapt.settings.{arm}")

@@ -253,12 +253,11 @@ def located(settings: RunConfig, base: Path, *, seed: int, fold: int) -> RunConf
     start = settings.train.start_from.format(seed=seed, fold=fold)
     hypernet = replace(settings.train.hypernet, reconstruct_from=at(settings.train.hypernet.reconstruct_from))
     part = settings.benchmark.settings
+    places = {k: if_there(str(part[k])) for k in ("path", "clones") if part.get(k)}
     return replace(
         settings,
         model=replace(settings.model, name=if_there(settings.model.name)),
         collect=replace(settings.collect, imports=tuple(map(at, settings.collect.imports))),
         train=replace(settings.train, start_from=at(start), hypernet=hypernet),
-        benchmark=replace(
-            settings.benchmark, settings={**part, **({"path": if_there(part["path"])} if part.get("path") else {})}
-        ),
+        benchmark=replace(settings.benchmark, settings={**part, **places}),
     )

@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 UNITTEST = "python -m unittest -v"
+PRICES = (
+    '"""Prices in cents."""\n\n\ndef with_tax(cents, percent):\n    return cents + cents * percent\n\n\n'
+    "def total(items):\n    return sum(items)\n"
+)
 SHOP = {
     "shop/__init__.py": "",
-    "shop/prices.py": '"""Prices in cents."""\n\n\ndef with_tax(cents, percent):\n    return cents + cents * percent\n\n\ndef total(items):\n    return sum(items)\n',
+    "shop/prices.py": PRICES,
     "shop/names.py": "def clean(name):\n    return name.strip()\n",
     "tests/__init__.py": "",
     "tests/test_prices.py": (
@@ -27,11 +31,17 @@ RIGHT = (
 BREAKS = f"{RIGHT}\nshop/prices.py\n<<<<<<< SEARCH\n    return sum(items)\n=======\n    return 0\n>>>>>>> REPLACE"
 NEEDY = {
     "needy.py": "import a_package_that_nobody_has\n\n\ndef f():\n    return 1\n",
-    "test_needy.py": "import unittest\n\nfrom needy import f\n\n\nclass T(unittest.TestCase):\n    def test_f(self):\n        self.assertEqual(f(), 2)\n",
+    "test_needy.py": (
+        "import unittest\n\nfrom needy import f\n\n\nclass T(unittest.TestCase):\n"
+        "    def test_f(self):\n        self.assertEqual(f(), 2)\n"
+    ),
 }
 CALC = {
     "calc.py": "def add(a, b):\n    return a - b\n\n\ndef neg(a):\n    return -a\n",
-    "test_calc.py": "from calc import add, neg\n\n\ndef test_neg():\n    assert neg(2) == -2\n\n\ndef test_none():\n    assert add(0, 0) == 0\n",
+    "test_calc.py": (
+        "from calc import add, neg\n\n\ndef test_neg():\n    assert neg(2) == -2\n\n\n"
+        "def test_none():\n    assert add(0, 0) == 0\n"
+    ),
 }
 
 

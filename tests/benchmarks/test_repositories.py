@@ -23,6 +23,7 @@ from tests.benchmarks.repositories import (
     CALC,
     ISSUE,
     NEEDY,
+    PRICES,
     RIGHT,
     SHOP,
     UNITTEST,
@@ -204,10 +205,7 @@ class TestOneLine:
     def test_nothing_to_mend(self, sandbox: Pool, tmp_path: Path) -> None:
         fine = make(
             tmp_path / "fine",
-            {
-                **SHOP,
-                "shop/prices.py": "def with_tax(c, p):\n    return c + c * p // 100\n\n\ndef total(i):\n    return sum(i)\n",
-            },
+            {**SHOP, "shop/prices.py": PRICES.replace("cents * percent", "cents * percent // 100")},
         )
         self.refused(sandbox, "nothing is to be mended: all 2 tests pass without any edit", fine)
 
@@ -220,7 +218,7 @@ class TestOneLine:
         with (
             subprocess.build(subprocess.Config(workers=1, allow_weak=True)) as weak,
             pytest.raises(
-                SandboxError, match="no walls to run a repository's tests behind; use --set score.backend=fork"
+                SandboxError, match=r"no walls to run a repository's tests behind; use --set score\.backend=fork"
             ),
         ):
             judged(weak, one(shop, issue="x"), RIGHT)
@@ -231,7 +229,7 @@ def test_a_command_sees_neither_network_nor_home_nor_the_machines_files_and_leav
 ) -> None:
     archive = checkout.archive(shop, git(shop, "rev-parse", "HEAD").strip(), tmp_path)
     look = (
-        "import os, socket; print(sorted(os.listdir('.')), os.getuid() in (65534, os.getuid()), os.path.exists('/proc/1'), "
+        "import os, socket; print(sorted(os.listdir('.')), os.getuid() > 0, os.path.exists('/proc/1'), "
         f"os.path.exists({str(tmp_path)!r})); open('left', 'w').write('x'); s = socket.socket(); s.settimeout(2); "
         "print(s.connect_ex(('127.0.0.1', 9)))"
     )

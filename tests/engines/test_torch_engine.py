@@ -21,6 +21,7 @@ from rune.engines.local.batch import BatchPlan, Span, spans
 from rune.engines.local.kv_cache import Cache
 from rune.engines.local.torch_engine import TorchEngine
 from rune.errors import AdapterError, EngineError
+from rune.models import identity
 from rune.types import Completion, Request, Sampling
 from tests.engines.engine_helpers import PROMPTS, World, random_adapter, torch_engine
 

@@ -21,9 +21,8 @@ def block(path: str, old: str, new: str) -> str:
 
 
 def test_a_block_replaces_lines_that_stand_there_once_and_makes_files() -> None:
-    edits = editing.parse(
-        f"First this:\n{block('`x.py`', FILE[6:12], 'b = 5\n')}\nthen\n{block('./n/y.py', '', 'z = 0\n')}"
-    )
+    two = (block("`x.py`", "b = 2\n", "b = 5\n"), block("./n/y.py", "", "z = 0\n"))
+    edits = editing.parse("First this:\n" + "\nthen\n".join(two))
     assert edits == [Edit("x.py", "b = 2\n", "b = 5\n"), Edit("n/y.py", "", "z = 0\n")]
     assert editing.apply(edits, {"x.py": FILE}) == {"x.py": FILE.replace("b = 2", "b = 5"), "n/y.py": "z = 0\n"}
     assert editing.apply([Edit("x.py", "c = 3\n", "")], {"x.py": FILE.rstrip()}) == {"x.py": "a = 1\nb = 2\na = 1\n"}
@@ -80,7 +79,7 @@ def test_the_same_change_as_a_diff_is_one_that_git_applies(tmp_path: Path) -> No
 def test_a_model_is_asked_for_edits_and_they_are_taken_from_what_it_says() -> None:
     asked = prompts.task("Issue\n\n=== x.py\na = 1", answer=Answer.EDITS)
     assert editing.SEARCH in asked.messages[0][1] and asked.prefill == prompts.EDITS_PREFILL
-    said = f"{block('x.py', 'a = 1\n', 'a = 2\n')}\n```\nThat should do."
+    said = block("x.py", "a = 1\n", "a = 2\n") + "\n```\nThat should do."
     taken = prompts.extract(said, prompt="", entry_point="", answer=Answer.EDITS)
     assert taken == block("x.py", "a = 1\n", "a = 2\n")
     assert prompts.extract("no idea\n```\nsorry", prompt="", entry_point="", answer=Answer.EDITS) == "no idea"

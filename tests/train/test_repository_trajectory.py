@@ -1,4 +1,4 @@
-"""From a local repository to an adapter in an engine: the loop, its trajectory, `rune adapt`, and what loads the LoRA."""
+"""From a local repository to an adapter in an engine: the loop, its trajectory, `rune adapt`, the LoRA loaded."""
 
 from __future__ import annotations
 

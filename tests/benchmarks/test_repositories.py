@@ -102,13 +102,16 @@ def test_an_answer_counts_if_what_failed_passes_and_what_passed_still_does(sandb
     ],
 )
 def test_edits_that_do_not_fit_fail_with_words_for_the_model_and_run_nothing(
-    shop: Path, answer: str, words: str
+    sandbox: Pool, shop: Path, answer: str, words: str
 ) -> None:
+    problem = one(shop, issue=ISSUE)
+    repository.baseline(sandbox, problem)
+
     class Nothing:
         def run(self, commands: Any) -> Iterator[Any]:
             raise AssertionError("a test ran")
 
-    (found,) = judging.judge(Nothing(), [Item("a", one(shop, issue=ISSUE), answer)])  # type: ignore[arg-type]
+    (found,) = judging.judge(Nothing(), [Item("a", problem, answer)])  # type: ignore[arg-type]
     assert found.outcome is Outcome.FAILED and found.error_kind == "BadEdit" and words in found.error
 
 
@@ -253,6 +256,7 @@ def test_a_report_of_pytest_and_of_unittest_is_read_test_by_test() -> None:
         "a.py::test_x[1 - 2]": True, "a.py::test_y": False, "b.py": False, "a.py::z": True,
     }  # fmt: skip
     units = "test_a (t.T.test_a) ... ok\ntest_b (t.T)\nWhat it does. ... FAIL\ntest_c (t.T) ... ERROR\n"
+    units += "FAILED (failures=1)\n"
     assert repository.results(Finished(output=units, **done)) == {  # type: ignore[arg-type]
         "test_a (t.T)": True, "test_b (t.T)": False, "test_c (t.T)": False,
     }  # fmt: skip

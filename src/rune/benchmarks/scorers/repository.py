@@ -83,7 +83,9 @@ def read(text: str) -> Task:
 
 # --------------------------------------------------------------------------- which tests there are, and how they ended
 
-_PYTEST = re.compile(r"^(PASSED|FAILED|ERROR|XFAIL|XPASS) (\S+(?:\[.*?\])?)(?: - .*)?$", re.MULTILINE)
+_PYTEST = re.compile(
+    r"^(PASSED|FAILED|ERROR|XFAIL|XPASS) ([^\s\[(][^\s\[]*(?:\[.*?\](?= - |$))?)(?: - .*)?$", re.MULTILINE
+)
 _UNITTEST = re.compile(r"^(test\w*) \(([\w.]+)\)(?:\n.*?)? \.\.\. (ok|FAIL|ERROR|expected failure)$", re.MULTILINE)
 _GOOD = ("PASSED", "XFAIL", "ok", "expected failure")
 _NOTHING = re.compile(
@@ -195,6 +197,7 @@ def judge(sandbox: Sandbox, items: Iterable[Item]) -> Iterator[Execution]:
     demand(sandbox)
     for item in items:
         task = read(item.problem.test)
+        before = Baseline((), ()) if task.instance else baseline(sandbox, item.problem)
         try:
             edits = editing.parse(item.code)
             if touched := next((e.path for e in edits if is_test(e.path) or e.path in task.tests), None):
@@ -206,7 +209,7 @@ def judge(sandbox: Sandbox, items: Iterable[Item]) -> Iterator[Execution]:
         if task.instance:
             yield _swebench.judge(item.key, task.instance, editing.patch(task.files, changed))
             continue
-        waiting[item.key] = task, baseline(sandbox, item.problem)
+        waiting[item.key] = task, before
         commands.append(task.run(item.key, changed))
     for finished in sandbox.run(commands) if commands else ():
         yield _verdict(finished, *waiting[finished.key])

@@ -391,7 +391,7 @@ def study(args: argparse.Namespace) -> None:
     out = args.out / args.variant
     problems = _benchmark(args, variant.fold).problems()
     lessons = _read_real(args.out)
-    held = [p for p in problems if p.split == "held_out"]
+    held = [p for p in problems if variant.fold < 0 or p.split == "held_out"]
     cases = _cases(held, lessons)
     trained = store.read_jsonl(args.corpus / f"{variant.generated}.jsonl", Trajectory)
     trained += store.read_jsonl(args.corpus / "conventions.jsonl", Trajectory)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
 from rune.corpus import exclusion
-from rune.errors import ConfigError, ContaminationError
+from rune.errors import ConfigError, ContaminationError, DataError
 from rune.hypernet.settings import EncoderConfig, Schedule
 from rune.runs import store
 from rune.stages import train
 from rune.stages.context import Context
 from rune.study import checks
-from rune.types import ModelRef, Problem, Trajectory
+from rune.types import ModelRef, Problem, Split, Trajectory
 from tests.train.train_setup import make_context, make_run, settings
 
 Corpus = tuple[list[Problem], list[Trajectory]]
@@ -26,6 +28,59 @@ def test_a_checkpoint_trained_on_a_held_out_task_starts_no_run() -> None:
     exclusion.check_ids(["HumanEval/8", "Mbpp/600"], held_out, where="x")
     with pytest.raises(ContaminationError, match="trained on HumanEvalFix/7, which is held out"):
         exclusion.check_ids(["HumanEval/8", "HumanEvalFix/7"], held_out, where="x")
+
+
+@pytest.mark.parametrize("place", ["checkpoints", "checkpoints/hypernet"])
+def test_a_checkpoint_trained_on_another_task_of_a_held_out_domain_starts_no_run(
+    trained: tuple[store.RunDir, Context], tmp_path: Path, tiny_model: ModelRef, corpus: Corpus, place: str
+) -> None:
+    """Its ids tell nothing: the task is one that it never saw."""
+    seen = next(p for p in corpus[0] if p.split is Split.TRAIN)
+    own = [p for p in corpus[0] if p.domain != seen.domain and p.split is Split.TRAIN]
+    new = dataclasses.replace(seen, task_id=f"{seen.task_id}-new", split=Split.HELD_OUT)
+    trajectories = [t for t in corpus[1] if t.domain in {p.domain for p in own}]
+    config = dataclasses.replace(still(), start_from=str(trained[0] / place))
+    folder = make_run(tmp_path / "by-domain", ([*own, new], trajectories))
+    with pytest.raises(ContaminationError, match=rf"was trained on tasks of {re.escape(seen.domain)}, which is held"):
+        train.run(folder, config, make_context(tiny_model, tmp_path / "cache"))
+    train.check_start(Path(config.start_from), [new], by="task")  # there a domain may stand on both sides
+
+
+def test_a_checkpoint_that_does_not_say_its_domains_starts_no_run_that_holds_domains_out(
+    trained: tuple[store.RunDir, Context], tmp_path: Path, tiny_model: ModelRef, corpus: Corpus
+) -> None:
+    """Nor does what goes on from it: what it was made of is unknown too."""
+    held_out = [p for p in corpus[0] if p.split is Split.HELD_OUT]
+    train.check_start(trained[0] / "checkpoints" / "hypernet", held_out, by="domain")
+    old = tmp_path / "old"
+    shutil.copytree(trained[0] / "checkpoints" / "hypernet", old)
+    settings = store.read_json(old / "settings.json")
+    assert settings.pop("trained_on_domains")["families"]
+    store.write_json(old / "settings.json", settings)
+    with pytest.raises(DataError, match="does not say of which domains it has seen tasks"):
+        train.check_start(old, held_out, by="domain")
+    plain = [dataclasses.replace(p, domain="") for p in held_out]
+    train.check_start(old, plain, by="domain")
+    training = [p for p in corpus[0] if p.split is Split.TRAIN]
+    new = dataclasses.replace(training[0], task_id=f"{training[0].task_id}-new", split=Split.HELD_OUT)
+    folder = make_run(
+        tmp_path / "on", ([*training, new], [t for t in corpus[1] if t.task_id in {p.task_id for p in training}])
+    )
+    train.run(folder, dataclasses.replace(still(), start_from=str(old)), make_context(tiny_model, tmp_path / "cache"))
+    assert "trained_on_domains" not in store.read_json(folder / "checkpoints" / "hypernet" / "settings.json")
+
+
+def test_another_update_of_a_held_out_function_is_a_held_out_domain() -> None:
+    held_out = [
+        Problem(
+            task_id="x/0", benchmark="api_updates", prompt="", entry_point="f", test="", domain="statistics.mean:a:b"
+        )
+    ]
+    exclusion.check_domains(
+        {"api_updates": ["statistics.mode:a:b"], "families": ["statistics.mean:x"]}, held_out, where="x"
+    )
+    with pytest.raises(ContaminationError, match=r"trained on tasks of statistics\.mean:new-name:c"):
+        exclusion.check_domains({"code_update_arena": ["statistics.mean:new-name:c"]}, held_out, where="x")
 
 
 def still() -> train.Config:

@@ -144,7 +144,9 @@ def decide(
             passed=passed,
             threshold=config.threshold_points,
             alpha=config.alpha,
+            measure=counts.scorer.measure(),
         ),
+        scorer=counts.scorer,
         details={
             "effect_exact": str(effect),
             "tasks": list(counts.tasks),

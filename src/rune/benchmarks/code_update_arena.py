@@ -12,6 +12,7 @@ comes out. A program that wanted to deceive could: for models' samples, not for 
 from __future__ import annotations
 
 import ast
+import difflib
 import random
 import re
 import typing
@@ -44,8 +45,9 @@ class Config:
     path: str = ""  # the file or its folder; "" = from RUNE_DATA
     verify: bool = True  # refuse a file that is not the pinned selection
     folds: int = 5  # of functions
-    fold: int = -1  # this one is held out; -1: every task is
+    fold: int = -1  # this one is held out; -1: no task is marked, so that [design] splits
     seed: int = 0  # of the folds
+    leave_out: tuple[str, ...] = ()  # ids of tasks whose references do not count here (docs/updates.md)
 
     def __post_init__(self) -> None:
         if self.folds < 2 or not -1 <= self.fold < self.folds:
@@ -59,15 +61,23 @@ class CodeUpdateArena:
     config: Config
 
     def problems(self) -> list[Problem]:
-        """All tasks, their split by the fold. Raises DataError."""
+        """All tasks but those left out, their split by the fold. Raises DataError."""
         records, path = self._records()
         updates = [_update(record, path) for record in records]
         held = self._held_out(updates)
-        return [
+        found = [
             _problem(update, number, task, Split.HELD_OUT if update.function in held else Split.TRAIN, path)
             for update, record in zip(updates, records, strict=True)
             for number, task in enumerate(record["prog_syn_examples"])
         ]
+        left_out = set(self.config.leave_out)
+        if unknown := sorted(left_out - {p.task_id for p in found}):
+            near = difflib.get_close_matches(unknown[0], [p.task_id for p in found], n=1)
+            raise DataError(
+                f"[benchmark.settings] leave_out: {path} has no task '{unknown[0]}'"
+                + (f"; did you mean '{near[0]}'?" if near else "")
+            )
+        return [p for p in found if p.task_id not in left_out]
 
     def updates(self) -> dict[str, Update]:
         """Domain → update, its documentation in it."""
@@ -79,7 +89,7 @@ class CodeUpdateArena:
 
     def _held_out(self, updates: Sequence[Update]) -> set[str]:
         if self.config.fold < 0:
-            return {u.function for u in updates}
+            return set()
         return set(folds(updates, self.config.folds, self.config.seed)[self.config.fold])
 
 

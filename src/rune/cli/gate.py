@@ -35,7 +35,10 @@ def run(args: argparse.Namespace) -> int:
         for c in decision.contrasts
         if c.role != "descriptive"
     ]
-    console.note(console.table(arms, ("arm", "pass@1", level, f"passed of {decision.arms[0].num_samples}")) + "\n")
+    console.note(
+        console.table(arms, ("arm", decision.scorer.measure(), level, f"passed of {decision.arms[0].num_samples}"))
+        + "\n"
+    )
     console.note(console.table(contrasts, ("contrast", "points", level, "p", "role")) + "\n")
     if not source.single:
         console.note((folder / "result.md").read_text(encoding="utf-8"))

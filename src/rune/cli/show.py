@@ -138,7 +138,7 @@ def _one(folder: RunDir) -> None:
     arms: list[tuple[object, ...]] = [
         (a.condition, f"{100 * a.pass_at_1:.1f}", f"{a.num_passed}/{a.num_samples}") for a in decision.arms
     ]
-    console.out(console.table(arms, ("arm", "pass@1 %", "passed")))
+    console.out(console.table(arms, ("arm", f"{decision.scorer.measure()} %", "passed")))
     console.out(f"effect  {decision.effect_points:+.2f} points (threshold {decision.threshold_points})")
     if decision.evidence:
         console.out(f"        {decision.evidence}")

@@ -15,7 +15,7 @@ from typing import Any
 from rune.errors import DataError
 from rune.runs import integrity, records, store
 from rune.runs.store import RunDir
-from rune.types import Contrast, Decision, Sample, Split, Trajectory, Verdict
+from rune.types import Contrast, Decision, Sample, Scorer, Split, Trajectory, Verdict
 
 CONDITIONS = ("vanilla", "rag", "lora", "hypernet")  # the specified four; every other arm is a control
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -29,6 +29,14 @@ MEANING: Mapping[str, str] = {
     "empty_trajectory": "a LoRA generated from nothing",
     "teacher": "the trajectory as text in the context, the hypernetwork's teacher",
     "oracle": "a LoRA trained by gradient steps on each trajectory",
+}
+
+# What a pass is, where the word alone does not say it.
+COUNTED: Mapping[Scorer, str] = {
+    Scorer.EXECUTION_WITH_AND_WITHOUT: (
+        "A draw passes if its program passes the test with what has changed and does not pass without it."
+    ),
+    Scorer.EXACT_VALUE: "A draw passes if its answer is a Python literal of the expected value.",
 }
 
 

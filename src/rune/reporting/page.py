@@ -27,7 +27,7 @@ def figures(report: Report) -> dict[str, Any]:
     by_task = {arm: [c[order[t.task_id]] for t in report.tasks] for arm, c in passes.items()}
     power = d.details["power"]
     drawn: dict[str, Any] = {
-        "forest": _figures.forest(rows, d.threshold_points, narrow=False),
+        "forest": _figures.forest(rows, d.threshold_points, narrow=False, measure=d.scorer.measure()),
         "forest_narrow": _figures.forest(rows, d.threshold_points, narrow=True),
         "strip": _figures.strip([t.task_id for t in report.tasks], by_task, d.details["n"]),
         "power": _figures.power_curve(power["curve"], d.threshold_points, d.effect_points),

@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 from rune import config
 from rune.reporting import words
 from rune.runs import store
+from rune.types import Scorer
 
 COLUMNS = ("run_id", "phase", "adapter_id", "pass_at_1", "training_loss", "adapter_cosine_diversity", "delta_w_norm")
 NOTE = "mlflow.note.content"
@@ -176,7 +177,7 @@ def _send(path: Path, config: Config, uri: str, rows: Sequence[Mapping[str, Any]
     decision = _json(path / "decision.json") or {}
     key = f"{path.name}:{manifest.get('created', '')}"
     _forget(client, experiment, key)
-    tags = {_KEY: key, **_provenance(manifest)}
+    tags = {_KEY: key, **_provenance(manifest), "rune.measure": Scorer(decision.get("scorer", "execution")).measure()}
     phase = manifest.get("phase", {})
     number = phase.get("number", 1)
     said = words.overrides(phase)

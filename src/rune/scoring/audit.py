@@ -47,7 +47,7 @@ SEEDS = 4  # tried, besides the first
 class Pass(NamedTuple):
     """A sample that passed."""
 
-    name: str  # arm and draw; before them the fold, or alone the line of a samples file
+    name: str  # arm and draw; before them the cell, or alone the line of a samples file
     code: str
     problem: Problem
 
@@ -101,8 +101,8 @@ def parse(text: str) -> int | None:
 
 
 def of_run(folder: Path) -> list[Pass]:
-    """The passes of a run, or of every fold of a cross-fitted one. Raises DataError."""
-    places = [folder, *sorted(folder.glob("seed-*/fold-*/t*"))]
+    """The passes of a run, or of every cell of an experiment, one of version 1 too. Raises DataError."""
+    places = [folder, *sorted(folder.glob("cells/*")), *sorted(folder.glob("seed-*/fold-*/t*"))]
     found: list[Pass] = []
     for place in places:
         if not (place / VERDICTS).exists():

@@ -196,7 +196,7 @@ def judge(
             found[int(execution.key)] = execution
             passed += execution.outcome is Outcome.PASSED
             bar.advance(passed=passed)
-    score.say_cached(sandbox, before, len(samples))
+    score.say_cached(sandbox, before, [tasks[s["task_id"]] for s in samples])
     return [found[i] for i in range(len(samples))]
 
 

@@ -22,7 +22,7 @@ from rune.errors import DataError, SandboxError, StoreError
 from rune.runs import integrity, store
 from rune.sandbox.judging.verdict_cache import Cached
 from rune.stages.context import Context
-from rune.types import Outcome, Problem, Sample, Sandbox, Verdict
+from rune.types import Outcome, Problem, Sample, Sandbox, Scorer, Verdict
 
 VERDICTS = "verdicts.jsonl"
 AGAIN = "verdicts.again.jsonl"  # while all are made again, and where they stay if they are not the sealed ones
@@ -144,14 +144,16 @@ def _judge(
             )
             passed += execution.outcome is Outcome.PASSED
             bar.advance(passed=passed)
-    say_cached(sandbox, before, len(missing))
+    say_cached(sandbox, before, [problems[s.task_id] for s in missing])
 
 
-def say_cached(sandbox: Sandbox, before: int, total: int) -> None:
-    """Tell how many verdicts were not judged now but known from earlier."""
+def say_cached(sandbox: Sandbox, before: int, judged: Sequence[Problem]) -> None:
+    """Tell how much was not judged now but known from earlier. `judged`: the task of each answer."""
     hits = getattr(sandbox, "hits", 0) - before
+    twice = any(p.scorer is Scorer.EXECUTION_WITH_AND_WITHOUT for p in judged)
+    what = "runs, one or two a verdict," if twice else f"of {len(judged)} verdicts"
     if hits:
-        console.note(f"score: {hits} of {total} verdicts known from the cache (same program, test and limits)")
+        console.note(f"score: {hits} {what} known from the cache (same program, test and limits)")
 
 
 def machine_name(config: Config) -> str:

@@ -60,10 +60,10 @@ def brief(result: Mapping[str, Any]) -> str:
     """The README's version: one row a variant, the answer and the two differences that matter."""
     only_heat = all(set(v["settings"]) == {"sample.temperature"} for v in result["variants"].values())
     header = ("temperature" if only_heat else "variant", *SHOWN, "effect, points", "right − wrong", "answer")
-    rows, cosines, tasks = [], [], 0
+    rows, cosines, tasks, measure = [], [], 0, ""
     for name, found in result["variants"].items():
         pooled = _decision(found["pooled"])
-        tasks = len(pooled.details["tasks"])
+        tasks, measure = len(pooled.details["tasks"]), pooled.scorer.measure()
         arms = {a.condition: f"{100 * a.pass_at_1:.1f}" for a in pooled.arms}
         wrong = next((c for c in pooled.contrasts if c.baseline == "wrong_trajectory"), None)
         cells = [_difference(c) if c else "–" for c in (pooled.contrasts[0], wrong)]
@@ -73,7 +73,7 @@ def brief(result: Mapping[str, Any]) -> str:
     held = f"each held out once in {result['folds']} folds" if result["folds"] > 1 else "held out"
     said = "".join(f"\n\n**{one}.**" for one in words.overrides(result.get("phase", {})))
     return (
-        f"{markdown(Table('', header, tuple(rows)))}\n\npass@1 in %, {tasks} tasks, {held}, training seeds: "
+        f"{markdown(Table('', header, tuple(rows)))}\n\n{measure} in %, {tasks} tasks, {held}, training seeds: "
         f"{', '.join(map(str, result['seeds']))}; {result['device']}; mean cosine of the generated ΔW "
         f"{_number(_mean(cosines), 3)}; {_interval(_decision(next(iter(result['variants'].values()))['pooled']))}."
         f"{said}"
@@ -115,7 +115,7 @@ def _arms(decision: Decision) -> Table:
         )
         for a in decision.arms
     ]
-    return Table("Arms", ("arm", "pass@1, %", _interval(decision), "passed / draws"), tuple(rows))
+    return Table("Arms", ("arm", f"{decision.scorer.measure()}, %", _interval(decision), "passed / draws"), tuple(rows))
 
 
 def _contrasts(decision: Decision) -> Table:

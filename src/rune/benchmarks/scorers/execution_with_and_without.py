@@ -31,9 +31,9 @@ NOT_NEEDED = "check: it passes, and it passes as well without what has changed, 
 def prelude(change: str, *, before: str = "", after: str = "") -> str:
     """A problem's prelude that installs `change` (source); `before` and `after` run in both environments.
 
-    All three run in the box alone, in the program's own namespace.
+    All three run in the box alone; the change in a namespace of its own, the others in the program's.
     """
-    parts = [before, f"{_BEGIN}{change}{_END}", after]
+    parts = [before, f"{_BEGIN}exec({change!r}, {{'__name__': 'change'}})\n{_END}", after]
     return _ONLY_THERE + "".join(textwrap.indent(part, _INDENT) for part in parts if part)
 
 
@@ -67,15 +67,15 @@ def judge(sandbox: Sandbox, items: Iterable[Item]) -> Iterator[Execution]:
     again = (execution.program(key, waiting[key].code, without(waiting[key].problem)) for key in passed)
     for bare in sandbox.judge(again):
         found = passed[bare.key]
-        spent = {
-            "settled": found.settled and bare.settled,
-            "cpu_seconds": found.cpu_seconds + bare.cpu_seconds,
-            "wall_seconds": found.wall_seconds + bare.wall_seconds,
-        }
+        both = replace(
+            found,
+            settled=found.settled and bare.settled,
+            cpu_seconds=found.cpu_seconds + bare.cpu_seconds,
+            wall_seconds=found.wall_seconds + bare.wall_seconds,
+        )
         if bare.outcome is Outcome.PASSED:
-            yield replace(found, outcome=Outcome.FAILED, error_kind=FailureKind.NOT_NEEDED, error=NOT_NEEDED, **spent)
-        else:
-            yield replace(found, **spent)
+            both = replace(both, outcome=Outcome.FAILED, error_kind=FailureKind.NOT_NEEDED, error=NOT_NEEDED)
+        yield both
 
 
 def passes_with(found: Execution) -> bool:

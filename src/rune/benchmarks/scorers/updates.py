@@ -60,15 +60,14 @@ def prelude(update: Update, *, before: str = "", after: str = "") -> str:
 
 
 def _install(update: Update) -> str:
-    """Source that installs the update in the process that runs it, its names kept out of the program's."""
+    """Source that installs the update in the process that runs it."""
     module = update.function.rpartition(".")[0]
     return (
-        "_scope = {'__name__': 'update'}\n"
-        f"exec({update.setup!r}, _scope)\n"
-        f"exec({update.implementation!r}, _scope)\n"
-        "import importlib as _importlib\n"
-        f"setattr(_importlib.import_module({module!r}), {update.name!r}, _scope[{update.name!r}])\n"
-        "del _scope, _importlib\n"
+        "scope = {'__name__': 'update'}\n"
+        f"exec({update.setup!r}, scope)\n"
+        f"exec({update.implementation!r}, scope)\n"
+        "import importlib\n"
+        f"setattr(importlib.import_module({module!r}), {update.name!r}, scope[{update.name!r}])\n"
     )
 
 

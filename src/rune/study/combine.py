@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rune import config
+from rune.analysis import evidence, relative
 from rune.analysis import gate as rule
+from rune.errors import GateError
 from rune.reporting import words
 from rune.runs import records, store
 from rune.runs.records import Records
@@ -130,10 +133,15 @@ def decide(source: Source) -> Decision:
     Raises GateError if anything under seal changed in any cell, and for whatever the gate refuses.
     """
     source.verify()
-    name, *_ = source.variants
-    decision, found = over(source, source.of(name))
+    decision, found = _decided(source)
     if not source.single:
         result = {**_head(source), "variants": {name: _variant(source, name) for name in source.variants}}
+        if source.gate.most_loss:
+            result |= {
+                "most_loss": source.gate.most_loss,
+                "answer": decision.answer,
+                "losses": decision.details["losses"],
+            }
         store.write_json(source.folder / "result.json", result)
         store.write_atomic(source.folder / "result.md", tables.page(store.read_json(source.folder / "result.json")))
     store.write_json(source.folder / "leakage.json", found)
@@ -149,8 +157,64 @@ def digest_of(folder: RunDir) -> str:
 
 def made_again(source: Source) -> Decision:
     """The decision as its verdicts give it now, written nowhere. Raises GateError for whatever the gate refuses."""
-    name, *_ = source.variants
-    return over(source, source.of(name))[0]
+    return _decided(source)[0]
+
+
+def _decided(source: Source) -> tuple[Decision, dict[str, Any]]:
+    """The first variant's, by the gate's rule; or by what the others lose against it, if that is the rule."""
+    name, *others = source.variants
+    decision, found = over(source, source.of(name))
+    if not source.gate.most_loss:
+        return decision, found
+    if not others:
+        raise GateError("[gate] most_loss compares variants with the first one, and there is one alone; add another")
+    return _by_loss(decision, losses(source), source.gate), found
+
+
+def losses(source: Source) -> list[relative.Loss]:
+    """What each arm loses from the first variant to each other one. Raises GateError if they cannot be compared."""
+    name, *others = source.variants
+
+    def table(variant: str) -> relative.Table:
+        seeds = [over(source, source.of(variant, seed))[0] for seed in source.seeds]
+        return relative.table(over(source, source.of(variant))[0], seeds)
+
+    reference = table(name)
+    domains = {p.task_id: p.domain for p in source.problems}
+    clusters = [domains[task] for task in reference.tasks] if source.by == "domain" else []
+    return [
+        loss
+        for other in others
+        for loss in relative.losses(
+            reference,
+            table(other),
+            variant=other,
+            clusters=clusters,
+            level=source.gate.level,
+            resamples=source.gate.resamples,
+            seed=source.gate.seed,
+        )
+    ]
+
+
+def _by_loss(decision: Decision, found: Sequence[relative.Loss], settings: rule.Config) -> Decision:
+    """Passed if the treated arm loses less than `most_loss` percent in every other variant."""
+    own = [loss for loss in found if loss.condition == settings.treatment]
+    passed = bool(own) and all(loss.percent < settings.most_loss for loss in own)
+    said = "; ".join(
+        f"{settings.treatment} loses {loss.percent:.1f} % of its pass@1 in {loss.variant}, "
+        f"interval {evidence.span(loss.interval)}"
+        for loss in own
+    )
+    rule_said = f"The rule is a loss below {settings.most_loss:g} %: {said}."
+    return replace(
+        decision,
+        passed=passed,
+        answer=rule.PASSED if passed else rule.FAILED,
+        evidence=f"{rule_said} Beside it, by the points rule on the first variant: {decision.evidence}",
+        reasons=(rule_said, *decision.reasons),
+        details={**decision.details, "losses": [config.plain(loss) for loss in found]},
+    )
 
 
 def over(source: Source, cells: Sequence[Done]) -> tuple[Decision, dict[str, Any]]:

@@ -164,7 +164,10 @@ def _in_cell(experiment: Experiment, name: str, place: Place, runner: Runner) ->
         adapt.run(folder, settings.adapt, context, arm_inputs=shared, adapters=runner.adapters(place, context))
     elif name == "sample":
         runner.bring_adapters(place, settings, context)
-        sample.run(folder, settings.sample, runner.sampling(settings, context))
+        drawing = runner.sampling(settings, context)
+        if drawing is not context:
+            folder.update(drawn_from=described(drawing.model()))
+        sample.run(folder, settings.sample, drawing)
     else:
         score.run(folder, settings.score, context)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rune.analysis import evidence
+from rune.analysis.relative import Loss
 from rune.models import identity
 from rune.reporting import words
 from rune.reporting.tables import Table, markdown
@@ -27,6 +28,9 @@ def page(result: Mapping[str, Any]) -> str:
         *(["", f"{said}."] if (said := words.phase(result.get("phase", {}))) else []),
         *(line for one in words.overrides(result.get("phase", {})) for line in ("", f"**{one}.**")),
     ]
+    if "losses" in result:
+        title = f"**{result['answer']}**: pass@1 may lose less than {result['most_loss']:g} %."
+        lines += ["", "## What each arm loses", "", title, "", markdown(_losses(result))]
     for name, found in result["variants"].items():
         pooled = _decision(found["pooled"])
         lines += [
@@ -103,6 +107,24 @@ def _interval(decision: Decision) -> str:
     """ "95 % interval over tasks and trainings"."""
     found = decision.contrasts[0].interval
     return f"{100 * found.level:g} % interval over {found.over}"
+
+
+def _losses(result: Mapping[str, Any]) -> Table:
+    """Relative loss of pass@1 against the first variant, percent, by arm."""
+    first = next(iter(result["variants"]))
+    rows = []
+    for raw in result["losses"]:
+        loss = store.decode(Loss, raw, where="result.json")
+        shares = (f"{100 * loss.reference_pass_at_1:.1f}", f"{100 * loss.pass_at_1:.1f}")
+        interval = f"[{_signed(loss.interval.low)}, {_signed(loss.interval.high)}]"
+        rows.append((loss.condition, loss.variant, *shares, _signed(loss.percent), interval))
+    over = store.decode(Loss, result["losses"][0], where="result.json").interval.over
+    header = ("arm", "variant", f"{first}, %", "variant, %", "loss, %", f"95 % interval over {over}")
+    return Table("", header, tuple(rows))
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−")
 
 
 def _arms(decision: Decision) -> Table:

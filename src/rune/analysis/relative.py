@@ -1,9 +1,9 @@
 """What an arm loses from one variant to another, as a share of what it had: NF4 against bfloat16. Pure.
 
-The loss is 1 − (passes of the other) / (passes of the reference), over the same tasks, draws and trainings. Its interval
-is that of a ratio of means by linearisation (Cochran 1977, "Sampling Techniques", chapter 6): each task and training
-gives loss + (ratio · reference − other) / mean reference, whose mean is the loss, and `stats.mean_interval` does the rest,
-over tasks or domains and trainings as everywhere.
+The loss is 1 − (passes of the other) / (passes of the reference), over the same tasks, draws and trainings. Its
+interval is that of a ratio of means by linearisation (Cochran 1977, "Sampling Techniques", chapter 6): each task and
+training gives loss + (ratio · reference − other) / mean reference, whose mean is the loss, and `stats.mean_interval`
+does the rest, over tasks or domains and trainings as everywhere.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from typing import Any
 from rune.analysis import stats
 from rune.errors import GateError
 from rune.types import Decision, Interval
-
-UNBOUNDED = 1e6  # percent: a ratio has no bounds of its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +61,9 @@ def losses(
             raise GateError(f"{arm} passes nothing in the first variant, so there is no share to lose; leave it out")
         ratio = float(has_TS.mean()) / mean
         lost_TS = 100 * ((1 - ratio) + (ratio * had_TS - has_TS) / mean)
-        interval = stats.mean_interval(lost_TS, clusters, weights_RT, level=level, low=-UNBOUNDED, high=UNBOUNDED)
+        most = reference.draws / mean  # a task that passes every draw, in units of the mean
+        low, high = 100 * (1 - ratio - most), 100 * (1 - ratio + ratio * most)
+        interval = stats.mean_interval(lost_TS, clusters, weights_RT, level=level, low=low, high=high)
         found.append(
             Loss(
                 variant=variant,

@@ -66,7 +66,7 @@ def of_record(record: Mapping[str, Any], folder: Path) -> str:
 
 def known(sha256: str) -> str:
     """The same for weights that older records name by their sha256 alone; "" if nobody here has seen them."""
-    found = next((s for s in registry.SPECS if s.converted_sha256 == sha256), None)
+    found = next((s for s in registry.SPECS if sha256 and s.converted_sha256 == sha256), None)
     return _of_gguf(found.file_type) if found else ""
 
 

@@ -40,8 +40,19 @@ def load(model: ModelRef, *, device: str, dtype: str, layers: int | None = None)
         raise ModelError(f"{model.name}: cannot be loaded from {model.path}: {str(error).splitlines()[0]}") from None
     finally:
         logging.set_verbosity(before)
-    loaded = loaded if model.quantize == "nf4" else loaded.to(device)
+    if model.quantize == "nf4":
+        _keep_differentiable(loaded)
+    else:
+        loaded = loaded.to(device)
     return loaded.eval().requires_grad_(False)
+
+
+def _keep_differentiable(loaded: Any) -> None:
+    """On a CPU with bf16 instructions bitsandbytes packs weights anew at the first pass in eval mode, for a product
+    without gradient: an adapter under it would learn nothing from the layers above, or stop with an error."""
+    for module in loaded.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def tokenizer(model: ModelRef) -> Any:

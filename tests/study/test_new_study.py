@@ -15,6 +15,7 @@ import pytest
 
 import rune.benchmarks
 import rune.conditions
+from rune.benchmarks import code_update_arena
 from rune.cli.main import main
 from rune.runs import store
 from rune.types import Decision, ModelRef, Outcome, Problem, Sample, Split, Trajectory, Treatment, Verdict
@@ -110,6 +111,9 @@ class Hint:
 def build(config, workshop):
     return Hint(config)
 '''
+
+
+DO_NOT_COUNT = ("CodeUpdateArena/math.pow:add-argument-default_value(s):0/6",)  # results/references-*.json says why
 
 
 class Kind(NamedTuple):
@@ -264,3 +268,41 @@ def _check_verbs(folder: Path, cells: list[Path], decided: int, capsys: pytest.C
     capsys.readouterr()
     assert main(["gate", str(folder)]) == 2
     assert "judged by execution, but the task asks for" in capsys.readouterr().err
+
+
+def test_a_study_of_real_updates_is_a_config(
+    tmp_path: Path, tiny_model: ModelRef, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """CodeUpdateArena: every reference counts, what is written by hand does not, no function is on both sides."""
+    config = code_update_arena.Config(path=str(data_dir))
+    everything = code_update_arena.build(config).problems()
+    left_out = [p.task_id for p in everything if p.category not in ("math", "re") or p.task_id in DO_NOT_COUNT]
+    chosen = [p for p in everything if p.task_id not in left_out]
+    stub = "def {}(*args, **options):\n    return None\n```\n"
+    answers = {p.prompt.strip(): [f"{p.reference}\n```\n", stub.format(p.entry_point)] for p in chosen}
+    raw = settings(
+        tmp_path,
+        tiny_model,
+        benchmark={"name": "code_update_arena", "settings": {"path": str(data_dir), "leave_out": left_out}},
+        design={"scored": 0, "tasks": 12, "folds": 2, "by": "domain", "seeds": [0]},
+        collect={"tasks": 4},
+        adapt={"arms": ["vanilla", "hypernet"], "swap_tasks": 0},
+        score={"settings": {"packages": list(code_update_arena.LENT), "cpu_seconds": 30.0, "wall_seconds": 60.0}},
+        engine={"settings": {"answers": answers, "read_adapters": True, "default": ["pass"]}},
+    )
+    raw["train"]["hypernet"]["pairs"] = {"recall": 1.0, "retrieved": 0.0}  # few of these tasks have a sibling
+    assert main(["run", str(write(tmp_path, raw))]) in (0, 10)
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert "UPass@1" in capsys.readouterr().err
+    counted = 0
+    for cell in sorted((folder / "cells").iterdir()):
+        problems = {p.task_id: p for p in store.read_jsonl(cell / "problems.jsonl", Problem)}
+        sides = [{p.domain.partition(":")[0] for p in problems.values() if p.split is s} for s in Split]
+        assert all(sides) and not sides[0] & sides[1]
+        samples = {(s.condition, s.task_id, s.draw): s for s in store.read_jsonl(cell / "samples.jsonl", Sample)}
+        for verdict in store.read_jsonl(cell / "verdicts.jsonl", Verdict):
+            drawn = samples[verdict.condition, verdict.task_id, verdict.draw].completion
+            right = drawn != stub.format(problems[verdict.task_id].entry_point).partition("\n```")[0]
+            assert (verdict.outcome is Outcome.PASSED) == right, verdict
+            counted += right
+    assert counted == 12 * 2 * 2  # half of four draws of each task, two arms

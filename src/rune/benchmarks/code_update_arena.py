@@ -6,7 +6,8 @@ that all updates of a function are on one side.
 
 The tests build arrays and symbolic expressions of the same library, with the update in force, and these do not cross
 as plain data; so each unit test runs in the box, in the program's process, and only whether it ended or what it raised
-comes out. A program that wanted to deceive could: for models' samples, not for adversaries.
+comes out. A result that equals anything is refused; a program that wanted to deceive could find another way: for
+models' samples, not for adversaries.
 """
 
 from __future__ import annotations
@@ -143,17 +144,18 @@ def _problem(update: Update, number: int, task: Mapping[str, Any], split: Split,
     scenario, question, signature, tests, reference = data.need(
         task, "scenario", "problem", "solution_signature", "unit_tests", "ref_solution", where=path
     )
+    entry = _entry_point(signature, f"{path}: {update.domain}: task {number}")
     prompt = f"{scenario.strip()}\n{question.strip()}\n\nThe function's signature:\n{signature.strip()}\n"
     return Problem(
         task_id=f"CodeUpdateArena/{update.domain}/{number}",
         benchmark=NAME,
         prompt=prompt,
-        entry_point=_entry_point(signature, f"{path}: {update.domain}: task {number}"),
+        entry_point=entry,
         test=f"def check(candidate):\n    for number in range({len(tests)}):\n        run_unit_test(number)\n",
         reference=reference,
         category=update.package,
         split=split,
-        prelude=_updates.prelude(update, before=f"{_given(signature)}{update.setup}\n", after=_runner(tests)),
+        prelude=_updates.prelude(update, before=f"{_given(signature)}{update.setup}\n", after=_runner(tests, entry)),
         domain=update.domain,
         scorer=Scorer.EXECUTION_WITH_AND_WITHOUT,
     )
@@ -176,9 +178,12 @@ def _given(signature: str) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _runner(tests: Sequence[str]) -> str:
-    """Source that defines run_unit_test(number) beside the program, which the tests see as if they stood below it."""
-    return f"_UNIT_TESTS = {list(tests)!r}\n{_RUNNER}"
+def _runner(tests: Sequence[str], entry: str) -> str:
+    """Source that defines run_unit_test(number) beside the program, which the tests see as if they stood below it.
+
+    They see one function otherwise, the one that is asked for: what equals whatever it is compared with is no result.
+    """
+    return f"_UNIT_TESTS, _ENTRY = {list(tests)!r}, {entry!r}\n{_RUNNER}"
 
 
 _RUNNER = """
@@ -197,6 +202,8 @@ def run_unit_test(number):
     if hasattr(importlib.import_module(module), name):  # some tests name the function without its module
         scope[name] = getattr(importlib.import_module(module), name)
     scope.update(globals())
+    if callable(scope.get(_ENTRY)) and not isinstance(scope[_ENTRY], type):
+        scope[_ENTRY] = _honest(scope[_ENTRY])
     text = _UNIT_TESTS[number]
     exec(compile(text, "<unit test>", "exec"), scope)
     for name in [n for n in scope if n.startswith("test") and f"def {n}(" in text]:
@@ -204,6 +211,30 @@ def run_unit_test(number):
             scope[name]()
         except AssertionError as error:
             raise AssertionError(_explain(name, text, error)) from None
+
+
+def _honest(function):
+    import functools
+
+    @functools.wraps(function)
+    def call(*arguments, **options):
+        result = function(*arguments, **options)
+        if _equals_anything(result):
+            raise TypeError("the result equals whatever it is compared with")
+        return result
+
+    return call
+
+
+def _equals_anything(value):
+    try:
+        if type(value) in (list, tuple, set, frozenset):
+            return any(map(_equals_anything, value))
+        if type(value) is dict:
+            return any(map(_equals_anything, value.values()))
+        return (value == object()) is True
+    except Exception:
+        return False
 
 
 def _explain(name, text, error):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from rune.cli.main import main
 from rune.engines import scripted, torch
 from rune.runs import store
@@ -61,6 +63,7 @@ def test_a_repository_mended_at_the_second_attempt_becomes_an_adapter_that_engin
     engine.close()
 
 
+@pytest.mark.check
 def test_a_repository_that_is_not_mended_leaves_an_exhausted_trajectory(
     trained: tuple[RunDir, Context], tmp_path: Path
 ) -> None:

@@ -91,7 +91,7 @@ def test_another_result_makes_another_sentence(tmp_path: Path) -> None:
 
 def test_weights_that_the_caption_does_not_know_make_no_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "SPECS", ())
-    with pytest.raises(DataError, match="say in rune.models.registry what they are"):
+    with pytest.raises(DataError, match=r"say in rune\.models\.registry what they are"):
         TOOL["gate"](ROOT)
 
 

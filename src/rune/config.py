@@ -15,12 +15,15 @@ import tomllib
 import typing
 from collections.abc import Mapping, Sequence
 from enum import Enum
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from rune import strict
 from rune.errors import ConfigError
 
 T = TypeVar("T")
+# Of a field that a later version added: `plain` leaves it out at its default, so that older configs keep their digest.
+ADDED: Mapping[str, Any] = MappingProxyType({"left out at its default": True})
 
 
 def parse(text: str, *, where: str) -> dict[str, Any]:
@@ -96,7 +99,7 @@ _SETTINGS = strict.Dialect(
 def plain(value: Any) -> Any:
     """A dataclass (or anything in one) as JSON-ready dicts, lists and scalars."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: plain(v) for f in dataclasses.fields(value) if not _unsaid(f, v := getattr(value, f.name))}
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Mapping):
@@ -104,6 +107,15 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
     return value
+
+
+def _unsaid(field: dataclasses.Field[Any], value: Any) -> bool:
+    """Whether a field marked `ADDED` has the value that it has where nothing was written."""
+    if not field.metadata.items() >= ADDED.items():
+        return False
+    if field.default_factory is not dataclasses.MISSING:
+        return bool(value == field.default_factory())
+    return bool(value == field.default)
 
 
 def digest(value: Any) -> str:

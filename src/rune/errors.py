@@ -51,6 +51,10 @@ class StoreError(RuneError):
     """A run folder that cannot be written, is locked, or belongs to another configuration."""
 
 
+class PhaseError(RuneError):
+    """A phase that may not begin: the decision it waits for is missing, did not pass, or was changed."""
+
+
 class GateError(RuneError):
     """A run that cannot be decided: missing verdicts, a changed pre-registration, a failed self-check."""
 

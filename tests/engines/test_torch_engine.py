@@ -22,6 +22,7 @@ from rune.engines.local.batch import BatchPlan, Span, spans
 from rune.engines.local.kv_cache import Cache
 from rune.engines.local.torch_engine import TorchEngine
 from rune.errors import AdapterError, EngineError
+from rune.models import identity
 from rune.types import Completion, Request, Sampling
 from tests.engines.engine_helpers import PROMPTS, World, random_adapter, torch_engine
 
@@ -359,7 +360,7 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(world: World) -> None:
 def test_a_four_bit_base_carries_the_same_adapters(world: World) -> None:
     """NF4 changes the base a little and the adapters not at all: each still changes the text, batch or no batch."""
     pytest.importorskip("bitsandbytes")
-    engine = torch_engine(world, quantize="nf4")
+    engine = torch_engine(world, identity.carrying(identity.quantised(world.model, "nf4"), world.model))
     assert engine.network.layers[0].qkv.weight is None
     reference = engine.network.model
     requests = many(world, GREEDY)

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 import pytest
 
 from rune.errors import DataError
+from rune.models import registry
 
 ROOT = Path(__file__).parents[2]
 if not (ROOT / ".git").exists():  # a copy without results, as tools/mutants.py makes
@@ -89,8 +90,8 @@ def test_another_result_makes_another_sentence(tmp_path: Path) -> None:
 
 
 def test_weights_that_the_caption_does_not_know_make_no_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(TOOL["gate"].__globals__, "FOUR_BIT", {})
-    with pytest.raises(DataError, match="say in FOUR_BIT what they are"):
+    monkeypatch.setattr(registry, "SPECS", ())
+    with pytest.raises(DataError, match=r"say in rune\.models\.registry what they are"):
         TOOL["gate"](ROOT)
 
 

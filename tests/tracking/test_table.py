@@ -56,7 +56,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def column(run: Path, name: str) -> dict[str, Any]:
-    return {row["phase"]: row[name] for row in tracking.table(run)}
+    return {row["phase"].removeprefix("1: "): row[name] for row in tracking.table(run)}
 
 
 def test_an_arms_training_loss_is_that_of_the_phase_its_adapters_come_from(run: Path) -> None:

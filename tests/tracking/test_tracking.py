@@ -65,8 +65,15 @@ def tracked(uri: str) -> list[mlflow.entities.Run]:
     return list(client.search_runs([experiment.experiment_id]))
 
 
+def arm_of(phase: str) -> str:
+    """The column names the phase of the programme and the arm."""
+    number, colon, arm = phase.partition(": ")
+    assert number == "1" and colon
+    return arm
+
+
 def test_the_table_has_the_specified_columns_and_real_values(run: RunDir) -> None:
-    rows = {r["phase"]: r for r in tracking.table(run.path)}
+    rows = {arm_of(r["phase"]): r for r in tracking.table(run.path)}
     assert list(rows) == ["vanilla", "hypernet", "lora"]
     assert tuple(rows["vanilla"]) == tracking.COLUMNS
     decision = json.loads((run / "decision.json").read_text())
@@ -84,14 +91,14 @@ def test_the_table_has_the_specified_columns_and_real_values(run: RunDir) -> Non
 def check_store(uri: str, run: RunDir) -> None:
     """What a tracker must hold of a finished run, whatever its kind."""
     decision = json.loads((run / "decision.json").read_text())
-    found = {r.data.tags["phase"]: r for r in tracked(uri)}
+    found = {arm_of(r.data.tags["phase"]): r for r in tracked(uri)}
     ids = {arm: r.info.run_id for arm, r in found.items()}
     assert json.loads((run / "tracking.json").read_text())["runs"] == ids
     rows = list(csv.DictReader((run / "mlflow.csv").open()))
-    assert {r["phase"]: r["run_id"] for r in rows} == {a: i for a, i in ids.items() if a != "experiment"}
+    assert {arm_of(r["phase"]): r["run_id"] for r in rows} == {a: i for a, i in ids.items() if a != "experiment"}
     assert set(found) == {"experiment", "vanilla", "lora", "hypernet"}
     parent = found.pop("experiment")
-    assert parent.data.tags["mlflow.note.content"] == decision["answer"]
+    assert parent.data.tags["mlflow.note.content"] == f"Phase 1: {decision['answer']}"
     assert parent.data.tags["rune.evidence"].splitlines()[0] == decision["evidence"]
     stages = run.manifest()["stages"].values()
     began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(parent.info.start_time / 1000))
@@ -110,8 +117,8 @@ def check_store(uri: str, run: RunDir) -> None:
     for name, child in found.items():
         assert child.info.status == "FINISHED"
         assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
-        assert child.data.tags["mlflow.note.content"] == decision["answer"]
-        assert child.data.params["phase"] == name
+        assert child.data.tags["mlflow.note.content"] == f"Phase 1: {decision['answer']}"
+        assert child.data.params["phase"] == f"1: {name}"
         assert child.data.params["run_id"] == child.info.run_id
         assert child.data.metrics["pass_at_1"] == arms[name]["pass_at_1"]
         assert set(tracking.COLUMNS[3:]) <= set(child.data.metrics)
@@ -124,7 +131,7 @@ def check_store(uri: str, run: RunDir) -> None:
         own = [(line["step"], line["loss"]) for line in written if line["phase"] == name]
         assert [(m.step, m.value) for m in losses] == own
     assert not [k for k in found["vanilla"].data.metrics if k.startswith("train/")]
-    table = {row["phase"]: row for row in tracking.table(run.path)}
+    table = {arm_of(row["phase"]): row for row in tracking.table(run.path)}
     for name, child in found.items():
         for column in tracking.COLUMNS[3:]:
             value = child.data.metrics[column]
@@ -153,7 +160,7 @@ def test_the_local_store_holds_the_run_and_writing_again_doubles_nothing(run: Ru
 def test_adapters_above_the_limit_leave_their_manifest(run: RunDir) -> None:
     uri = f"sqlite:///{run.path.parent / 'mlflow.db'}"
     assert tracking.record(run.path, tracking.Config(adapters_mb=0)) == ""
-    lora = next(r for r in tracked(uri) if r.data.tags["phase"] == "lora")
+    lora = next(r for r in tracked(uri) if r.data.tags["phase"] == "1: lora")
     assert [a.path for a in client_of(uri).list_artifacts(lora.info.run_id, "adapters")] == ["adapters/manifest.json"]
 
 
@@ -237,7 +244,7 @@ def test_a_real_server_holds_the_run_and_shows_it_in_a_browser(run: RunDir, serv
         pytest.skip("the store is checked; the page needs chromium and chromium-driver")
     from tests.report.browser import text_of
 
-    parent = next(r for r in tracked(server) if r.data.tags["phase"] == "experiment")
+    parent = next(r for r in tracked(server) if r.data.tags["phase"] == "1: experiment")
     page = f"{server}/#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}"
     shot = Path(__file__).parents[2] / "artifacts" / "mlflow.png"
     answer = json.loads((run / "decision.json").read_text())["answer"]

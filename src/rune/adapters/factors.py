@@ -139,7 +139,19 @@ def weights_of(model: nn.Module, layout: LoraTargets) -> Iterator[tuple[str, int
     """(module type, layer, weight [O, I]) of every adapted layer of the base model."""
     for module, path in layout.paths.items():
         for layer in range(layout.layers):
-            yield module, layer, model.get_submodule(path.format(layer)).weight  # type: ignore[misc]
+            yield module, layer, _dense(model.get_submodule(path.format(layer)))
+
+
+def _dense(linear: Any) -> Tensor:
+    """The weights [O, I] that a linear layer multiplies with; of an NF4 one those that its four bits stand for."""
+    weight: Tensor = linear.weight
+    state = getattr(weight, "quant_state", None)
+    if state is None:
+        return weight
+    from bitsandbytes import functional
+
+    dense: Tensor = functional.dequantize_4bit(weight.data, state)
+    return dense
 
 
 def to_dtype(adapters: Adapters, dtype: torch.dtype) -> dict[str, Any]:

@@ -12,12 +12,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
 from rune.analysis import counts as _counts
 from rune.analysis import evidence, leakage, power, stats
+from rune.config import ADDED
 from rune.errors import GateError
 from rune.runs import records
 from rune.types import ArmScore, Contrast, Decision, Problem, Split, Verdict
@@ -45,6 +46,7 @@ class Config:
     resamples: int = 10_000  # of the task bootstrap
     simulations: int = 1_000  # experiments per point of the power curve
     seed: int = 0  # of bootstrap and simulation
+    most_loss: float = field(default=0.0, metadata=ADDED)  # percent of pass@1 that variants may lose; 0 = not the rule
 
     def __post_init__(self) -> None:
         if self.n < 1 or self.resamples < 100 or self.simulations < 100:
@@ -53,6 +55,10 @@ class Config:
             raise ValueError("needs 0 <= floor < ceiling <= 1, and level and alpha between 0 and 1")
         if self.seed < 0:
             raise ValueError(f"seed must be 0 or more, found {self.seed}")
+        if not 0 <= self.most_loss < 100:
+            raise ValueError(
+                f"most_loss is a percentage, 0 (not the rule) or more and below 100, found {self.most_loss:g}"
+            )
         if self.threshold_points <= 0:
             raise ValueError(f"threshold_points must be above 0, found {self.threshold_points:g}")
         if self.treatment == self.baseline:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,20 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="a.b=c", dest="settings", help="override a setting; repeatable"
     )
+    parser.add_argument(
+        "--override",
+        metavar="REASON",
+        help="begin a phase without a passed decision of the one before; REASON stands in everything written",
+    )
+
+
+def changes(args: argparse.Namespace) -> list[str]:
+    """What the command line changes in the config. Raises ConfigError for an override without a reason."""
+    if args.override is None:
+        return list(args.settings)
+    if not args.override.strip():
+        raise ConfigError('--override needs the reason in words, for example --override "the gate is under review"')
+    return [*args.settings, f"phase.override={json.dumps(args.override.strip(), ensure_ascii=False)}"]
 
 
 def resolve(args: argparse.Namespace) -> Experiment:
@@ -30,10 +45,11 @@ def resolve(args: argparse.Namespace) -> Experiment:
 
     target: Path = args.target
     if target.is_dir():
-        if args.settings:
-            raise ConfigError(f"--set cannot change the finished config of {target}; start another run from a config")
+        if changes(args):
+            what = "--set" if args.settings else "--override"
+            raise ConfigError(f"{what} cannot change the finished config of {target}; start another run from a config")
         return folders.reopen(target)
-    return folders.create(config.load(target, args.settings), resume=True)
+    return folders.create(config.load(target, changes(args)), resume=True)
 
 
 def run_stage(args: argparse.Namespace, name: str) -> Experiment:

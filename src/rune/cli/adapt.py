@@ -41,8 +41,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _one(args: argparse.Namespace) -> int:
-    if args.target is not None or args.settings:
-        raise ConfigError("--trajectory makes one adapter outside of any run; leave out the run folder and --set")
+    if args.target is not None or _stage.changes(args):
+        raise ConfigError(
+            "--trajectory makes one adapter outside of any run; leave out the run folder, --set and --override"
+        )
     if not math.isfinite(args.strength):
         raise ConfigError(f"--strength must be a finite number, found {args.strength}")
     if args.output is None:

@@ -32,10 +32,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.imports:
-        if args.target or not args.output:
+        if args.target or not args.output or _stage.changes(args):
             raise ConfigError(
-                "--import takes -o OUT.jsonl and no run: it writes a checked corpus, which a config uses as "
-                'collect.imports = ["OUT.jsonl"]'
+                "--import takes -o OUT.jsonl and no run, --set or --override: it writes a checked corpus, which a "
+                'config uses as collect.imports = ["OUT.jsonl"]'
             )
         return _import(args.imports, args.output)
     if not args.target:

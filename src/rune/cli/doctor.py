@@ -124,11 +124,12 @@ def _extras() -> list[tuple[str, str]]:
 def dry_run(loaded: Loaded) -> int:
     """Resolve everything a config names, print the memory and time it needs; load no model, write nothing."""
     from rune.models import resolve
-    from rune.study import cells, checks
+    from rune.study import admission, cells, checks
     from rune.study.config import located
     from rune.types import Split
 
     every = cells.cells(loaded.settings)
+    admission.demand(loaded.settings, loaded.base)
     for cell in every:
         written = cells.settings_of(loaded.settings, cell)
         settings = located(written, loaded.base, seed=cell.seed, fold=cell.fold)

@@ -28,6 +28,7 @@ def run(args: argparse.Namespace) -> int:
     with folder.lock(), folder.stage("gate") as entry:
         entry["by"] = provenance.worker()
         decision = combine.decide(source)
+        entry["decision"] = combine.digest_of(folder)
     if source.single:
         _tables(decision)
         console.note(decision.evidence)

@@ -41,13 +41,14 @@ def run(args: argparse.Namespace) -> int:
         executor.work(args.target, args.worker, together=args.together)
         return 0
     if args.target.is_dir():
-        if args.settings:
-            raise ConfigError(f"--set cannot change the config of {args.target}; start another run from a config")
+        if _stage.changes(args):
+            what = "--set" if args.settings else "--override"
+            raise ConfigError(f"{what} cannot change the config of {args.target}; start another run from a config")
         if not args.resume or args.dry_run:
             raise ConfigError(f"{args.target}: a folder; add --resume to go on with it, or give a config")
         experiment = executor.go_on(folders.reopen(args.target), jobs=args.jobs, ray=args.ray)
     else:
-        loaded = config.load(args.target, args.settings)
+        loaded = config.load(args.target, _stage.changes(args))
         if args.dry_run:
             from rune.cli import doctor
 

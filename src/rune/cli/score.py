@@ -116,8 +116,10 @@ def _file(args: argparse.Namespace) -> int:
     from rune.models import resolve
     from rune.scoring import samples_file
 
-    if args.settings:
-        raise ConfigError("--set belongs to a config; a samples file takes --timeout, --workers and --backend")
+    if _stage.changes(args):
+        raise ConfigError(
+            "--set and --override belong to a config; a samples file takes --timeout, --workers and --backend"
+        )
     path: Path = args.target
     ks = _ks(args.k)
     tasks = samples_file.problems(args.benchmark, args.problems)

@@ -37,7 +37,10 @@ def run(args: argparse.Namespace) -> int:
         except (RuneError, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
             foreign.append(f"{folder.name}: no run of this rune ({_words(error)})")
     if rows:
-        console.out(console.table(rows, ("run", "created", "status", "answer")))
+        console.out(console.table(rows, ("run", "created", "status", "phase", "answer")))
+        console.out("")
+        for line in _phases([RunDir.open(path / str(row[0])) for row in rows]):
+            console.out(line)
     for text in foreign:
         console.warn(text)
     if not rows:
@@ -53,7 +56,35 @@ def _words(error: Exception) -> str:
 
 def _row(folder: RunDir) -> tuple[object, ...]:
     manifest = folder.manifest()
-    return (folder.path.name, manifest["created"], manifest["status"], _answer(folder))
+    return (folder.path.name, manifest["created"], manifest["status"], _phase(folder), _answer(folder))
+
+
+def _phase(folder: RunDir) -> int:
+    """Of a run; one of before phases had numbers is of phase 1."""
+    return int(folder.manifest().get("phase", {}).get("number", 1))
+
+
+def _phases(folders: list[RunDir]) -> list[str]:
+    """One line a phase: what it waits for, and which of these runs would open it. `rune run` is what verifies it."""
+    from rune.study import phases, reading
+
+    lines = []
+    for number, title in phases.TITLES.items():
+        passed = []
+        for folder in folders:
+            try:
+                if _phase(folder) == number - 1 and reading.decision(folder).passed:
+                    passed.append(folder.path.name)
+            except RuneError:
+                continue
+        if number == 1:
+            state = "waits for nothing"
+        elif passed:
+            state = f"phase {number - 1} passed in {', '.join(passed)}"
+        else:
+            state = f"waits for a passed decision of phase {number - 1}: none of these runs"
+        lines.append(f"phase {number}  {title}: {state}")
+    return lines
 
 
 def _answer(folder: RunDir) -> str:
@@ -66,17 +97,23 @@ def _answer(folder: RunDir) -> str:
 
 
 def _one(folder: RunDir) -> None:
+    from rune.reporting import words
     from rune.runs import store
-    from rune.study import reading
+    from rune.study import combine, reading
 
-    manifest = folder.manifest()
+    manifest = folder.told()
     result = reading.result(folder)
     model, device = manifest.get("model") or {}, manifest.get("device", "?")
     if result:
         model, device = result["model"] or model, result["device"]
     console.out(f"{folder.path}  ({manifest['created']}, rune {manifest['rune']}, {manifest['environment']['commit']})")
+    if phase := words.phase(manifest.get("phase", {})):
+        console.out(f"phase   {phase}")
+    for line in words.overrides(manifest.get("phase", {})):
+        console.out(f"        {line}")
     if model:
         console.out(f"model   {model['name']}  sha256 {model['sha256'][:12]}…  on {device}")
+        console.out(f"        {words.base({**manifest, 'model': model})}")
     counts = [
         (name, sum(1 for _ in store.read_lines(folder / f"{name}.jsonl")))
         for name in RECORDS
@@ -107,6 +144,7 @@ def _one(folder: RunDir) -> None:
     console.out(f"effect  {decision.effect_points:+.2f} points (threshold {decision.threshold_points})")
     if decision.evidence:
         console.out(f"        {decision.evidence}")
+    console.out(f"decision  sha256 {combine.digest_of(folder)}")
     if (folder / "report.html").exists():
         console.out(f"report  {folder / 'report.html'}")
     console.out(decision.answer)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from rune.adapters.folders import AdapterSource, Folders
 from rune.errors import AdapterError, EngineError
+from rune.models import identity
 from rune.types import AdapterRef, Completion, ModelRef, Request
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class ScriptedEngine:
         """Know an adapter from tensors, as the torch engine does; it changes no answer."""
         from rune.adapters import peft
 
-        if adapter.base_model != self.model.digest:
+        if not identity.fits(self.model, adapter.base_model):
             raise AdapterError(f"adapter {adapter_id} was made for another base model than {self.model.name}")
         self._handed_over.add(adapter_id)
         return AdapterRef(
@@ -91,8 +92,11 @@ class ScriptedEngine:
         return self.config.default
 
     def _check(self, adapter: AdapterRef, answered: bool) -> None:
-        if adapter.base_model != self.model.digest:
-            raise AdapterError(f"adapter {adapter.adapter_id} was made for another base model than {self.model.name}")
+        if not identity.fits(self.model, adapter.base_model):
+            raise AdapterError(
+                f"adapter {adapter.adapter_id} was made for another base model than "
+                f"{self.model.name}{identity.difference(self.model, adapter.base_model)}"
+            )
         if adapter.adapter_id in self._handed_over:
             return
         if self.config.read_adapters:

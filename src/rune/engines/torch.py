@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from rune.adapters.folders import AdapterSource, Folders
 from rune.types import ModelRef
@@ -22,7 +22,6 @@ class Config:
     burst: int = 0  # steps between two looks at the tokens (4 on a GPU, 1 on a CPU)
     max_adapters: int = 1024  # kept resident; adapters from folders beyond it leave, oldest first
     graphs: bool = True  # CUDA graphs
-    quantize: Literal["none", "nf4"] = "none"  # nf4: 4-bit base through bitsandbytes
 
     def __post_init__(self) -> None:
         if min(self.max_rows, self.prefill_tokens, self.burst) < 0 or self.max_adapters < 1:
@@ -38,5 +37,4 @@ def build(
     from rune.engines.local.torch_engine import TorchEngine
     from rune.models import loader
 
-    loaded = loader.load(model, device=device, dtype=dtype, quantize=config.quantize)
-    return TorchEngine(config, model, loaded, adapters or Folders())
+    return TorchEngine(config, model, loader.load(model, device=device, dtype=dtype), adapters or Folders())

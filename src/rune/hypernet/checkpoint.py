@@ -16,6 +16,7 @@ from rune.adapters.factors import LoraTargets, StaticLora
 from rune.errors import AdapterError, DataError
 from rune.hypernet.settings import HypernetConfig, LoraConfig
 from rune.hypernet.trainer import HypernetWithStatic, new_hypernet
+from rune.models import identity
 from rune.runs import store
 from rune.types import ModelRef
 
@@ -88,7 +89,8 @@ def load(folder: Path, model: ModelRef, *, device: str) -> Stored:
     if made_for != model.digest:
         raise AdapterError(
             f"{folder}: made for base model {name} ({made_for[:12]}), "
-            f"not for {model.name} ({model.digest[:12]}); use that model, or train again"
+            f"not for {model.name} ({model.digest[:12]}){identity.difference(model, made_for)}; "
+            "use that model, or train again"
         )
     stored = _empty(folder, settings)
     _fill(stored.both or stored.static, folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -11,17 +11,15 @@ from transformers.utils import logging
 from rune.errors import ModelError
 from rune.types import ModelRef
 
-Quantize = Literal["none", "nf4"]
 
-
-def load(model: ModelRef, *, device: str, dtype: str, quantize: Quantize = "none", layers: int | None = None) -> Any:
+def load(model: ModelRef, *, device: str, dtype: str, layers: int | None = None) -> Any:
     """The Hugging Face module, frozen, in eval mode, on `device`.
 
     Args:
-        model: Where the weights lie.
+        model: Where the weights lie, and how they are loaded: with `quantize` "nf4", linear layers become 4-bit
+            NormalFloat with double quantisation (Dettmers et al. 2023, QLoRA), on a GPU and on a CPU alike.
         device: "cpu" or "cuda".
         dtype: "float32" or "bfloat16": of the weights, or of the products where they are quantised.
-        quantize: "nf4" loads linear layers as 4-bit NormalFloat with double quantisation (Dettmers et al. 2023).
         layers: Keep the first so many decoder layers only; the others are never read from disk.
 
     Raises:
@@ -30,7 +28,7 @@ def load(model: ModelRef, *, device: str, dtype: str, quantize: Quantize = "none
     options: dict[str, Any] = {
         "dtype": getattr(torch, dtype), "attn_implementation": "sdpa", "local_files_only": True
     }  # fmt: skip
-    if quantize == "nf4":
+    if model.quantize == "nf4":
         options |= _nf4(device, dtype)
     before = logging.get_verbosity()
     try:
@@ -42,8 +40,19 @@ def load(model: ModelRef, *, device: str, dtype: str, quantize: Quantize = "none
         raise ModelError(f"{model.name}: cannot be loaded from {model.path}: {str(error).splitlines()[0]}") from None
     finally:
         logging.set_verbosity(before)
-    loaded = loaded if quantize == "nf4" else loaded.to(device)
+    if model.quantize == "nf4":
+        _keep_differentiable(loaded)
+    else:
+        loaded = loaded.to(device)
     return loaded.eval().requires_grad_(False)
+
+
+def _keep_differentiable(loaded: Any) -> None:
+    """On a CPU with bf16 instructions bitsandbytes packs weights anew at the first pass in eval mode, for a product
+    without gradient: an adapter under it would learn nothing from the layers above, or stop with an error."""
+    for module in loaded.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def tokenizer(model: ModelRef) -> Any:
@@ -64,7 +73,7 @@ def _nf4(device: str, dtype: str) -> dict[str, Any]:
         import bitsandbytes  # noqa: F401 - only to give the error below before anything is loaded
     except ImportError:
         raise ModelError(
-            "quantize = 'nf4' needs bitsandbytes; install it with: pip install 'rune-lora[qlora]'"
+            "[model] quantize = 'nf4' needs bitsandbytes; install it with: pip install 'rune-lora[qlora]'"
         ) from None
     from transformers import BitsAndBytesConfig
 

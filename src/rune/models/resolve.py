@@ -25,7 +25,7 @@ from typing import Any
 
 from rune import console
 from rune.errors import DataError, ModelError, StoreError
-from rune.models import hub, registry
+from rune.models import hub, identity, registry
 from rune.models.offline import gguf, pypi
 from rune.plugins import unknown
 from rune.runs import store
@@ -155,7 +155,7 @@ def local_folder(path: Path, *, name: str, cache: Path) -> ModelRef:
     path = path.resolve()
     stamps = cache / "stamps" / f"{hashlib.sha256(str(path).encode()).hexdigest()[:16]}.json"
     digest = combined_digest(_hashes(path, [w.name for w in weights], stamps))
-    return ModelRef(name=name, path=str(path), digest=digest, source="local")
+    return ModelRef(name=name, path=str(path), digest=digest, source="local", weights=identity.of_folder(path))
 
 
 def _weights(path: Path, *, name: str) -> list[Path]:
@@ -210,8 +210,8 @@ def _local_gguf(path: Path, *, name: str, cache: Path) -> ModelRef:
     with _locked(place):
         if not (place / _RECORD).is_file():
             staging = _staging(place, "gguf")
-            gguf.convert(path, staging)
-            _publish(staging, place, {"source": "local", "gguf_sha256": digest})
+            kind = gguf.convert(path, staging)
+            _publish(staging, place, {"source": "local", "gguf_sha256": digest, "file_type": kind})
     return cached(place, name=name, source="local")
 
 
@@ -235,7 +235,8 @@ def cached(place: Path, *, name: str, source: str = "cache") -> ModelRef:
                 f"{place / file}: sha256 {found[file][:12]}… where {digest[:12]}… was recorded; "
                 "the folder was deleted, run the command again"
             )
-    return ModelRef(name=name, path=str(place), digest=combined_digest(pinned), source=source)
+    weights = identity.of_record(record, place)
+    return ModelRef(name=name, path=str(place), digest=combined_digest(pinned), source=source, weights=weights)
 
 
 def _hashes(folder: Path, names: list[str], stamp_file: Path) -> dict[str, str]:

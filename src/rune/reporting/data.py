@@ -122,7 +122,7 @@ def gather(
         name=str(folder.manifest().get("name", folder.path.name)),
         path=folder.path.name,
         decision=decision,
-        manifest=folder.manifest(),
+        manifest=folder.told(),
         settings=(folder / "config.toml").read_text(encoding="utf-8"),
         preregistration=_optional(folder, integrity.PREREGISTRATION) or {},
         changes=found.changes,

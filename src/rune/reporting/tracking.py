@@ -26,6 +26,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rune import config
+from rune.reporting import words
 from rune.runs import store
 from rune.types import Scorer
 
@@ -33,6 +34,7 @@ COLUMNS = ("run_id", "phase", "adapter_id", "pass_at_1", "training_loss", "adapt
 NOTE = "mlflow.note.content"
 EVIDENCE = "rune.evidence"
 _LOGIN = re.compile(r"//[^/@\s]+@")  # "//user:password@" of an address
+_NO_NAME = re.compile(r"[^\w\-. :/]", re.ASCII)  # what a tracker's parameter may not be called
 _KEY = "rune.run"  # tag that ties tracker runs to a run folder
 _CURVE_POINTS = 500  # of one metric; a longer curve is thinned
 _BATCH = 500
@@ -61,8 +63,7 @@ def record(path: Path, config: Config) -> str:
     rows: list[dict[str, Any]] = []
     try:
         rows = table(path)
-        store.write_json(path / "mlflow.json", {"columns": COLUMNS, "rows": rows})
-        store.write_atomic(path / "mlflow.csv", _csv(rows))
+        _write(path, rows)
         if not config.enabled:
             return ""
         uri = config.uri or f"sqlite:///{(path.resolve().parent / 'mlflow.db').as_posix()}"
@@ -73,15 +74,30 @@ def record(path: Path, config: Config) -> str:
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
         reason = _LOGIN.sub("//", reason.replace(config.uri or "\0", _public(config.uri)))
         with contextlib.suppress(OSError):
-            store.write_json(path / "tracking.json", {"status": "pending", "reason": reason})
+            store.write_json(path / "tracking.json", {"status": "pending", "reason": reason, **_overridden(path)})
         return f"not tracked ({reason}); the run is complete on disk, `rune track {path}` writes it again"
     for row in rows:
-        row["run_id"] = ids.get(row["phase"], "")
-    store.write_json(path / "mlflow.json", {"columns": COLUMNS, "rows": rows})
-    store.write_atomic(path / "mlflow.csv", _csv(rows))
+        row["run_id"] = ids.get(str(row["phase"]).partition(": ")[2], "")
+    _write(path, rows)
     said = {"status": "tracked", "tracker": _public(uri), "experiment": config.experiment, "runs": ids}
-    store.write_json(path / "tracking.json", said)
+    store.write_json(path / "tracking.json", {**said, **_overridden(path)})
     return ""
+
+
+def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    store.write_json(path / "mlflow.json", {"columns": COLUMNS, "rows": rows, **_overridden(path)})
+    store.write_atomic(path / "mlflow.csv", _csv(rows))
+
+
+def _phase(path: Path) -> Mapping[str, Any]:
+    """What the manifest says of the run's phase; empty for one that an earlier version made."""
+    found: Mapping[str, Any] = (_json(path / "manifest.json") or {}).get("phase", {})
+    return found
+
+
+def _overridden(path: Path) -> dict[str, Any]:
+    said = words.overrides(_phase(path))
+    return {"overrides": said} if said else {}
 
 
 def _public(uri: str) -> str:
@@ -101,7 +117,8 @@ def _public(uri: str) -> str:
 def table(path: Path) -> list[dict[str, Any]]:
     """One row per arm with the specified columns. None where there is nothing to measure.
 
-    `phase` is the arm. `delta_w_norm` is the mean over the arm's adapters, 0 for an arm without any.
+    `phase` is the phase's number and the arm. `delta_w_norm` is the mean over the arm's adapters, 0 for an arm without
+    any.
     """
     decision = _json(path / "decision.json")
     diagnostics = (_json(path / "diagnostics.json") or {}).get("arms", {})
@@ -109,7 +126,7 @@ def table(path: Path) -> list[dict[str, Any]]:
     for treatment in _jsonl(path / "treatments.jsonl"):
         if adapter := treatment.get("adapter"):
             adapters.setdefault(treatment["condition"], {})[adapter["adapter_id"]] = adapter["delta_w_norm"]
-    rows = []
+    rows, number = [], _phase(path).get("number", 1)
     for arm in (decision or {}).get("arms", []):
         name = arm["condition"]
         own = adapters.get(name, {})
@@ -117,7 +134,7 @@ def table(path: Path) -> list[dict[str, Any]]:
         rows.append(
             {
                 "run_id": "",
-                "phase": name,
+                "phase": f"{number}: {name}",
                 "adapter_id": next(iter(own)) if len(own) == 1 else f"{len(own)} adapters" if own else "none",
                 "pass_at_1": arm["pass_at_1"],
                 "training_loss": _final_loss(path, name) if own else None,
@@ -156,26 +173,31 @@ def _send(path: Path, config: Config, uri: str, rows: Sequence[Mapping[str, Any]
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     client = MlflowClient(tracking_uri=uri)
     experiment = _experiment(client, config.experiment, uri, path)
-    manifest, decision = _json(path / "manifest.json") or {}, _json(path / "decision.json") or {}
+    manifest = store.RunDir(path).told() if (path / "manifest.json").exists() else {}
+    decision = _json(path / "decision.json") or {}
     key = f"{path.name}:{manifest.get('created', '')}"
     _forget(client, experiment, key)
     tags = {_KEY: key, **_provenance(manifest), "rune.measure": Scorer(decision.get("scorer", "execution")).measure()}
-    answer = str(decision.get("answer", "not decided"))
+    phase = manifest.get("phase", {})
+    number = phase.get("number", 1)
+    said = words.overrides(phase)
+    answer = ". ".join([f"Phase {number}: {decision.get('answer', 'not decided')}", *said])
+    tags |= {"rune.override": "; ".join(said)} if said else {}
     began, ended = _when(manifest)
     parent = client.create_run(
         experiment,
         run_name=path.name,
         start_time=began,
-        tags={**tags, "phase": "experiment", NOTE: answer, EVIDENCE: _evidence(decision)},
+        tags={**tags, "phase": f"{number}: experiment", NOTE: answer, EVIDENCE: _evidence(decision)},
     ).info.run_id
     ids = {}
     for row in rows:
-        arm = str(row["phase"])
-        run_tags = {**tags, "phase": arm, "adapter_id": str(row["adapter_id"]), "mlflow.parentRunId": parent}
-        run_tags[NOTE] = answer
+        arm = str(row["phase"]).partition(": ")[2]
+        run_tags = {**tags, "phase": str(row["phase"]), "adapter_id": str(row["adapter_id"]), NOTE: answer}
+        run_tags["mlflow.parentRunId"] = parent
         run = client.create_run(experiment, run_name=f"{path.name}/{arm}", start_time=began, tags=run_tags).info.run_id
         ids[arm] = run
-        client.log_param(run, "phase", arm)
+        client.log_param(run, "phase", row["phase"])
         client.log_param(run, "adapter_id", row["adapter_id"])
         client.log_param(run, "run_id", run)
         for name in COLUMNS[3:]:
@@ -211,7 +233,8 @@ def _forget(client: Any, experiment: str, key: str) -> None:
 def _log_parent(client: Any, run: str, path: Path, manifest: Mapping[str, Any], decision: Mapping[str, Any]) -> None:
     from mlflow.entities import Param
 
-    params = [Param(k, str(v)[:6000]) for k, v in _flat(_config(path / "config.toml")).items()]
+    named = {_NO_NAME.sub("_", k)[:250]: str(v)[:6000] for k, v in _flat(_config(path / "config.toml")).items()}
+    params = [Param(k, v) for k, v in named.items()]
     for start in range(0, len(params), 100):
         client.log_batch(run, params=params[start : start + 100])
     for name in ("effect_points", "threshold_points", "relative_change"):
@@ -269,6 +292,7 @@ def _provenance(manifest: Mapping[str, Any]) -> dict[str, str]:
         "rune.data_sha256": str(manifest.get("seals", {}).get("problems.jsonl", "")),
         "rune.model": str(model.get("name", "")),
         "rune.model_sha256": str(model.get("sha256", "")),
+        "rune.weights": words.base(manifest),
         "rune.device": str(manifest.get("device", "")),
     }
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from rune.analysis import evidence, gate
+from rune.models import identity
 from rune.reporting.data import COUNTED, Report
 from rune.reporting.tables import markdown, percent, scores
 from rune.types import Answer
@@ -67,6 +69,30 @@ def _attribution(report: Report) -> str:
     return f"Right minus wrong trajectory is {size}: no evidence that it matters which one is read."
 
 
+def base(manifest: Mapping[str, Any]) -> str:
+    """Where the base model's weights came from and how they were computed with; "" before a run has a model."""
+    model = manifest.get("model")
+    return identity.words(model, str(manifest.get("dtype", ""))) if model else ""
+
+
+def phase(record: Mapping[str, Any]) -> str:
+    """ "Phase 2 (QLoRA, on an NF4 base), after RUN (decision 0123456789ab…, Gate PASSED)"; "" for an older run."""
+    if not record:
+        return ""
+    after = record.get("after")
+    text = f"Phase {record['number']} ({record['title']})"
+    return f"{text}, after {after['run']} (decision {after['decision'][:12]}…, {after['answer']})" if after else text
+
+
+def overrides(record: Mapping[str, Any]) -> list[str]:
+    """A sentence for each phase that began without a passed decision: this one, and those that it stands on."""
+    return [
+        f"Phase {one['phase']} began without a passed decision of phase {one['phase'] - 1} ({one['instead_of']}), "
+        f"by override: {one['reason']}"
+        for one in record.get("overrides", ())
+    ]
+
+
 def banner(report: Report, *, claim: bool) -> str:
     """Why nothing may be claimed from this run; "" if something may."""
     tasks, n = len(report.tasks), report.decision.details["n"]
@@ -90,6 +116,7 @@ def readme(report: Report, *, claim: bool, folder: str) -> str:
     model = manifest.get("model", {})
     facts = (
         f"`{model.get('name', 'unknown model')}` (sha256 `{str(model.get('sha256', 'unknown'))[:12]}`), "
+        f"{base(manifest) or 'weights not recorded'}, "
         f"{manifest.get('device', 'unknown device')}, {str(manifest.get('created', ''))[:10]}; "
         f"[report]({folder}/report.html), [assessment]({folder}/assessment.md), all records in `{folder}/`"
     )
@@ -97,6 +124,7 @@ def readme(report: Report, *, claim: bool, folder: str) -> str:
     parts = [
         f"**{report.decision.answer}.** {report.decision.evidence}",
         *([f"> {note}"] if note else []),
+        *(f"> {line}" for line in overrides(manifest.get("phase", {}))),
         markdown(table),
         facts,
     ]

@@ -37,7 +37,7 @@ def freeze(raw: Mapping[str, Any], problems: Sequence[Problem]) -> dict[str, Any
         "hypothesis": {
             "h0": f"{treatment} does not raise {measure} over {baseline} on held-out tasks (true effect <= 0 points)",
             "h1": f"{treatment} raises {measure} over {baseline} on held-out tasks (true effect > 0 points)",
-            "gate": f"passed if the measured effect is at least {threshold:g} percentage points, else failed",
+            "gate": _rule(gate, treatment, threshold),
         },
         "arms": _arms(raw),
         "primary": f"{treatment} − {baseline}",
@@ -47,6 +47,7 @@ def freeze(raw: Mapping[str, Any], problems: Sequence[Problem]) -> dict[str, Any
             "digest": config.digest(_as_written(raw, problems)),
         },
         **({"design": dict(raw["design"])} if "design" in raw else {}),
+        **({"phase": dict(raw["phase"])} if "phase" in raw else {}),
         "sampling": dict(raw.get("sample", {})),
         "model": dict(raw.get("model", {})),
         "rule": {"unit": "percentage points", **gate},
@@ -60,6 +61,12 @@ def freeze(raw: Mapping[str, Any], problems: Sequence[Problem]) -> dict[str, Any
         "config_digest": config.digest(raw),
     }
     return {**frozen, "digest": digest(frozen)}
+
+
+def _rule(gate: Mapping[str, Any], treatment: str, threshold: float) -> str:
+    if most := gate.get("most_loss"):
+        return f"passed if {treatment} loses less than {most:g} % of its pass@1 in every variant after the first"
+    return f"passed if the measured effect is at least {threshold:g} percentage points, else failed"
 
 
 def _interval(design: Mapping[str, Any]) -> dict[str, Any]:

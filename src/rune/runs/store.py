@@ -387,6 +387,14 @@ class RunDir:
                 raise DataError(f"{self.manifest_path}: not a run's manifest: field 'stages.{name}' is no object")
         return manifest
 
+    def told(self) -> dict[str, Any]:
+        """The manifest; of an experiment of several cells with what its first cell says of model, device and dtype."""
+        manifest = self.manifest()
+        first = next(iter(manifest.get("cells", ())), None)
+        if first is None or not (cell := RunDir(self.path / "cells" / str(first))).manifest_path.is_file():
+            return manifest
+        return {**{k: v for k, v in cell.manifest().items() if k in ("model", "device", "dtype")}, **manifest}
+
     def update(self, **fields: Any) -> None:
         """Set top-level manifest fields."""
         write_json(self.manifest_path, {**self.manifest(), **fields})

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from rune import console, prompts
-from rune.config import derive_seed
+from rune.config import ADDED, derive_seed
 from rune.errors import DataError
 from rune.models import chat
 from rune.runs import store
@@ -28,6 +29,9 @@ class Config:
     max_new_tokens: int
     top_p: float
     top_k: int
+    quantize: Literal["", "none", "nf4"] = field(
+        default="", metadata=ADDED
+    )  # of the base under the adapters; "": [model]'s
 
     def __post_init__(self) -> None:
         if self.n < 1:

@@ -38,7 +38,7 @@ class Cell(NamedTuple):
         return f"{self.variant}.seed-{self.seed}.{fold}"
 
 
-_THE_SAME = ("run", "design", "benchmark", "gate", "report", "track")
+_THE_SAME = ("run", "design", "benchmark", "gate", "report", "track", "phase")
 
 
 def variants(design: Design) -> dict[str, dict[str, Any]]:

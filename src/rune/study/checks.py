@@ -25,12 +25,32 @@ def parts(settings: RunConfig) -> None:
     _part("retrievers", settings.train.retriever, {}, "train.retriever")
     _part("encoders", hypernet.encoder, hypernet.encoder_settings, "train.hypernet.encoder_settings")
     _part("sandbox", settings.score.backend, settings.score.settings, "score.settings")
+    _quantised(settings)
     for arm in settings.adapt.arms:
         _part("conditions", arm, settings.adapt.settings.get(arm, {}), f"adapt.settings.{arm}")
 
 
 def _part(folder: str, name: str, settings: Mapping[str, Any], where: str) -> None:
     config.build(plugins.load(folder, name).Config, settings, where=where)
+
+
+LOADS_ITSELF = ("torch", "ray", "scripted")  # engines that load the base from its folder, by `models/loader.py`
+
+
+def _quantised(settings: RunConfig) -> None:
+    """Raises ConfigError where a base would be quantised by nobody, or an adapter have no folder to be carried from."""
+    across = settings.sample.quantize not in ("", settings.model.quantize)
+    for where, found in (("model", settings.model.quantize), ("sample", settings.sample.quantize)):
+        if found == "nf4" and settings.engine.name not in LOADS_ITSELF:
+            raise ConfigError(
+                f"[{where}] quantize = 'nf4': the engine {settings.engine.name} loads the base itself and would not "
+                f"quantise it; use engine {', '.join(LOADS_ITSELF)}, or leave it out"
+            )
+    if across and not settings.adapt.save_adapters:
+        raise ConfigError(
+            f"[sample] quantize = '{settings.sample.quantize}' carries adapters to another base, and they are taken "
+            "from their folders; set adapt.save_adapters = true"
+        )
 
 
 def inputs(settings: RunConfig, written: RunConfig) -> None:

@@ -10,16 +10,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rune import config
+from rune.analysis import evidence, relative
 from rune.analysis import gate as rule
+from rune.errors import GateError
+from rune.reporting import words
 from rune.runs import records, store
 from rune.runs.records import Records
 from rune.runs.store import RunDir
 from rune.stages import gate, report
-from rune.study import tables
+from rune.study import phases, tables
 from rune.study.cells import MAIN, Cell, variants
 from rune.study.folders import Experiment, check_promises
 from rune.types import Decision, Problem
@@ -46,6 +50,11 @@ class Source(NamedTuple):
     verify: Callable[[], None]  # raises GateError if anything under seal changed
     seconds: Mapping[str, float]  # what was done once for all cells
     by: str = "task"  # "domain": the design draws domains, so intervals are over them
+
+    @property
+    def phase(self) -> dict[str, Any]:
+        """What opened the experiment's phase, as its manifest has it; empty if an earlier version made it."""
+        return dict(self.folder.manifest().get("phase", {}))
 
     @property
     def seeds(self) -> list[int]:
@@ -124,10 +133,15 @@ def decide(source: Source) -> Decision:
     Raises GateError if anything under seal changed in any cell, and for whatever the gate refuses.
     """
     source.verify()
-    first, *_ = source.variants
-    decision, found = over(source, source.of(first))
+    decision, found = _decided(source)
     if not source.single:
         result = {**_head(source), "variants": {name: _variant(source, name) for name in source.variants}}
+        if source.gate.most_loss:
+            result |= {
+                "most_loss": source.gate.most_loss,
+                "answer": decision.answer,
+                "losses": decision.details["losses"],
+            }
         store.write_json(source.folder / "result.json", result)
         store.write_atomic(source.folder / "result.md", tables.page(store.read_json(source.folder / "result.json")))
     store.write_json(source.folder / "leakage.json", found)
@@ -135,14 +149,85 @@ def decide(source: Source) -> Decision:
     return decision
 
 
+def digest_of(folder: RunDir) -> str:
+    """sha256 of what a run decided: decision.json, or result.json where an older version wrote no other."""
+    file = folder / "decision.json"
+    return store.sha256_file(file if file.is_file() else folder / "result.json")
+
+
+def made_again(source: Source) -> Decision:
+    """The decision as its verdicts give it now, written nowhere. Raises GateError for whatever the gate refuses."""
+    return _decided(source)[0]
+
+
+def _decided(source: Source) -> tuple[Decision, dict[str, Any]]:
+    """The first variant's, by the gate's rule; or by what the others lose against it, if that is the rule."""
+    name, *others = source.variants
+    decision, found = over(source, source.of(name))
+    if not source.gate.most_loss:
+        return decision, found
+    if not others:
+        raise GateError("[gate] most_loss compares variants with the first one, and there is one alone; add another")
+    return _by_loss(decision, losses(source), source.gate), found
+
+
+def losses(source: Source) -> list[relative.Loss]:
+    """What each arm loses from the first variant to each other one. Raises GateError if they cannot be compared."""
+    name, *others = source.variants
+
+    def table(variant: str) -> relative.Table:
+        seeds = [over(source, source.of(variant, seed))[0] for seed in source.seeds]
+        return relative.table(over(source, source.of(variant))[0], seeds)
+
+    reference = table(name)
+    domains = {p.task_id: p.domain for p in source.problems}
+    clusters = [domains[task] for task in reference.tasks] if source.by == "domain" else []
+    return [
+        loss
+        for other in others
+        for loss in relative.losses(
+            reference,
+            table(other),
+            variant=other,
+            clusters=clusters,
+            level=source.gate.level,
+            resamples=source.gate.resamples,
+            seed=source.gate.seed,
+        )
+    ]
+
+
+def _by_loss(decision: Decision, found: Sequence[relative.Loss], settings: rule.Config) -> Decision:
+    """Passed if the treated arm loses less than `most_loss` percent in every other variant."""
+    own = [loss for loss in found if loss.condition == settings.treatment]
+    passed = bool(own) and all(loss.percent < settings.most_loss for loss in own)
+    said = "; ".join(
+        f"{settings.treatment} loses {loss.percent:.1f} % of its pass@1 in {loss.variant}, "
+        f"interval {evidence.span(loss.interval)}"
+        for loss in own
+    )
+    rule_said = f"The rule is a loss below {settings.most_loss:g} %: {said}."
+    return replace(
+        decision,
+        passed=passed,
+        answer=rule.PASSED if passed else rule.FAILED,
+        evidence=f"{rule_said} Beside it, by the points rule on the first variant: {decision.evidence}",
+        reasons=(rule_said, *decision.reasons),
+        details={**decision.details, "losses": [config.plain(loss) for loss in found]},
+    )
+
+
 def over(source: Source, cells: Sequence[Done]) -> tuple[Decision, dict[str, Any]]:
-    return rule.over(
+    """Decision and leakage check over some cells, both with the phase and its overrides."""
+    decision, found = rule.over(
         source.problems,
         [done.records for done in cells],
         source.gate,
         seeds=[done.cell.seed for done in cells],
         by=source.by,
     )
+    said = words.overrides(source.phase)
+    return phases.marked(decision, source.phase), {**found, **({"overrides": said} if said else {})}
 
 
 def leaks(source: Source) -> dict[str, Any]:
@@ -178,16 +263,15 @@ def readme(source: Source, path: Path) -> None:
 
 
 def _head(source: Source) -> dict[str, Any]:
-    manifest = source.folder.manifest()
-    model = manifest.get("model")
-    if model is None and source.cells:
-        first = RunDir(source.folder / "cells" / source.cells[0].cell.name)
-        model = first.manifest().get("model") if first.manifest_path.is_file() else None
+    manifest = source.folder.told()
+    dtype = manifest.get("dtype")
     return {
         "name": source.folder.path.name,
         "run": str(manifest.get("name", "")).removesuffix("-crossfit"),
-        "model": model,
+        "model": manifest.get("model"),
+        **({"dtype": dtype} if dtype else {}),
         "device": _devices(source.cells),
+        **({"phase": source.phase} if source.phase.get("number", 1) > 1 else {}),
         "folds": source.folds,
         "seeds": source.seeds,
         "seconds": {**source.seconds, **{done.cell.name: done.seconds for done in source.cells}},

@@ -19,6 +19,7 @@ from rune.models import resolve
 from rune.reporting import tracking
 from rune.runs.store import RunDir
 from rune.stages import adapt, collect, gate, report, retrieve, sample, score, train
+from rune.study import phases
 
 MOST_FOLDS = 10_000  # far above any benchmark: every task could be a fold of its own
 
@@ -44,6 +45,7 @@ class ModelSection:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on cuda, float32 on cpu
     sources: tuple[str, ...] = resolve.SOURCES  # tried in this order
+    quantize: Literal["none", "nf4"] = field(default="none", metadata=config.ADDED)  # nf4: for training and sampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +121,7 @@ class RunConfig:
     engine: EngineSection = field(default_factory=EngineSection)
     report: report.Config = field(default_factory=report.Config)
     track: tracking.Config = field(default_factory=tracking.Config)
+    phase: phases.Config = field(default_factory=phases.Config, metadata=config.ADDED)
 
 
 class Machinery(Protocol):
@@ -149,6 +152,7 @@ _MOVED = {
     ("benchmark", "folds"): "[design] folds",
     ("benchmark", "fold"): "[design] fold",
     ("crossfit", ""): "[design], with folds, seeds and temperatures",
+    ("engine.settings", "quantize"): "[model] quantize",
 }
 
 
@@ -198,7 +202,9 @@ def build(raw: Mapping[str, Any]) -> RunConfig:
     from rune.study import checks
 
     for (section, key), now in _MOVED.items():
-        there = raw.get(section)
+        there: Any = raw
+        for part in section.split("."):
+            there = there.get(part) if isinstance(there, Mapping) else None
         if there is not None and (not key or (isinstance(there, Mapping) and key in there)):
             raise ConfigError(f"[{section}] {key}".rstrip() + f" is {now} now; move it there")
     result = config.build(RunConfig, raw)
@@ -247,6 +253,7 @@ def located(settings: RunConfig, base: Path, *, seed: int, fold: int) -> RunConf
     start = settings.train.start_from.format(seed=seed, fold=fold)
     hypernet = replace(settings.train.hypernet, reconstruct_from=at(settings.train.hypernet.reconstruct_from))
     part = settings.benchmark.settings
+    places = {k: if_there(str(part[k])) for k in ("path", "clones") if part.get(k)}
     return replace(
         settings,
         model=replace(settings.model, name=if_there(settings.model.name)),
@@ -256,7 +263,5 @@ def located(settings: RunConfig, base: Path, *, seed: int, fold: int) -> RunConf
             shown=tuple(map(at, settings.collect.shown)),
         ),
         train=replace(settings.train, start_from=at(start), hypernet=hypernet),
-        benchmark=replace(
-            settings.benchmark, settings={**part, **({"path": if_there(part["path"])} if part.get("path") else {})}
-        ),
+        benchmark=replace(settings.benchmark, settings={**part, **places}),
     )

@@ -21,7 +21,7 @@ from rune import console
 from rune.adapters.folders import Folders
 from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.errors import DataError, ModelError
-from rune.reporting import tracking
+from rune.reporting import tracking, words
 from rune.runs import integrity, provenance, store
 from rune.runs.store import RunDir
 from rune.stages import adapt, collect, retrieve, sample, score, train
@@ -31,8 +31,8 @@ from rune.study.cells import Cell, key, loop_key
 from rune.study.config import Loaded, RunConfig
 from rune.study.folders import Experiment, Place, create, reopen
 from rune.study.machines import Machines, device_name
-from rune.study.takeover import adopt
-from rune.types import Problem, Split, Trajectory
+from rune.study.takeover import OUTPUTS, adopt
+from rune.types import ModelRef, Problem, Split, Trajectory
 
 if TYPE_CHECKING:
     from rune.adapters.store import AdapterStore, MemoryStore
@@ -127,11 +127,21 @@ def run_stage(experiment: Experiment, name: str, place: Place | None = None, run
         entry["by"] = provenance.worker()
         if place and runner:
             _in_cell(experiment, name, place, runner)
+            _overridden(folder, name)
             integrity.seal(folder, name)
         elif name == "gate":
             combine.decide(combine.of_experiment(experiment))
+            entry["decision"] = combine.digest_of(folder)
         else:
             combine.report_on(combine.of_experiment(experiment), reading.result(experiment.folder))
+
+
+def _overridden(folder: RunDir, name: str) -> None:
+    """What a stage tells of its work says too that the phase began by override: such files are read by themselves."""
+    said = words.overrides(folder.manifest().get("phase", {}))
+    for file in ("corpus.json", "diagnostics.json"):
+        if said and file in OUTPUTS.get(name, ()) and (folder / file).is_file():
+            store.write_json(folder / file, {**store.read_json(folder / file), "overrides": said})
 
 
 def _in_cell(experiment: Experiment, name: str, place: Place, runner: Runner) -> None:
@@ -142,7 +152,7 @@ def _in_cell(experiment: Experiment, name: str, place: Place, runner: Runner) ->
     if name == "collect":
         runner.check_scorer(folder, context)
         model = context.model()
-        folder.update(model={"name": model.name, "sha256": model.digest, "source": model.source})
+        folder.update(model=described(model))
         folder.update(device=device_name(context.device), dtype=context.dtype)
         looped = replace(context, seed=settings.run.seed)
         collect.run(folder, settings.collect, looped, attempts=attempts(experiment, place))
@@ -153,7 +163,10 @@ def _in_cell(experiment: Experiment, name: str, place: Place, runner: Runner) ->
         adapt.run(folder, settings.adapt, context, arm_inputs=shared, adapters=runner.adapters(place, context))
     elif name == "sample":
         runner.bring_adapters(place, settings, context)
-        sample.run(folder, settings.sample, context)
+        drawing = runner.sampling(settings, context)
+        if drawing is not context:
+            folder.update(drawn_from=described(drawing.model()))
+        sample.run(folder, settings.sample, drawing)
     else:
         score.run(folder, settings.score, context)
 
@@ -163,6 +176,12 @@ def attempts(experiment: Experiment, place: Place) -> Path:
     if experiment.single:
         return place.folder / "attempts.jsonl"
     return experiment.folder / "attempts" / f"{loop_key(place.settings)}.jsonl"
+
+
+def described(model: ModelRef) -> dict[str, str]:
+    """A base model for the manifest: `sha256` of its weights files, or what stands for it once they are quantised."""
+    told = {"name": model.name, "sha256": model.digest, "source": model.source, "weights": model.weights}
+    return told if model.quantize == "none" else {**told, "quantize": model.quantize, "files_sha256": model.unquantised}
 
 
 def _same_model(folder: RunDir, context: Context) -> None:
@@ -266,6 +285,15 @@ class Runner:
             self._close_machines()
             self._machines = Machines(settings, wanted, together=self._together, adapters=self._folders)
         return self._machines.context(cell.seed)
+
+    def sampling(self, settings: RunConfig, context: Context) -> Context:
+        """What completions are drawn with: the same, unless [sample] wants the base loaded otherwise."""
+        assert self._machines is not None
+        wanted = settings.sample.quantize
+        if wanted in ("", settings.model.quantize):
+            return context
+        machines = self._machines
+        return replace(context, engine=lambda: machines.engine(wanted), model=lambda: machines.model(wanted))
 
     def check_scorer(self, folder: RunDir, context: Context) -> None:
         """The instrument is checked before anything depends on it: once a process for the same tasks."""

@@ -73,12 +73,17 @@ class Experiment:
 def create(loaded: Loaded, *, resume: bool) -> Experiment:
     """Make or reopen the folder and those of its cells, all pre-registered.
 
-    Whatever can be refused is refused before a folder is made. Raises ConfigError, StoreError or GateError.
+    Whatever can be refused is refused before a folder is made. Raises ConfigError, PhaseError, StoreError or GateError.
     """
+    from rune.study import admission  # which reads other experiments, and so this module
+
     settings, base = loaded
     path = RunDir.place(Path(settings.run.folder), settings.run.name, settings)
     everything: Sequence[Problem] = ()
     every = cells(settings)
+    phase: dict[str, object] = {}
+    if not (path / "manifest.json").exists():
+        phase = {"phase": admission.demand(settings, base)}
     if not (path / "problems.jsonl").exists():
         for cell in every:
             own = settings_of(settings, cell)
@@ -88,8 +93,9 @@ def create(loaded: Loaded, *, resume: bool) -> Experiment:
         first = located(settings, base, seed=every[0].seed, fold=every[0].fold)
         everything = tasks(first)
         checked = scored(everything, settings.design)
-    extra = {"rune": __version__, "seed": settings.run.seed, "environment": provenance.environment()}
+    extra = {"rune": __version__, "seed": settings.run.seed, "environment": provenance.environment(), **phase}
     folder = RunDir.make(path, settings.run.name, settings, extra=extra, resume=resume)
+    extra = {**extra, **{k: v for k, v in folder.manifest().items() if k == "phase"}}
     if BASE not in folder.manifest():
         folder.update(**{BASE: _seen_from(path, base)})
     if everything:

@@ -9,7 +9,7 @@ import os
 from rune import config as configs
 from rune import plugins
 from rune.adapters.folders import AdapterSource
-from rune.models import resolve
+from rune.models import identity, resolve
 from rune.stages import score, train
 from rune.stages.context import Context
 from rune.study import checks
@@ -25,6 +25,7 @@ class Machines:
         self._settings, self._together = settings, together
         self._exit = contextlib.ExitStack()
         self._session: train.TrainingSession | None = None
+        self._others: dict[str, Engine] = {}  # quantisation → engine, where [sample] wants another than [model]
 
     @functools.cached_property
     def device(self) -> str:
@@ -36,12 +37,29 @@ class Machines:
         return wanted if wanted != "auto" else "bfloat16" if self.device == "cuda" else "float32"
 
     @functools.cached_property
-    def _model(self) -> ModelRef:
+    def _files(self) -> ModelRef:
         section = self._settings.model
         return resolve.resolve(section.name, sources=section.sources, cache=resolve.default_cache())
 
     @functools.cached_property
+    def _model(self) -> ModelRef:
+        return identity.quantised(self._files, self._settings.model.quantize)
+
+    def model(self, quantize: str) -> ModelRef:
+        """The base loaded as [sample] wants it, which takes adapters that were made for the one of [model]."""
+        return identity.carrying(identity.quantised(self._files, quantize), self._model)
+
+    def engine(self, quantize: str) -> Engine:
+        """An engine over that base, beside the other one."""
+        if quantize not in self._others:
+            self._others[quantize] = self._new_engine(self.model(quantize))
+        return self._others[quantize]
+
+    @functools.cached_property
     def _engine(self) -> Engine:
+        return self._new_engine(self._model)
+
+    def _new_engine(self, model: ModelRef) -> Engine:
         part = self._settings.engine
         module = plugins.load("engines", part.name)
         raw = dict(part.settings)
@@ -50,7 +68,7 @@ class Machines:
             raw.setdefault("memory_fraction", round(min(0.6, 1.5 / self._together), 3))
         settings = configs.build(module.Config, raw, where="engine.settings")
         engine: Engine = module.build(
-            settings, model=self._model, device=self.device, dtype=self.dtype, adapters=self._adapters
+            settings, model=model, device=self.device, dtype=self.dtype, adapters=self._adapters
         )
         self._exit.callback(engine.close)
         return engine

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rune.reporting import variants
+from rune.analysis.relative import Loss
+from rune.models import identity
+from rune.reporting import variants, words
 from rune.reporting.tables import Table, markdown
+from rune.runs import store
 
 SHOWN = ("vanilla", "rag", "lora", "static", "hypernet", "wrong_trajectory")  # in the README's block
 
@@ -17,9 +20,15 @@ def page(result: Mapping[str, Any]) -> str:
     lines = [
         f"# {result['name']}",
         "",
-        f"`{model.get('name')}` (sha256 `{str(model.get('sha256'))[:12]}`), {result['device']}; "
+        f"`{model.get('name')}` (sha256 `{str(model.get('sha256'))[:12]}`), "
+        f"{identity.words(model, str(result.get('dtype') or ''))}, {result['device']}; "
         f"{_how(result)}, seeds {', '.join(map(str, seeds))}.",
+        *(["", f"{said}."] if (said := words.phase(result.get("phase", {}))) else []),
+        *(line for one in words.overrides(result.get("phase", {})) for line in ("", f"**{one}.**")),
     ]
+    if "losses" in result:
+        title = f"**{result['answer']}**: pass@1 may lose less than {result['most_loss']:g} %."
+        lines += ["", "## What each arm loses", "", title, "", markdown(_losses(result))]
     for variant in variants.read(result):
         lines += [
             "",
@@ -58,13 +67,32 @@ def brief(result: Mapping[str, Any]) -> str:
         cosines += [d["cosine_raw"] for d in found["diagnostics"].values()]
     held = f"each held out once in {result['folds']} folds" if result["folds"] > 1 else "held out"
     first = variants.decision_of(next(iter(result["variants"].values()))["pooled"])
+    said = "".join(f"\n\n**{one}.**" for one in words.overrides(result.get("phase", {})))
     return (
         f"{markdown(Table('', header, tuple(rows)))}\n\n{measure} in %, {tasks} tasks, {held}, training seeds: "
         f"{', '.join(map(str, result['seeds']))}; {result['device']}; mean cosine of the generated ΔW "
-        f"{variants.number(_mean(cosines), 3)}; {variants.interval(first)}."
+        f"{variants.number(_mean(cosines), 3)}; {variants.interval(first)}.{said}"
     )
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [v for v in values if v is not None]
     return sum(known) / len(known) if known else None
+
+
+def _losses(result: Mapping[str, Any]) -> Table:
+    """Relative loss of pass@1 against the first variant, percent, by arm."""
+    first = next(iter(result["variants"]))
+    losses = [store.decode(Loss, raw, where="result.json") for raw in result["losses"]]
+    rows = []
+    for loss in losses:
+        shares = (f"{100 * loss.reference_pass_at_1:.1f}", f"{100 * loss.pass_at_1:.1f}")
+        interval = f"[{_signed(loss.interval.low)}, {_signed(loss.interval.high)}]"
+        rows.append((loss.condition, loss.variant, *shares, _signed(loss.percent), interval))
+    over = losses[0].interval.over
+    header = ("arm", "variant", f"{first}, %", "variant, %", "loss, %", f"95 % interval over {over}")
+    return Table("", header, tuple(rows))
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−")

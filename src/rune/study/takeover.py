@@ -18,7 +18,7 @@ def adopt(source: Place, target: Place, name: str) -> None:
     with target.folder.stage(name) as entry:
         entry.update(by=began["stages"][name].get("by", {}), same_as=source.cell.name)
         target.folder.update(**{k: began[k] for k in ("model", "device", "dtype") if k in began})
-        for file in _OUTPUTS[name]:
+        for file in OUTPUTS[name]:
             here, there = source.folder / file, target.folder / file
             if here.is_dir():
                 shutil.copytree(here, there, copy_function=_link, dirs_exist_ok=True)
@@ -27,7 +27,7 @@ def adopt(source: Place, target: Place, name: str) -> None:
         integrity.seal(target.folder, name)
 
 
-_OUTPUTS: Mapping[str, tuple[str, ...]] = {
+OUTPUTS: Mapping[str, tuple[str, ...]] = {
     "collect": ("trajectories.jsonl", collect.SHOWN, "corpus.json"),
     "train": ("checkpoints",),
     "adapt": ("treatments.jsonl", "diagnostics.json"),

@@ -145,7 +145,7 @@ class Decoder:
         if used <= 1:
             raise EngineError(
                 f"one row does not fit in the memory of {self.network.device}: {str(error).splitlines()[0]}; "
-                "use a shorter max_new_tokens, a smaller model or --set engine.settings.quantize=nf4"
+                "use a shorter max_new_tokens, a smaller model or --set model.quantize=nf4"
             ) from None
         self.stats.halvings += 1
         console.warn(f"out of memory with {used} rows at once; going on with {used // 2}")

@@ -25,7 +25,7 @@ from rune.engines.local.network import Network, NoLora
 from rune.engines.local.text import Detokenizer, StopWatch, cut
 from rune.engines.torch import Config
 from rune.errors import AdapterError, EngineError
-from rune.models import loader
+from rune.models import identity, loader
 from rune.types import AdapterRef, Completion, ModelRef, Request
 
 
@@ -166,10 +166,11 @@ class TorchEngine:
             )
 
     def _check_base(self, adapter_id: str, base_model: str) -> None:
-        if base_model and base_model != self.model.digest:
+        if base_model and not identity.fits(self.model, base_model):
             raise AdapterError(
                 f"adapter {adapter_id} was made for base model {base_model[:12]}…, this is {self.model.name} "
-                f"({self.model.digest[:12]}…); make the adapter again for this model"
+                f"({self.model.digest[:12]}…){identity.difference(self.model, base_model)}; make the adapter again for "
+                "this model"
             )
 
     def _ensure(self, adapters: Sequence[AdapterRef]) -> None:

@@ -42,9 +42,10 @@ _QWEN2_SPLIT = (
 _CONTROL, _USER_DEFINED = 3, 4  # token types of the GGUF specification
 
 
-def convert(gguf_file: Path, folder: Path) -> None:
+def convert(gguf_file: Path, folder: Path) -> str:
     """Write config, weights, tokenizer and generation defaults of `gguf_file` into the existing `folder`.
 
+    Returns what the file says its weights are, in llama.cpp's words ("Q4_K_M"), "" if it does not say.
     Raises ModelError if the file is truncated, not GGUF, or of an architecture or tokenizer not covered.
     """
     reader = _open(gguf_file)
@@ -58,6 +59,17 @@ def convert(gguf_file: Path, folder: Path) -> None:
         ids = _special_ids(meta, gguf_file)
         store.write_json(folder / "config.json", _config(meta, arch, gguf_file, tied=tied, ids=ids))
         store.write_json(folder / "generation_config.json", _generation(ids))
+    return _file_type(meta)
+
+
+def _file_type(meta: dict[str, Any]) -> str:
+    from gguf import LlamaFileType
+
+    try:
+        name = LlamaFileType(int(meta["general.file_type"].contents())).name
+        return name.removeprefix("MOSTLY_").removeprefix("ALL_")
+    except (KeyError, ValueError, TypeError):
+        return ""
 
 
 def _open(path: Path) -> Any:

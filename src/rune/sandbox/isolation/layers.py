@@ -76,7 +76,18 @@ def readable(found: Paths) -> list[str]:
     return [*result, "/dev/null", "/dev/zero", "/dev/urandom"]
 
 
-def enter(found: Paths, work_mb: int) -> None:
+class Work(NamedTuple):
+    """The one folder that can be written to."""
+
+    path: str = WORK
+    files: str = "1k"  # how many it may hold
+    executable: bool = False  # whether what lies there may be started
+
+
+FOR_PROGRAMS = Work()
+
+
+def enter(found: Paths, work_mb: int, work: Work = FOR_PROGRAMS) -> None:
     """Return as process 1 of new namespaces, in a new root. Raises OSError with nothing changed for the caller.
 
     The calling process stays behind as its parent, does nothing but wait, and ends with it.
@@ -104,7 +115,7 @@ def enter(found: Paths, work_mb: int) -> None:
     seccomp.die_with_parent()
     os.setsid()  # a signal to "my process group" must not reach beyond the namespace
     os.umask(0o022)
-    _new_root(found, work_mb)
+    _new_root(found, work_mb, work)
 
 
 def _exit_with(action: object) -> None:
@@ -151,12 +162,13 @@ def _mount(source: str, target: str, kind: str, flags: int, data: str = "") -> N
     _syscall_ok("mount", source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), data.encode())
 
 
-def _new_root(found: Paths, work_mb: int) -> None:
+def _new_root(found: Paths, work_mb: int, work: Work) -> None:
     # Sources are held open first: the new root is mounted over /tmp, and one of them may lie below it.
     binds = [*found.library, *found.shared, "/dev/null", "/dev/zero", "/dev/urandom"]
     sources = [(p, p, os.open(p, os.O_PATH)) for p in _outermost(binds)]
     sources += [(p, f"{SITE}/{os.path.basename(p)}", os.open(p, os.O_PATH)) for p in found.packages]  # noqa: PTH119
-    links = [(p, os.readlink(p)) for p in ("/lib", "/lib64") if os.path.islink(p)]  # noqa: PTH114, PTH115
+    named = ("/lib", "/lib64", *(("/bin", "/sbin") if work.executable else ()))
+    links = [(p, os.readlink(p)) for p in named if os.path.islink(p)]  # noqa: PTH114, PTH115
     _mount("none", "/", "", _REC | _PRIVATE)
     root = "/tmp"
     _mount("tmpfs", root, "tmpfs", _NOSUID | _NODEV, "size=1m,nr_inodes=2k,mode=755")
@@ -167,9 +179,9 @@ def _new_root(found: Paths, work_mb: int) -> None:
         os.close(handle)
     for hidden in found.hidden:
         _mount("tmpfs", root + hidden, "tmpfs", _NOSUID | _NODEV | _RDONLY, "size=4k,nr_inodes=2,mode=555")
-    os.makedirs(root + WORK)  # noqa: PTH103
-    limit = f"size={work_mb}m,nr_inodes=1k,mode=777"
-    _mount("tmpfs", root + WORK, "tmpfs", _NOSUID | _NODEV | _NOEXEC, limit)
+    os.makedirs(root + work.path)  # noqa: PTH103
+    limit = f"size={work_mb}m,nr_inodes={work.files},mode=777"
+    _mount("tmpfs", root + work.path, "tmpfs", _NOSUID | _NODEV | (0 if work.executable else _NOEXEC), limit)
     os.chdir(root)
     libc = ctypes.CDLL(None, use_errno=True)
     number = _PIVOT_ROOT[os.uname().machine]
@@ -177,7 +189,7 @@ def _new_root(found: Paths, work_mb: int) -> None:
         raise OSError(ctypes.get_errno(), "pivot_root")
     _syscall_ok("umount2", b".", _DETACH)
     _mount("none", "/", "", _REMOUNT | _BIND | _RDONLY | _NOSUID | _NODEV)
-    os.chdir(WORK)
+    os.chdir(work.path)
 
 
 def _outermost(folders: Sequence[str]) -> list[str]:

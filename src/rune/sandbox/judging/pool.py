@@ -26,7 +26,8 @@ from typing import Any
 
 from rune.errors import SandboxError
 from rune.sandbox.isolation.limits import Limits, below_floor, box_options, python_command
-from rune.types import Execution, FailureKind, Outcome, Program
+from rune.sandbox.judging.commands import run as run_commands
+from rune.types import Command, Execution, FailureKind, Finished, Outcome, Program
 
 _TRIES = 3
 _PIECE = 1 << 18  # bytes handed to the system at a time
@@ -175,6 +176,19 @@ class Pool:
             for number, lane in enumerate(self._lanes):
                 if lane.jobs and not self._closed:  # the caller left early: what is still running must not linger
                     self._replace(number)
+
+    def run(self, commands: Iterable[Command]) -> Iterator[Finished]:
+        """Commands over files, each in a box of its own, as many at a time as there are workers.
+
+        Raises SandboxError.
+        """
+        if self._closed:
+            raise SandboxError("the sandbox is closed; build another")
+        if self.name == "subprocess":
+            raise SandboxError(
+                "the subprocess backend has no walls to run a repository's tests behind; use --set score.backend=fork"
+            )
+        return run_commands(commands, workers=self.workers)
 
     def close(self) -> None:
         self._closed = True

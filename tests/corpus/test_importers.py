@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -185,9 +186,45 @@ def test_logs_of_requests_that_openhands_writes_are_one_session_a_folder() -> No
     }
 
 
+def test_sessions_that_claude_code_writes() -> None:
+    expected = {
+        "edit_twice": ["AssertionError", "Superseded", "Superseded"],  # the second was refused: no such text
+        "write_and_scratch": ["Superseded", "Superseded"],
+        "sed_only": ["Superseded"],
+    }
+    for name, edits in expected.items():
+        (found,) = reading.read(REAL / "claude_code" / f"{name}.jsonl.gz")
+        assert (kinds(found), found.prompt, found.solution) == (edits, ISSUE, "")
+        assert re.fullmatch(r"[0-9a-f-]{36}", found.task_id)
+        (calls,) = re.findall(r"old_string (.*) --new_string", found.attempts[0].code) or [""]
+        assert calls == ("x // 2" if name == "edit_twice" else "")
+
+
+def test_what_claude_code_prints_as_a_stream_does_not_hold_what_was_asked() -> None:
+    with pytest.raises(DataError, match=r"stream\.jsonl\.gz:1: what the person asked for is not in it.*SESSION\.jsonl"):
+        reading.read(REAL.parent / "refused" / "claude_code.stream.jsonl.gz")
+
+
+def test_sessions_that_codex_writes() -> None:
+    expected = {
+        "patch_twice": ["AssertionError", "Superseded", "Superseded"],  # the second was refused: no such line
+        "scratch_by_patch": ["Superseded", "Superseded"],  # the patch that deletes the scratch file is no edit
+        "shell_only": ["Superseded", "Superseded"],
+    }
+    for name, edits in expected.items():
+        (found,) = reading.read(REAL / "codex" / f"{name}.jsonl.gz")
+        assert (kinds(found), found.prompt, found.solution) == (edits, ISSUE, "")
+        assert not any("Chunk ID" in a.error or "Wall time" in a.error for a in found.attempts)
+    (found,) = reading.read(REAL / "codex" / "patch_twice.jsonl.gz")
+    first, second, third = found.attempts
+    assert first.error.endswith("AssertionError: 1.0") and "exit code 1\nTraceback" in first.error
+    assert second.error.startswith("apply_patch verification failed")
+    assert third.error.endswith("\nok")
+
+
 def test_a_whole_folder_of_real_files_at_once() -> None:
     found = reading.read_all([REAL])
-    assert len(found.trajectories) == 12 + 3 + 3
+    assert len(found.trajectories) == 12 + 3 + 3 + 3 + 3
     assert not found.left_out and not found.strangers
 
 

@@ -37,11 +37,13 @@ _EXCEPTION = re.compile(
 # What a tool says when it did not make the edit; a shell's output may be a test's, so there only the editor counts.
 _REJECTED = re.compile(
     r"has introduced new syntax error|No replacement was performed|did not appear verbatim|<tool_use_error>"
-    r"|String to replace not found|\AERROR:|\AError:|Invalid `?path|No edit was made|Text not found",
+    r"|String to replace not found|apply_patch verification failed|\AERROR:|\AError:|Invalid `?path"
+    r"|No edit was made|Text not found",
     re.IGNORECASE,
 )
 _REJECTED_BY_SHELL = re.compile(
     r"has introduced new syntax error|No replacement was performed|did not appear verbatim|patch does not apply"
+    r"|apply_patch verification failed"
     r"|^(?:sed|perl|patch|error|git): [^\n]*(?:can't read|No such file|patch failed|does not apply)|Text not found",
     re.IGNORECASE | re.MULTILINE,
 )

@@ -223,6 +223,24 @@ def test_sessions_that_codex_writes() -> None:
     assert third.error.endswith("\nok")
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"payload": None}, r"field 'payload' of line 4 of the session is missing or no object"),
+        (
+            {"payload": {"type": ["message"], "role": "user"}},
+            r"line 4 of the session: 'type': expected text, found list",
+        ),
+        ({"payload": {"type": "message", "content": "x"}}, r"line 4 of the session: 'role' is missing"),
+    ],
+)
+def test_a_damaged_codex_session_is_named_by_its_line(change: dict[str, Any], words: str, tmp_path: Path) -> None:
+    lines = copy.deepcopy(SAMPLES["codex"][0].record)
+    lines[3] |= change
+    with pytest.raises(DataError, match=words):
+        reading.read(write(tmp_path / "rollout.jsonl", *map(json.dumps, lines)))
+
+
 # Rows of public data sets, as `real/SOURCES.md` tells: edits, and the patch at the end; "" is one that passed.
 ROWS = {
     "swe_gym/dask__dask-9212": ("dask__dask-9212", [*["Superseded"] * 3, ""]),

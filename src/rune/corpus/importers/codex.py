@@ -84,6 +84,8 @@ def _items(lines: Sequence[Mapping[str, Any]], where: str) -> Iterator[tuple[str
 def _messages(item: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:
     """An item as a message that `conversation` reads; none for what is no part of the talk."""
     kind, identity = item.get("type"), item.get("call_id") or item.get("id")
+    if kind is not None and not isinstance(kind, str):
+        raise DataError(f"{where}: 'type': expected text, found {type(kind).__name__}")
     if kind == "message":
         role, content = item.get("role"), item.get("content")
         if not isinstance(role, str):

@@ -616,11 +616,12 @@ def _named(pattern: re.Pattern[str], text: str) -> list[str]:
 
 def _patched(text: str, found: Effect) -> None:
     """What applying a patch does. One that only deletes files removes them, as `rm` does."""
-    found.written += patched_files(text)
+    written, deleted = patched_files(text), _named(_DELETED, text)
+    found.written += written
     found.whole += _named(_ADDED, text)
-    found.removed += _named(_DELETED, text)
+    found.removed += deleted
     found.moved += [(old.strip(), new.strip()) for old, new in _RENAMED.findall(text)]
-    found.edits |= bool(found.written) or not found.removed
+    found.edits |= bool(written) or not deleted
 
 
 def _as_text(value: Any) -> str:

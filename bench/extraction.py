@@ -4,16 +4,19 @@
 
 Each reference is written in several shapes (as it is; under a condition; behind a registry; reading a table that is
 filled afterwards), with the calls, prints and tests that models append, and put into an answer with prose, a draft and
-fences. What passes as a whole must pass as extracted. Then the stored completions of runs are extracted again: how many
-programs change, and which verdicts with them.
+fences. What passes as a whole must pass as extracted. Then every completion that is committed under results/, in run
+folders and in archives, is extracted again: how many programs change, and which verdicts with them. A program that
+changed is judged today beside the one that was scored, so that what differs is the extraction alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
-import gzip
 import json
+import re
+import sys
+import tarfile
 import textwrap
 import time
 from collections import Counter
@@ -21,6 +24,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+
+import rejudge
 
 from rune import console, prompts
 from rune.benchmarks import (
@@ -35,13 +43,13 @@ from rune.benchmarks import (
     puzzles,
 )
 from rune.benchmarks.formats import data as _data
-from rune.errors import SandboxError
+from rune.benchmarks.scorers import updates
+from rune.errors import DataError, SandboxError
 from rune.runs import store
 from rune.sandbox import fork
-from rune.types import Execution, Outcome, Problem, Program, Sandbox
+from rune.stages import score
+from rune.types import Execution, Outcome, Problem, Program, Sample, Sandbox
 
-# Runs that hold their problems, and both completions and the programs that were taken from them.
-RUNS = ("results/phase1-0.5b", "results/families-0.5b")
 UPDATES = 200  # of the generated API updates, 4 tasks each
 # Many of a kind, or slow: one shape each.
 IN_TURN = ("families", "api_updates", "humaneval_plus", "mbpp_plus", "code_update_arena", "private_library")
@@ -238,38 +246,91 @@ def chosen(data: Path, limit: int) -> list[tuple[int, Reference]]:
     return every[:: max(1, len(every) // limit)] if limit else every
 
 
-def _rows(folder: Path, name: str) -> list[dict[str, Any]]:
-    path = folder / f"{name}.gz"
-    if path.exists():
-        return [json.loads(line) for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
-    return [row for _, row in store.read_lines(folder / name)] if (folder / name).exists() else []
+# --------------------------------------------------------------------------- completions that are committed
+
+_DRAWS = re.compile(r"(?:^|/)(?:samples|context-\d+)\.jsonl$")
 
 
-def stored(folder: Path, sandbox: Sandbox) -> dict[str, object]:
-    """Extract a run's stored completions again, and judge the programs that changed."""
-    tasks = {row["task_id"]: row for row in _rows(folder, "problems.jsonl")}
-    samples = _rows(folder, "samples.jsonl")
-    old = {(r["condition"], r["task_id"], r["draw"]): r["outcome"] for r in _rows(folder, "verdicts.jsonl")}
-    changed = {}
-    for row in samples:
-        task = tasks[row["task_id"]]
-        code = prompts.extract(row["completion"], prompt=task["prompt"], entry_point=task["entry_point"])
-        if code != row["program"]:
-            place = (row["condition"], row["task_id"], row["draw"])
-            changed[place] = Program(
-                key="|".join(map(str, place)),
-                code=code,
-                test=task["test"],
-                entry_point=task["entry_point"],
-                prelude=task.get("prelude", ""),
-            )
-    now = {e.key: str(e.outcome) for e in sandbox.judge(changed.values())}
-    verdicts = [
-        {"condition": c, "task_id": t, "draw": d, "before": old.get((c, t, d), ""), "now": now[p.key]}
-        for (c, t, d), p in changed.items()
-        if old.get((c, t, d), "") != now[p.key]
-    ]
-    return {"samples": len(samples), "programs_changed": len(changed), "verdicts_changed": verdicts}
+def sources(results: Path, data: Path) -> Iterator[rejudge.Source]:
+    """Everything under results/ that holds both completions and the programs that were taken from them."""
+    for folder in sorted(p for p in results.iterdir() if rejudge.holds_samples(p)):
+        yield from rejudge.read(folder)
+    yield from archived(results / "reader-layers", rejudge.study(results / "hypernet-0.5b"))
+    arena = {p.task_id: p for p in code_update_arena.build(code_update_arena.Config(path=str(data))).problems()}
+    for name in ("updates-exploration", "updates-oracle"):
+        yield from archived(results / name, arena)
+    tasks = {p.task_id: p for p in humaneval.build(humaneval.Config()).problems()}
+    for path in sorted((results / "bench-generate-h100").glob("samples-*.jsonl.gz")):
+        name = path.name.removesuffix(".gz")
+        yield rejudge.Source(path.parent.name, name, tasks, rejudge.lines(path.parent, name, Sample), [])
+
+
+def archived(folder: Path, tasks: dict[str, Problem]) -> Iterator[rejudge.Source]:
+    """The draws in a study's records.tar.xz. Raises DataError if it holds none."""
+    path = folder / "records.tar.xz"
+    with tarfile.open(path) as archive:
+        members = [m for m in archive.getmembers() if _DRAWS.search(m.name)]
+        if not members:
+            raise DataError(f"{path}: no samples.jsonl or context-N.jsonl in it")
+        for member in members:
+            file = archive.extractfile(member)
+            assert file is not None
+            text = file.read().decode()
+            where = f"{path}: {member.name}"
+            samples = [store.decode(Sample, json.loads(line), where=where) for line in text.splitlines()]
+            yield rejudge.Source(folder.name, member.name.removeprefix("./"), tasks, samples, [])
+
+
+class Changed(NamedTuple):
+    """A sample whose program would be another one today."""
+
+    run: str
+    place: str
+    sample: Sample
+    problem: Problem
+    program: str  # today's
+
+
+def stored(results: Path, data: Path, limits: dict[str, Any]) -> dict[str, object]:
+    """Every committed completion extracted again; the programs that changed are judged, before and now."""
+    found: dict[str, Any] = {}
+    changed: list[Changed] = []
+    taken: dict[tuple[str, str, str], str] = {}
+    for source in sources(results, data):
+        entry = found.setdefault(source.run, {"samples": 0, "programs_changed": 0, "verdicts_changed": []})
+        for sample in source.samples:
+            problem = source.problems[sample.task_id]
+            asked = (sample.completion, problem.prompt, problem.entry_point)
+            if asked not in taken:
+                taken[asked] = prompts.extract(asked[0], prompt=asked[1], entry_point=asked[2])
+            entry["samples"] += 1
+            if taken[asked] != sample.program:
+                entry["programs_changed"] += 1
+                changed.append(Changed(source.run, source.place, sample, problem, taken[asked]))
+    for one, (before, now) in zip(changed, verdicts(changed, limits), strict=True):
+        if before != now:
+            place = {"place": one.place, "condition": one.sample.condition, "task_id": one.sample.task_id}
+            told = {**place, "draw": one.sample.draw, "before": before, "now": now}
+            found[one.run]["verdicts_changed"].append(told)
+    return found
+
+
+def verdicts(changed: list[Changed], limits: dict[str, Any]) -> list[tuple[str, str]]:
+    """(before, now) of each. Of API updates it counts too whether the program passes because it uses the update."""
+    said: dict[str, str] = {}
+    codes = {f"{n} {when}": (c.problem, code) for n, c in enumerate(changed) for when, code in _both(c)}
+    arena = {key: pair for key, pair in codes.items() if pair[0].benchmark == "code_update_arena"}
+    with closing(fork.build(fork.Config(**limits))) as sandbox:
+        jobs = (score.program(key, code, problem) for key, (problem, code) in codes.items() if key not in arena)
+        said |= {e.key: str(e.outcome) for e in sandbox.judge(jobs)}
+    with closing(fork.build(fork.Config(**limits, packages=LENT))) as sandbox:
+        for graded in updates.judge(sandbox, ((key, *pair) for key, pair in arena.items())):
+            said[graded.key] = f"{graded.plain.outcome}{', used' if graded.used else ''}"
+    return [(said[f"{n} before"], said[f"{n} now"]) for n in range(len(changed))]
+
+
+def _both(one: Changed) -> tuple[tuple[str, str], tuple[str, str]]:
+    return ("before", one.sample.program), ("now", one.program)
 
 
 def main() -> None:
@@ -285,8 +346,7 @@ def main() -> None:
     executions: dict[str, Execution] = {}
     total = 2 * sum(len(shapes_of(r, n)) for n, r in given)
     begun = time.monotonic()
-    with closing(fork.build(fork.Config(**limits))) as sandbox:
-        found["stored_completions"] = {run: stored(Path(run), sandbox) for run in RUNS}
+    found["stored_completions"] = stored(ROOT / "results", args.data, limits)
     done: list[tuple[int, Reference]] = []
     with console.Progress("extraction", total, unit="program") as bar:
         for benchmarks, more in PARTS:

@@ -107,6 +107,7 @@ class _Program:
 
     def __init__(self, body: list[ast.stmt], entry_point: str) -> None:
         self.entry = entry_point
+        self.builtins = set(dir(builtins)).difference(*map(names_bound, body))
         self.imported: set[str] = set()
         self.defined: dict[str, list[ast.AST]] = {}
         self.methods: dict[str, list[ast.AST]] = {}
@@ -238,7 +239,7 @@ class _Program:
                 return
             yield from self._called(root, within)
             if root not in self.defined or self._changes_arguments(root, within):
-                yield from _arguments(call)
+                yield from self._given(call)
         elif isinstance(call.func, ast.Attribute):
             name = call.func.attr
             ours = root in self.defined or root == self.entry or isinstance(_base(call.func), ast.Call)
@@ -250,7 +251,14 @@ class _Program:
             for method in self.methods.get(name, ()):
                 yield from self._by_running(method, within)
             if not (root == self.entry and name in self.methods):
-                yield from _arguments(call)
+                yield from self._given(call)
+
+    def _given(self, call: ast.Call) -> Iterator[str]:
+        """Names whose objects a call is given and may change: no builtin's, and no module's for `np.float64`."""
+        for value in _arguments(call):
+            name = _root(value)
+            if name not in self.builtins and not (name in self.imported and isinstance(value, ast.Attribute)):
+                yield name
 
     def _called(self, name: str, within: frozenset[str]) -> frozenset[str]:
         """Global names that calling `name` may change; the answer's own calls count as none."""
@@ -270,10 +278,18 @@ class _Program:
             own = ({a.arg for n in nodes if isinstance(n, ast.arguments) for a in _parameters(n)} | stored) - declared
             changed = set(self._changed(nodes, within)) | (stored & declared)
             sources = {n.id for n in nodes if isinstance(n, ast.Name)} - own
-            # Through a name of its own, a function may reach any global that it mentions.
-            through = sources if changed & stored - declared else set()
-            self._changes[id(definition)] = frozenset((changed - own) | (through - set(self.defined)))
+            # Through a name of its own, a function may reach any global that it mentions; a builtin cannot be changed,
+            # and what a test of the answer compares by an imported function sets up no module.
+            through = sources - set(self.defined) - self.builtins if changed & stored - declared else set()
+            if self._tests_answer(nodes):
+                through -= self.imported
+            self._changes[id(definition)] = frozenset((changed - own) | through)
         return self._changes[id(definition)]
+
+    def _tests_answer(self, nodes: list[ast.AST]) -> bool:
+        """Whether a function's nodes call the answer and set no attribute or item (`getcontext().prec = 50` does)."""
+        calls = any(isinstance(n, ast.Call) and _root(n.func) == self.entry for n in nodes)
+        return calls and not any(isinstance(n, (ast.Attribute, ast.Subscript)) and not _loads(n) for n in nodes)
 
     def _changes_arguments(self, name: str, within: frozenset[str]) -> bool:
         for definition in [*self.defined.get(name, ()), *self.methods.get(name, ())]:
@@ -300,18 +316,17 @@ def _parameters(node: ast.arguments) -> list[ast.arg]:
     return [*node.posonlyargs, *node.args, *node.kwonlyargs, *extra]
 
 
-def _arguments(call: ast.Call) -> Iterator[str]:
-    """Names that a call is given, as they are or within a display."""
-    for value in [*call.args, *(k.value for k in call.keywords)]:
-        parts = [value]
-        while parts:
-            part = parts.pop()
-            if isinstance(part, ast.Name):
-                yield part.id
-            elif isinstance(part, (ast.Starred, ast.Attribute, ast.Subscript)):
-                parts.append(part.value)
-            elif isinstance(part, (ast.Tuple, ast.List, ast.Set)):
-                parts += part.elts
+def _arguments(call: ast.Call) -> Iterator[ast.expr]:
+    """What a call is given that has a name: `a`, `a.b`, `a[0]`, as they are or within a display."""
+    parts = [*call.args, *(k.value for k in call.keywords)]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, (ast.Tuple, ast.List, ast.Set)):
+            parts += part.elts
+        elif isinstance(part, ast.Starred):
+            parts.append(part.value)
+        elif isinstance(part, (ast.Name, ast.Attribute, ast.Subscript)) and isinstance(_base(part), ast.Name):
+            yield part
 
 
 def _executed(node: ast.AST) -> Iterator[ast.AST]:
@@ -372,7 +387,7 @@ def _free(node: ast.AST, local: frozenset[str]) -> set[str]:
     return set().union(*(_free(part, local) for part in ast.iter_child_nodes(node)))
 
 
-def _loads(node: ast.Name) -> bool:
+def _loads(node: ast.Name | ast.Attribute | ast.Subscript) -> bool:
     return isinstance(node.ctx, ast.Load)
 
 

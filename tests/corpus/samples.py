@@ -116,6 +116,18 @@ def columns(message: dict[str, Any]) -> dict[str, Any]:
     return {**empty, **message}
 
 
+BEGIN_PATCH = (
+    "*** Begin Patch\n*** Update File: calc.py\n@@\n def half(x):\n-    return x // 2\n+    return x / 3\n*** End Patch"
+)
+TRIED = json.dumps({"cmd": "python t.py", "workdir": "/r"})
+HEAD = "Chunk ID: 1\nWall time: 0.1 seconds\nProcess exited with code 0\nOriginal token count: 9\nOutput:\n"
+
+
+def rollout(kind: str, /, **payload: Any) -> dict[str, Any]:
+    """A line of a Codex session."""
+    return {"timestamp": "2026-11-28T00:00:00Z", "type": kind, "payload": payload}
+
+
 def action(identity: int, kind: str, **arguments: Any) -> dict[str, Any]:
     return {"id": identity, "timestamp": "2025-01-01T00:00:00", "source": "agent", "message": "…", "action": kind} | {
         "args": {**arguments, "thought": "next", "security_risk": None, "is_confirmed": "confirmed"}
@@ -568,6 +580,99 @@ SAMPLES: dict[str, list[Sample]] = {
             ],
             ("Superseded",),
             task="5e55-10",
+            lines=True,
+        ),
+    ],
+    "codex": [
+        Sample(
+            [
+                rollout("session_meta", id="c0de-1", cwd="/r", cli_version="0.163.0"),
+                rollout("response_item", type="message", role="developer", content=[{"text": "You are Codex."}]),
+                rollout("response_item", type="message", role="user", content=[{"text": "<environment_context>/r"}]),
+                rollout("response_item", type="message", role="user", content=[{"type": "input_text", "text": ISSUE}]),
+                rollout("event_msg", type="user_message", message=ISSUE),
+                rollout("response_item", type="reasoning", summary=[], encrypted_content="x"),
+                rollout("response_item", type="custom_tool_call", call_id="a", name="apply_patch", input=BEGIN_PATCH),
+                rollout("event_msg", type="item_completed", item={"type": "FileChange"}),
+                rollout("response_item", type="custom_tool_call_output", call_id="a", output=HEAD + "Success."),
+                rollout("response_item", type="function_call", call_id="b", name="exec_command", arguments=TRIED),
+                rollout("response_item", type="function_call_output", call_id="b", output=HEAD + FAILED),
+                rollout(
+                    "response_item",
+                    type="function_call",
+                    call_id="c",
+                    name="shell",
+                    arguments=json.dumps({"command": ["bash", "-lc", SED]}),
+                ),
+                rollout(
+                    "response_item",
+                    type="function_call_output",
+                    call_id="c",
+                    output=json.dumps({"output": "", "metadata": {"exit_code": 0}}),
+                ),
+                rollout(
+                    "response_item",
+                    type="custom_tool_call",
+                    call_id="d",
+                    name="apply_patch",
+                    input="*** Begin Patch\n*** Delete File: repro.py\n*** End Patch",
+                ),
+                rollout("compacted", message=""),
+            ],
+            TWO,
+            task="c0de-1",
+            lines=True,
+        ),
+        Sample(
+            [
+                rollout("session_meta", id="c0de-2", source={"subagent": "review"}),
+                rollout("session_meta", id="c0de-1"),
+                rollout(
+                    "response_item",
+                    type="message",
+                    role="user",
+                    content=[
+                        {
+                            "type": "input_text",
+                            "text": (
+                                "# Context from my IDE setup:\n\n## Open tabs:\n- calc.py\n\n## My request for Codex:\n"
+                                + ISSUE
+                            ),
+                        }
+                    ],
+                ),
+                rollout(
+                    "response_item",
+                    type="local_shell_call",
+                    id="s",
+                    call_id="s",
+                    status="completed",
+                    action={"type": "exec", "command": ["bash", "-lc", WRONG]},
+                ),
+                rollout("response_item", type="function_call_output", call_id="s", output=[{"text": FAILED}]),
+                rollout("response_item", type="message", role="assistant", content=[{"text": "Not yet."}]),
+            ],
+            ("AssertionError",),
+            task="c0de-2",
+            lines=True,
+        ),
+        Sample(
+            [
+                {"id": "c0de-3", "timestamp": "2025-08-01T00:00:00Z", "instructions": None, "git": {}},
+                {"record_type": "state"},
+                {"type": "message", "id": None, "role": "user", "content": [{"type": "input_text", "text": ISSUE}]},
+                {
+                    "type": "function_call",
+                    "id": "f",
+                    "name": "shell",
+                    "call_id": "f",
+                    "arguments": json.dumps({"command": ["bash", "-lc", SED], "workdir": "/r"}),
+                },
+                {"type": "function_call_output", "call_id": "f", "output": "ok"},
+                {"record_type": "state"},
+            ],
+            ("Superseded",),
+            task="c0de-3",
             lines=True,
         ),
     ],

@@ -250,6 +250,36 @@ def test_what_is_removed_reverted_moved_and_run_is_known() -> None:
     assert effect(Call("str_replace_editor", {"command": "undo_edit", "path": "x.py"})).undone
 
 
+DELETES = "*** Begin Patch\n*** Delete File: a.py\n*** End Patch"
+
+
+@pytest.mark.parametrize(
+    ("command", "edits", "written", "whole", "removed"),
+    [
+        (f"apply_patch <<'E'\n{DELETES}\nE", False, [], [], ["a.py"]),
+        ("git apply <<'E'\n--- a/a.py\n+++ /dev/null\n@@ -1 +0,0 @@\n-x\nE", False, [], [], ["a.py"]),
+        ("git apply <<'E'\n--- /dev/null\n+++ b/n.py\n@@ -0,0 +1 @@\n+x\nE", True, ["n.py"], ["n.py"], []),
+        ("apply_patch <<'E'\n*** Begin Patch\n*** Add File: n.py\n+x\n*** End Patch\nE", True, ["n.py"], ["n.py"], []),
+        ("rm a.py && git apply fix.patch", True, [], [], ["a.py"]),
+        ("rm a.py; patch -p1 < fix.diff", True, [], [], ["a.py"]),
+        ("patch x.py fix.diff", True, ["x.py"], [], []),
+    ],
+)
+def test_a_patch_that_only_deletes_is_no_edit_and_one_that_adds_gives_the_whole_file(
+    command: str, edits: bool, written: list[str], whole: list[str], removed: list[str]
+) -> None:
+    found = bash(command)
+    assert (found.edits, found.written, found.whole, found.removed) == (edits, written, whole, removed)
+    if edits is False:
+        assert effect(Call("apply_patch", {"input": DELETES})).removed == ["a.py"]
+
+
+def test_a_patch_that_renames_moves_the_file() -> None:
+    text = "*** Begin Patch\n*** Update File: a.py\n*** Move to: b.py\n@@\n-x\n+y\n*** End Patch"
+    found = effect(Call("apply_patch", {"input": text}))
+    assert (found.edits, found.written, found.moved) == (True, ["a.py"], [("a.py", "b.py")])
+
+
 def test_quotes_pipes_and_documents_are_read_as_a_shell_does() -> None:
     found = shell.parse('a \'b c\' "d $(e f) \\"g\\"" h\\ i 2>err <in | j <<X && k # l\nbody\nX\nm;n')
     assert [c.words for c in found] == [["a", "b c", 'd $(e f) "g"', "h i"], ["j"], ["k"], ["m"], ["n"], ["e", "f"]]

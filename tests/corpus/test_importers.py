@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 
 from rune.cli.main import main
-from rune.corpus import exclusion, reading
+from rune.corpus import exclusion, patches, reading
 from rune.errors import DataError
 from rune.runs import store
 from rune.types import Attempt, Outcome, Trajectory
@@ -233,9 +235,153 @@ def test_logs_of_requests_that_openhands_writes_are_one_session_a_folder() -> No
     }
 
 
+def test_sessions_that_claude_code_writes() -> None:
+    expected = {
+        "edit_twice": ["AssertionError", "Superseded", "Superseded"],  # the second was refused: no such text
+        "write_and_scratch": ["Superseded", "Superseded"],
+        "sed_only": ["Superseded"],
+    }
+    for name, edits in expected.items():
+        (found,) = reading.read(REAL / "claude_code" / f"{name}.jsonl.gz")
+        assert (kinds(found), found.prompt, found.solution) == (edits, ISSUE, "")
+        assert re.fullmatch(r"[0-9a-f-]{36}", found.task_id)
+        (calls,) = re.findall(r"old_string (.*) --new_string", found.attempts[0].code) or [""]
+        assert calls == ("x // 2" if name == "edit_twice" else "")
+
+
+def test_what_claude_code_prints_as_a_stream_does_not_hold_what_was_asked() -> None:
+    with pytest.raises(DataError, match=r"stream\.jsonl\.gz:1: what the person asked for is not in it.*SESSION\.jsonl"):
+        reading.read(REAL.parent / "refused" / "claude_code.stream.jsonl.gz")
+
+
+def test_sessions_that_codex_writes() -> None:
+    expected = {
+        "patch_twice": ["AssertionError", "Superseded", "Superseded"],  # the second was refused: no such line
+        "scratch_by_patch": ["Superseded", "Superseded"],  # the patch that deletes the scratch file is no edit
+        "shell_only": ["Superseded", "Superseded"],
+    }
+    for name, edits in expected.items():
+        (found,) = reading.read(REAL / "codex" / f"{name}.jsonl.gz")
+        assert (kinds(found), found.prompt, found.solution) == (edits, ISSUE, "")
+        assert not any("Chunk ID" in a.error or "Wall time" in a.error for a in found.attempts)
+    (found,) = reading.read(REAL / "codex" / "patch_twice.jsonl.gz")
+    first, second, third = found.attempts
+    assert first.error.endswith("AssertionError: 1.0") and "exit code 1\nTraceback" in first.error
+    assert second.error.startswith("apply_patch verification failed")
+    assert third.error.endswith("\nok")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"payload": None}, r"field 'payload' of line 4 of the session is missing or no object"),
+        (
+            {"payload": {"type": ["message"], "role": "user"}},
+            r"line 4 of the session: 'type': expected text, found list",
+        ),
+        ({"payload": {"type": "message", "content": "x"}}, r"line 4 of the session: 'role' is missing"),
+    ],
+)
+def test_a_damaged_codex_session_is_named_by_its_line(change: dict[str, Any], words: str, tmp_path: Path) -> None:
+    lines = copy.deepcopy(SAMPLES["codex"][0].record)
+    lines[3] |= change
+    with pytest.raises(DataError, match=words):
+        reading.read(write(tmp_path / "rollout.jsonl", *map(json.dumps, lines)))
+
+
+# Rows of public data sets, as `real/SOURCES.md` tells: edits, and the patch at the end; "" is one that passed.
+ROWS = {
+    "swe_gym/dask__dask-9212": ("dask__dask-9212", [*["Superseded"] * 3, ""]),
+    "swe_gym/Project-MONAI__MONAI-5686": ("Project-MONAI__MONAI-5686_4", [*["Superseded"] * 2, ""]),
+    "swe_gym/python__mypy-15976": ("python__mypy-15976_0", [*["Superseded"] * 3, ""]),
+    "nebius/apispec-382-a": (
+        "marshmallow-code__apispec-382",
+        ["Superseded", "ImportError", "Superseded", "Unverified"],
+    ),
+    "nebius/apispec-382-b": ("marshmallow-code__apispec-382", [*["Superseded"] * 2, "Unverified"]),
+    "nebius/apispec-382-c": (
+        "marshmallow-code__apispec-382",
+        ["Superseded", "IndentationError", *["Superseded"] * 2, ""],
+    ),
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_rows_of_swe_gym_and_nebius(row: str) -> None:
+    (found,) = reading.read(REAL / f"{row}.jsonl")
+    assert (found.task_id, kinds(found)) == ROWS[row]
+    assert found.solved == (kinds(found)[-1] == "")
+    assert not any(word in found.prompt for word in ("INSTRUCTIONS", "uploaded", "Follow these steps", "bash-$"))
+    assert "\r" not in found.prompt + found.attempts[-1].code
+    if not found.solved:  # `target` is false
+        assert (
+            found.attempts[-1].error == "The agent submitted this patch; the file says that it did not solve the task."
+        )
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.startswith("swe_gym")])
+def test_the_script_that_an_agent_left_behind_is_no_part_of_the_solution(row: str) -> None:
+    """Each of these patches of OpenHands ends with the script that reproduced the error."""
+    path = REAL / f"{row}.jsonl"
+    whole = json.loads(path.read_text(encoding="utf-8"))["test_result"]["git_patch"].replace("\r\n", "\n")
+    (found,) = reading.read(path)
+    assert patches.files(whole) == [*patches.files(found.solution), patches.added(whole)[0]]
+    assert whole.startswith(found.solution)
+    assert patches.fault(found.solution) == ""
+
+
+# --------------------------------------------------------------------------- SWE-agent's retrying agent
+# No file of it is published; this is what its source writes (`RetryAgent.get_trajectory_data`), of real tries.
+
+
+def tries(data_dir: Path, count: int) -> list[dict[str, Any]]:
+    """Real trajectories of one instance."""
+    paths = sorted((data_dir / "sweagent_trajectories" / "sweagent").glob("*marshmallow*1867.traj"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths[:count]]
+
+
+def retried(given: list[dict[str, Any]], best: int | None, **more: Any) -> dict[str, Any]:
+    """The file of a run; `best` is the try that was handed in, None before it has chosen."""
+    if best is None:
+        return {"attempts": given}
+    chosen = copy.deepcopy(given[best])
+    chosen["info"] |= {"best_attempt_idx": best, "rloop_model_stats": {}, "model_stats": {"api_calls": 99}}
+    return {"attempts": given, **chosen, **more}
+
+
+def test_every_try_of_the_retrying_agent_is_a_session(data_dir: Path, tmp_path: Path) -> None:
+    given = tries(data_dir, 3)
+    alone = [reading.read(write(tmp_path / f"{n}.traj", json.dumps(one)))[0] for n, one in enumerate(given)]
+    found = reading.read(write(tmp_path / "whole.traj", json.dumps(retried(given, 1))))
+    assert [t.attempts for t in found] == [t.attempts for t in alone]
+    assert not any(t.solved for t in found)
+    assert [kinds(t) for t in found] == [["Superseded", *EDITS]] * 3
+
+
+@pytest.mark.parametrize("best", [0, 1, 2])
+def test_the_verdict_of_a_retried_run_is_that_of_the_try_which_was_handed_in(
+    best: int, data_dir: Path, tmp_path: Path
+) -> None:
+    given = tries(data_dir, 3)
+    path = write(tmp_path / "t.traj", json.dumps(retried(given, best, resolved=True)))
+    assert [t.solved for t in reading.read(path)] == [number == best for number in range(3)]
+
+
+def test_a_retried_run_that_was_stopped_holds_tries_alone(data_dir: Path, tmp_path: Path) -> None:
+    given = tries(data_dir, 2)
+    found = reading.read(write(tmp_path / "stopped.traj", json.dumps(retried(given, None), indent=2)))
+    assert len(found) == 2
+    assert not any(t.solved for t in found)
+
+
+def test_two_equal_tries_are_one_session(data_dir: Path, tmp_path: Path) -> None:
+    (one,) = tries(data_dir, 1)
+    assert len(reading.read(write(tmp_path / "t.traj", json.dumps(retried([one, one], 0))))) == 1
+
+
 def test_a_whole_folder_of_real_files_at_once() -> None:
     found = reading.read_all([REAL])
-    assert len(found.trajectories) == 12 + 3 + 3
+    assert len(found.trajectories) == 12 + 3 + 3 + 3 + 3 + 3 + 3
     assert not found.left_out and not found.strangers
 
 

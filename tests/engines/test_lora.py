@@ -190,6 +190,17 @@ def test_peft_finds_the_base_by_the_folder_alone_and_warns_of_nothing(tiny_model
         assert torch.allclose(loaded(tokens).logits, ours, atol=1e-4)
 
 
+def test_peft_warns_of_a_field_of_ours_in_its_config(model: torch.nn.Module, tmp_path: Path) -> None:
+    """Why the base's digest stands in the weights' metadata."""
+    from peft import LoraConfig
+
+    peft.write_peft(tmp_path, random_adapter(model, seed=1))
+    file = tmp_path / peft.CONFIG_FILE
+    file.write_text(json.dumps({**json.loads(file.read_text()), "base_model_digest": "5e5"}), encoding="utf-8")
+    with pytest.warns(UserWarning, match="base_model_digest"):
+        LoraConfig.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize("change", [{"r": 0}, {"r": -2}, {"lora_alpha": 1e30}, {"lora_alpha": float("nan")}])
 def test_a_rank_or_alpha_that_scales_nothing_is_refused(change: dict[str, float], tmp_path: Path) -> None:
     pairs = {"layers.0.q_proj": peft.Pair(torch.randn(4, 2), torch.randn(2, 4))}

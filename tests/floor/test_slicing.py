@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import decimal
 import sys
+import textwrap
 
 import pytest
 
@@ -81,6 +83,16 @@ UNWANTED = (
     "import sys\nsys.exit(f(1))",
     "try:\n    print(f(1))\nfinally:\n    1 / 0",
 )
+# As a model wrote them below answers that used the same module: in `updates-exploration` they made 9 right ones wrong.
+COMPARED = {
+    "by an imported function": "want = np.array([1, 2])\nassert np.array_equal(f(1), want), f'{want}'",
+    "by a result's method": "got = f(1)\ngot = np.array(got)\nassert got.all() and got.tolist() == [1 / 0]",
+    "with a module's type": "base = np.array([1, 2], dtype=np.float64)\nassert f(base).dtype == np.float64, 1 / 0",
+    "with a builtin type": "assert f(3) == np.zeros((3, 4), dtype=float)\nassert [0 for _ in range(int(3))] == 1 / 0",
+    "with a list that grows": "rows = []\nfor i in range(3):\n    rows.append(f(i))\nassert len(rows) == 1 / 0",
+    "by a random case": "cases = np.random.rand(3, 3)\ncases.sort()\nassert np.allclose(f(cases), cases * (1 / 0))",
+}
+MODULE = "import numpy as np\n\n\ndef f(n):\n    return float(np.max([int(i) for i in range(n)], initial=n))\n"
 
 
 def _value(code: str) -> object:
@@ -108,6 +120,26 @@ def test_what_only_shows_or_tests_the_answer_breaks_nothing(demo: str) -> None:
         f"TABLE = {{}}\ndef f(n):\n    return TABLE.get(n, n)\n\n\n{demo}\n", prompt="", entry_point="f"
     )
     assert _value(taken) == 7
+
+
+@pytest.mark.parametrize("how", COMPARED)
+def test_a_test_of_the_answer_goes_though_both_use_a_module(how: str) -> None:
+    body = textwrap.indent(f"{COMPARED[how]}\nprint('passed')", "    ")
+    whole = f"{MODULE}\n\ndef test_f():\n{body}\n\n\ntest_f()\n"
+    taken = prompts.extract(whole, prompt="", entry_point="f")
+    assert "test_f" not in taken
+    assert _value(taken) == 7.0
+
+
+def test_a_function_that_sets_a_module_up_stays_though_it_shows_the_answer() -> None:
+    whole = (
+        "import decimal\n\n\n"
+        "def main():\n    context = decimal.getcontext()\n    context.prec = 3\n    print(f(7))\n\n\n"
+        "def f(n):\n    return str(decimal.Decimal(1) / n)\n\n\nmain()\n"
+    )
+    taken = prompts.extract(whole, prompt="", entry_point="f")
+    with decimal.localcontext():
+        assert _value(taken) == "0.143"
 
 
 GOOD, BAD = "def f(n):\n    return n + 1\n", "def f(n):\n    return -n\n"

@@ -110,7 +110,7 @@ def test_the_others_are_scored_and_no_pass_at_k_is_told_unasked(capsys: pytest.C
     assert _score([TASK, LAMBDA], samples) == 2
     out, error = capsys.readouterr()
     assert "not scored: 1 task" in out and "pass@" not in out
-    assert "p.jsonl: task Mine/1: field 'test'" in error
+    assert "p.jsonl:2: task Mine/1: field 'test'" in error
     lines = [json.loads(line) for line in Path("s.jsonl_results.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["passed"] for row in lines] == [True, None, False]
     assert _score([TASK, LAMBDA], samples, "--skip-broken") == 0
@@ -171,6 +171,122 @@ def test_a_k_above_n_is_left_out_with_a_word(capsys: pytest.CaptureFixture[str])
     assert _score([TASK], [_sample(), _sample()], "--k", "1,2,10") == 0
     out, error = capsys.readouterr()
     assert out.splitlines() == ["pass@1: 1.0000", "pass@2: 1.0000"] and "pass@10 is left out" in error
+
+
+MBPP = {
+    "task_id": 11,
+    "text": "Add.",
+    "code": HEAD + BODY,
+    "test_list": ["assert add(1, 2) == 3", "assert add(0, 0) == 0"],
+    "test_setup_code": "",
+    "challenge_test_list": [],
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"task_id": "11"},
+        {"task_id": "MBPP/11"},
+        {"test_list": "['assert add(1, 2) == 3']"},
+        {"test_setup_code": "K = 3", "test_list": ["assert add(1, 2) == K"]},
+        {"prompt": "Add.", "test_imports": ["import math"], "test_list": ["assert math.floor(add(1, 2)) == 3"]},
+        {"code": (HEAD + BODY).replace("\n", "\r\n")},
+    ],
+    ids=["id as text", "prefix", "list as text", "set-up", "sanitized", "CRLF"],
+)
+def test_a_file_of_mbpps_format_is_scored(change: dict[str, object], capsys: pytest.CaptureFixture[str]) -> None:
+    samples = [_sample(HEAD + BODY, task="Mbpp/11"), _sample("def add(a, b):\n    return 3\n", task=11)]
+    assert _score([{**MBPP, **change}], samples, benchmark="mbpp") == 0, capsys.readouterr().err
+    assert "pass@1:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"code": "def add(a, b):\n    print 'x'\n"}, "p.jsonl:2: task 12: field 'code': not Python 3"),
+        ({"test_list": ["assert add(1, 2) =="]}, "p.jsonl:2: task 12: field 'test_list"),
+        ({"test_list": []}, "p.jsonl:2: task 12: field 'test_list': expected a list of texts"),
+        ({"test_list": [3]}, "p.jsonl:2: task 12: field 'test_list': expected a list of texts"),
+        ({"code": None}, "p.jsonl:2: task 12: field 'code' is null"),
+        ({"test_setup_code": "import ("}, "p.jsonl:2: task 12: field 'test_setup_code': not Python 3"),
+        (
+            {"code": "def add(a, b):\n    return a\n"},
+            "p.jsonl:2: task Mbpp/12: field 'code': the reference solution fails",
+        ),
+        ({"test_list": ["assert add(1, 2)"]}, "p.jsonl:2: task Mbpp/12: field 'test_list'"),
+        ({"task_id": 11}, "p.jsonl:2: task Mbpp/11: field 'task_id': it was there before"),
+    ],
+    ids=["Python 2", "test cut", "no test", "test a number", "no code", "set-up", "wrong", "any truth", "twice"],
+)
+def test_a_task_of_mbpps_format_that_cannot_be_judged_is_named(
+    change: dict[str, object], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = {**MBPP, "task_id": 12, **change}
+    assert _score([MBPP, other], [_sample(HEAD + BODY, task=11), _sample(HEAD + BODY, task=other["task_id"])], benchmark="mbpp") == 2  # fmt: skip
+    error = capsys.readouterr().err
+    assert words in error and "Traceback" not in error
+
+
+LOOP = (
+    "inputs = [[1, 2], [0, 0]]\nresults = [3, 0]\nfor i, (inp, exp) in enumerate(zip(inputs, results)):\n"
+    "    assert add(*inp) == exp\n"
+)
+PLUS = {**MBPP, "prompt": "Add.", "test": LOOP}
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "task"),
+    [
+        ("humaneval_plus", {**TASK, "task_id": "HumanEval/7"}),
+        ("humaneval_plus", {**TASK, "task_id": "HumanEval/7", "test": TASK["test"] + "\n"}),
+        ("humaneval_plus", {**TASK, "task_id": "HumanEval/7", "plus_input": [[1, 2]], "base_input": []}),
+        ("mbpp_plus", PLUS),
+        ("mbpp_plus", {**PLUS, "test_imports": ["import math"]}),
+    ],
+)
+def test_a_plus_benchmark_says_that_a_file_is_not_the_pinned_one(
+    benchmark: str, task: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _score([task], [_sample(HEAD + BODY, task=task["task_id"])], benchmark=benchmark)
+    assert f"p.jsonl: not the pinned {benchmark} file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("benchmark", ["humaneval_plus", "mbpp", "mbpp_plus", "puzzles", "code_update_arena"])
+def test_a_benchmark_without_its_data_says_problems_and_where_it_looks(
+    benchmark: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("RUNE_DATA", raising=False)
+    Path("s.jsonl").write_text(_jsonl([_sample()]), encoding="utf-8")
+    assert main(["score", "--benchmark", benchmark, "s.jsonl"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "pass --problems FILE" in error and "benchmark.settings" not in error
+
+
+DAMAGED_CACHES = {
+    "cut line": b'{"key":"cut he\n',
+    "another's line": b'{"other": 1}\n',
+    "no text": b"\x80\xff\x00\n",
+    "a list": b"[1, 2]\n",
+    "an outcome that is none": b'{"key": "a", "outcome": "perhaps"}\n',
+    "no end of line": b'{"key": "a", "outc',
+    "a null": b"null\n",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED_CACHES)
+@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+def test_a_damaged_verdict_cache_is_skipped_with_a_word(
+    damage: str, first: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _score([TASK], [_sample(), _sample("    return 0\n")]) == 0
+    (cache,) = Path("cache").rglob("verdicts.jsonl")
+    good = cache.read_bytes()
+    cache.write_bytes(DAMAGED_CACHES[damage] + good if first else good + DAMAGED_CACHES[damage])
+    capsys.readouterr()
+    assert _score([TASK], [_sample(), _sample("    return 0\n")]) == 0
+    out, error = capsys.readouterr()
+    assert "pass@1: 0.5000" in out and "Traceback" not in error
 
 
 _JSON = st.recursive(

@@ -134,7 +134,7 @@ def _file(args: argparse.Namespace) -> int:
     try:
         if args.problems:
             for task, reason in score.unfit(sandbox, asked).items():
-                tasks.broken[task] = f"{args.problems}: task {task}: {reason}"
+                tasks.broken[task] = f"{tasks.place(task)}: task {task}: {reason}"
         else:
             score.self_check(sandbox, asked)
         executions = samples_file.judge_all(sandbox, samples, tasks, benchmark=args.benchmark)

@@ -174,8 +174,7 @@ def _tool(call: Call, found: Effect) -> None:
         return
     for key in _PATCH:
         if isinstance(given.get(key), str) and is_patch(given[key]):
-            found.edits = True
-            found.written += patched_files(given[key])
+            _patched(given[key], found)
             return
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", call.name).lower()
     has_old = any(k in given for k in _OLD)
@@ -257,9 +256,7 @@ def _command(command: shell.Command, found: Effect, depth: int) -> None:
     elif name in ("patch", "gpatch"):
         _patch(rest, stdin, found)
     elif name in ("apply_patch", "applypatch", "apply-patch"):
-        text = stdin or "\n".join(rest)
-        found.edits = True
-        found.written += patched_files(text)
+        _patched(stdin or "\n".join(rest), found)
     elif name == "git":
         _git(rest, stdin, found)
     elif re.fullmatch(r"(?:i?python|pypy)[\d.]*", name):
@@ -434,8 +431,9 @@ def _line_editor(name: str, words: Sequence[str], stdin: str, found: Effect) -> 
 def _patch(words: Sequence[str], stdin: str, found: Effect) -> None:
     if any(w in ("--dry-run", "-C", "--check", "--help", "--version", "-v") for w in words):
         return
-    found.edits = True
-    found.written += patched_files(stdin) or _operands([w for w in words if not w.endswith((".patch", ".diff"))])[:1]
+    _patched(stdin, found)
+    if not stdin:
+        found.written += _operands([w for w in words if not w.endswith((".patch", ".diff"))])[:1]
 
 
 def _git(words: Sequence[str], stdin: str, found: Effect) -> None:
@@ -448,8 +446,7 @@ def _git(words: Sequence[str], stdin: str, found: Effect) -> None:
         if not any(
             w in ("--check", "--stat", "--numstat", "--summary", "--abort", "--show-current-patch") for w in rest
         ):
-            found.edits = True
-            found.written += patched_files(stdin)
+            _patched(stdin, found)
     elif verb == "checkout" and ("--" in rest or "." in rest or any(_CODE.search(p) for p in paths)):
         found.reverted += [p for p in paths if p == "." or "/" in p or "." in p]
     elif verb == "restore" and "--staged" not in rest:
@@ -598,6 +595,9 @@ def _path_of(node: ast.AST, names: Mapping[str, str]) -> str:
 # --------------------------------------------------------------------------- patches within actions
 
 _PATCHED = re.compile(r"^(?:\+\+\+ (?:b/)?([^\t\n]+)|\*\*\* (?:Update|Add) File: ([^\n]+))", re.MULTILINE)
+_ADDED = re.compile(r"^(?:--- /dev/null\n\+\+\+ (?:b/)?([^\t\n]+)|\*\*\* Add File: ([^\n]+))", re.MULTILINE)
+_DELETED = re.compile(r"^(?:--- (?:a/)?([^\t\n]+)\n\+\+\+ /dev/null|\*\*\* Delete File: ([^\n]+))", re.MULTILINE)
+_RENAMED = re.compile(r"^\*\*\* Update File: ([^\n]+)\n\*\*\* Move to: ([^\n]+)", re.MULTILINE)
 
 
 def is_patch(text: str) -> bool:
@@ -607,7 +607,21 @@ def is_patch(text: str) -> bool:
 
 def patched_files(text: str) -> list[str]:
     """Files that a patch changes or adds."""
-    return [path for a, b in _PATCHED.findall(text) if (path := (a or b).strip()) != "/dev/null"]
+    return [path for path in _named(_PATCHED, text) if path != "/dev/null"]
+
+
+def _named(pattern: re.Pattern[str], text: str) -> list[str]:
+    return [(a or b).strip() for a, b in pattern.findall(text)]
+
+
+def _patched(text: str, found: Effect) -> None:
+    """What applying a patch does. One that only deletes files removes them, as `rm` does."""
+    written, deleted = patched_files(text), _named(_DELETED, text)
+    found.written += written
+    found.whole += _named(_ADDED, text)
+    found.removed += deleted
+    found.moved += [(old.strip(), new.strip()) for old, new in _RENAMED.findall(text)]
+    found.edits |= bool(written) or not deleted
 
 
 def _as_text(value: Any) -> str:

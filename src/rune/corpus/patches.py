@@ -46,6 +46,22 @@ def files(patch: str) -> list[str]:
     return list(found)
 
 
+_SECTION = re.compile(r"^(?=diff --git )", re.MULTILINE)
+
+
+def added(patch: str) -> list[str]:
+    """The files that a patch of git's form adds."""
+    sections = (part for part in _SECTION.split(patch) if re.search(r"^--- /dev/null$", part, re.MULTILINE))
+    return [name for part in sections for name in files(part)]
+
+
+def without(patch: str, names: Iterable[str]) -> str:
+    """A patch of git's form without these files."""
+    dropped = set(names)
+    kept = [part for part in _SECTION.split(patch) if not dropped.issuperset(files(part)) or not files(part)]
+    return normal("".join(part if part.endswith("\n") else f"{part}\n" for part in kept))
+
+
 def fault(patch: str) -> str:
     """Why a text is no complete patch of a repository, or "".
 

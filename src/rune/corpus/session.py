@@ -5,7 +5,8 @@
 * Solved is what the file *proves*: `true` or 1 in the field that its format has for it. False, 0, null and no field
   mean not solved; anything else is an error that names the field.
 * The solution is the patch; without one, the edits that still stand at the end, never a scratch file: one that the
-  agent made and removed, made outside of the repository, or made only to run it beside edits of the repository.
+  agent made and removed, made outside of the repository, or made only to run it beside edits of the repository. A
+  script that was made at the top of the repository, run and left there is taken out of the patch too.
 * A patch must fit: complete, inside the repository, of the instance's repository and base commit; it shares a file
   with the edits; it changes lines that its files have, where the record or the session shows them.
 """
@@ -29,6 +30,7 @@ from rune.types import Attempt, Outcome, Trajectory
 ERROR_CHARS = 1000  # kept of what the environment answered to one edit
 PROMPT_CHARS = 8000  # kept of a problem statement
 UNVERIFIED = "The agent submitted this patch; the file does not say whether its tests passed."
+UNSOLVED = "The agent submitted this patch; the file says that it did not solve the task."
 
 # The last line of a traceback, pytest's too; not a name in a file that was shown.
 _EXCEPTION = re.compile(
@@ -37,11 +39,13 @@ _EXCEPTION = re.compile(
 # What a tool says when it did not make the edit; a shell's output may be a test's, so there only the editor counts.
 _REJECTED = re.compile(
     r"has introduced new syntax error|No replacement was performed|did not appear verbatim|<tool_use_error>"
-    r"|String to replace not found|\AERROR:|\AError:|Invalid `?path|No edit was made|Text not found",
+    r"|String to replace not found|apply_patch verification failed|\AERROR:|\AError:|Invalid `?path"
+    r"|No edit was made|Text not found",
     re.IGNORECASE,
 )
 _REJECTED_BY_SHELL = re.compile(
     r"has introduced new syntax error|No replacement was performed|did not appear verbatim|patch does not apply"
+    r"|apply_patch verification failed"
     r"|^(?:sed|perl|patch|error|git): [^\n]*(?:can't read|No such file|patch failed|does not apply)|Text not found",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -74,7 +78,7 @@ class Session:
     steps: tuple[Step, ...]
     patch: str = ""  # what the agent handed in, or the benchmark's answer
     patch_field: str = "patch"
-    resolved: bool = False
+    resolved: bool | None = None  # None where the file does not say
     repo: str = ""  # "owner/name" where the file says it
     texts: Mapping[str, str] = field(default_factory=dict)  # file → all of it, where the record has it
     benchmark: str = "swe"
@@ -82,10 +86,11 @@ class Session:
     source: str = ""  # the file's name
 
 
-def proved(raw: Mapping[str, Any], *fields: str, where: str) -> bool:
-    """Whether a record says that its tests passed. Fields may be nested ("info.resolved").
+def proved(raw: Mapping[str, Any], *fields: str, where: str) -> bool | None:
+    """Whether a record says that its tests passed; None if it says nothing. Fields may be nested ("info.resolved").
 
-    Only `true` and 1 do; false, 0 and null do not. Raises DataError for anything else, and for two that disagree.
+    Only `true` and 1 mean passed; false and 0 failed; null says nothing. Raises DataError for anything else, and for
+    two that disagree.
     """
     said: dict[str, bool] = {}
     for name in fields:
@@ -100,7 +105,7 @@ def proved(raw: Mapping[str, Any], *fields: str, where: str) -> bool:
         said[name] = bool(value)
     if len(set(said.values())) > 1:
         raise DataError(f"{where}: fields {' and '.join(map(repr, said))} disagree about whether it is solved")
-    return any(said.values())
+    return any(said.values()) if said else None
 
 
 # Where records name the instance's repository and the commit that its patch is against.
@@ -145,9 +150,11 @@ def to_trajectory(session: Session, redact: Redactor) -> Trajectory:
     patch = patches.normal(session.patch)
     log = _follow(session.steps, session.prompt)
     _check_patch(session, patch, log)
+    patch = _without_scratch(patch, log)
     attempts = _attempts(session.steps, log, redact)
     if patch.strip():
-        attempts.append(Attempt(code=redact(patch), outcome=Outcome.FAILED, error_kind="Unverified", error=UNVERIFIED))
+        said = UNVERIFIED if session.resolved is None else UNSOLVED
+        attempts.append(Attempt(code=redact(patch), outcome=Outcome.FAILED, error_kind="Unverified", error=said))
     elif session.resolved and attempts:
         attempts = _ending_with(_standing(log), attempts, log, where)
     if not attempts:
@@ -282,6 +289,15 @@ def _standing(log: _Log) -> list[int]:
     return [
         i for i in kept if not log.effects[i].written or any(i >= last_whole.get(p, i) for p in log.effects[i].written)
     ]
+
+
+def _without_scratch(patch: str, log: _Log) -> str:
+    """A patch without the scripts that the session made beside the repository's code, ran and left behind.
+
+    Most patches of OpenHands hold one (`reproduce_error.py`). Files in folders stay: they may be tests of the change.
+    """
+    made = [p for p in patches.added(patch) if "/" not in p and _among(p, log.created) and _among(p, log.ran)]
+    return patches.without(patch, made) if set(patches.files(patch)) - set(made) else patch
 
 
 def _name(path: str) -> str:

@@ -35,6 +35,15 @@ class Tasks(NamedTuple):
     broken: dict[str, str]
     source: str  # the file's name, for messages
 
+    def place(self, task: str) -> str:
+        """file:line of a task, or the file's name alone where its ids do not tell."""
+        path = Path(self.source)
+        rows = data.numbered(path) if path.is_file() else []
+        for number, record in rows:
+            if isinstance(record, dict) and str(record.get("task_id")) in (task, task.rpartition("/")[2]):
+                return f"{self.source}:{number}"
+        return self.source
+
 
 def problems(benchmark: str, path: str) -> Tasks:
     """The tasks by id. Another file than the pinned one is taken when the user names it."""

@@ -193,14 +193,24 @@ def unfit(sandbox: Sandbox, problems: Sequence[Problem]) -> dict[str, str]:
             if not error.key:
                 raise
             lost = judging.trials(left, forged=CHEATED_TASKS)[int(error.key)].problem.task_id
-            found[lost] = f"field 'test': {error.reason}"
+            found[lost] = f"field '{_field(left, lost, 'test')}': {error.reason}"
             left = [p for p in left if p.task_id != lost]
             continue
         for number, what in sorted(wrong.items()):
-            field = "canonical_solution" if trials[number].passes else "test"
-            found.setdefault(trials[number].problem.task_id, f"field '{field}': the {trials[number].what} {what}")
+            task = trials[number].problem.task_id
+            field = _field(left, task, "canonical_solution" if trials[number].passes else "test")
+            found.setdefault(task, f"field '{field}': the {trials[number].what} {what}")
         break
     return found
+
+
+_FIELDS = {"mbpp": {"canonical_solution": "code", "test": "test_list"}, "mbpp_plus": {"canonical_solution": "code"}}
+
+
+def _field(problems: Sequence[Problem], task: str, field: str) -> str:
+    """What a field of HumanEval's format is called in the file of this task."""
+    benchmark = next((p.benchmark for p in problems if p.task_id == task), "")
+    return _FIELDS.get(benchmark, {}).get(field, field)
 
 
 def _prove(sandbox: Sandbox, problems: Sequence[Problem]) -> tuple[list[Trial], dict[int, str]]:

@@ -140,17 +140,19 @@ def problems(
     found: dict[str, Problem] = {}
     for number, record in numbered(path):
         where = f"{path}:{number}"
+        named = record.get("task_id") if isinstance(record, dict) else None
+        identity = str(named) if isinstance(named, (str, int)) else ""
         try:
             if not isinstance(record, dict):
                 raise DataError(f"{where}: expected a task as an object, found {type(record).__name__}")
             problem = make(record, f"{where}: task {record.get('task_id', '?')}")
+            identity = problem.task_id
             if problem.task_id in found:
                 raise DataError(f"{where}: task {problem.task_id}: field 'task_id': it was there before")
         except DataError as error:
             if unreadable is None:
                 raise
-            named = isinstance(record, dict) and isinstance(record.get("task_id"), (str, int))
-            unreadable.append(Unreadable(str(record["task_id"]) if named else "", str(error)))
+            unreadable.append(Unreadable(identity, str(error)))
         else:
             found[problem.task_id] = problem
     return list(found.values())

@@ -2,7 +2,8 @@
 
 `user` and `assistant` lines hold a message; the others (summaries, snapshots, queue operations, system and progress
 lines) hold none. Side chains (sub-agents) and meta lines are not the session's own conversation. `--output-format
-stream-json` writes the same with `session_id`. Nothing in it says whether tests passed.
+stream-json` writes the same with `session_id`, but not what was asked for on the command line: such a file is refused.
+Nothing in it says whether tests passed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rune.corpus import conversation, statement
+from rune.corpus import conversation, edits, statement
 from rune.corpus.session import Session
 from rune.errors import DataError
 
@@ -57,14 +58,13 @@ def read(record: Any, where: str, name: str) -> Sequence[Session]:
         talks.setdefault(_session(line), []).append({"role": role, **message})
     sessions = []
     for identity, messages in talks.items():
-        sessions.append(
-            Session(
-                task=identity or name,
-                prompt=statement.find(_request(messages)),
-                steps=tuple(conversation.steps(messages, where)),
-                benchmark="session",
+        prompt, steps = statement.find(_request(messages)), tuple(conversation.steps(messages, where))
+        if not prompt and any(edits.effect(step.call).edits for step in steps):
+            raise DataError(
+                f"{where}: what the person asked for is not in it (stream-json leaves out the prompt of the command "
+                "line); import the session's own file, ~/.claude/projects/*/SESSION.jsonl"
             )
-        )
+        sessions.append(Session(task=identity or name, prompt=prompt, steps=steps, benchmark="session"))
     return sessions
 
 

@@ -1,8 +1,12 @@
 """SWE-agent's .traj, all versions, and SWE-smith's, which it wrote.
 
 0.x: `trajectory` (action, observation, state), `history`, `info.submission`; 1.x adds `replay_config` with the
-problem statement; its retrying agent keeps every try in `attempts`; demonstrations hold `history` alone. The tests'
-verdict is not SWE-agent's to give: `resolved` stands at the top or in `info` where somebody added it.
+problem statement; demonstrations hold `history` alone. The tests' verdict is not SWE-agent's to give: `resolved` stands
+at the top or in `info` where somebody added it.
+
+The retrying agent (1.1) keeps every try in `attempts`, each with its own trajectory, history, info and replay_config,
+and repeats the one that it handed in at the top, with its number as `info.best_attempt_idx`. Until it has chosen, the
+file holds `attempts` alone, also where the run was stopped.
 """
 
 from __future__ import annotations
@@ -22,8 +26,10 @@ NAME = "SWE-agent .traj"
 
 def claims(record: Any) -> bool:
     """`trajectory` as actions and observations, or a `history` of messages, and not what Nebius or OpenHands add."""
-    if not isinstance(record, dict) or not {"trajectory", "history"} & set(record):
+    if not isinstance(record, dict):
         return False
+    if not {"trajectory", "history"} & set(record):
+        return bool(tries(record)) and not {"trajectory_id", "messages"} & set(record)
     if {"generated_patch", "model_patch", "target", "test_result", "instruction"} & set(record):
         return False
     turns = record.get("trajectory", record.get("history"))
@@ -33,21 +39,37 @@ def claims(record: Any) -> bool:
     return not {"source", "args", "extras", "kind"} & set(first) or "role" in first
 
 
+def tries(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The tries of the retrying agent, or none."""
+    given = record.get("attempts")
+    if not isinstance(given, list) or not all(isinstance(t, Mapping) and "trajectory" in t for t in given):
+        return []
+    return given
+
+
 def read(record: Any, where: str, name: str) -> Sequence[Session]:
-    """One session, or one a try of the retrying agent. Raises DataError naming the field."""
-    tries = record.get("attempts")
-    if isinstance(tries, list) and tries and all(isinstance(t, Mapping) and "trajectory" in t for t in tries):
-        common = {k: v for k, v in record.items() if k in ("instance_id", "replay_config", "environment")}
-        sessions = [_session({**common, **t}, f"{where}: attempts[{i}]", name) for i, t in enumerate(tries)]
-        # The verdict of the whole is that of the try which was handed in.
-        handed_in = text_field(_info(record), "submission", where=where)[1]
-        said = proved(record, "resolved", "info.resolved", where=where)
-        return [_with(s, said and s.patch == handed_in) for s in sessions]
-    return [_session(record, where, name)]
+    """One session, or one a try of the retrying agent, equal ones once. Raises DataError naming the field."""
+    given = tries(record)
+    if not given:
+        return [_session(record, where, name)]
+    common = {k: v for k, v in record.items() if k in ("instance_id", "replay_config", "environment")}
+    sessions = [_session({**common, **t}, f"{where}: attempts[{i}]", name) for i, t in enumerate(given)]
+    # The verdict of the whole is that of the try which was handed in.
+    said = proved(record, "resolved", "info.resolved", where=where)
+    info = _info(record)
+    best, patch = info.get("best_attempt_idx"), text_field(info, "submission", where=f"{where}: info")[1]
+    numbered = isinstance(best, int) and not isinstance(best, bool)
+    kept: list[Session] = []
+    for number, one in enumerate(sessions):
+        chosen = number == best if numbered else bool(patch) and one.patch == patch
+        session = _with(one, said) if chosen else one
+        if session not in kept:
+            kept.append(session)
+    return kept
 
 
-def _with(session: Session, resolved: bool) -> Session:
-    return replace(session, resolved=session.resolved or resolved)
+def _with(session: Session, resolved: bool | None) -> Session:
+    return session if resolved is None else replace(session, resolved=session.resolved or resolved)
 
 
 def _session(record: Mapping[str, Any], where: str, name: str) -> Session:

@@ -61,7 +61,7 @@ def test_greedy_text_equals_generate(world: World, family: str, tmp_path: Path) 
 
 def test_greedy_text_under_an_adapter_is_the_adapted_models_own_from_the_prompts_first_token_on(world: World) -> None:
     """Rows of the base and of two adapters share their prompts in one batch; each is read under what its row wears."""
-    engine, wearers = torch_engine(world.model), [None, *world.adapters]
+    engine, wearers = torch_engine(world), [None, *world.adapters]
     reference = AutoModelForCausalLM.from_pretrained(world.model.path, dtype=torch.float32)
     hooks = peft.LoraHooks(reference)
     short = replace(GREEDY, max_new_tokens=8)
@@ -75,7 +75,7 @@ def test_greedy_text_under_an_adapter_is_the_adapted_models_own_from_the_prompts
     )
     texts = set()
     for i, wearer in enumerate(wearers):
-        stacked = {} if wearer is None else peft.stack([peft.read_peft(wearer.path)])
+        stacked = {} if wearer is None else peft.stack([peft.read_peft(world.folder(wearer))])
         for prompt in PROMPTS:
             ids = engine.tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
             with torch.no_grad(), hooks.using(stacked):
@@ -360,7 +360,8 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(world: World) -> None:
 def test_a_four_bit_base_carries_the_same_adapters(world: World) -> None:
     """NF4 changes the base a little and the adapters not at all: each still changes the text, batch or no batch."""
     pytest.importorskip("bitsandbytes")
-    engine = torch_engine(world, identity.carrying(identity.quantised(world.model, "nf4"), world.model))
+    four_bit = identity.carrying(identity.quantised(world.model, "nf4"), world.model)
+    engine = torch_engine(replace(world, model=four_bit))
     assert engine.network.layers[0].qkv.weight is None
     reference = engine.network.model
     requests = many(world, GREEDY)

@@ -18,13 +18,14 @@ import pytest
 import rune
 from rune.adapters.merge_settings import Settings as MergeSettings
 from rune.analysis import gate
-from rune.benchmarks import api_updates, code_update_arena, families, puzzles
+from rune.benchmarks import api_updates, code_update_arena, families, pbb, puzzles, repositories
 from rune.encoders import hierarchical, perceiver, recurrent
 from rune.engines import openai, ray, torch, vllm
 from rune.hypernet.settings import EncoderConfig, HypernetConfig, LoraConfig, PairMix, Schedule, Weights
 from rune.retrievers import bm25
 from rune.sandbox import fork
 from rune.stages import adapt, collect, report, retrieve, sample, train
+from rune.study import phases
 from rune.study.config import MOST_FOLDS, Design, RunSection
 from rune.study.memory import Evolve
 
@@ -117,6 +118,15 @@ BOUNDS: list[tuple[type, dict[str, Any], dict[str, tuple[list[Any], list[Any]]]]
         "updates": ([1], [0]), "tasks": ([4, len(api_updates.SHAPES)], [3, len(api_updates.SHAPES) + 1]),
         "held_out": ([0, len(api_updates.FUNCTIONS) - 1], [-1, len(api_updates.FUNCTIONS)]),
     }),
+    (pbb.Config, {"held_out": 1}, {
+        "functions": ([2, len(pbb.SOURCES)], [1, len(pbb.SOURCES) + 1]), "inputs": ([1], [0]),
+        "compositions": ([0], [-1]),
+    }),
+    (pbb.Config, {"functions": 3}, {"held_out": ([0, 2], [-1, 3])}),
+    (repositories.Config, {}, {"seconds": ([TINY], [0]), "max_chars": ([200], [199])}),
+    (phases.Config, {}, {"number": ([1, 2], [0, 9])}),
+    (phases.Config, {"number": 2}, {"override": (["", "why"], ["  "])}),
+    (phases.Config, {"number": 1}, {"after": ([""], ["r"]), "decision": ([""], ["d"]), "override": ([""], ["why"])}),
     *[(e.Config, {"width": 8, "heads": 4}, {"heads": ([1, 8], [3])}) for e in (hierarchical, perceiver, recurrent)],
     (gate.Config, {}, {
         "n": ([1], [0]), "resamples": ([100], [99]), "simulations": ([100], [99]), "floor": ([0, 0.94], [-TINY, 0.95]),
@@ -165,7 +175,16 @@ def test_beyond_the_edge_is_refused(made: Any, settings: dict[str, Any]) -> None
 
 
 PARTS = ("benchmarks", "conditions", "encoders", "engines", "retrievers", "sandbox", "stages")
-OTHERS = ("adapters.merge_settings", "analysis.gate", "hypernet.settings", "reporting.tracking", "study.config")
+OTHERS = (
+    "adapters.merge_settings", "analysis.gate", "hypernet.settings", "reporting.tracking", "study.config", "study.phases",
+)  # fmt: skip
+    "adapters.merge_settings",
+    "analysis.gate",
+    "hypernet.settings",
+    "reporting.tracking",
+    "study.config",
+    "study.phases",
+)
 
 
 def _settings() -> Iterator[type]:

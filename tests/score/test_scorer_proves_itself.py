@@ -111,7 +111,7 @@ def test_a_known_verdict_is_not_judged_again_but_another_test_is(sandbox: Sandbo
 
 def test_the_scorer_of_today_proves_itself_whatever_the_cache_knows(sandbox: Sandbox, tmp_path: Path) -> None:
     """An older scorer's word on a reference is in the cache; today's judges it otherwise."""
-    program = score.program("a", UNSOLVED.reference, replace(UNSOLVED, test="def check(candidate):\n    pass\n"))
+    program = execution.program("a", UNSOLVED.reference, replace(UNSOLVED, test="def check(candidate):\n    pass\n"))
     lax = replace(UNSOLVED, test=program.test)
     filled = Cached(_Kept(sandbox), tmp_path, backend="fork", settings={})
     assert [e.outcome for e in filled.judge([program])] == [Outcome.PASSED]

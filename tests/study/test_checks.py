@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from rune import config as read
+from rune.adapters.folders import Folders
 from rune.errors import ConfigError
 from rune.runs import store
-from rune.study import checks, config, executor
+from rune.study import checks, config
+from rune.study.machines import Machines
 
 CONFIG = Path(__file__).parents[2] / "configs" / "phase1-0.5b.toml"
 
@@ -40,7 +42,7 @@ def test_numbers_are_of_the_kind_asked_for_or_the_devices_own(
 ) -> None:
     settings = config.load(CONFIG, [f"model.dtype={dtype}"]).settings
     monkeypatch.setattr(checks, "device", lambda _: device)
-    assert executor.Machines(settings, "one", together=1).dtype == used
+    assert Machines(settings, "one", together=1, adapters=Folders()).dtype == used
 
 
 @pytest.mark.parametrize("role", ["treatment", "baseline"])

@@ -11,12 +11,12 @@ shown.jsonl: retrieved from, and never trained on.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rune import console
 from rune.agent import loop
-from rune.config import derive_seed, digest, plain
+from rune.config import ADDED, derive_seed, digest, plain
 from rune.corpus import exclusion, reading, summary
 from rune.errors import DataError
 from rune.models import chat
@@ -46,7 +46,8 @@ class Config:
     keep_per_task: int = 1
     wave: int = 512  # chains worked on together
     imports: tuple[str, ...] = ()  # trajectory files to add, see `rune collect --import`
-    shown: tuple[str, ...] = ()  # files of held-out domains: tasks are given what is in them, and nothing trains on it
+    # Files of held-out domains: tasks are given what is in them, and nothing trains on it.
+    shown: tuple[str, ...] = field(default=(), metadata=ADDED)
 
     def __post_init__(self) -> None:
         for name in ("chains", "max_attempts", "max_new_tokens", "keep", "keep_per_task", "wave"):

@@ -14,8 +14,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rune.engines.shared.streams import Turns, TurnTicket, no_logprobs
 from rune.errors import AdapterError, EngineError
-from rune.types import AdapterRef, Completion, ModelRef, Request
+from rune.types import AdapterRef, Completion, Listener, ModelRef, Request
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +71,11 @@ class VllmEngine:
         self.config, self.model, self.llm = config, model, llm
         self.tokenizer = llm.get_tokenizer()
         self._numbers: dict[str, int] = {}  # adapter id → vLLM's number for it
+        self._turns = Turns(self.complete)
 
     def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
         """Yield draws chunk by chunk, rows of one adapter next to each other."""
+        no_logprobs("vllm", requests)
         applied = {r.adapter.adapter_id: self._lora(r.adapter) for r in requests if r.adapter is not None}
         draws = [(request, number) for request in requests for number in range(request.n)]
         base = [draw for draw in draws if draw[0].adapter is None]
@@ -102,8 +105,12 @@ class VllmEngine:
                     finish_reason=answer.finish_reason,
                 )
 
+    def submit(self, request: Request, listen: Listener) -> TurnTicket:
+        return self._turns.submit(request, listen)
+
     def close(self) -> None:
         """Stop vLLM's engine process and free its memory."""
+        self._turns.close()
         core = getattr(getattr(self.llm, "llm_engine", None), "engine_core", None)
         if core is not None and hasattr(core, "shutdown"):
             core.shutdown()

@@ -141,6 +141,10 @@ class Session:
         return future.result()
 
     @property
+    def broken(self) -> bool:
+        return self._broken is not None
+
+    @property
     def waiting(self) -> int:
         """Draws that have not begun."""
         return sum(len(ticket.rows) for ticket in list(self._pending)) + len(self._decoder.waiting)

@@ -179,6 +179,11 @@ class TorchEngine:
         return min(self.config.window, self.network.max_positions)
 
     @property
+    def broken(self) -> bool:
+        """Whether the session has stopped by a fault; every request is then refused."""
+        return self._session is not None and self._session.broken
+
+    @property
     def waiting(self) -> int:
         """Submitted draws that have not begun."""
         return self._session.waiting if self._session else 0

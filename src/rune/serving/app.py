@@ -25,6 +25,7 @@ from rune.models import chat
 from rune.serving import shapes
 from rune.serving.answers import Answer, event
 from rune.serving.drawing import Admission, Drawing, HungUp, unless_gone
+from rune.serving.edge import GONE
 from rune.serving.keys import Client
 from rune.serving.memory import AdapterMemory, check_alias
 from rune.serving.metrics import Metrics
@@ -234,7 +235,7 @@ async def _answer(house: House, admission: Admission, request: Request, make: Ca
     except HungUp:
         house.metrics.cancelled.inc()
         facts["hung_up"] = True
-        return Response(status_code=499)
+        return Response(status_code=GONE)
     finally:
         holding.close()
 

@@ -12,6 +12,8 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TextIO
 
+from starlette.requests import ClientDisconnect
+
 from rune.runs import store
 from rune.serving.keys import OWNER, Client, Keys
 from rune.serving.metrics import Metrics
@@ -22,6 +24,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+GONE = 499  # in the log, for a client that hung up; nobody reads it as an answer
 OPEN = ("/healthz", "/readyz", "/openapi.json")  # answered without a key
 UPLOADS = ("/v1/trajectories",)
 
@@ -65,8 +68,10 @@ class Edge:
                 if status:
                     raise  # the answer has begun
                 await refuse(refusal, answer)
+        except ClientDisconnect:  # in the middle of its body
+            status = GONE
         except asyncio.CancelledError:
-            status = status or 499
+            status = status or GONE
             raise
         except Exception as error:
             where = error.__traceback__

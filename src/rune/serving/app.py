@@ -86,6 +86,11 @@ def _errors(app: FastAPI) -> None:
         refusal = Refusal(error.status_code, said.get(error.status_code, str(error.detail)))
         return JSONResponse(refusal.body, refusal.status, headers=error.headers)
 
+    @app.exception_handler(Exception)
+    async def fault(request: Request, _: Exception) -> Response:
+        refusal = Refusal(500, f"a fault of the server; its log has it under {request.state.request_id}")
+        return JSONResponse(refusal.body, refusal.status)
+
     @app.exception_handler(RequestValidationError)
     async def parameters(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]

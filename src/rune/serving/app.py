@@ -450,7 +450,7 @@ def _trajectories(app: FastAPI, house: House) -> None:
         with admission.enter(client, 1), house.metrics.learning.track_inprogress():
             data = await request.body()
             if not data:
-                raise Refusal(400, "the body is empty; send the file of a session: --data-binary @FILE")
+                raise Refusal(400, "the body is empty; send the file of a session")
             made = await run_in_threadpool(house.memory.learn, data, where, name=name, alias=alias)
         house.metrics.learn_seconds.observe(made.seconds)
         request.state.facts.update(adapter=made.entry.short, new=made.new)

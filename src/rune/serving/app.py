@@ -112,7 +112,7 @@ def _health(app: FastAPI, house: House) -> None:
             raise Refusal(503, "the engine has stopped", retry_after=60)
         return "ready"
 
-    @app.get("/metrics", responses=_responses(401, 403))
+    @app.get("/metrics", response_class=PlainTextResponse, responses=_responses(401, 403))
     async def metrics() -> Response:
         """For Prometheus."""
         return Response(house.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -155,6 +155,11 @@ class RayEngine:
                 missing.discard((index, draw))
                 yield replace(completion, key=requests[index].key, draw=draw)
 
+    @property
+    def reports_logprobs(self) -> bool:
+        """Whether the inner engines do."""
+        return self.config.engine == "torch"
+
     def submit(self, request: Request, listen: Listener) -> TurnTicket:
         return self._turns.submit(request, listen)
 

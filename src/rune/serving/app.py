@@ -167,6 +167,8 @@ def _plan(
     wanted: int | None,
     is_chat: bool,
 ) -> Plan:
+    if reports is not None and not getattr(house.engine, "reports_logprobs", False):
+        raise shapes.unsupported("logprobs")
     entry = _adapter_of(house, body, client)
     n = body.n or 1
     if n > house.settings.max_n:

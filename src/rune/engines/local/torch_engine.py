@@ -39,6 +39,8 @@ T = TypeVar("T")
 class TorchEngine:
     """See the module's docstring."""
 
+    reports_logprobs = True
+
     def __init__(self, config: Config, model: ModelRef, loaded: Any) -> None:
         self.config, self.model = config, model
         self.tokenizer = loader.tokenizer(model)

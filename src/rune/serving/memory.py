@@ -175,21 +175,28 @@ class AdapterMemory:
 
         Raises Refusal: 400 for what is no trajectory, 409 if the same adapter is kept at another place of the project.
         """
-        started = time.perf_counter()
         found, notes = self._read(data, name)
-        ids = tuple(trajectory.trajectory_id for trajectory in found.trajectories)
+        return self.learn_from(found.trajectories, where, alias=alias, notes=notes)
+
+    def learn_from(
+        self, trajectories: Sequence[Trajectory], where: Place, *, alias: str = "", notes: Sequence[str] = ()
+    ) -> Learned:
+        """The same from trajectories that were read, redacted and checked. Raises Refusal as `learn` does."""
+        started = time.perf_counter()
+        self._can_learn()
+        ids = tuple(trajectory.trajectory_id for trajectory in trajectories)
         with self._making:
-            adapter = self._make(found.trajectories)
+            adapter = self._make(trajectories)
         hub_id, revision = names.hub_name(self.model.name)
         made_from = MadeFrom(
-            sources=tuple(Source(trajectory_id=t.trajectory_id, task_id=t.task_id) for t in found.trajectories),
+            sources=tuple(Source(trajectory_id=t.trajectory_id, task_id=t.task_id) for t in trajectories),
             hypernet=self._hypernet,
             how=f"hypernet, strength {self._strength:g}",
         )
         entry, new = self._enter(adapter, where, made_from, base_name=hub_id, base_revision=revision, alias=alias)
         if self._keep is not None:
-            store.write_jsonl(self._keep / f"{entry.id}.jsonl", found.trajectories)
-        return Learned(entry, new, ids, notes, time.perf_counter() - started)
+            store.write_jsonl(self._keep / f"{entry.id}.jsonl", trajectories)
+        return Learned(entry, new, ids, tuple(notes), time.perf_counter() - started)
 
     def load(self, folder: Path, where: Place, *, alias: str = "") -> Entry:
         """A PEFT folder of the server's own disk, registered. Raises Refusal: 400 for a folder that is refused."""
@@ -216,11 +223,12 @@ class AdapterMemory:
     def _view(self, client: Client, project: str) -> View:
         return View(project=project, base=self.model.digest, projects=client.projects)
 
-    def _read(self, data: bytes, name: str) -> tuple[reading.Imported, tuple[str, ...]]:
+    def _can_learn(self) -> None:
         if self._generator is None:
-            raise Refusal(
-                404, "this server has no hypernetwork: start it with --checkpoint DIR", code="no_hypernetwork"
-            )
+            raise Refusal(404, "there is no hypernetwork here: it takes --checkpoint DIR", code="no_hypernetwork")
+
+    def _read(self, data: bytes, name: str) -> tuple[reading.Imported, tuple[str, ...]]:
+        self._can_learn()
         plain = _unpacked(data, self._most_bytes)
         with tempfile.TemporaryDirectory(prefix="rune-upload-") as folder:
             path = Path(folder) / f"{name}.jsonl"

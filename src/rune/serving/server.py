@@ -10,7 +10,6 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, TextIO
 
 import uvicorn
@@ -24,7 +23,7 @@ from rune.serving.edge import Edge
 from rune.serving.keys import OWNER, Keys
 from rune.serving.metrics import Metrics
 from rune.serving.refusals import Refusal
-from rune.serving.settings import Config, is_loopback
+from rune.serving.settings import Config, device_of, is_loopback
 from rune.types import Engine, ModelRef
 
 
@@ -39,22 +38,18 @@ class Service:
         engine = plugins.load("engines", config.engine.name)
         own = settings_of.build(engine.Config, config.engine.settings, where="engine.settings")
         device = device_of(config)
-        dtype = config.model.dtype
-        if dtype == "auto":
-            dtype = "bfloat16" if device == "cuda" else "float32"
         self.model: ModelRef = resolve.resolve(
             config.model.name, sources=config.model.sources, cache=resolve.default_cache()
         )
         registry, generator = memory.opened(config.registry, self.model, config.checkpoint, device=device)
-        self.engine: Engine = engine.build(own, model=self.model, device=device, dtype=dtype)
-        keep = config.serve.trajectories
+        self.engine: Engine = engine.build(own, model=self.model, device=device, dtype=config.dtype(device))
         self.memory = memory.AdapterMemory(
             registry,
             self.model,
             generator,
             checkpoint=config.checkpoint,
             strength=config.serve.strength,
-            keep=Path(keep).expanduser() if keep else None,
+            keep=config.kept,
             most_bytes=config.serve.trajectory_bytes,
         )
         self._pin()
@@ -106,18 +101,6 @@ def check_reach(config: Config, keys: Keys) -> None:
             f"[serve] host = '{config.serve.host}' can be reached from other machines, and there are no API keys in "
             f"{config.keys}; make one: `rune keys add NAME --project P --keys {config.keys}`, or use host 127.0.0.1"
         )
-
-
-def device_of(config: Config) -> str:
-    """ "cpu" or "cuda". Raises ConfigError if a GPU is wanted and there is none."""
-    if config.model.device == "cpu":
-        return "cpu"
-    import torch
-
-    present = torch.cuda.is_available()
-    if config.model.device == "cuda" and not present:
-        raise ConfigError("[model] device = 'cuda', but torch sees no GPU; use --set model.device=cpu")
-    return "cuda" if present else "cpu"
 
 
 def listen(host: str, port: int) -> socket.socket:

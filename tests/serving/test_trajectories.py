@@ -13,6 +13,7 @@ import pytest
 from rune.adapters import peft
 from rune.adapters.registry.registry import Registry
 from rune.cli.main import main
+from rune.corpus import reading
 from rune.engines import torch as torch_engine
 from rune.errors import ConfigError
 from rune.serving.server import Service
@@ -125,7 +126,20 @@ def test_secrets_are_gone_before_anything_is_kept_and_an_answer_says_how_many(
     assert kept.stem == made["id"] and "redacted key" in kept.read_text(encoding="utf-8")
     everything = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert SECRET.encode() not in everything and SECRET not in log
-    assert not list(Path("/tmp").glob("rune-upload-*/*"))
+
+
+def test_a_trajectory_that_is_being_read_is_on_no_disk(house: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is killed in the middle leaves nothing of it that was not redacted."""
+    seen: list[bool] = []
+    read = reading.read_all
+
+    def watched(paths: list[Path]) -> reading.Imported:
+        seen.extend(path.is_symlink() and path.readlink().is_relative_to("/proc/self/fd") for path in paths)
+        return read(paths)
+
+    monkeypatch.setattr(reading, "read_all", watched)
+    learn(house, trajectory(60, secret=SECRET), "project=read")
+    assert seen == [True]
 
 
 def test_a_restarted_server_has_what_was_registered(tiny_model: ModelRef, hypernet: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ env: $(STAMP)       ## the environment in .venv
 
 demo: $(STAMP)      ## the whole experiment, small, on a laptop CPU
 	$(BIN)/rune models pull qwen2.5-coder-0.5b-instruct
+	$(BIN)/rune run configs/phase1-demo.toml --dry-run
 	$(BIN)/rune run configs/phase1-demo.toml --resume || [ $$? -eq 10 ]
 
 test: $(STAMP)      ## fast tests: no model, no network
@@ -97,7 +98,8 @@ report-check: $(STAMP) ## the committed run's report in headless Chromium; scree
 	$(BIN)/python tests/report/browser.py results/phase1-0.5b --out artifacts
 
 families: $(STAMP)  ## recall and transfer on held-out task families (one GPU, about six minutes)
-	$(BIN)/python experiments/families.py --out runs/families --train-seconds 170
+	$(BIN)/python studies/private-conventions/corpus.py
+	$(BIN)/rune run configs/families-0.5b.toml
 
 clean:
 	rm -rf build dist *.egg-info artifacts

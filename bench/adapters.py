@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from rune.adapters import peft
+from rune.adapters.folders import Folders
 from rune.adapters.peft import Adapter, Pair, target_linears
 from rune.engines import torch as torch_engine
 from rune.engines.local import torch_engine as _torch
@@ -42,7 +43,10 @@ def main() -> int:
     torch.set_num_threads(args.threads)
     digest = store.sha256_file(args.model / "model.safetensors")
     model = ModelRef(name=args.model.name, path=str(args.model), digest=digest, source="local")
-    engine = torch_engine.build(torch_engine.Config(), model=model, device=args.device, dtype=args.dtype)
+    folders = Folders()
+    engine = torch_engine.build(
+        torch_engine.Config(), model=model, device=args.device, dtype=args.dtype, adapters=folders
+    )
     made = [random_adapter(engine, seed) for seed in range(args.count)]
 
     def timed(work: Callable[[], object]) -> float:
@@ -54,10 +58,13 @@ def main() -> int:
         return 1000 * (clock() - started)
 
     with tempfile.TemporaryDirectory() as scratch:
-        refs = [peft.write_peft(Path(scratch) / str(i), adapter) for i, adapter in enumerate(made)]
+        places = [Path(scratch) / str(i) for i in range(len(made))]
+        refs = [peft.write_peft(place, adapter) for place, adapter in zip(places, made, strict=True)]
+        for place, ref in zip(places, refs, strict=True):
+            folders.know(ref.adapter_id, place)
         tensors = [timed(lambda i=i, a=a: engine.put_adapter(f"t{i}", a)) for i, a in enumerate(made)]  # type: ignore[misc]
-        read = [timed(lambda ref=ref: peft.read_peft(ref.path)) for ref in refs]  # type: ignore[misc]
-        folders = [timed(lambda ref=ref: resident(engine, ref)) for ref in refs]  # type: ignore[misc]
+        read = [timed(lambda place=place: peft.read_peft(place)) for place in places]  # type: ignore[misc]
+        both = [timed(lambda ref=ref: resident(engine, ref)) for ref in refs]  # type: ignore[misc]
     result = {
         "model": model.name,
         "device": args.device if args.device == "cpu" else torch.cuda.get_device_name(0),
@@ -68,7 +75,7 @@ def main() -> int:
         "megabytes_an_adapter": round(engine.pool.adapter_bytes / 1e6, 1),
         "put_tensors_ms": round(statistics.median(tensors[1:]), 2),
         "read_folder_ms": round(statistics.median(read[1:]), 2),
-        "read_and_put_folder_ms": round(statistics.median(folders[1:]), 2),
+        "read_and_put_folder_ms": round(statistics.median(both[1:]), 2),
         "clock": "CPU time" if args.device == "cpu" else "wall time",
     }
     entries = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}

@@ -25,9 +25,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
 from rune.benchmarks import humaneval
+from rune.benchmarks.scorers import execution
 from rune.sandbox import fork
 from rune.scoring import samples_file
-from rune.stages import score
 from rune.types import Execution, Outcome
 
 
@@ -46,7 +46,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 def ours(samples: list[dict[str, Any]], workers: int) -> list[Execution]:
     tasks = samples_file.problems("humaneval", "").problems
     jobs = [
-        score.program(
+        execution.program(
             str(i), s["completion"] if s["whole"] else tasks[s["task_id"]].prompt + s["completion"], tasks[s["task_id"]]
         )
         for i, s in enumerate(samples)

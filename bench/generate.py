@@ -34,6 +34,7 @@ import torch
 
 from rune import prompts
 from rune.adapters import peft
+from rune.adapters.folders import Folders
 from rune.adapters.peft import Adapter, Pair, target_linears
 from rune.config import plain
 from rune.engines import torch as torch_engine
@@ -383,7 +384,7 @@ class Bench:
         wrapped.eval()
         loaded = time.perf_counter() - started
         refs = [
-            AdapterRef(adapter_id=f"a{i}", path="", base_model="", rank=ADAPTER_RANK, delta_w_norm=1.0)
+            AdapterRef(adapter_id=f"a{i}", base_model="", rank=ADAPTER_RANK, delta_w_norm=1.0)
             for i in range(num_adapters)
         ]
         rows = [(r.prompt, r.adapter.adapter_id) for r in self.requests(refs) for _ in range(r.n) if r.adapter]
@@ -465,6 +466,7 @@ class Bench:
         engine = vllm_engine.build(
             vllm_engine.Config(max_loras=8, max_lora_rank=ADAPTER_RANK),
             model=self.model, device=self.args.device, dtype=self.args.dtype,
+            adapters=Folders(Path(self._scratch.name)),
         )  # fmt: skip
         folders = [Path(self._scratch.name) / f"vllm-{i}" for i in range(8)]
         refs = [peft.write_peft(f, a) for f, a in zip(folders, self.adapters(8), strict=True)]
@@ -522,7 +524,7 @@ class Bench:
         graphed = answers(engine, requests)
         found["graphs"] = engine.decoder.device.graphs_recorded
         model, eager_engine = engine.network.model, None
-        eager_engine = _torch.TorchEngine(torch_engine.Config(graphs=False), self.model, model)
+        eager_engine = _torch.TorchEngine(torch_engine.Config(graphs=False), self.model, model, Folders())
         found["graphs_equal_eager"] = agreement(answers(eager_engine, requests), graphed)
         tokenizer = self.tokenizer()
         batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(self.args.device)

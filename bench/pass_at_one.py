@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from rune.analysis import stats
+from rune.benchmarks.scorers import execution
 from rune.sandbox import fork
 from rune.scoring import samples_file
-from rune.stages import score
 from rune.types import Outcome
 
 RESAMPLES = 10_000
@@ -39,7 +39,7 @@ def passes(samples: list[dict[str, Any]], workers: int) -> dict[str, list[bool]]
     """Task → one verdict per draw, in the order of draws."""
     tasks = samples_file.problems("humaneval", "").problems
     ordered = sorted(samples, key=lambda sample: (sample["task_id"], sample["draw"]))
-    jobs = [score.program(str(i), s["program"], tasks[s["task_id"]]) for i, s in enumerate(ordered)]
+    jobs = [execution.program(str(i), s["program"], tasks[s["task_id"]]) for i, s in enumerate(ordered)]
     with fork.build(fork.Config(workers=workers)) as sandbox:
         found = {int(e.key): e.outcome is Outcome.PASSED for e in sandbox.judge(jobs)}
     verdicts: dict[str, list[bool]] = defaultdict(list)

@@ -21,7 +21,8 @@ from typing import Any
 
 from rune import console, plugins
 from rune.benchmarks import api_updates, code_update_arena, private_library
-from rune.benchmarks.scorers import updates
+from rune.benchmarks.scorers import execution, execution_with_and_without, judging
+from rune.benchmarks.scorers.judging import Item
 from rune.runs import store
 from rune.types import Execution, Outcome
 
@@ -67,16 +68,16 @@ def _why(found: Execution) -> str:
 
 def _arena(args: argparse.Namespace, sandbox: Any) -> dict[str, Any]:
     problems = code_update_arena.build(code_update_arena.Config(path=str(args.data))).problems()
-    graded = list(updates.judge(sandbox, ((p.task_id, p, p.reference) for p in problems)))
-    without = [(f"{p.task_id}", updates.without(p), p.reference) for p in problems]
-    bare = [g.key for g in updates.judge(sandbox, without) if g.plain.outcome is Outcome.PASSED]
-    left = {g.key: _why(g.plain) for g in sorted(graded, key=lambda g: g.key) if not g.used}
+    found = list(judging.judge(sandbox, (Item(p.task_id, p, p.reference) for p in problems)))
+    without = (execution_with_and_without.without(p) for p in problems)
+    alone = list(execution.judge(sandbox, (Item(p.task_id, p, p.reference) for p in without)))
+    left = {e.key: _why(e) for e in sorted(found, key=lambda e: e.key) if e.outcome is not Outcome.PASSED}
     return {
         "tasks": len(problems),
         "updates": len({p.domain for p in problems}),
-        "pass_with_update": sum(g.plain.outcome is Outcome.PASSED for g in graded),
-        "pass_without_update": len(bare),
-        "count": sum(g.used for g in graded),
+        "pass_with_update": sum(map(execution_with_and_without.passes_with, found)),
+        "pass_without_update": sum(e.outcome is Outcome.PASSED for e in alone),
+        "count": sum(e.outcome is Outcome.PASSED for e in found),
         "left_out": left,
     }
 

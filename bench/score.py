@@ -42,15 +42,15 @@ def programs(draws: int) -> list[dict[str, str]]:
 
 def run_rune(samples: list[dict[str, str]], workers: int, backend: str = "fork") -> dict[str, bool]:
     from rune import plugins
+    from rune.benchmarks.scorers import execution
     from rune.scoring import samples_file
-    from rune.stages import score
 
     tasks = samples_file.problems("humaneval", "").problems
     part = plugins.load("sandbox", backend)
     start = clock()
     sandbox = part.build(part.Config(workers=workers))
     jobs = (
-        score.program(str(i), tasks[s["task_id"]].prompt + s["completion"], tasks[s["task_id"]])
+        execution.program(str(i), tasks[s["task_id"]].prompt + s["completion"], tasks[s["task_id"]])
         for i, s in enumerate(samples)
     )
     found = {e.key: e.outcome == "passed" for e in sandbox.judge(jobs)}

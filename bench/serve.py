@@ -102,7 +102,7 @@ def fill(registry: Registry, model: ModelRef, count: int) -> list[str]:
 def batch_answers(registry: Registry, model: ModelRef, names: list[str]) -> dict[tuple[str, str], str]:
     """(adapter or "", prompt) → the batch engine's greedy text."""
     config = torch_engine.Config(max_adapters=max(1, len(names)))
-    engine = torch_engine.build(config, model=model, device="cpu", dtype="float32")
+    engine = torch_engine.build(config, model=model, device="cpu", dtype="float32", adapters=registry.objects)
     refs = {"": None, **{name: registry.ref(registry.get(name), base=model.digest) for name in names}}
     sampling = Sampling(temperature=0, max_new_tokens=TOKENS)
     requests = [

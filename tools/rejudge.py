@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT / "src"))
 
 from rune import config, console
 from rune.benchmarks import families
+from rune.benchmarks.scorers import execution as by_execution
 from rune.errors import DataError, RuneError
 from rune.runs import provenance, store
 from rune.sandbox import fork
@@ -138,7 +139,7 @@ def rejudge(sources: Sequence[Source], limits: score.Config, cache: Path, out: P
     for source in sources:
         for sample in source.samples:
             problem = source.problems[sample.task_id]
-            program = score.program(sample.task_id, sample.program, problem)
+            program = by_execution.program(sample.task_id, sample.program, problem)
             numbers.setdefault(program, len(numbers))
             tasks.setdefault(dataclasses.replace(program, code=""), problem)
     sandbox = score.build_sandbox(limits, cache=cache)
@@ -159,7 +160,7 @@ def rejudge(sources: Sequence[Source], limits: score.Config, cache: Path, out: P
         before = {(v.condition, v.task_id, v.draw): v for v in source.verdicts}
         for sample in source.samples:
             problem = source.problems[sample.task_id]
-            now = today[numbers[score.program(sample.task_id, sample.program, problem)]]
+            now = today[numbers[by_execution.program(sample.task_id, sample.program, problem)]]
             was = before[sample.condition, sample.task_id, sample.draw]
             entry["samples"] += 1
             entry["passed_before"] += was.outcome is Outcome.PASSED

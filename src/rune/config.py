@@ -11,14 +11,13 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import math
 import tomllib
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any, TypeVar
 
+from rune import strict
 from rune.errors import ConfigError
 
 T = TypeVar("T")
@@ -71,70 +70,13 @@ def build(cls: type[T], raw: Mapping[str, Any], *, where: str = "") -> T:
     for name, spec in fields.items():
         path = f"{where}.{name}" if where else name
         if name in raw:
-            values[name] = _convert(hints[name], raw[name], path)
+            values[name] = strict.value(hints[name], raw[name], path, _SETTINGS)
         elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{label}missing key '{name}'; add it to the config or pass --set {path}=…")
     try:
         return cls(**values)
     except ValueError as error:
         raise ConfigError(f"{label}{error}") from None
-
-
-def _convert(hint: Any, value: Any, path: str) -> Any:
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        options = [a for a in typing.get_args(hint) if a is not type(None)]
-        if value is None:
-            return None
-        for option in options[:-1]:
-            try:
-                return _convert(option, value, path)
-            except ConfigError:
-                continue
-        return _convert(options[-1], value, path)
-    if hint is Any:
-        return value
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{path}: expected a section, found {_short(value)}")
-        return build(hint, value, where=path)
-    if origin is typing.Literal:
-        choices = typing.get_args(hint)
-        if value not in choices:
-            close = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
-            guess = f"; did you mean '{close[0]}'?" if close else ""
-            raise ConfigError(f"{path}: {value!r} is not one of {', '.join(map(str, choices))}{guess}")
-        return value
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        try:
-            return hint(value)
-        except ValueError:
-            names = ", ".join(str(m.value) for m in hint)
-            raise ConfigError(f"{path}: {value!r} is not one of {names}") from None
-    if origin is tuple:
-        (item, *_) = typing.get_args(hint)
-        if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{path}: expected a list, found {_short(value)}")
-        return tuple(_convert(item, v, f"{path}[{i}]") for i, v in enumerate(value))
-    if origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, Mapping)):
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{path}: expected a section, found {_short(value)}")
-        _, item = typing.get_args(hint)
-        return {k: _convert(item, v, f"{path}.{k}") for k, v in value.items()}
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not _finite(value):
-            raise ConfigError(f"{path}: expected a finite number, found {_short(value)}")
-        return float(value)
-    if hint in (bool, int, float, str) and type(value) is hint:
-        return value
-    raise ConfigError(f"{path}: expected {getattr(hint, '__name__', hint)}, found {_short(value)}")
-
-
-def _finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number beyond any float
-        return False
 
 
 def _short(value: Any) -> str:
@@ -144,6 +86,11 @@ def _short(value: Any) -> str:
     except (ValueError, RecursionError):  # thousands of digits
         return "something too long to show"
     return text if len(text) <= 120 else f"{text[:117]}…"
+
+
+_SETTINGS = strict.Dialect(
+    ConfigError, "a section", _short, finite=True, record=lambda cls, raw, where: build(cls, raw, where=where)
+)
 
 
 def plain(value: Any) -> Any:

@@ -20,6 +20,7 @@ SINGULAR = {
     "conditions": "condition",
     "retrievers": "retriever",
     "sandbox": "sandbox backend",
+    "benchmarks.scorers": "scorer",
 }
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from rune import slicing
-from rune.types import Attempt, Trajectory
+from rune.types import Answer, Attempt, Trajectory
 
 INSTRUCTION = (
     "Please provide a self-contained Python script that solves the following problem in a markdown code block:"
@@ -22,13 +22,14 @@ PREFILL = (
     "Below is a Python script with a self-contained function that solves the problem "
     "and passes corresponding tests:\n```python\n"
 )
+VALUE_INSTRUCTION = "Please answer the following question with one Python literal in a markdown code block:"
+VALUE_PREFILL = "Below is the Python literal that answers the question:\n```python\n"
 REFLECTION = "The mistake is"
 FENCE = "\n```"
+ENDS = (FENCE, "<|endoftext|>", "<|im_end|>")  # of any answer
 # What comes after the function: EvalPlus' list, and the demo tests that the instruct models append.
 STOP = (
-    FENCE,
-    "<|endoftext|>",
-    "<|im_end|>",
+    *ENDS,
     "\nif __name__",
     "\ndef main(",
     "\nprint(",
@@ -45,26 +46,32 @@ class Chat(NamedTuple):
     prefill: str
 
 
-def task(prompt: str, context: str = "") -> Chat:
+def task(prompt: str, context: str = "", answer: Answer = Answer.PROGRAM) -> Chat:
     """The question every arm asks; `context` is what RAG (or the teacher) puts before it."""
     lead = f"{context.rstrip()}\n\n" if context else ""
-    question = f"{lead}{INSTRUCTION}\n```\n{prompt.strip()}\n```\n"
-    return Chat(messages=(("user", question),), prefill=PREFILL)
+    value = answer is Answer.VALUE
+    question = f"{lead}{VALUE_INSTRUCTION if value else INSTRUCTION}\n```\n{prompt.strip()}\n```\n"
+    return Chat(messages=(("user", question),), prefill=VALUE_PREFILL if value else PREFILL)
 
 
-def retry(prompt: str, attempts: Sequence[Attempt], *, limit: int = 2) -> Chat:
+def retry(prompt: str, attempts: Sequence[Attempt], *, limit: int = 2, answer: Answer = Answer.PROGRAM) -> Chat:
     """The same question after failures: a linear history of the last `limit` attempts with their errors."""
-    first = task(prompt)
+    first = task(prompt, answer=answer)
     messages = list(first.messages)
     for attempt in attempts[-limit:]:
-        messages.append(("assistant", f"{PREFILL}{attempt.code.strip()}{FENCE}"))
+        messages.append(("assistant", f"{first.prefill}{attempt.code.strip()}{FENCE}"))
         thought = f"{attempt.reflection.strip()}\n" if attempt.reflection else ""
-        messages.append(("user", f"{thought}{feedback(attempt)}"))
-    return Chat(messages=tuple(messages), prefill=PREFILL)
+        messages.append(("user", f"{thought}{feedback(attempt, answer)}"))
+    return Chat(messages=tuple(messages), prefill=first.prefill)
 
 
-def feedback(attempt: Attempt) -> str:
+def feedback(attempt: Attempt, answer: Answer = Answer.PROGRAM) -> str:
     """What the loop tells the model about a failed attempt."""
+    if answer is Answer.VALUE:
+        return (
+            f"This is not right:\n```\n{attempt.error.strip() or attempt.error_kind}\n```\n"
+            "Find the mistake and provide the right Python literal in a markdown code block."
+        )
     what = "did not finish in time" if attempt.outcome == "timed_out" else "failed its tests"
     return (
         f"The script {what}:\n```\n{attempt.error.strip() or attempt.error_kind}\n```\n"
@@ -112,16 +119,36 @@ _THOUGHT_ENDS = re.compile(r"(?<![\"'`])</(?:think|thinking|thought|reasoning)>(
 _CLOSINGS = 8  # a docstring may hold fences of its own: so many are tried as the end of a block
 
 
-def stop(prompt: str) -> tuple[str, ...]:
+def stop(prompt: str, answer: Answer = Answer.PROGRAM) -> tuple[str, ...]:
     """Where an answer to this task ends. What the task's own text holds is no end: an answer may repeat it.
 
     MBPP's prompts are a docstring with an assert in it; cut there, a fifth of the 0.5B's failures were half docstrings.
     """
-    return tuple(text for text in STOP if text not in prompt)
+    ends = ENDS if answer is Answer.VALUE else STOP
+    return tuple(text for text in ends if text not in prompt)
 
 
-def extract(completion: str, *, prompt: str, entry_point: str) -> str:
-    """The program in a completion that followed `PREFILL`.
+def value(completion: str) -> str:
+    """The literal in a completion that followed `VALUE_PREFILL`, as it was written.
+
+    It stands before the closing fence; the first fenced block that is a literal is taken where that is none. What
+    stands there is taken, not corrected: whether it is a literal, and the right one, is the scorer's to say.
+    """
+    text = _without_thoughts(completion.replace("\r\n", "\n").replace("\r", "\n"))
+    blocks = [block.strip() for block in _blocks(text)]
+    return next((block for block in blocks if _literal(block)), text.partition(FENCE)[0].strip())
+
+
+def _literal(text: str) -> bool:
+    try:
+        ast.literal_eval(text)
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+        return False
+    return True
+
+
+def extract(completion: str, *, prompt: str, entry_point: str, answer: Answer = Answer.PROGRAM) -> str:
+    """The program in a completion that followed `PREFILL`, or the literal that was asked for (`value`).
 
     The answer continues inside an open fence, so the code is what stands before the closing one, or a fenced block
     after it: the last one that defines `entry_point` and parses as a whole, else the last that does once its
@@ -129,6 +156,8 @@ def extract(completion: str, *, prompt: str, entry_point: str) -> str:
     a function body, it is read as the continuation of `prompt` (HumanEval's completion format). Of the program, what
     the answer needs is kept (`slicing`).
     """
+    if answer is Answer.VALUE:
+        return value(completion)
     name = re.split(r"\W", entry_point, maxsplit=1)[0]
     text = _without_thoughts(completion.replace("\r\n", "\n").replace("\r", "\n"))
     if _binds(_longest_parsable(text), name) and _parses(text):

@@ -32,6 +32,7 @@ class FailureKind(StrEnum):
     CRASH = "Crash"  # its process ended
     BAD_VALUE = "BadValue"  # it returned what is no plain data, or too much of it
     PROTOCOL = "Protocol"  # it spoke to the scorer in a way that no answer has
+    NOT_NEEDED = "NotNeeded"  # it passes, and passes as well without the change that its task is about
 
 
 class Split(StrEnum):
@@ -41,27 +42,51 @@ class Split(StrEnum):
     HELD_OUT = "held_out"
 
 
+class Answer(StrEnum):
+    """What a task asks for: `prompts` has the words and takes it from what a model says."""
+
+    PROGRAM = "program"
+    VALUE = "value"  # a Python literal, such as "[1, 2]"
+
+
+class Scorer(StrEnum):
+    """Who judges the answers to a task, and so what a success is: a file of that name in benchmarks/scorers/."""
+
+    EXECUTION = "execution"  # the program passes its test
+    EXECUTION_WITH_AND_WITHOUT = "execution_with_and_without"  # it passes with a change installed and not without it
+    EXACT_VALUE = "exact_value"  # the value is the expected one; nothing is executed
+
+    @property
+    def answer(self) -> Answer:
+        return Answer.VALUE if self is Scorer.EXACT_VALUE else Answer.PROGRAM
+
+    def measure(self, k: int = 1) -> str:
+        """What the share of successes is called: "pass@1", or "UPass@1" (Liu et al. 2024, arXiv 2407.06249)."""
+        return f"{'UPass' if self is Scorer.EXECUTION_WITH_AND_WITHOUT else 'pass'}@{k}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One task with an executable test."""
+    """One task and what judges an answer to it."""
 
     task_id: str  # "HumanEval/17", unique over all benchmarks
     benchmark: str  # name of the file in benchmarks/ that made it
     prompt: str  # what the model is shown
-    entry_point: str  # the function the test calls
-    test: str  # source that defines check(candidate); the model never sees it
-    reference: str = ""  # a complete program that passes
+    entry_point: str  # the function the test calls; "" where a value is asked for
+    test: str  # source that defines check(candidate), or the expected value; the model never sees it
+    reference: str = ""  # a complete answer that passes
     category: str = ""  # string manipulation, arithmetic, data structures, algorithms; or a benchmark's own
     split: Split = Split.TRAIN
     prelude: str = ""  # trusted source that exists before the candidate's code (an invented helper library)
     domain: str = ""  # what tasks share that no other tasks do: a library, an API update, a private convention
+    scorer: Scorer = Scorer.EXECUTION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """One program tried for a task, and what the sandbox said of it."""
 
-    code: str
+    code: str  # the program, or the value as it was written
     outcome: Outcome
     error_kind: str = ""  # "" if passed, else `Execution.label`: SyntaxError, NameError, WrongAnswer, Timeout
     error: str = ""  # the text the model was shown, truncated from the middle
@@ -81,6 +106,7 @@ class Trajectory:
     category: str = ""
     domain: str = ""
     source: str = ""  # who wrote it: model id, "mutate-and-repair", "imported:<file>"
+    answer: Answer = Answer.PROGRAM  # what the task asks for
 
     @property
     def solved(self) -> bool:
@@ -89,10 +115,9 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterRef:
-    """A LoRA on disk in PEFT's folder layout."""
+    """A LoRA by its content. An `adapters.folders.AdapterSource` knows where it lies."""
 
-    adapter_id: str  # content hash of the weights and their config
-    path: str  # folder with adapter_config.json and adapter_model.safetensors
+    adapter_id: str  # sha256 of its weights file, the same in every run and registry; 32 digits in earlier records
     base_model: str  # `ModelRef.digest` of the model it was made for
     rank: int
     delta_w_norm: float  # ‖ΔW‖_F over all modules; > 0 or the arm is not live
@@ -118,14 +143,14 @@ class Sample:
     draw: int  # 0 <= draw < n
     seed: int  # the same for every arm at one (task, draw)
     completion: str  # the model's text, untouched
-    program: str  # the code taken from it: what is scored
+    program: str  # the program or value taken from it: what is scored
     num_tokens: int
     finish_reason: str  # "stop" or "length"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What the sandbox found about one sample."""
+    """What the scorer found about one sample."""
 
     task_id: str
     condition: str
@@ -137,6 +162,7 @@ class Verdict:
     cpu_seconds: float = 0.0
     wall_seconds: float = 0.0
     machine: str = ""
+    scorer: Scorer = Scorer.EXECUTION  # who judged, so what `passed` counts
 
     @property
     def label(self) -> str:
@@ -265,7 +291,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmScore:
-    """pass@1 of one arm: the mean over tasks of c/n."""
+    """pass@1 (or what else the decision's scorer counts) of one arm: the mean over tasks of c/n."""
 
     condition: str
     num_tasks: int
@@ -311,6 +337,7 @@ class Decision:
     evidence: str = ""  # the grade as a sentence, from interval, power and controls
     hypotheses: tuple[str, ...] = ()  # H0 and H1 in words, with the numbers in
     details: Mapping[str, Any] = field(default_factory=dict)
+    scorer: Scorer = Scorer.EXECUTION  # what every `passed` above counts
 
 
 Listener = Callable[[Delta | Exception], None]

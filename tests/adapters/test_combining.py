@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from rune.adapters import composition, interference, merge_settings, merging, peft
+from rune.adapters import composition, convert, interference, merge_settings, merging, peft
+from rune.adapters.factors import LoraTargets, Size
 from rune.adapters.peft import Adapter, Pair
 from rune.errors import AdapterError, ConfigError
 from rune.types import ModelRef
@@ -95,6 +96,29 @@ def test_shrinking_gives_the_best_delta_of_its_rank() -> None:
             u, s, v = torch.linalg.svd(delta(whole, name), full_matrices=False)
             best = (u[:, :rank] * s[:rank]) @ v[:rank]
             torch.testing.assert_close(delta(smaller, name), best, rtol=1e-4, atol=1e-4)
+
+
+def test_shrinking_an_adapter_of_any_scale_leaves_its_delta() -> None:
+    one = small.adapter(1, rank=3, scale=2.0)
+    for name in WHOLE:
+        torch.testing.assert_close(delta(composition.shrink(one, 3), name), delta(one, name), rtol=1e-4, atol=1e-4)
+
+
+def test_factors_for_training_hold_the_scale() -> None:
+    """A fine-tuned adapter of α/r = 2 is a goal of reconstruction: its ΔW, not half of it."""
+    one = small.adapter(1, scale=2.0, names=WHOLE[::2])
+    size = Size(*small.SIZES[WHOLE[0]])
+    layout = LoraTargets(
+        layers=2, width=12, sizes={"q_proj": size}, paths={"q_proj": "model.layers.{}.self_attn.q_proj"}
+    )
+    down_YNRI, up_YNRO = convert.from_adapter(one, layout)["q_proj"]
+    assert down_YNRI.shape == (2, 1, 3, 12) and up_YNRO.shape == (2, 1, 3, 10)
+    for layer, name in enumerate(WHOLE[::2]):
+        found = down_YNRI[layer, 0].T.double() @ up_YNRO[layer, 0].double()
+        torch.testing.assert_close(found, delta(one, name), rtol=1e-5, atol=1e-5)
+    back = convert.to_adapter(convert.from_adapter(one, layout), layout, base_model=small.BASE)
+    for name in WHOLE[::2]:
+        torch.testing.assert_close(delta(back, name), delta(one, name), rtol=1e-5, atol=1e-5)
 
 
 # --------------------------------------------------------------------------- what stands between two

@@ -14,11 +14,13 @@ from rune.adapters import merging, peft
 from rune.adapters.merge_settings import Settings as MergeSettings
 from rune.adapters.peft import Adapter
 from rune.adapters.registry import intake, operations
+from rune.adapters.registry.objects import Objects
 from rune.adapters.registry.records import MadeFrom, Place, Source, Status
 from rune.adapters.registry.registry import Registry, View
+from rune.analysis import stats
 from rune.errors import ConfigError, ContaminationError, DataError
-from rune.study import fitness
-from rune.study.evolution import Found, Tasks, Wanted
+from rune.study import evolution, fitness
+from rune.study.evolution import Evaluation, Found, Tasks, Wanted
 from rune.study.memory import Evolve, Memory
 from tests.adapters import small
 
@@ -31,6 +33,7 @@ class Table:
     """An evaluator whose adapters pass as often as a table says: (adapter id, domain) → share of the draws."""
 
     draws = DRAWS
+    objects: Objects  # of the test's registry
 
     def __init__(self, shares: dict[tuple[str, str], float], *, protocol: str = "table") -> None:
         self.shares, self._protocol = shares, protocol
@@ -51,7 +54,7 @@ class Table:
 
     def measure(self, wanted: Sequence[Wanted]) -> Iterator[Found]:
         for ref, tasks in wanted:
-            peft.read_peft(ref.path)
+            peft.read_peft(self.objects.folder(ref))
             for task in tasks:
                 if self.stop_after is not None and len(self.drawn) >= self.stop_after:
                     raise KeyboardInterrupt
@@ -77,7 +80,9 @@ class Sums:
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
-    return Registry(tmp_path / "registry", create=True)
+    made = Registry(tmp_path / "registry", create=True)
+    Table.objects = made.objects
+    return made
 
 
 def settings(**changes: Any) -> Evolve:
@@ -126,6 +131,21 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     assert 0.91 <= hits / runs <= 0.99
 
 
+def test_each_end_of_the_interval_is_made_from_the_same_ends_of_its_parts() -> None:
+    """Eleven tasks always pass and one never does: far more doubt below than above."""
+    skew = {f"{n}": (5 if n else 0, 5) for n in range(12)}
+    shares = [c / n for c, n in skew.values()]
+    weights = stats.task_weights(12, fitness.RESAMPLES, 0)
+    part = stats.task_interval(sorted(shares), weights, level=0.95, low=0.0, high=1.0)
+    rate = 11 / 12
+    alone = fitness.fitness(skew, {}, alpha=1.0, protocol="", measured="")
+    assert (alone.low, alone.value, alone.high) == pytest.approx((part.low, rate, part.high), abs=0.02)
+    assert rate - alone.low > 1.5 * (alone.high - rate)
+    both = fitness.fitness(skew, skew, alpha=0.6, protocol="", measured="")
+    assert both.low == pytest.approx(rate - math.hypot(0.6, 0.4) * (rate - alone.low))
+    assert both.high == pytest.approx(min(1.0, rate + math.hypot(0.6, 0.4) * (alone.high - rate)))
+
+
 def test_passes_that_all_agree_still_leave_doubt() -> None:
     every = {f"{n}": (5, 5) for n in range(10)}
     found = fitness.fitness(every, every, alpha=0.7, protocol="", measured="")
@@ -166,6 +186,27 @@ def test_measuring_draws_each_task_once_and_selection_goes_by_it(registry: Regis
     assert registry.get(entry.id).fitness == pytest.approx(0.8) and len(table.drawn) == 2 * TASKS
 
 
+def test_no_fitness_is_told_from_a_part_of_the_draws(registry: Registry) -> None:
+    entry = small.put(registry, 1, DATES)
+    table = Table({(entry.id, "dates"): 0.8})
+    evaluation = Evaluation(registry, table, alpha=0.7, budget=100_000)
+    with pytest.raises(DataError, match=f"adapter {entry.id[:12]}: task 'dates/0' was not measured"):
+        evaluation.fitness(entry.id, ["dates"])
+    Memory(registry, settings(outside=0), table, base=small.BASE).evolve()
+    assert evaluation.fitness(entry.id, ["dates"]).pass_rate == pytest.approx(0.8)
+
+
+def test_passes_under_another_protocol_are_none_of_this_one(registry: Registry) -> None:
+    entry = small.put(registry, 1, DATES)
+    for number, share in enumerate((0.8, 0.2)):
+        table = Table({(entry.id, "dates"): share, (entry.id, "money"): share}, protocol=f"protocol {number}")
+        outcome = Memory(registry, settings(), table, base=small.BASE).evolve()
+        assert outcome.draws == 2 * TASKS * DRAWS == len(table.drawn) * DRAWS
+        assert registry.get(entry.id).fitness == pytest.approx(share)
+        assert operations.spent(registry, table.protocol) == outcome.draws
+    assert [f.protocol for f in registry.fitness(entry.id)] == ["protocol 0", "protocol 1"]
+
+
 def test_a_stopped_measurement_goes_on_where_it_was(registry: Registry) -> None:
     entries = [small.put(registry, n, DATES) for n in range(3)]
     table = Table({(e.id, "dates"): 0.6 for e in entries})
@@ -186,7 +227,7 @@ def test_the_budget_holds_over_all_calls_and_what_is_left_is_said(registry: Regi
     assert outcome.draws == 2 * one and len(outcome.measured) == 2
     assert outcome.left == [f"measure {entries[2].short}: {one} draws"]
     outcome = Memory(registry, settings(budget=2 * one + 5), table, base=small.BASE).evolve()
-    assert outcome.draws == 0 and len(outcome.left) == 1
+    assert outcome.draws == 0 and len(outcome.left) == 1 and outcome.measured == []
     assert Memory(registry, settings(budget=3 * one), table, base=small.BASE).evolve().left == []
 
 
@@ -233,6 +274,45 @@ def test_a_merge_is_kept_only_if_its_interval_is_above_both_parents(
     assert registry.get(a.id).status is registry.get(b.id).status is Status.ACTIVE
 
 
+def test_a_merge_that_beats_the_worse_of_its_parents_alone_is_not_kept(registry: Registry) -> None:
+    a, b = small.put(registry, 1, DATES), small.put(registry, 2, DATES)
+    child = merged_id(registry, a.id, b.id)
+    shares = {(d, domain): s for d, s in ((a.id, 0.8), (b.id, 0.2), (child, 0.6)) for domain in ("dates", "money")}
+    (operation,) = Memory(registry, settings(**SVD), Table(shares), base=small.BASE).evolve().operations
+    result = operation.numbers["result"]
+    assert 0.2 < result["low"] < result["value"] < 0.8  # beyond doubt above one, and below the other
+    assert not operation.kept and registry.get(child).status is Status.ARCHIVED
+
+
+@pytest.mark.parametrize(("order", "pair"), [("alike", (1, 2)), ("apart", (1, 3))])
+def test_pairs_are_merged_in_the_order_of_how_alike_they_are(
+    registry: Registry, order: str, pair: tuple[int, int]
+) -> None:
+    one = small.adapter(1)
+    near = replace(one, pairs={n: p._replace(b=p.b + 0.1) for n, p in one.pairs.items()})
+    against = replace(one, pairs={n: p._replace(b=0.2 - p.b) for n, p in one.pairs.items()})
+    ids = {}
+    for number, adapter in ((1, one), (2, near), (3, against)):
+        ready = intake.prepare(adapter, DATES, MadeFrom(), base_name="org/base", max_rank=256)
+        ids[number] = registry.insert(ready.draft, ready.config, ready.weights)[0].id
+    memory = Memory(registry, settings(**{**SVD, "merges": 1, "order": order}), Table({}), base=small.BASE)
+    (step,) = memory.merges()
+    assert {e.id for e in step.inputs} == {ids[n] for n in pair}
+    assert (step.notes["cosine"] > 0.9) is (order == "alike")
+
+
+def test_a_step_under_another_protocol_alpha_or_method_is_another_step(registry: Registry) -> None:
+    for number in (1, 2):
+        small.put(registry, number, DATES)
+
+    def key(protocol: str, alpha: float, method: str = "svd") -> str:
+        wanted = settings(**{**SVD, "methods": (MergeSettings(method=method),)}, alpha=alpha)
+        return Memory(registry, wanted, Table({}, protocol=protocol), base=small.BASE).merges()[0].key
+
+    assert len({key("one", 0.7), key("two", 0.7), key("one", 0.5), key("one", 0.7, "cat")}) == 4
+    assert key("one", 0.7) == key("one", 0.7)
+
+
 def _uneven(table: Table, child: str) -> Any:
     """The child passes every other task in every draw and the others never: 0.5, and a wide interval."""
 
@@ -251,7 +331,7 @@ def test_evolving_again_does_nothing_again_and_every_operation_can_be_replayed(r
     methods = (MergeSettings(method="svd"), MergeSettings(method="dare_ties", density=0.5, seed=3))
     memory = Memory(registry, settings(**{**SVD, "methods": methods}), table, base=small.BASE)
     first = memory.evolve()
-    assert len(first.operations) == 6  # three pairs by two methods
+    assert len(first.operations) == len(operations.listed(registry)) == 6  # three pairs by two methods
     drawn = len(table.drawn)
     again = Memory(registry, memory.settings, table, base=small.BASE)
     assert again.evolve().operations == [] and len(table.drawn) == drawn
@@ -358,6 +438,19 @@ def test_what_is_surely_weak_is_forgotten_and_stays(registry: Registry) -> None:
     assert operation.kind == "forget" and operation.inputs == (weak.id,)
     assert registry.get(weak.id).status is Status.ARCHIVED and registry.get(strong.id).status is Status.ACTIVE
     assert intake.load(registry, registry.get(weak.id)).rank == 3
+
+
+def test_what_may_be_strong_enough_is_not_forgotten(registry: Registry) -> None:
+    """By the upper end of its interval, not by its point."""
+    doubtful = small.put(registry, 1, DATES)
+    weak = small.put(registry, 2, DATES)
+    unmeasured = small.put(registry, 3, DATES)
+    registry.set_fitness(doubtful.id, small.measured(0.3, low=0.1, high=0.41))
+    registry.set_fitness(weak.id, small.measured(0.3, low=0.1, high=0.39))
+    outcome = evolution.Outcome()
+    entries = [registry.get(e.id) for e in (doubtful, weak, unmeasured)]
+    evolution.forget(registry, entries, below=0.4, outcome=outcome)
+    assert [o.inputs for o in outcome.operations] == [(weak.id,)]
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from rune.adapters import peft
-from rune.adapters.registry import intake, operations, selection
+from rune.adapters import composition, peft
+from rune.adapters.registry import export, intake, operations, origin, selection
 from rune.adapters.registry.objects import CONFIG_FILE, WEIGHTS_FILE
 from rune.adapters.registry.records import Level, MadeFrom, Place, Source, Status
 from rune.adapters.registry.registry import MAX_RANK, Registry, View, default_folder
@@ -42,7 +42,7 @@ def test_an_adapter_comes_back_bit_by_bit_under_the_hash_of_its_file(registry: R
     assert entry.delta_w_norm == pytest.approx(peft.delta_w_norm(small.adapter(1)))
     assert entry.parameters == sum(p.a.numel() + p.b.numel() for p in small.adapter(1).pairs.values())
     assert registry.sources(entry.id) == [Source(trajectory_id="t1", task_id="Shop/1")]
-    assert registry.ref(entry, base=small.BASE).path == str(path)
+    assert registry.objects.folder(registry.ref(entry, base=small.BASE)) == path
 
 
 def test_the_same_adapter_twice_is_there_once(registry: Registry) -> None:
@@ -81,6 +81,7 @@ def test_the_scale_and_the_base_are_part_of_what_an_adapter_is(registry: Registr
         small.put(registry, 1, DOMAIN, base=small.OTHER).id,
     }
     assert len(ids) == 3
+    assert len({peft.content_id(small.adapter(1, scale=scale)) for scale in (2.0, 4.0)}) == 2
 
 
 def test_foreign_folders_are_written_anew_and_keep_their_numbers(registry: Registry, tmp_path: Path) -> None:
@@ -211,6 +212,29 @@ def test_within_a_level_the_fittest_wins_and_archived_or_unmeasured_ones_do_not(
     assert only is not None and only.fitness == 0.5 and only != unmeasured
     operations.restore(registry, [gone], reason="")
     assert selection.select(registry, DOMAIN, base=small.BASE, threshold=0.6).chosen == registry.get(gone.id)
+
+
+def test_of_adapters_that_are_equally_fit_or_were_never_measured_the_newest_wins(registry: Registry) -> None:
+    for fitness in (None, 0.5):
+        place = replace(DOMAIN, domain=f"of {fitness}")
+        small.put(registry, 1 if fitness else 2, place, fitness=fitness)
+        newest = small.put(registry, 3 if fitness else 4, place, fitness=fitness)
+        assert selection.select(registry, place, base=small.BASE).chosen == newest
+
+
+def test_a_measurement_on_other_domains_is_kept_and_selection_does_not_go_by_it(registry: Registry) -> None:
+    entry = small.put(registry, 1, DOMAIN, fitness=0.5)
+    registry.set_fitness(entry.id, small.measured(0.9), own=False)
+    assert registry.get(entry.id).fitness == 0.5
+    assert [found.value for found in registry.fitness(entry.id)] == [0.5, 0.9]
+
+
+def test_an_adapter_that_is_composed_twice_is_a_parent_with_both_weights(registry: Registry, tmp_path: Path) -> None:
+    one, two = small.put(registry, 1, DOMAIN), small.put(registry, 2, DOMAIN)
+    parts = [(one.id, 0.25), (two.id, 1.0), (one.id, 0.5)]
+    whole = composition.compose(intake.load_all(registry, [one, two, one]), [w for _, w in parts])
+    export.composed(registry, whole, parts, tmp_path / "out", base_name="org/base")
+    assert origin.read(tmp_path / "out").parents == ((one.id, 0.75), (two.id, 1.0))
 
 
 def test_the_chain_to_compose_is_the_best_of_every_level_from_the_project_down(registry: Registry) -> None:

@@ -12,10 +12,12 @@ import pytest
 from rune import plugins
 from rune.benchmarks import _api_tasks, api_updates, code_update_arena
 from rune.benchmarks._api_functions import FUNCTIONS
+from rune.benchmarks.scorers import execution_with_and_without as with_and_without
 from rune.benchmarks.scorers import updates as _updates
+from rune.benchmarks.scorers.judging import Item
 from rune.corpus import exclusion
 from rune.errors import ContaminationError, DataError
-from rune.types import Outcome, Split, Trajectory
+from rune.types import Execution, Outcome, Split, Trajectory
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +72,43 @@ WRONG = "import statistics\ndef f(x):\n    return statistics.mean(x)\n"
 
 
 def test_only_a_program_that_needs_the_update_counts(sandbox):
-    programs = [("uses", problem(), USES), ("by hand", problem(), BY_HAND), ("wrong", problem(), WRONG)]
-    found = {g.key: g for g in _updates.judge(sandbox, programs)}
-    assert [found[k].used for k in ("uses", "by hand", "wrong")] == [True, False, False]
-    assert found["by hand"].plain.outcome is Outcome.PASSED
-    assert found["uses"].without is not None and found["uses"].without.raised == "TypeError"
-    assert found["wrong"].without is None  # not run: it cannot count
+    codes = {"uses": USES, "by hand": BY_HAND, "wrong": WRONG}
+    found = {e.key: e for e in with_and_without.judge(sandbox, [Item(k, problem(), c) for k, c in codes.items()])}
+    assert {k: e.error_kind for k, e in found.items()} == {"uses": "", "by hand": "NotNeeded", "wrong": "WrongAnswer"}
+    assert [k for k, e in found.items() if e.outcome is Outcome.PASSED] == ["uses"]
+    assert {k for k, e in found.items() if with_and_without.passes_with(e)} == {"uses", "by hand"}
+
+
+class Said:
+    """A sandbox whose verdicts are written beforehand: with the update, and without it."""
+
+    def __init__(self, *outcomes):
+        self.outcomes, self.preludes = list(outcomes), []
+
+    def judge(self, programs):
+        for program in programs:
+            self.preludes.append(program.prelude)
+            yield Execution(key=program.key, outcome=self.outcomes.pop(0))
+
+    def close(self): ...
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "used"),
+    [
+        ((Outcome.PASSED, Outcome.FAILED), True),
+        ((Outcome.PASSED, Outcome.TIMED_OUT), True),  # without the update it does not end: it needs it
+        ((Outcome.PASSED, Outcome.PASSED), False),
+        ((Outcome.FAILED,), False),
+        ((Outcome.TIMED_OUT,), False),
+    ],
+)
+def test_used_is_passed_with_the_update_and_not_passed_without(outcomes, used):
+    said = Said(*outcomes)
+    (found,) = with_and_without.judge(said, [Item("k", problem("extra = 1\n"), USES)])
+    assert (found.outcome is Outcome.PASSED) is used
+    assert ["scale=1" in p for p in said.preludes] == [True, False][: len(outcomes)]  # the update's own argument
+    assert all("extra = 1" in p for p in said.preludes)
 
 
 def test_the_judge_keeps_its_own_library(sandbox):
@@ -84,12 +117,12 @@ def test_the_judge_keeps_its_own_library(sandbox):
         problem(),
         test="import statistics\ndef check(candidate):\n    candidate([1])\n    statistics.mean([1], scale=2)\n",
     )
-    (found,) = _updates.judge(sandbox, [("k", strange, USES)])
-    assert found.plain.outcome is Outcome.FAILED and "scale" in found.plain.error
+    (found,) = with_and_without.judge(sandbox, [Item("k", strange, USES)])
+    assert found.outcome is Outcome.FAILED and "scale" in found.error
 
 
 def test_what_stays_without_the_update_is_kept():
-    kept = _updates.without(problem(after="kept = 1\n")).prelude
+    kept = with_and_without.without(problem(after="kept = 1\n")).prelude
     scope: dict[str, object] = {}
     exec(kept, scope)
     assert scope["kept"] == 1 and "scale" not in kept
@@ -133,6 +166,18 @@ def test_the_same_settings_give_the_same_tasks(generated):
     assert [t.problem for t in again] == [t.problem for t in generated]
 
 
+def test_no_solution_of_one_update_does_under_another_of_its_function_whichever_was_made_first():
+    """Among these twenty an earlier one's solution would do under a later one, and not the other way round."""
+    tasks = api_updates.generate(api_updates.Config(seed=12, updates=20, names="plain"))
+    first = {}
+    for task in tasks:
+        first.setdefault(task.update.function, {}).setdefault(task.update.domain, task)
+    pairs = [(a, b) for members in first.values() for a in members.values() for b in members.values() if a is not b]
+    assert pairs
+    for one, other in pairs:
+        assert not _api_tasks.passes(other.update, one.problem.reference, one.problem)
+
+
 def test_all_kinds_of_update_are_made(generated):
     some = api_updates.generate(api_updates.Config(seed=5, updates=150))
     assert set(api_updates.KINDS) == {t.update.domain.split(":")[1] for t in some}
@@ -168,15 +213,16 @@ def test_trajectories_hold_the_old_habit_and_its_error(generated):
 
 def test_references_count_with_their_update_alone(arena, sandbox):
     some = [p for p in arena.problems() if p.category == "re"][:12]
-    found = list(_updates.judge(sandbox, ((p.task_id, p, p.reference) for p in some)))
-    assert [g.key for g in found if not g.used] == []
+    found = list(with_and_without.judge(sandbox, (Item(p.task_id, p, p.reference) for p in some)))
+    assert len(found) == 12 and [e.key for e in found if e.outcome is not Outcome.PASSED] == []
 
 
 def test_a_failing_unit_test_says_what_it_saw(arena, sandbox):
     task = next(p for p in arena.problems() if p.task_id == "CodeUpdateArena/math.degrees:add-argument-semantics:0/0")
-    (found,) = _updates.judge(sandbox, [("k", task, f"def {task.entry_point}(measurement):\n    return 5\n")])
-    assert found.plain.outcome is Outcome.FAILED
-    assert "result = 5" in found.plain.error and "expected_result = 57.29" in found.plain.error
+    constant = f"def {task.entry_point}(measurement):\n    return 5\n"
+    (found,) = with_and_without.judge(sandbox, [Item("k", task, constant)])
+    assert found.outcome is Outcome.FAILED
+    assert "result = 5" in found.error and "expected_result = 57.29" in found.error
 
 
 def test_all_updates_of_a_function_are_on_one_side(arena):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from rune import plugins, prompts
+from rune.adapters.folders import Folders
 from rune.adapters.peft import read_peft, stack
 from rune.benchmarks import families
 from rune.conditions.shared.arm_inputs import ArmInputs
@@ -155,10 +156,11 @@ def test_an_oracle_knows_its_own_solutions_better_than_the_base_and_than_another
     arm_inputs = make_arm_inputs(tmp_path, tiny_model, lessons, hits)
     found = treat("oracle", arm_inputs, **{**STEPS, "steps": 25, "rank": 3, "alpha": 9.0})
     base = bases.load(tiny_model, device="cpu", dtype="float32")
+    folders = Folders(arm_inputs.adapters)
 
     def log_prob(solution: Trajectory, worn: Treatment | None) -> float:
         rows = base.rows([base.encode(solution.prompt, solution.solution)])
-        pairs = stack([read_peft(worn.adapter.path)]) if worn is not None and worn.adapter else None
+        pairs = stack([read_peft(folders.folder(worn.adapter))]) if worn is not None and worn.adapter else None
         with torch.no_grad():
             return float(base.log_prob(rows, pairs).mean())
 
@@ -168,7 +170,7 @@ def test_an_oracle_knows_its_own_solutions_better_than_the_base_and_than_another
         assert log_prob(own, found[task]) > log_prob(own, found[foreign]) + 0.02
         adapter = found[task].adapter
         assert adapter is not None and adapter.rank == 3
-        assert store.read_json(Path(adapter.path) / "seconds.json")["seconds"] >= 0
+        assert store.read_json(folders.folder(adapter) / "seconds.json")["seconds"] >= 0
 
 
 def test_every_setting_of_the_oracle_reaches_its_training(

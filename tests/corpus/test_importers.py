@@ -139,6 +139,54 @@ def test_the_chat_file_of_swe_smith(data_dir: Path) -> None:
     assert not any(t.solution for t in found)
 
 
+def test_of_swe_agents_tries_the_one_that_was_handed_in_is_the_solved_one(tmp_path: Path) -> None:
+    def tried(patch: str) -> dict[str, Any]:
+        call = "str_replace_editor str_replace /r/calc.py --old_str 'x // 2' --new_str 'x / 2'"
+        return {"trajectory": [{"action": call, "observation": "ok"}], "history": [], "info": {"submission": patch}}
+
+    other = PATCH.replace("x / 2", "x / 3")
+    # The retrying agent writes every try, and beside them the one that it chose.
+    asked = {"replay_config": json.dumps({"problem_statement": {"text": ISSUE, "id": "demo__calc-1"}})}
+    record = {"instance_id": "demo__calc-1", "attempts": [tried(other), tried(PATCH)], **tried(PATCH), **asked}
+    for resolved, solutions in ((True, ["", "return x / 2"]), (False, ["", ""]), (None, ["", ""])):
+        said = {} if resolved is None else {"resolved": resolved}
+        path = tmp_path / f"{resolved}.traj"
+        path.write_text(json.dumps({**record, **said}))
+        found = reading.read(path)
+        assert [bool(t.solution) for t in found] == [bool(s) for s in solutions]
+        assert all(s in t.solution for t, s in zip(found, solutions, strict=True))
+
+
+def test_the_benchmarks_own_patch_is_never_the_agents(tmp_path: Path) -> None:
+    """A row of OpenHands' output holds the instance, and in it the answer."""
+    gold = PATCH.replace("calc.py", "gold.py")
+    rows = [s.record for s in SAMPLES["openhands"] if isinstance(s.record, dict)]
+    assert rows
+    for number, row in enumerate(rows):
+        instance = {**row.get("instance", {}), "patch": gold}
+        paths = [write(tmp_path / f"{number}.jsonl", json.dumps(row))]
+        paths.append(write(tmp_path / f"{number}-with.jsonl", json.dumps({**row, "instance": instance})))
+        without, with_answer = (reading.read(path) for path in paths)
+        assert [t.attempts for t in without] == [t.attempts for t in with_answer]
+        assert "gold.py" not in json.dumps([store.encode(t) for t in with_answer])
+
+
+def test_every_text_of_a_finished_trajectory_is_redacted(tmp_path: Path) -> None:
+    key = "sk-proj-" + "a1B2c3D4e5" * 3
+    failed = Attempt(
+        code=f"# {key} in code", outcome=Outcome.FAILED, error_kind="E", error=f"{key} in error",
+        reflection=f"{key} in reflection",
+    )  # fmt: skip
+    passed = Attempt(code=f"# {key} solves it", outcome=Outcome.PASSED)
+    leaky = Trajectory(
+        trajectory_id="a1", task_id="mine/1", benchmark="mine", prompt=f"Use {key}.", attempts=(failed, passed),
+        solution=passed.code, source=f"from {key}",
+    )  # fmt: skip
+    (found,) = reading.read(write(tmp_path / "t.jsonl", leaky))
+    assert key not in store.encode(found) and store.encode(found).count("[redacted") == 7
+    assert found.solution == found.attempts[-1].code
+
+
 def test_a_session_without_an_edit_is_one_clear_line(data_dir: Path) -> None:
     with pytest.raises(DataError, match=r"local\.traj\.json:\d+: no code edit and no submission"):
         reading.read(data_dir / "sweagent_trajectories" / "mini" / "local.traj.json")  # it printed hello world

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from rune.adapters import peft
+from rune.adapters.folders import Folders
 from rune.engines import openai, ray, scripted, vllm
 from rune.models import loader
 from rune.types import Engine, ModelRef
@@ -30,27 +31,27 @@ def world(tiny_model: ModelRef, tmp_path_factory: pytest.TempPathFactory) -> Wor
         )
         for seed in (1, 2)
     ]
-    return World(tiny_model, (refs[0], refs[1]))
+    return World(tiny_model, (refs[0], refs[1]), folder)
 
 
 @pytest.fixture
 def server(world: World) -> Iterator[CompletionServer]:
-    server = CompletionServer(torch_engine(world.model))
+    server = CompletionServer(torch_engine(world))
     yield server
     server.close()
 
 
 def _build(name: str, world: World) -> Iterator[Engine]:
-    options = {"model": world.model, "device": "cpu", "dtype": "float32"}
+    options = {"model": world.model, "device": "cpu", "dtype": "float32", "adapters": Folders(world.root)}
     if name == "torch":
-        yield torch_engine(world.model, max_rows=16)
+        yield torch_engine(world, max_rows=16)
     elif name == "scripted":
         answers = {"": tuple(f"base {i} says self and more" for i in range(7))}
         for ref in world.adapters:
             answers[f"{ref.adapter_id}:"] = tuple(f"{ref.adapter_id} {i}" for i in range(7))
         yield scripted.build(scripted.Config(answers=answers), **options)
     elif name == "openai":
-        server = CompletionServer(torch_engine(world.model))
+        server = CompletionServer(torch_engine(world))
         yield openai.build(openai.Config(url=server.url, dialect="vllm", concurrency=3, pause_seconds=0.01), **options)
         server.close()
     elif name == "ray":

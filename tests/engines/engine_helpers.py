@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from rune.adapters.folders import Folders
 from rune.adapters.peft import TARGETS, Adapter, Pair, target_linears
 from rune.engines import torch as engine
 from rune.engines.local.torch_engine import TorchEngine
@@ -32,6 +33,10 @@ class World:
 
     model: ModelRef
     adapters: tuple[AdapterRef, AdapterRef]
+    root: Path  # below it lie the adapters' folders
+
+    def folder(self, ref: AdapterRef) -> Path:
+        return Folders(self.root).folder(ref)
 
 
 def random_adapter(
@@ -49,5 +54,8 @@ def random_adapter(
     return Adapter(pairs=pairs, scale=scale, base_model=base_model)
 
 
-def torch_engine(model: ModelRef, **settings: object) -> TorchEngine:
-    return engine.build(engine.Config(**settings), model=model, device="cpu", dtype="float32")  # type: ignore[arg-type]
+def torch_engine(where: World | ModelRef, **settings: object) -> TorchEngine:
+    """In a world it finds the adapters that lie there."""
+    model, roots = (where.model, [where.root]) if isinstance(where, World) else (where, [])
+    config = engine.Config(**settings)  # type: ignore[arg-type]
+    return engine.build(config, model=model, device="cpu", dtype="float32", adapters=Folders(*roots))

@@ -100,4 +100,4 @@ def test_a_ragged_mixed_batch_draws_the_texts_of_the_plain_path(world: World) ->
         assert texts(_lora_kernels) == texts(None)
         print("equal")
         """
-    assert "equal" in interpreted(script, world.model.path, *(ref.path for ref in world.adapters))
+    assert "equal" in interpreted(script, world.model.path, *(str(world.folder(ref)) for ref in world.adapters))

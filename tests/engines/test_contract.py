@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -50,7 +50,7 @@ def test_two_strong_adapters_and_the_base_in_one_batch_equal_three_runs(engine: 
 
 
 def test_an_unknown_adapter_is_an_error_and_never_the_base_model(engine: Engine, world: World) -> None:
-    stranger = replace(world.adapters[0], adapter_id="0" * 32, path="")
+    stranger = replace(world.adapters[0], adapter_id="0" * 64)
     with pytest.raises(AdapterError):
         list(engine.complete([*ask(None, "base"), *ask(stranger, "stranger")]))
 
@@ -61,11 +61,15 @@ def test_an_adapter_of_another_base_model_is_refused(engine: Engine, world: Worl
         list(engine.complete(ask(foreign, "foreign")))
 
 
-def test_a_corrupt_adapter_is_one_clear_error(engine: Engine, world: World, tmp_path: Path) -> None:
-    (tmp_path / peft.CONFIG_FILE).write_bytes((Path(world.adapters[0].path) / peft.CONFIG_FILE).read_bytes())
-    (tmp_path / peft.WEIGHTS_FILE).write_bytes(b"\x10" * 100)
+def test_a_corrupt_adapter_is_one_clear_error(engine: Engine, world: World) -> None:
+    """Its id is that of the bytes that are there: it is found, and no adapter."""
+    folder = world.root / "corrupt"
+    folder.mkdir(exist_ok=True)
+    (folder / peft.CONFIG_FILE).write_bytes((world.folder(world.adapters[0]) / peft.CONFIG_FILE).read_bytes())
+    (folder / peft.WEIGHTS_FILE).write_bytes(b"\x10" * 100)
+    corrupt = replace(world.adapters[0], adapter_id=hashlib.sha256(b"\x10" * 100).hexdigest())
     with pytest.raises(AdapterError) as caught:
-        list(engine.complete(ask(replace(world.adapters[0], adapter_id="1" * 32, path=str(tmp_path)), "corrupt")))
+        list(engine.complete(ask(corrupt, "corrupt")))
     assert "\n" not in str(caught.value)
     assert done(engine, ask(None, "after"))
 
@@ -106,7 +110,7 @@ def test_a_submitted_request_gets_what_the_list_gets_whatever_is_drawn_beside_it
 def test_a_submitted_request_of_an_unknown_adapter_is_an_error_and_disturbs_no_other(
     engine: Engine, world: World
 ) -> None:
-    good, stranger = ask(world.adapters[1], "good")[0], replace(world.adapters[0], adapter_id="0" * 32, path="")
+    good, stranger = ask(world.adapters[1], "good")[0], replace(world.adapters[0], adapter_id="0" * 32)
     expected = done(engine, [good])
     deltas = stream(engine, good)
     with pytest.raises(AdapterError):

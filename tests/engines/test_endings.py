@@ -38,7 +38,7 @@ def test_every_end_token_of_the_generation_config_counts_and_the_tokenizers_own(
 
 def test_no_answer_goes_on_behind_either_end_token(world: World) -> None:
     """Drawn almost evenly from the vocabulary, some rows meet the first one and some the second."""
-    engine = torch_engine(world.model, max_rows=256)
+    engine = torch_engine(world, max_rows=256)
     ends = {engine.tokenizer.convert_tokens_to_ids(name) for name in (IM_END, END_OF_TEXT)}
     request = Request(key="x", prompt=PROMPTS[0], sampling=WILD, seed=0, n=256)
     rows = list(engine.decoder.run(engine._rows([request])))
@@ -60,8 +60,8 @@ def test_no_answer_goes_on_behind_either_end_token(world: World) -> None:
 @pytest.mark.parametrize("burst", [1, 3, 4])
 def test_bursts_that_run_past_an_end_change_no_answer(world: World, burst: int) -> None:
     request = Request(key="x", prompt=PROMPTS[1], sampling=replace(WILD, stop=("e",)), seed=3, n=40)
-    expected = sorted(torch_engine(world.model).complete([request]), key=lambda a: a.draw)
-    found = sorted(torch_engine(world.model, burst=burst, max_rows=7).complete([request]), key=lambda a: a.draw)
+    expected = sorted(torch_engine(world).complete([request]), key=lambda a: a.draw)
+    found = sorted(torch_engine(world, burst=burst, max_rows=7).complete([request]), key=lambda a: a.draw)
     assert found == expected
     assert {a.finish_reason for a in expected} == {"stop", "length"} or all("e" not in a.text for a in expected)
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from rune.adapters.folders import Folders
 from rune.engines import openai
 from rune.errors import AdapterError, EngineError
 from rune.types import Completion, Request, Sampling
@@ -17,7 +18,8 @@ SAMPLING = Sampling(temperature=1.0, max_new_tokens=8)
 
 def connect(server: CompletionServer, world: World, **settings: object) -> openai.OpenAIEngine:
     options = {"url": server.url, "dialect": "vllm", "pause_seconds": 0.01, "concurrency": 2, **settings}
-    return openai.build(openai.Config(**options), model=world.model, device="cpu", dtype="float32")  # type: ignore[arg-type]
+    config = openai.Config(**options)  # type: ignore[arg-type]
+    return openai.build(config, model=world.model, device="cpu", dtype="float32", adapters=Folders(world.root))
 
 
 def requests(n: int = 4) -> list[Request]:
@@ -36,7 +38,7 @@ def drain(engine: openai.OpenAIEngine, work: list[Request]) -> tuple[list[Comple
 def test_a_served_engine_draws_what_the_engine_behind_it_draws(server: CompletionServer, world: World) -> None:
     found, error = drain(connect(server, world), requests())
     assert error is None
-    direct = {(c.key, c.draw): c for c in torch_engine(world.model).complete(requests())}
+    direct = {(c.key, c.draw): c for c in torch_engine(world).complete(requests())}
     assert {(c.key, c.draw): c for c in found} == direct
 
 
@@ -90,7 +92,7 @@ def test_adapters_are_loaded_and_worn_in_the_servers_dialect(
     engine = connect(server, world, dialect=dialect)
     (served,), error = drain(engine, applied)
     assert error is None and server.calls.count(route) == 1
-    (direct,) = torch_engine(world.model).complete(applied)
+    (direct,) = torch_engine(world).complete(applied)
     assert served == direct
     (bare,), error = drain(engine, [replace(applied[0], adapter=None)])
     assert error is None and bare.text != served.text

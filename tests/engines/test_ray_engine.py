@@ -93,4 +93,4 @@ def test_a_dead_actors_work_is_done_again(engine: ray_engine.RayEngine, world: W
         if not found:
             ray.kill(engine.actors[0])
         found[completion.key, completion.draw] = completion
-    assert found == {(c.key, c.draw): c for c in torch_engine(world.model).complete(work)}
+    assert found == {(c.key, c.draw): c for c in torch_engine(world).complete(work)}

@@ -25,7 +25,7 @@ PATIENCE = 60  # seconds; only a hang reaches it
 
 @pytest.fixture
 def engine(world: World) -> Iterator[TorchEngine]:
-    engine = torch_engine(world.model, max_rows=4)
+    engine = torch_engine(world, max_rows=4)
     yield engine
     engine.close()
 
@@ -126,12 +126,10 @@ def test_a_listener_that_raises_loses_its_request_and_nothing_else(engine: Torch
     until(lambda: not engine.decoder.busy)
 
 
-def test_adapters_beyond_the_places_take_turns_and_the_unused_one_leaves(
-    world: World, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    refs = many_adapters(world, tmp_path_factory, 5)
-    engine = torch_engine(world.model, max_rows=8, max_adapters=2)
-    alone = torch_engine(world.model)
+def test_adapters_beyond_the_places_take_turns_and_the_unused_one_leaves(world: World) -> None:
+    refs = many_adapters(world, 5)
+    engine = torch_engine(world, max_rows=8, max_adapters=2)
+    alone = torch_engine(world)
     requests = [
         Request(key=f"{i}", prompt=PROMPTS[i % 3], sampling=replace(SAMPLING, temperature=0), seed=0, adapter=ref)
         for i, ref in enumerate(refs * 2)
@@ -151,11 +149,9 @@ def test_adapters_beyond_the_places_take_turns_and_the_unused_one_leaves(
     engine.close()
 
 
-def test_a_pinned_adapter_stays_and_where_all_are_pinned_a_request_is_told(
-    world: World, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    refs = many_adapters(world, tmp_path_factory, 4)
-    engine = torch_engine(world.model, max_adapters=2)
+def test_a_pinned_adapter_stays_and_where_all_are_pinned_a_request_is_told(world: World) -> None:
+    refs = many_adapters(world, 4)
+    engine = torch_engine(world, max_adapters=2)
     engine.pin_adapter(refs[0])
     requests = [replace(r, adapter=ref, n=1) for r, ref in zip(asks(world, 3), refs[1:], strict=True)]
     assert len(list(gather(engine, requests))) == 3
@@ -205,14 +201,14 @@ def test_log_probabilities_are_the_models_own_in_a_list_and_in_a_stream(engine: 
 
 
 def test_what_does_not_fit_the_window_or_has_no_adapter_is_told_at_once(world: World) -> None:
-    engine = torch_engine(world.model, window=64)
+    engine = torch_engine(world, window=64)
     (request,) = asks(world, 1)
     with pytest.raises(EngineError, match=r"has room for 64; shorten it, or raise engine.settings.window"):
         engine.submit(replace(request, sampling=replace(SAMPLING, max_new_tokens=70)), print)
     with pytest.raises(AdapterError, match="made for base model"):
         engine.submit(replace(request, adapter=replace(world.adapters[0], base_model="f" * 64)), print)
     with pytest.raises(AdapterError, match="unknown adapter"):
-        list(stream(engine, replace(request, adapter=replace(world.adapters[0], adapter_id="x", path=""))))
+        list(stream(engine, replace(request, adapter=replace(world.adapters[0], adapter_id="x"))))
     assert list(stream(engine, request))
     engine.close()
 
@@ -247,7 +243,7 @@ def test_an_engine_that_breaks_tells_everyone_and_takes_no_more(engine: TorchEng
 
 
 def test_closing_tells_whoever_waits(world: World) -> None:
-    engine = torch_engine(world.model, max_rows=2)
+    engine = torch_engine(world, max_rows=2)
     engine.decoder.ends = frozenset()
     heard: list[Delta | Exception] = []
     for request in asks(world, 3, LONG):
@@ -268,11 +264,10 @@ def test_a_list_and_a_session_do_not_share_the_decoder(engine: TorchEngine, worl
     assert list(stream(engine, requests[0])) and rest
 
 
-def many_adapters(world: World, tmp_path_factory: pytest.TempPathFactory, count: int) -> list[AdapterRef]:
+def many_adapters(world: World, count: int) -> list[AdapterRef]:
     loaded = loader.load(world.model, device="cpu", dtype="float32")
-    folder = tmp_path_factory.mktemp("many")
     return [
-        peft.write_peft(folder / str(i), random_adapter(loaded, seed=100 + i, base_model=world.model.digest))
+        peft.write_peft(world.root / f"many {i}", random_adapter(loaded, seed=100 + i, base_model=world.model.digest))
         for i in range(count)
     ]
 
@@ -288,7 +283,7 @@ def _reference(world: World, adapter: AdapterRef | None) -> object:
 
     model = loader.load(world.model, device="cpu", dtype="float32")
     if adapter is not None:
-        model = PeftModel.from_pretrained(model, adapter.path)
+        model = PeftModel.from_pretrained(model, world.folder(adapter))
 
     def logits(ids: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():

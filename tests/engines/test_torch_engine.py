@@ -16,6 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rune.adapters import peft
+from rune.adapters.folders import Folders
 from rune.engines import torch as engines
 from rune.engines.local.batch import BatchPlan, Span, spans
 from rune.engines.local.kv_cache import Cache
@@ -57,6 +58,33 @@ def test_greedy_text_equals_generate(world: World, family: str, tmp_path: Path) 
         assert found[prompt, 0].text == expected
 
 
+def test_greedy_text_under_an_adapter_is_the_adapted_models_own_from_the_prompts_first_token_on(world: World) -> None:
+    """Rows of the base and of two adapters share their prompts in one batch; each is read under what its row wears."""
+    engine, wearers = torch_engine(world), [None, *world.adapters]
+    reference = AutoModelForCausalLM.from_pretrained(world.model.path, dtype=torch.float32)
+    hooks = peft.LoraHooks(reference)
+    short = replace(GREEDY, max_new_tokens=8)
+    found = answers(
+        engine,
+        [
+            Request(key=f"{i} {prompt}", prompt=prompt, sampling=short, seed=0, adapter=wearer)
+            for prompt in PROMPTS
+            for i, wearer in enumerate(wearers)
+        ],
+    )
+    texts = set()
+    for i, wearer in enumerate(wearers):
+        stacked = {} if wearer is None else peft.stack([peft.read_peft(world.folder(wearer))])
+        for prompt in PROMPTS:
+            ids = engine.tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
+            with torch.no_grad(), hooks.using(stacked):
+                out = reference.generate(**ids, do_sample=False, max_new_tokens=8, pad_token_id=0)
+            expected = engine.tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+            assert found[f"{i} {prompt}", 0].text == expected
+            texts.add(expected)
+    assert len(texts) == len(wearers) * len(PROMPTS)
+
+
 def llama(world: World, folder: Path):  # type: ignore[no-untyped-def]
     import shutil
 
@@ -77,9 +105,9 @@ def llama(world: World, folder: Path):  # type: ignore[no-untyped-def]
 def test_text_does_not_depend_on_the_batch(world: World) -> None:
     """One row at a time, a few with constant coming and going, and all at once."""
     requests = many(world, DRAWN)
-    expected = answers(torch_engine(world.model, max_rows=64), requests)
+    expected = answers(torch_engine(world, max_rows=64), requests)
     for max_rows, burst in ((1, 1), (5, 3), (7, 1)):
-        assert answers(torch_engine(world.model, max_rows=max_rows, burst=burst), requests) == expected
+        assert answers(torch_engine(world, max_rows=max_rows, burst=burst), requests) == expected
 
 
 def test_a_long_prompt_makes_no_other_row_look_far_back_and_changes_no_text(world: World) -> None:
@@ -89,9 +117,9 @@ def test_a_long_prompt_makes_no_other_row_look_far_back_and_changes_no_text(worl
         Request(key=str(i), prompt=PROMPTS[2] * n, sampling=DRAWN, seed=i, adapter=[None, *world.adapters][i % 3])
         for i, n in enumerate(lengths)
     ]
-    alone = {key: c for r in requests for key, c in answers(torch_engine(world.model), [r]).items()}
+    alone = {key: c for r in requests for key, c in answers(torch_engine(world), [r]).items()}
     for order in (requests, requests[::-1], sorted(requests, key=lambda r: len(r.prompt))):
-        engine = torch_engine(world.model)
+        engine = torch_engine(world)
         longest = max(len(engine.tokenizer(r.prompt)["input_ids"]) for r in requests)
         looked: list[int] = []  # positions, of all rows of one step
         forward = engine.decoder.device._forward
@@ -128,7 +156,7 @@ def test_spans_are_the_cheapest_cut() -> None:
 
 
 def test_draws_of_one_prompt_differ_and_prompts_are_read_once(world: World) -> None:
-    engine = torch_engine(world.model)
+    engine = torch_engine(world)
     requests = [Request(key="x", prompt=PROMPTS[0], sampling=DRAWN, seed=0, n=16)]
     assert len({completion.text for completion in engine.complete(requests)}) > 8
     assert engine.stats.prompt_tokens == len(engine.tokenizer(PROMPTS[0])["input_ids"])
@@ -136,7 +164,7 @@ def test_draws_of_one_prompt_differ_and_prompts_are_read_once(world: World) -> N
 
 def test_a_call_on_a_cpu_gives_its_memory_back_and_a_second_one_draws_the_same(world: World) -> None:
     """Also when the caller goes away in the middle: training that runs between two calls needs the room."""
-    engine = torch_engine(world.model)
+    engine = torch_engine(world)
     requests = many(world, DRAWN)
     first = answers(engine, requests)
     assert not engine.decoder.device.ready
@@ -150,7 +178,7 @@ def test_a_call_on_a_cpu_gives_its_memory_back_and_a_second_one_draws_the_same(w
 
 def test_a_position_takes_memory_when_it_is_first_written(world: World) -> None:
     """Short rows beside a long one: 4,096 positions are planned for each of 64 rows, 64 of them used."""
-    network, process = torch_engine(world.model).network, psutil.Process()
+    network, process = torch_engine(world).network, psutil.Process()
     before = process.memory_info().rss
     cache = Cache(network, 64, 4096)
     for tensor_LRVSD in (cache.keys_LRVSD, cache.values_LRVSD):
@@ -162,23 +190,23 @@ def test_a_position_takes_memory_when_it_is_first_written(world: World) -> None:
 def test_samplings_of_all_kinds_share_a_batch(world: World) -> None:
     kinds = [GREEDY, DRAWN, replace(DRAWN, top_k=5), replace(DRAWN, top_p=0.5), replace(DRAWN, top_k=9, top_p=0.7)]
     requests = [Request(key=str(i), prompt=PROMPTS[0], sampling=kind, seed=3, n=2) for i, kind in enumerate(kinds)]
-    together = answers(torch_engine(world.model), requests)
+    together = answers(torch_engine(world), requests)
     for request in requests:
-        for key, completion in answers(torch_engine(world.model), [request]).items():
+        for key, completion in answers(torch_engine(world), [request]).items():
             assert together[key] == completion
 
 
 def test_tensors_and_folders_are_the_same_adapter(world: World) -> None:
     ref = world.adapters[0]
-    engine = torch_engine(world.model)
-    in_memory = engine.put_adapter("from-the-hypernetwork", peft.read_peft(ref.path))
+    engine = torch_engine(world)
+    in_memory = engine.put_adapter("from-the-hypernetwork", peft.read_peft(world.folder(ref)))
     assert in_memory.delta_w_norm == pytest.approx(ref.delta_w_norm)
     for wearer in (ref, in_memory):
         requests = [Request(key="x", prompt=PROMPTS[1], sampling=DRAWN, seed=4, n=2, adapter=wearer)]
         texts = [completion.text for completion in sorted(engine.complete(requests), key=lambda c: c.draw)]
         assert texts == [
             completion.text
-            for completion in sorted(torch_engine(world.model).complete(
+            for completion in sorted(torch_engine(world).complete(
                 [replace(requests[0], adapter=ref)]), key=lambda c: c.draw)
         ]  # fmt: skip
     engine.drop_adapter("from-the-hypernetwork")
@@ -187,7 +215,7 @@ def test_tensors_and_folders_are_the_same_adapter(world: World) -> None:
 
 
 def test_a_larger_rank_or_new_modules_leave_earlier_adapters_as_they_were(world: World) -> None:
-    engine = torch_engine(world.model)
+    engine = torch_engine(world)
     model = engine.network.model
     small = random_adapter(model, seed=9, rank=2)
     attention = {name: pair for name, pair in small.pairs.items() if name.endswith(("q_proj", "v_proj"))}
@@ -201,7 +229,7 @@ def test_a_larger_rank_or_new_modules_leave_earlier_adapters_as_they_were(world:
 
 
 def test_hundreds_of_adapters_are_resident_at_once(world: World) -> None:
-    engine = torch_engine(world.model)
+    engine = torch_engine(world)
     model = engine.network.model
     refs = [engine.put_adapter(str(i), random_adapter(model, seed=i, rank=2)) for i in range(200)]
     requests = [
@@ -214,7 +242,7 @@ def test_hundreds_of_adapters_are_resident_at_once(world: World) -> None:
 
 
 def test_adapters_from_folders_make_room_for_others(world: World) -> None:
-    engine = torch_engine(world.model, max_adapters=1)
+    engine = torch_engine(world, max_adapters=1)
     for ref in (*world.adapters, world.adapters[0]):
         (one,) = engine.complete([Request(key="x", prompt=PROMPTS[0], sampling=GREEDY, seed=0, adapter=ref)])
         assert one.num_tokens > 0
@@ -225,11 +253,11 @@ def test_an_adapter_of_other_shapes_is_refused(world: World, tmp_path: Path) -> 
     wide = llama(world, tmp_path)
     other = random_adapter(torch_engine(wide).network.model, seed=1)
     with pytest.raises(AdapterError, match="another base model"):
-        torch_engine(world.model).put_adapter("wide", other)
+        torch_engine(world).put_adapter("wide", other)
 
 
 def test_a_tensor_with_nan_is_refused_and_leaves_the_adapter_of_that_name_as_it_was(world: World) -> None:
-    engine = torch_engine(world.model)
+    engine = torch_engine(world)
     good = random_adapter(engine.network.model, seed=3)
     ref = engine.put_adapter("x", good)
     request = Request(key="x", prompt=PROMPTS[2], sampling=GREEDY, seed=0, adapter=ref)
@@ -246,7 +274,7 @@ def test_a_tensor_with_nan_is_refused_and_leaves_the_adapter_of_that_name_as_it_
 
 
 def test_logprobs_equal_the_models_own(world: World) -> None:
-    engine = torch_engine(world.model, prefill_tokens=64)
+    engine = torch_engine(world, prefill_tokens=64)
     model = AutoModelForCausalLM.from_pretrained(world.model.path, dtype=torch.float32)
     hooks = peft.LoraHooks(model)
     wearers = [None, *world.adapters]
@@ -256,7 +284,7 @@ def test_logprobs_equal_the_models_own(world: World) -> None:
         head = engine.tokenizer(prompt, add_special_tokens=False)["input_ids"]
         tail = engine.tokenizer(completion, add_special_tokens=False)["input_ids"]
         ids = torch.tensor([head + tail])
-        stacked = {} if wearer is None else peft.stack([peft.read_peft(wearer.path)])
+        stacked = {} if wearer is None else peft.stack([peft.read_peft(world.folder(wearer))])
         with torch.no_grad(), hooks.using(stacked):
             logprobs = model(ids).logits.log_softmax(-1)[0, len(head) - 1 : -1]
         expected = logprobs.gather(1, torch.tensor(tail)[:, None])[:, 0]
@@ -265,10 +293,12 @@ def test_logprobs_equal_the_models_own(world: World) -> None:
 
 def test_bfloat16_draws_from_nearly_the_same_distribution(world: World) -> None:
     """Rounded to eight bits, under adapters and without: log-probabilities stay near float32's, and rows are drawn."""
-    half = engines.build(engines.Config(), model=world.model, device="cpu", dtype="bfloat16")
+    half = engines.build(
+        engines.Config(), model=world.model, device="cpu", dtype="bfloat16", adapters=Folders(world.root)
+    )
     assert half.network.dtype == half.pool.dtype == torch.bfloat16
     wearers, completions = [None, *world.adapters], ["    return a + b\n", "task_id: str", "# so it is"]
-    exact = torch_engine(world.model).logprobs(PROMPTS, completions, wearers)
+    exact = torch_engine(world).logprobs(PROMPTS, completions, wearers)
     for expected, rounded in zip(exact, half.logprobs(PROMPTS, completions, wearers), strict=True):
         torch.testing.assert_close(torch.tensor(rounded), torch.tensor(expected), atol=0.25, rtol=0.05)
     found = answers(half, many(world, DRAWN))
@@ -278,7 +308,7 @@ def test_bfloat16_draws_from_nearly_the_same_distribution(world: World) -> None:
 def test_a_prompt_too_long_for_the_model_is_refused_before_anything_is_drawn(world: World) -> None:
     long = Request(key="long", prompt="word " * 5000, sampling=DRAWN, seed=0)
     with pytest.raises(EngineError, match="room for 4096"):
-        list(torch_engine(world.model).complete([Request(key="x", prompt="a", sampling=DRAWN, seed=0), long]))
+        list(torch_engine(world).complete([Request(key="x", prompt="a", sampling=DRAWN, seed=0), long]))
 
 
 def test_out_of_memory_halves_the_batch_and_loses_nothing(world: World) -> None:
@@ -286,6 +316,7 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(world: World) -> None:
     script = textwrap.dedent(
         """
         import resource, sys, json
+        from rune.adapters.folders import Folders
         from rune.engines.local import torch_engine as _torch
         from rune.engines import torch as engines
         from rune.types import ModelRef, Request, Sampling
@@ -303,7 +334,7 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(world: World) -> None:
         requests = [Request(key=str(i), prompt="def f", sampling=short, seed=i) for i in range(512)]
         requests.append(Request(key="long", prompt="def f" * 700, sampling=short, seed=1))
         texts = {c.key: c.text for c in engine.complete(requests)}
-        scorer = _torch.TorchEngine(engines.Config(prefill_tokens=2**20), model, engine.network.model)
+        scorer = _torch.TorchEngine(engines.Config(prefill_tokens=2**20), model, engine.network.model, Folders())
         passes, scored = [], scorer._logprobs
         scorer._logprobs = lambda chunk: passes.append(len(chunk)) or scored(chunk)
         found = scorer.logprobs(["def f" * 100] * 256, [f"return {i}" for i in range(256)], [None] * 256)
@@ -328,7 +359,7 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(world: World) -> None:
 def test_a_four_bit_base_carries_the_same_adapters(world: World) -> None:
     """NF4 changes the base a little and the adapters not at all: each still changes the text, batch or no batch."""
     pytest.importorskip("bitsandbytes")
-    engine = torch_engine(world.model, quantize="nf4")
+    engine = torch_engine(world, quantize="nf4")
     assert engine.network.layers[0].qkv.weight is None
     reference = engine.network.model
     requests = many(world, GREEDY)

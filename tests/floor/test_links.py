@@ -114,7 +114,7 @@ def unknown(names: Iterator[str], files: list[Path]) -> list[str]:
 
 
 def test_every_module_that_a_page_names_is_there() -> None:
-    files = [f for folder in ("src", "tests", "bench", "tools", "experiments") for f in ROOT.glob(f"{folder}/**/*.py")]
+    files = [f for folder in ("src", "tests", "bench", "tools", "studies") for f in ROOT.glob(f"{folder}/**/*.py")]
     named = [(page.relative_to(ROOT).as_posix(), n) for page in pages(ROOT) for n in modules(page)]
     assert len(named) > 50
     assert [(page, n) for page, n in named if unknown(iter([n]), files)] == []

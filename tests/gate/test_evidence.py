@@ -220,7 +220,7 @@ def test_signs_are_always_written_and_minus_is_a_minus() -> None:
 def test_h0_is_rejected_by_the_one_sided_test_alone(p_greater: float, rejected: str, passed: bool) -> None:
     primary = contrast(-3.0, 12.0, points=4.46, p_greater=p_greater, p_value=0.9 if p_greater < 0.05 else 0.001)
     h0, h1, found = evidence.hypotheses(
-        primary=primary, base=0.412, treated=0.4566, passed=passed, threshold=5.0, alpha=0.05
+        primary=primary, base=0.412, treated=0.4566, passed=passed, threshold=5.0, alpha=0.05, measure="pass@1"
     )
     assert h0 == "H0: hypernet does not raise pass@1 over vanilla on tasks like these (true effect ≤ 0 points)."
     assert h1 == "H1: hypernet raises pass@1 over vanilla on tasks like these (true effect > 0 points)."

@@ -14,7 +14,7 @@ from rune.analysis import gate, leakage
 from rune.errors import GateError, NotEnoughSamples
 from rune.runs import store
 from rune.stages import gate as stage
-from rune.types import Decision, Outcome, Problem, Split, Verdict
+from rune.types import Decision, Outcome, Problem, Scorer, Split, Verdict
 from tests.report import runs
 
 SETTINGS = gate.Config(resamples=500, simulations=100)
@@ -102,8 +102,8 @@ def test_a_doubled_verdict_is_refused() -> None:
 
 
 def test_a_stray_task_is_refused() -> None:
-    with pytest.raises(GateError, match="T/20, which is not a held-out task"):
-        decide(both([*FIVE, 5], [*BASE, 0]))
+    with pytest.raises(GateError, match=r"T/20, which is not a held-out task \(9 such tasks\)"):
+        decide(both([*FIVE, *[5] * 9], [*BASE, *[0] * 9]))
 
 
 def test_a_missing_arm_is_refused() -> None:
@@ -246,3 +246,27 @@ def test_unfinished_scoring_leaves_the_gate_undecided(tmp_path: Path) -> None:
 def test_settings_without_meaning_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(config.ConfigError):
         config.build(gate.Config, settings, where="gate")
+
+
+# --------------------------------------------------------------------------- what is counted
+
+
+def test_verdicts_of_another_scorer_than_the_tasks_ask_for_are_not_decided() -> None:
+    asked = [replace(p, scorer=Scorer.EXECUTION_WITH_AND_WITHOUT) for p in tasks(20)]
+    plain = both(FIVE, BASE)
+    judged = [replace(v, scorer=Scorer.EXECUTION_WITH_AND_WITHOUT) for v in plain]
+    for records in (plain, [*judged[:-1], plain[-1]]):
+        with pytest.raises(GateError, match=r"judged by execution, but the task asks for execution_with_and_without"):
+            gate.decide(asked, records, SETTINGS)
+    decision = gate.decide(asked, judged, SETTINGS)
+    assert decision.scorer is Scorer.EXECUTION_WITH_AND_WITHOUT
+    assert decision.hypotheses[0].startswith("H0: hypernet does not raise UPass@1 over vanilla")
+    assert decide(plain).scorer is Scorer.EXECUTION
+
+
+def test_tasks_of_several_scorers_are_not_decided_together() -> None:
+    mixed = [replace(tasks(20)[0], scorer=Scorer.EXACT_VALUE), *tasks(20)[1:]]
+    with pytest.raises(
+        GateError, match=r"judged by several scorers \(exact_value, execution\), whose passes do not add"
+    ):
+        gate.decide(mixed, both(FIVE, BASE), SETTINGS)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rune.analysis import leakage
+from rune.corpus import overlap
 from rune.runs import store
 from rune.stages import gate
 from rune.types import Attempt, Outcome, Problem, Split, Trajectory, Treatment
@@ -46,6 +47,8 @@ def test_a_clean_corpus_passes(tmp_path: Path) -> None:
     assert found["suspicious"] == []
     assert found["effect_without"] == found["effect"]
     assert len(found["rows"]) == 25
+    # What docs/statistics.md says is suspicious.
+    assert found["limits"] == {"gram": 8, "prompt": 0.5, "solution": 0.6, "tree": 24}
     assert all(r["nearest"] != r["task_id"] for r in found["rows"])
 
 
@@ -96,6 +99,18 @@ def test_a_planted_leak_is_found(tmp_path: Path, plant: Callable[[], Trajectory]
     assert found["tasks_without"] == 25 - len(found["suspicious"])
 
 
+def test_a_tree_counts_from_the_size_at_which_trees_do_not_coincide_by_chance() -> None:
+    smaller = "def f(a, b, c):\n    return a + b * c - b\n"
+    just = "def f(a, b, c):\n    return a + b * c - b // 2\n"
+    sizes = [found.size for code in (smaller, just) if (found := overlap.shape(code))]
+    assert sizes[0] < leakage.TREE_SIZE == sizes[1]
+    for code, same in ((smaller, False), (just, True)):
+        task = replace(victim(), reference=code)
+        renamed = code.replace("a", "first").replace("b", "second").replace("def f", "def g")
+        (row,) = leakage.examine([task], [leakage.Item("other/1", "", (renamed,))], {})
+        assert row.same_tree is same and row.suspicious is same
+
+
 def test_a_shared_function_name_alone_is_shown_but_not_suspicious(tmp_path: Path) -> None:
     code = f"def {victim().entry_point}(x):\n    return [x]\n"
     found = check(tmp_path, lambda corpus: [*corpus, trajectory(solution=code)])
@@ -129,6 +144,12 @@ def test_domains_are_compared_by_domain_and_not_by_text() -> None:
     assert not row.suspicious
     (row,) = leakage.examine([task], [sibling_text._replace(domain="f1")], {})
     assert row.why == "its domain is in the corpus"
+
+
+def test_a_task_outside_of_domains_is_compared_with_the_text_of_all_items() -> None:
+    item = leakage.Item("other/1", "Something else.", (victim().reference,), "f2")
+    (row,) = leakage.examine([victim()], [item], {})
+    assert row.suspicious and row.nearest == "other/1" and "syntax tree" in row.why
 
 
 def test_tasks_near_the_corpus_that_gain_more_are_noticed() -> None:

@@ -55,6 +55,11 @@ def tear(lines: Lines) -> Lines:
     return [*lines[:-1], lines[-1][:20]]
 
 
+def scribble(lines: Lines) -> Lines:
+    """Something behind the last line that is no verdict of anything."""
+    return [*lines, "and one more passed\n"]
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
     return runs.build(tmp_path, held_out=21, n=5, arms=("vanilla", "hypernet"), extras=False)
@@ -65,6 +70,17 @@ def touch(run: RunDir, name: str, change: Callable[[Lines], Lines]) -> None:
     changed = change(lines)
     assert changed != lines
     (run / name).write_text("".join(changed))
+
+
+def test_the_promise_is_about_the_tasks_as_they_are_and_not_only_about_their_names() -> None:
+    """It may be mailed before there is a folder with seals: another test under the same name is another promise."""
+    tasks = runs.problems(5, train=5)
+    raw = runs.settings("x", n=5, arms=("vanilla", "hypernet"))
+    digest = preregistration.freeze(raw, tasks)["digest"]
+    assert digest == preregistration.freeze(raw, list(tasks))["digest"]
+    for number, change in ((9, {"test": "def check(candidate): pass"}), (9, {"prompt": "?"}), (0, {"prompt": "?"})):
+        changed = [replace(p, **change) if i == number else p for i, p in enumerate(tasks)]
+        assert preregistration.freeze(raw, changed)["digest"] != digest
 
 
 def test_an_untouched_run_verifies(run: RunDir) -> None:
@@ -95,6 +111,7 @@ def test_every_touched_line_stops_the_gate(
         (insert, r"1 verdict added, the first HumanEval/\d+ \w+ draw \d"),
         (edit, r"line 3 is no verdict, 1 verdict missing"),
         (tear, r"line \d+ is no verdict, 1 verdict missing"),
+        (scribble, r"line 211 is no verdict"),
     ],
 )
 def test_another_outcome_stops_the_gate_which_names_the_command_that_helps(
@@ -250,3 +267,24 @@ def test_preregister_prints_the_promise_and_holds_it_against_a_run(
     ):
         assert main(["preregister", plan, "--set", here, "--set", change, "--check", str(made.path)]) == 2
         assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("design", "version", "words"),
+    [
+        ({}, 1, ("task",)),
+        ({"by": "task", "seeds": [1]}, 1, ("task",)),
+        ({"by": "domain"}, 2, ("domain",)),
+        ({"by": "task", "seeds": [1, 2]}, 2, ("tasks and trainings", "Satterthwaite")),
+        ({"by": "domain", "seeds": [1, 2]}, 2, ("domains and trainings", "Satterthwaite")),
+    ],
+    ids=str,
+)
+def test_the_promise_says_what_the_interval_will_be_over(
+    design: dict[str, object], version: int, words: tuple[str, ...]
+) -> None:
+    raw = {**runs.settings("x", n=5, arms=("vanilla", "hypernet")), "design": design}
+    analysis = preregistration.freeze(raw, runs.problems(5))["analysis"]
+    assert analysis["version"] == version
+    assert all(word in analysis["interval"] for word in words)
+    assert ("domain" in analysis["interval"]) is (design.get("by") == "domain")

@@ -70,6 +70,29 @@ def reader(base: bases.Base, folder: Path | None = None) -> Reader:
     return Reader(base.model, base.tokenizer, taps=(0, 1), digest="d", folder=folder)
 
 
+def test_each_layer_module_and_rank_asks_for_itself(base: bases.Base) -> None:
+    """One and the same head per kind of module: what tells its layers and ranks apart are their embeddings."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        hypernet = trainer.new_hypernet(base.layout(("q_proj", "o_proj")), settings()).eval()
+        for up in hypernet.up.values():
+            torch.nn.init.normal_(up)
+        z_NLW = torch.randn(2, 4, 32)
+    hypernet.up["o_proj"].data.copy_(hypernet.up["q_proj"])  # both are 64 × 64: only the embedding differs
+    with torch.no_grad():
+        made = hypernet.generate(z_NLW)
+    up_YNRO = made["q_proj"].up_YNRO
+    assert up_YNRO.shape[:3] == (2, 2, 4)
+    pairs = {
+        "layers": (up_YNRO[0], up_YNRO[1]),
+        "sets": (up_YNRO[:, 0], up_YNRO[:, 1]),
+        "ranks": (up_YNRO[:, :, 0], up_YNRO[:, :, 1]),
+        "modules": (up_YNRO, made["o_proj"].up_YNRO),
+    }
+    for what, (one, other) in pairs.items():
+        assert float((one - other).norm()) > 0.01 * float(one.norm()), what
+
+
 # --------------------------------------------------------------------------- features
 
 

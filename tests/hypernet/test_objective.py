@@ -121,6 +121,34 @@ def make(world: World, config: HypernetConfig) -> Objective:
     return Objective(base, corpus, table, both, config, layout, detached, seed=5)
 
 
+def test_another_seed_of_training_sees_other_batches(world: World) -> None:
+    layout, seeds = world.base.layout(MODULES), []
+    for seed in (5, 6):
+        both = trainer.HypernetWithStatic(random_lora(world.base, 1, 0.02), trainer.new_hypernet(layout, settings()))
+        objective = Objective(world.base, world.corpus, world.table, both, settings(), layout, {}, seed=seed)
+        seeds.append(objective.seed)
+    assert seeds[0] != seeds[1]
+    drawn = [world.corpus.groups(np.random.default_rng([s, 0]), settings().pairs, count=3, targets=2, contrasts=1)
+             for s in seeds]  # fmt: skip
+    assert drawn[0] != drawn[1]
+
+
+def test_another_solution_of_the_same_lesson_is_no_wrong_one(world: World) -> None:
+    """Two tries at one task that both passed: neither is pushed away from the other."""
+    first = next(t for t in world.corpus.trajectories if t.solved)
+    second = replace(first, trajectory_id="other", solution=first.solution + "# the same, said otherwise\n")
+    stranger = replace(second, trajectory_id="stranger", task_id="elsewhere", domain="elsewhere")
+    mix = PairMix(recall=1.0, max_sources=1)
+
+    def wrongs(*some: Trajectory) -> set[int | None]:
+        corpus = Corpus(world.base, some, max_tokens=2000)
+        rng = np.random.default_rng(0)
+        return {w for g in corpus.groups(rng, mix, count=20, targets=1, contrasts=1) for w in g.wrongs}
+
+    assert wrongs(first, second) == {None}
+    assert wrongs(first, stranger) == {0, 1}
+
+
 # --------------------------------------------------------------------------- the terms, one row at a time
 
 

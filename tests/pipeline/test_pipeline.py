@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,14 @@ def test_arms_differ_in_context_and_adapter_only(finished: Path) -> None:
     for treatment in store.read_jsonl(finished / "treatments.jsonl", Treatment):
         assert bool(treatment.context) == (treatment.condition == "rag")
         assert (treatment.adapter is not None) == (treatment.condition in ("lora", "hypernet"))
+
+
+def test_no_record_says_where_on_this_machine_an_adapter_lies(finished: Path) -> None:
+    """An adapter is named by its content, so a run can be moved; `test_lost_samples…` draws on in a copy."""
+    assert str(finished.parent.parent) not in (finished / "treatments.jsonl").read_text()
+    ids = {hashlib.sha256(f.read_bytes()).hexdigest() for f in finished.glob("adapters/*/*/adapter_model.safetensors")}
+    treatments = store.read_jsonl(finished / "treatments.jsonl", Treatment)
+    assert {t.adapter.adapter_id for t in treatments if t.adapter} == ids
 
 
 def test_attempts_hold_failures_with_their_errors(finished: Path) -> None:

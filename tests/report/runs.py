@@ -148,7 +148,6 @@ def _treatment(
     key = arm if arm in ("lora", "static") else f"{arm}-{problem.task_id}"
     adapter = AdapterRef(
         adapter_id=digest(key)[:16],
-        path=f"adapters/{arm}/{digest(key)[:16]}",
         base_model=raw_model,
         rank=8,
         delta_w_norm=1.7,

@@ -222,6 +222,28 @@ def test_no_number_takes_minutes(data: bytes) -> None:
     assert time.process_time() - began < 10.0
 
 
+@pytest.mark.parametrize(("dtype", "size"), [("|i1", 1), ("<f8", 8)])
+def test_an_array_counts_for_as_many_values_as_it_has(dtype: str, size: int) -> None:
+    def array(count: int) -> bytes:
+        data = b"n" + LEN.pack(3) + dtype.encode() + b"t" + LEN.pack(1) + b"i" + struct.pack("<q", count)
+        return data + b"b" + LEN.pack(count * size) + bytes(count * size)
+
+    caps = Caps(values=1000)
+    assert len(decode.decode(array(800), lambda handle: handle, caps)) == 800
+    for data in (array(1001), b"l" + LEN.pack(2) + array(600) + array(600)):
+        with pytest.raises(CodecError):
+            decode.decode(data, lambda handle: handle, caps)
+
+
+def test_a_decimal_may_be_written_with_twice_its_digits_and_no_more() -> None:
+    """`0000000001.50` is a number of three digits; a text is measured before it is read."""
+    most = 2 * Caps().digits
+    text = b"0" * (most - 3) + b"1.5"
+    assert decode.decode(kind("Decimal", b"s" + LEN.pack(most) + text), lambda handle: handle) == Decimal("1.5")
+    with pytest.raises(CodecError, match="too many characters"):
+        decode.decode(kind("Decimal", b"s" + LEN.pack(most + 1) + b"0" + text), lambda handle: handle)
+
+
 class Heard(Exception):
     """The lane's clock."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rune.benchmarks import humaneval
+from rune.benchmarks.scorers import execution
 from rune.cli.main import main
 from rune.errors import SandboxError
 from rune.runs import store
@@ -73,7 +74,9 @@ def rune(*args: object) -> int:
 def test_every_reference_of_humaneval_passes_and_every_stub_and_forgery_fails() -> None:
     tasks = humaneval.build(humaneval.Config()).problems()
     with fork.build(fork.Config(cpu_seconds=20, wall_seconds=60)) as pool:
-        assert score.self_check(pool, tasks) == 164 * (1 + len(score.STUBS)) + score.CHEATED_TASKS * len(score.CHEATS)
+        assert score.self_check(pool, tasks) == 164 * (1 + len(execution.STUBS)) + score.CHEATED_TASKS * len(
+            execution.CHEATS
+        )
 
 
 def test_a_reference_that_fails_or_a_stub_that_passes_stops_everything(sandbox: Sandbox) -> None:
@@ -95,7 +98,9 @@ def test_the_self_check_never_asks_the_cache(sandbox: Sandbox, tmp_path: Path) -
 
 
 def test_known_verdicts_are_free_and_other_limits_judge_anew(sandbox: Sandbox, tmp_path: Path) -> None:
-    jobs = [score.program(str(i), problem("T").prompt + body, problem("T")) for i, body in enumerate([RIGHT, WRONG])]
+    jobs = [
+        execution.program(str(i), problem("T").prompt + body, problem("T")) for i, body in enumerate([RIGHT, WRONG])
+    ]
     first = Cached(sandbox, tmp_path, backend="fork", settings=fork.Config())
     found = {e.key: (e.outcome, e.error) for e in first.judge(jobs)}
     again = Cached(_Never(getattr(sandbox, "layers", ())), tmp_path, backend="fork", settings=fork.Config(workers=7))
@@ -107,7 +112,7 @@ def test_known_verdicts_are_free_and_other_limits_judge_anew(sandbox: Sandbox, t
 
 def test_a_timeout_by_the_wall_clock_is_not_kept_and_one_by_cpu_time_is(tmp_path: Path) -> None:
     bodies = ["    import time\n    time.sleep(60)\n", "    while True: pass\n"]
-    jobs = [score.program(str(i), problem("T").prompt + body, problem("T")) for i, body in enumerate(bodies)]
+    jobs = [execution.program(str(i), problem("T").prompt + body, problem("T")) for i, body in enumerate(bodies)]
     limits = fork.Config(workers=1, cpu_seconds=0.4, wall_seconds=2.0)
     for hits in (0, 1):
         with fork.build(limits) as pool:
@@ -132,7 +137,7 @@ class _Never:
 def test_a_torn_or_foreign_line_in_the_cache_is_no_reason_to_stop(sandbox: Sandbox, tmp_path: Path) -> None:
     (tmp_path / "verdicts.jsonl").write_text('{"other": 1}\n{"key": "x", "outco')
     cached = Cached(sandbox, tmp_path, backend="fork", settings=fork.Config())
-    (found,) = cached.judge([score.program("k", problem("T").reference, problem("T"))])
+    (found,) = cached.judge([execution.program("k", problem("T").reference, problem("T"))])
     assert found.outcome is Outcome.PASSED
     cached.close()
     assert len((tmp_path / "verdicts.jsonl").read_text().splitlines()) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import json
 import marshal
 import os
 import shutil
@@ -200,6 +201,27 @@ def test_a_finding_is_raised_again_at_every_use() -> None:
         link.finish()
     assert {id(stop) for stop in (*found, caught.value)} == {id(link.finding)}
     assert found[0].kind is FailureKind.PROTOCOL
+    child.close()
+
+
+@pytest.mark.parametrize(
+    ("about", "kind"),
+    [
+        (_child.RAISED, None),
+        (_child.UNFIT, FailureKind.BAD_VALUE),
+        (_child.MEMORY, FailureKind.MEMORY_LIMIT),
+        (_child.MISSING, FailureKind.MISSING_ENTRY_POINT),
+    ],
+)
+def test_a_test_may_catch_what_a_call_raises_and_nothing_else(about: int, kind: FailureKind | None) -> None:
+    link, child = conversation()
+    say(child, _child.ERROR, json.dumps([about, "ValueError", "ValueError", "no", "trace"]).encode())
+    with pytest.raises(ValueError if kind is None else connection.Stop):
+        link.operate("call", "f", 1)
+    if kind is None:
+        assert link.finding is None
+    else:
+        assert isinstance(link.finding, connection.Stop) and link.finding.kind is kind
     child.close()
 
 
@@ -713,3 +735,21 @@ def test_an_argument_may_have_any_name(sandbox: Pool) -> None:
     )
     made = asked.replace("candidate", "Node")
     assert run(sandbox, node, check(f"n = {made}\nassert n.sum == 2")).outcome is Outcome.PASSED
+
+
+def test_calls_sent_ahead_are_cut_when_two_programs_running_diverge_and_not_for_one() -> None:
+    """Once may be the program's doing, twice running is the test's; a program that held begins the count again."""
+    script = ahead.Script()
+    script.calls = [b"a", b"b", b"c"]
+    for _ in range(3):
+        script.diverged(1)
+        assert script.calls == [b"a", b"b", b"c"]
+        script.held()
+    script.diverged(1)
+    script.diverged(1)
+    assert script.calls == [b"a"]
+    script.calls = [b"a", b"b", b"c"]
+    script.diverged(2)
+    assert script.calls == [b"a", b"b", b"c"]  # counted from the start after a cut
+    script.diverged(2)
+    assert script.calls == [b"a", b"b"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import random
 import shutil
 import sys
@@ -19,6 +20,7 @@ from rune.errors import ConfigError, DataError, SandboxError
 from rune.runs import integrity, store
 from rune.runs.store import RunDir
 from rune.sandbox import fork
+from rune.sandbox.isolation import fork_server, seccomp
 from rune.sandbox.judging import one_process
 from rune.sandbox.judging.second_opinion import SecondOpinion
 from rune.scoring import audit
@@ -101,6 +103,16 @@ def test_a_program_that_does_not_get_through_its_test_fails_whatever_it_says(
     assert opinion.outcome is Outcome.FAILED
     assert words in opinion.why
     assert len(opinion.why) < 2000
+
+
+def test_a_program_that_says_passed_and_breaks_off_has_not_passed(second: SecondOpinion) -> None:
+    forged = (
+        "import os\n\nfor number in range(3, 64):\n    try:\n"
+        '        os.write(number, b\'{"passed": true, "error": ""}\')\n'
+        "    except OSError:\n        pass\nos._exit(3)\n"
+    )
+    opinion = second.judge(program(forged))
+    assert opinion.outcome is Outcome.FAILED and "wait status" in opinion.why
 
 
 def test_an_endless_and_a_sleeping_program_are_timed_out(second: SecondOpinion) -> None:
@@ -278,6 +290,33 @@ def test_an_interrupted_audit_leaves_no_process_and_no_file(run: RunDir, monkeyp
         time.sleep(0.05)
 
 
+@pytest.mark.parametrize("asks", ["judge", "nobody"])
+@pytest.mark.parametrize("process", ["that makes the walls", "behind them"])
+def test_a_program_whose_judge_died_before_it_began_never_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asks: str, process: str
+) -> None:
+    """Killed between a process's fork and its wish to die with its parent, the judge would leave it behind."""
+    ours, theirs = os.pipe()
+    marker = tmp_path / "began"
+    doors = fork_server.Doors(layers=[], steps=[], clean=None, leave=None)
+    monkeypatch.setattr(fork_server, "shut", lambda _: doors)
+    monkeypatch.setattr(seccomp, "die_with_parent", lambda: None)
+    code = f"open({str(marker)!r}, 'w')\ndef f(): pass\n"
+    job = {"code": code, "test": "def check(f): f()", "entry_point": "f", "prelude": "", "relaxed": [], "seed": 0}
+    if asks == "nobody":
+        os.close(ours)
+    pid = os.fork()
+    if pid == 0:
+        if process == "behind them":
+            one_process._begin(theirs, job, doors)
+        one_process._one(job, {"demand": [], "wall_seconds": 60.0, "cpu_seconds": 60.0}, theirs)
+    os.waitpid(pid, 0)
+    os.close(theirs)
+    if asks == "judge":
+        os.close(ours)
+    assert marker.exists() == (asks == "judge")
+
+
 def _command_lines() -> Iterator[str]:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -299,15 +338,23 @@ def test_the_seed_alone_says_which_passes(run: RunDir) -> None:
     assert sorted(audit.choose(passes, 99, 0)) == sorted(passes) == sorted(audit.choose(passes, None, 3))
 
 
-def test_folds_of_a_cross_fitted_run_are_named(run: RunDir, tmp_path: Path) -> None:
-    for fold in ("seed-0/fold-1/t0.8", "seed-1/fold-0/t0.2"):
-        place = tmp_path / "cross" / fold
+@pytest.mark.parametrize(
+    "places",
+    [
+        {"seed-0/fold-1/t0.8": "seed-0/fold-1/t0.8", "seed-1/fold-0/t0.2": "seed-1/fold-0/t0.2"},
+        {"cells/main.seed-0.held-out": "main.seed-0.held-out", "cells/main.seed-1.held-out": "main.seed-1.held-out"},
+    ],
+    ids=["version 1", "cells"],
+)
+def test_passes_of_several_cells_are_named_by_their_cell(run: RunDir, tmp_path: Path, places: dict[str, str]) -> None:
+    for cell in places:
+        place = tmp_path / "cross" / cell
         place.mkdir(parents=True)
         for name in ("samples.jsonl", "verdicts.jsonl", "problems.jsonl"):
             shutil.copy(run / name, place / name)
     names = [p.name for p in audit.of_run(tmp_path / "cross")]
     assert len(names) == 24
-    assert "seed-1/fold-0/t0.2 hypernet draw 3" in names
+    assert all(f"{label} hypernet draw 3" in names for label in places.values())
 
 
 def test_verdicts_without_their_samples_are_refused(run: RunDir) -> None:

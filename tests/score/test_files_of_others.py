@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rune.cli.main import main
-from rune.errors import RuneError
+from rune.errors import NotEnoughSamples, RuneError
 from rune.scoring import samples_file
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the fork backend is Linux's")
@@ -207,3 +207,12 @@ def test_whatever_the_files_hold_reading_them_ends_well_or_in_one_line(
         assert "\n" not in str(error) and ("p.jsonl" in str(error) or "s.jsonl" in str(error))
     else:
         assert all(row["task_id"] in {**found.problems, **found.broken} for row in read)
+
+
+def test_pass_at_k_is_possible_for_as_many_samples_as_every_task_has(capsys: pytest.CaptureFixture[str]) -> None:
+    samples = [{"task_id": t} for t, count in (("a", 10), ("b", 12)) for _ in range(count)]
+    assert samples_file.possible(samples, [1, 10, 11]) == [1, 10]
+    assert "pass@11 is left out: it needs 11 samples per task, a has 10" in capsys.readouterr().err
+    assert samples_file.possible(samples, [10]) == [10]
+    with pytest.raises(NotEnoughSamples, match="pass@11 needs 11 samples per task, a has 10"):
+        samples_file.possible(samples, [11])

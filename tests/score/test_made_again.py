@@ -110,6 +110,15 @@ def spoil(lines: Lines) -> Lines:
 WAYS = (edit_outcome, edit_seconds, reorder, truncate, tear, spoil)
 
 
+def test_arms_are_judged_in_turn_task_by_task_and_draw_by_draw(scored: Path) -> None:
+    """Whatever the machine does meanwhile, it does to all arms."""
+    verdicts = store.read_jsonl(scored / "verdicts.jsonl", Verdict)
+    order = [p.task_id for p in store.read_jsonl(scored / "problems.jsonl", Problem) if p.split is Split.HELD_OUT]
+    found = [(v.task_id, v.draw) for v in verdicts]
+    assert found[::2] == found[1::2] == [(task, draw) for task in order for draw in range(3)]
+    assert all({a.condition, b.condition} == set(ARMS) for a, b in zip(verdicts[::2], verdicts[1::2], strict=True))
+
+
 def touch(run: RunDir, change: Callable[[Lines], Lines] | None) -> None:
     path = run / "verdicts.jsonl"
     if change is None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rune import plugins
+from rune.benchmarks.scorers import execution
 from rune.errors import SandboxError
 from rune.runs import store
 from rune.sandbox.judging.verdict_cache import Cached
 from rune.stages import score
 from rune.stages.context import Context
-from rune.types import Outcome, Problem, Program, Sample, Sandbox, Split, Verdict
+from rune.types import Execution, FailureKind, Outcome, Problem, Program, Sample, Sandbox, Split, Verdict
 
 PROBLEM = Problem(
     task_id="T/1",
@@ -64,7 +65,7 @@ def _context(sandbox: Sandbox, cache: Path) -> Context:
 
 
 def test_a_sound_scorer_tries_references_stubs_and_forgeries(sandbox: Sandbox) -> None:
-    assert score.self_check(sandbox, [PROBLEM]) == 1 + len(score.STUBS) + len(score.CHEATS)
+    assert score.self_check(sandbox, [PROBLEM]) == 1 + len(execution.STUBS) + len(execution.CHEATS)
 
 
 def test_a_reference_that_fails_stops_everything(sandbox: Sandbox) -> None:
@@ -97,7 +98,7 @@ def test_every_sample_gets_its_own_verdict_once_and_a_second_run_adds_none(sandb
 
 
 def test_a_known_verdict_is_not_judged_again_but_another_test_is(sandbox: Sandbox, tmp_path: Path) -> None:
-    one = score.program("a", PROBLEM.reference, PROBLEM)
+    one = execution.program("a", PROBLEM.reference, PROBLEM)
     other = replace(one, key="b", test="def check(candidate):\n    assert candidate(2) == 5\n")
     strict = replace(one, key="c", prelude="raise_me = 1\n")
     for round_, hits in ((0, 0), (1, 3)):
@@ -106,6 +107,30 @@ def test_a_known_verdict_is_not_judged_again_but_another_test_is(sandbox: Sandbo
         cached.close()
         assert outcomes == {"a": Outcome.PASSED, "b": Outcome.FAILED, "c": Outcome.PASSED}, round_
         assert cached.hits == hits
+
+
+def test_the_scorer_of_today_proves_itself_whatever_the_cache_knows(sandbox: Sandbox, tmp_path: Path) -> None:
+    """An older scorer's word on a reference is in the cache; today's judges it otherwise."""
+    program = score.program("a", UNSOLVED.reference, replace(UNSOLVED, test="def check(candidate):\n    pass\n"))
+    lax = replace(UNSOLVED, test=program.test)
+    filled = Cached(_Kept(sandbox), tmp_path, backend="fork", settings={})
+    assert [e.outcome for e in filled.judge([program])] == [Outcome.PASSED]
+    filled.close()
+    today = Cached(_Strict(), tmp_path, backend="fork", settings={})
+    assert [e.outcome for e in today.judge([program])] == [Outcome.PASSED]
+    with pytest.raises(SandboxError, match=r"the reference solution of T/3 fails"):
+        score.self_check(today, [lax])
+    today.close()
+
+
+class _Strict:
+    """A scorer that passes nothing."""
+
+    def judge(self, programs: Iterable[Program]) -> Iterator[Execution]:
+        for program in programs:
+            yield Execution(key=program.key, outcome=Outcome.FAILED, error_kind=FailureKind.WRONG_ANSWER)
+
+    def close(self) -> None: ...
 
 
 class _Kept:
@@ -119,7 +144,7 @@ class _Kept:
 
 
 def test_other_limits_make_the_cache_forget(sandbox: Sandbox, tmp_path: Path) -> None:
-    program: Program = score.program("a", PROBLEM.reference, PROBLEM)
+    program: Program = execution.program("a", PROBLEM.reference, PROBLEM)
     for seconds, hits in ((1, 0), (1, 1), (2, 0)):
         cached = Cached(_Kept(sandbox), tmp_path, backend="fork", settings={"cpu_seconds": seconds})
         assert [e.outcome for e in cached.judge([program])] == [Outcome.PASSED]
@@ -137,6 +162,6 @@ def test_a_test_that_catches_everything_cannot_hide_a_dead_program(sandbox: Sand
         "loops": "def double(x):\n    while True:\n        pass\n",
         "right": PROBLEM.reference,
     }
-    programs = [score.program(key, code, problem) for key, code in codes.items()]
+    programs = [execution.program(key, code, problem) for key, code in codes.items()]
     outcomes = {e.key: e.outcome for e in sandbox.judge(programs)}
     assert outcomes == {"exits": Outcome.FAILED, "loops": Outcome.TIMED_OUT, "right": Outcome.PASSED}

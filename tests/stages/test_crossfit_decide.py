@@ -235,6 +235,23 @@ def test_the_page_shows_each_temperatures_own_numbers(run: store.RunDir, result:
             assert f"{effect:+.1f}".replace("-", "−") in row
 
 
+def test_the_page_shows_each_seeds_adapters_under_their_heads(run: store.RunDir, result: dict[str, Any]) -> None:
+    table = (run / "result.md").read_text().split("### Adapters\n\n")[1].splitlines()
+    heads = [cell.strip() for cell in table[0].strip("|").split("|")]
+    for seed, line in zip(SEEDS, table[2:4], strict=True):
+        row = dict(zip(heads, (cell.strip() for cell in line.strip("|").split("|")), strict=True))
+        found = result["diagnostics"][str(seed)]
+        lead = found["swap_mean_lead_nats"]
+        assert row == {
+            "seed": str(seed),
+            "mean cosine of ΔW": f"{found['cosine_raw']:.4f}",
+            "mean-centred": f"{found['cosine_centred']:.4f}",
+            "effective rank": f"{found['effective_rank']:.1f}",
+            "‖ΔW‖_F": f"{found['delta_w_norm']:.2f}",
+            "own − swapped, nats": "–" if lead is None else f"{lead:.2f}",
+        }
+
+
 def test_a_draw_that_one_seed_lacks_leaves_all_undecided(tmp_path: Path) -> None:
     folder = write(tmp_path, settings())
     path = place(folder, SEEDS[1], 1) / drawn_at(0.2) / "verdicts.jsonl"

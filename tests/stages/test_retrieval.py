@@ -84,6 +84,47 @@ def test_hits_come_best_first_and_no_more_than_asked_for() -> None:
     assert "prime numbers" in hits[0].snippet  # the piece that matched
 
 
+# --------------------------------------------------------------------------- the ranking
+
+
+def long(name: str, *words: str) -> Trajectory:
+    """Its program has a hundred lines, `words` in the middle of them."""
+    lines = [f"    x{i} = {i}" for i in range(50)]
+    code = "\n".join(["def f():", *lines, f"    # {' '.join(words)}", *lines])
+    return dataclasses.replace(tried(name, f"train/{name}", "Do something."), solution=code)
+
+
+def test_a_trajectory_is_as_near_as_its_best_piece_and_shows_that_one() -> None:
+    corpus = [long("a"), long("b", "zebra", "stripes"), long("c", "zebra")]
+    hits = bm25.build(bm25.Config(), corpus).retrieve("zebra stripes", top_k=3)
+    assert names(hits) == ["b", "c", "a"] and hits[0].score > hits[1].score > hits[2].score
+    assert "zebra stripes" in hits[0].snippet and "zebra" in hits[1].snippet
+
+
+def test_neighbouring_pieces_share_lines_so_that_no_error_is_cut_from_its_code() -> None:
+    lines = [str(i) for i in range(100)]
+    pieces = [piece.split("\n") for piece in bm25.chunks("\n".join(lines), 40, 10)]
+    assert [(p[0], p[-1]) for p in pieces] == [("0", "39"), ("30", "69"), ("60", "99")]
+    assert bm25.chunks("", 40, 10) == [""]
+
+
+def test_k1_and_b_are_the_settings() -> None:
+    """Without `b` a long piece is as good as a short one; without `k1` saying a word thrice is no better than once."""
+    short, wordy = tried("short", "train/s", "zebra"), tried("wordy", "train/w", "zebra " + "other words " * 30)
+    thrice = tried("thrice", "train/t", "zebra zebra zebra")
+
+    def scores(corpus: list[Trajectory], **settings: float) -> dict[str, float]:
+        hits = bm25.build(bm25.Config(**settings), corpus).retrieve("zebra", top_k=9)  # type: ignore[arg-type]
+        return {hit.trajectory.trajectory_id: hit.score for hit in hits}
+
+    assert scores([short, wordy])["short"] > scores([short, wordy])["wordy"]
+    even = scores([short, wordy], b=0.0)
+    assert even["short"] == pytest.approx(even["wordy"])
+    assert scores([short, thrice])["thrice"] > scores([short, thrice])["short"]
+    once = scores([short, thrice], k1=0.0)
+    assert once["short"] == pytest.approx(once["thrice"])
+
+
 # --------------------------------------------------------------------------- the workshop
 
 

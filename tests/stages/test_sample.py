@@ -19,7 +19,7 @@ TASKS = ("T/1", "T/2")
 
 
 def _adapter(name: str, model: ModelRef) -> AdapterRef:
-    return AdapterRef(adapter_id=name, path=f"/nowhere/{name}", base_model=model.digest, rank=1, delta_w_norm=1.0)
+    return AdapterRef(adapter_id=name, base_model=model.digest, rank=1, delta_w_norm=1.0)
 
 
 @pytest.fixture

@@ -12,15 +12,23 @@ from rune.analysis.power import Baseline, Design
 
 
 def simulate(
-    num_tasks: int, k: int, *, icc: float = 0.5, effect_sd: float = 0.0, simulations: int = 2000
+    num_tasks: int,
+    k: int,
+    seeds: int = 1,
+    *,
+    icc: float = 0.5,
+    effect_sd: float = 0.0,
+    seed_sd: float = 0.0,
+    simulations: int = 2000,
 ) -> power.Power:
     return power.simulate(
         Baseline(0.5, icc),
-        Design(num_tasks, k),
+        Design(num_tasks, k, seeds),
         threshold=5.0,
         alpha=0.05,
         target_power=0.8,
         effect_sd=effect_sd,
+        seed_sd=seed_sd,
         simulations=simulations,
         seed=0,
     )
@@ -88,3 +96,34 @@ def test_two_tasks_can_be_significant_and_one_cannot() -> None:
 
 def test_same_seed_same_answer() -> None:
     assert simulate(25, 5, simulations=200) == simulate(25, 5, simulations=200)
+
+
+@pytest.mark.parametrize("mean", [0.05, 0.4, 0.42, 0.95])
+def test_only_effects_that_a_mean_can_have_are_tabled(mean: float) -> None:
+    effects, shifts = power._shifts(Baseline(mean, 0.5), 0.0)
+    reached = mean + effects / 100
+    assert 0.001 < reached.min() < 0.022 or effects[0] == -40.0
+    assert 0.978 < reached.max() < 0.999 or effects[-1] == 58.0
+    assert np.all(np.diff(shifts) > 0) and np.abs(shifts).max() < 29.0  # none at the end of what is searched
+
+
+def test_the_rule_is_over_the_draws_of_all_trainings() -> None:
+    """Trainings that do not differ are draws: three of five are one of fifteen."""
+    three, fifteen = simulate(25, 5, 3), simulate(25, 15)
+    assert three.false_pass == pytest.approx(fifteen.false_pass, abs=0.03)
+    assert three.luck == pytest.approx(fifteen.luck, abs=0.5)
+    assert three.at_twice.passes == pytest.approx(fifteen.at_twice.passes, abs=0.03)
+
+
+def test_what_trainings_differ_by_averages_out_over_them() -> None:
+    one, four = (simulate(60, 5, seeds, seed_sd=8.0, simulations=500) for seeds in (1, 4))
+    assert one.luck == pytest.approx(1.645 * 8, rel=0.2)  # far above what tasks and draws give
+    assert four.luck == pytest.approx(one.luck / 2, rel=0.2)
+
+
+def test_a_design_that_luck_passes_is_not_proposed_whatever_it_can_see() -> None:
+    fooled = simulate(25, 5, simulations=200)._replace(false_pass=0.12, detectable=3.0)
+    blind = fooled._replace(false_pass=0.01, detectable=9.0)
+    good = fooled._replace(false_pass=0.05, detectable=5.0, design=Design(164, 5))
+    assert power.propose([fooled, blind], alpha=0.05) is None
+    assert power.propose([fooled, blind, good], alpha=0.05) == good

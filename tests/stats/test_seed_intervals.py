@@ -51,3 +51,28 @@ def test_trainings_that_do_not_differ_leave_the_t_interval_over_tasks() -> None:
     task = 10 * np.random.default_rng(3).standard_normal((50, 1))
     found, half = interval(np.repeat(task, 3, axis=1)), 2.0096 * stats.cluster_standard_error(task[:, 0])
     assert (found.high - found.low) / 2 == pytest.approx(half, rel=1e-3)
+
+
+def test_where_trainings_differ_and_tasks_do_not_there_are_as_many_degrees_of_freedom_as_trainings_less_one() -> None:
+    rng = np.random.default_rng(4)
+    training = np.array([[-9.0, 1.0, 8.0]])
+    table = training + 0.01 * rng.standard_normal((50, 3))
+    error, freedom = stats.crossed_error(table)
+    assert float(freedom) == pytest.approx(2.0, rel=1e-3)
+    assert float(error) == pytest.approx(training.std(ddof=1) / np.sqrt(3), rel=1e-2)
+    found = interval(table)  # 4.303: the quantile of Student's t at 2 degrees of freedom
+    assert (found.high - found.low) / 2 == pytest.approx(4.303 * training.std(ddof=1) / np.sqrt(3), rel=1e-2)
+
+
+def test_a_domain_weighs_by_its_tasks() -> None:
+    """Against the ratio estimate's variance written out: Σ (sum of a domain − size · mean)², over the mean size."""
+    sizes = (1, 2, 3, 4, 20)
+    values = 10 * np.random.default_rng(5).standard_normal(sum(sizes))
+    clusters = tuple(f"d{d}" for d, size in enumerate(sizes) for _ in range(size))
+    mean, squares, start = values.mean(), 0.0, 0
+    for size in sizes:
+        squares += (values[start : start + size].sum() - size * mean) ** 2
+        start += size
+    error = np.sqrt(squares / (5 * 4)) / np.mean(sizes)
+    found = interval(np.stack([values, values], axis=1), clusters)
+    assert (found.low, found.high) == pytest.approx((mean - 2.7764 * error, mean + 2.7764 * error), rel=1e-3)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rune.corpus import splits
 from rune.errors import ConfigError
 from rune.stages import retrieve
 from rune.study import cells, config, folders
@@ -66,12 +68,63 @@ def test_cells_share_a_stage_as_far_as_their_settings_are_the_same(tmp_path: Pat
     assert key(hot, 1, "collect") == key(hot, 2, "collect") and key(hot, 1, "train") != key(hot, 2, "train")
 
 
+def test_folds_share_nothing_and_variants_that_retrieve_otherwise_share_the_training_alone(
+    tmp_path: Path, tiny_model: ModelRef
+) -> None:
+    read = loaded(tmp_path, tiny_model, design={"folds": 2, "grid": {"retrieve.top_k": [1, 2]}})
+    one, other_fold = cells.Cell("top_k-1", 3, 0), cells.Cell("top_k-1", 3, 1)
+    other_hits = cells.Cell("top_k-2", 3, 0)
+
+    def key(cell: cells.Cell, stage: str) -> str:
+        return cells.key(cells.settings_of(read, cell), cell, stage)
+
+    assert all(key(one, stage) != key(other_fold, stage) for stage in ("collect", "train", "adapt", "sample", "score"))
+    assert key(one, "train") == key(other_hits, "train") and key(one, "adapt") != key(other_hits, "adapt")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "shared"),
+    [
+        ("collect.history", 1, False),
+        ("collect.temperature", 0.1, False),
+        ("collect.max_attempts", 1, False),
+        ("collect.reflect", False, False),
+        ("engine.settings.default", ["x"], False),
+        ("score.settings.cpu_seconds", 1.0, False),
+        ("run.seed", 9, False),
+        ("collect.keep", 3, True),
+        ("collect.tasks", 3, True),
+        ("train.neighbours", 3, True),
+    ],
+)
+def test_attempts_are_shared_by_cells_whose_loop_is_the_same(
+    setting: str, value: object, shared: bool, tmp_path: Path, tiny_model: ModelRef
+) -> None:
+    read = loaded(tmp_path, tiny_model)
+    assert (cells.loop_key(config.changed(read, {setting: value})) == cells.loop_key(read)) is shared
+
+
 @pytest.mark.parametrize("design", [{"held_out": 1}, {"folds": 2}], ids=["held out", "folds"])
 def test_by_domain_no_domain_stands_on_both_sides(design: dict[str, Any]) -> None:
     for fold in cells.folds(config.Design(by="domain", **design)):
         marked = cells.split(TASKS, config.Design(by="domain", **design), fold)
         sides = [{p.domain for p in marked if p.split is s} for s in Split]
         assert all(sides) and not sides[0] & sides[1]
+
+
+@pytest.mark.parametrize(
+    "design",
+    [{"held_out": 1}, {"held_out": 1, "by": "domain"}, {"folds": 2}, {"folds": 2, "by": "domain"}],
+    ids=["tasks", "domains", "folds", "folds of domains"],
+)
+def test_the_split_seed_says_what_is_held_out(design: dict[str, Any]) -> None:
+    def held_out(seed: int, tasks: list[Problem]) -> frozenset[str]:
+        wanted = config.Design(**design, split_seed=seed)
+        marked = cells.split(tasks, wanted, cells.folds(wanted)[0])
+        return frozenset(p.task_id for p in marked if p.split is Split.HELD_OUT)
+
+    assert len({held_out(seed, TASKS) for seed in range(10)}) > 1
+    assert held_out(3, TASKS) == held_out(3, list(TASKS))
 
 
 @pytest.mark.parametrize(
@@ -85,10 +138,21 @@ def test_the_tasks_of_the_decision_are_counted(
     assert cells.count_scored(loaded(tmp_path, tiny_model, design=design), tmp_path) == count
 
 
-def test_by_task_a_domain_may_stand_on_both_sides() -> None:
-    marked = cells.split(TASKS, config.Design(held_out=4), -1)
+@pytest.mark.parametrize(("design", "fold"), [({"held_out": 4}, -1), ({"folds": 2}, 0)], ids=["held out", "folds"])
+def test_by_task_a_domain_may_stand_on_both_sides(design: dict[str, Any], fold: int) -> None:
+    marked = cells.split(TASKS, config.Design(**design), fold)
     sides = [{p.domain for p in marked if p.split is s} for s in Split]
     assert sides[0] & sides[1]
+
+
+def test_every_domain_may_be_held_out_only_where_the_benchmark_marks_others_to_train_on() -> None:
+    tasks = [task(f"T/{d}{i}", f"d{d}") for d in range(4) for i in range(2)]
+    marked = [replace(t, split=Split.HELD_OUT) if t.domain in ("d2", "d3") else t for t in tasks]
+    for given, most in ((tasks, 3), (marked, 2)):
+        held = {p.domain for p in splits.split(given, held_out=most, seed=0, by="domain") if p.split is Split.HELD_OUT}
+        assert len(held) == most and (given is tasks or held == {"d2", "d3"})
+        with pytest.raises(ConfigError, match=f"cannot hold out {most + 1} of .* domains; give 1 to {most}"):
+            splits.split(given, held_out=most + 1, seed=0, by="domain")
 
 
 def test_a_task_without_a_domain_cannot_be_split_by_one() -> None:

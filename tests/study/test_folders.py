@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rune.study import config, executor, folders
+from rune.study import config, folders, takeover
 from rune.types import ModelRef
 from tests.pipeline.experiment import settings, write
 
@@ -24,5 +24,5 @@ def test_weights_taken_over_have_a_second_name_and_all_else_is_copied(tmp_path: 
         source, target = tmp_path / name, tmp_path / f"taken-{name}"
         source.write_bytes(b"content")
         target.write_bytes(b"left by a run that was stopped")
-        executor._link(str(source), str(target))
+        takeover._link(str(source), str(target))
         assert target.read_bytes() == b"content" and target.samefile(source) is shared

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from rune.cli.main import main
+from rune.config import derive_seed
 from rune.runs import store
 from rune.runs.store import RunDir
 from rune.types import ModelRef, Problem, Sample, Split, Trajectory, Treatment, Verdict
@@ -27,6 +29,7 @@ def raw(root: Path, model: ModelRef, **design: Any) -> dict[str, Any]:
     return settings(
         root,
         model,
+        run={"seed": 5},  # no cell's: what all of them share must not depend on which came first
         design={
             "scored": 0,
             "tasks": 8,
@@ -139,6 +142,24 @@ def test_the_loop_works_on_a_task_once_for_all_cells(finished: Path) -> None:
     assert len(steps) == len(set(steps)) and {t for t, _, _ in steps} == set().union(*map(held_out, cells(finished)))
 
 
+def test_the_loop_draws_with_the_runs_seed_whichever_cell_came_first(finished: Path) -> None:
+    """The written answers are right, wrong, right by the seed."""
+    (attempts,) = (finished / "attempts").iterdir()
+    first = [row for _, row in store.read_lines(attempts) if row["step"] == 0]
+    assert len(first) == 8
+    for row in first:
+        wrong = derive_seed(5, "collect", f"{row['task_id']}#{row['chain']}", 0) % 3 == 1
+        assert (row["attempt"]["outcome"] == "failed") is wrong
+
+
+def test_scoring_again_looks_at_every_cell(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    *_, last = (RunDir(copy / "cells" / name) for name in RunDir(copy).manifest()["cells"])
+    text = (last / "verdicts.jsonl").read_text()
+    (last / "verdicts.jsonl").write_text(text.replace('"outcome":"failed"', '"outcome":"passed"', 1))
+    assert main(["score", str(copy)]) == 2
+    assert f"{last.path}: verdicts.jsonl: 1 outcome edited" in capsys.readouterr().err
+
+
 def strike(folder: RunDir, *, halves: bool) -> None:
     """What a kill in the sample stage leaves: half a file with a torn line, and nothing after it."""
     manifest, seals = folder.manifest(), store.read_json(folder / "seals.json")
@@ -224,8 +245,31 @@ def test_one_that_was_gone_on_with_elsewhere_names_every_device(copy: Path) -> N
 def test_show_tells_cells_variants_and_the_answer(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", str(finished)]) == 0
     out = capsys.readouterr().out
-    assert "cells   8: 8 × score: done" in out and "temperature-0.2" in out
+    assert "cells   8: 8 × score: done" in out
+    result = store.read_json(finished / "result.json")["variants"]
+    for name, found in result.items():
+        (row,) = [line for line in out.splitlines() if line.startswith(name)]
+        decision = found["pooled"]["decision"]
+        assert all(f"{100 * arm['pass_at_1']:.1f}" in row for arm in decision["arms"]) and decision["answer"] in row
     assert out.strip().endswith(("Gate PASSED", "Gate FAILED — reassessing"))
+
+
+def test_the_report_shows_every_variant_with_its_decision(finished: Path) -> None:
+    page, text = (finished / "report.html").read_text(), (finished / "report.md").read_text()
+    for number, (name, found) in enumerate(store.read_json(finished / "result.json")["variants"].items(), start=1):
+        heat, decision = found["settings"]["sample.temperature"], found["pooled"]["decision"]
+        (section,) = re.findall(rf'<details id="variant-{number}">.*?</details>', page, re.S)
+        assert f"Temperature {heat:g}</b>: {decision['answer']}" in section, name
+        assert all(f">{arm['num_passed']} / {arm['num_samples']}<" in section for arm in decision["arms"])
+        assert f"### Temperature {heat:g}: {decision['answer']}" in text
+    assert 'href="#variants"' in page
+
+
+def test_gate_prints_each_figure_of_a_cross_fitted_run_once(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gate", str(copy)]) in (0, 10)
+    said = capsys.readouterr()
+    assert said.err.strip() == (copy / "result.md").read_text().strip()
+    assert said.out.strip() == store.read_json(copy / "decision.json")["answer"]
 
 
 @pytest.mark.check

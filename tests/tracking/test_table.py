@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import types
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from rune.reporting import tracking
+from rune.runs.store import RunDir
+from rune.study import executor
 
 ARMS = ("vanilla", "rag", "lora", "hypernet", "static", "wrong_trajectory")
 NORMS = {"lora": [2.0], "static": [3.0], "hypernet": [1.0, 4.0, 10.0], "wrong_trajectory": [0.5, 0.1]}
@@ -118,3 +122,20 @@ def test_a_run_without_decision_or_curves_has_an_empty_table_or_none_where_nothi
     assert set(column(run, "adapter_cosine_diversity").values()) == {None}
     (run / "decision.json").unlink()
     assert tracking.table(run) == []
+
+
+@pytest.mark.parametrize("said", ["", "not tracked (no server); `rune track` writes it again"])
+def test_a_run_says_when_it_was_not_tracked_and_is_silent_when_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], said: str
+) -> None:
+    folder = RunDir(tmp_path / "run")
+    folder.path.mkdir()
+    settings = types.SimpleNamespace(track=tracking.Config())
+    experiment: Any = types.SimpleNamespace(folder=folder, settings=settings, single=True)
+    for name in ("pending", "Runner", "run_stage"):  # nothing is left but to say how it went
+        monkeypatch.setattr(executor, name, mock.MagicMock())
+    monkeypatch.setattr(RunDir, "stage_done", lambda *_: True)
+    monkeypatch.setattr(tracking, "record", lambda *_: said)
+    executor.go_on(experiment)
+    warned = [line for line in capsys.readouterr().err.splitlines() if "done before" not in line]
+    assert warned == ([f"warning: {said}"] if said else [])

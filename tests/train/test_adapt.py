@@ -13,10 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rune.adapters.peft import WEIGHTS_FILE, read_peft, write_peft
+from rune.adapters import convert
+from rune.adapters.folders import Folders
+from rune.adapters.peft import WEIGHTS_FILE, Adapter, read_peft, write_peft
+from rune.adapters.store import FolderStore, MemoryStore
 from rune.cli import main as cli
 from rune.conditions import _adapters
 from rune.conditions.shared.arm_inputs import ArmInputs
+from rune.engines import scripted
 from rune.errors import AdapterError, ConfigError
 from rune.hypernet import base as bases
 from rune.hypernet import checkpoint
@@ -39,6 +43,13 @@ class Adapted(NamedTuple):
     arm_inputs: ArmInputs
     treatments: list[Treatment]
 
+    @property
+    def folders(self) -> Folders:
+        return Folders(self.folder.path)
+
+    def read(self, ref: AdapterRef) -> Adapter:
+        return read_peft(self.folders.folder(ref))
+
     def of(self, arm: str) -> dict[str, Treatment]:
         return {t.task_id: t for t in self.treatments if t.condition == arm}
 
@@ -56,6 +67,67 @@ def test_every_arm_treats_every_held_out_task_once(adapted: Adapted, corpus: Cor
     held_out = [p.task_id for p in corpus[0] if p.split is Split.HELD_OUT]
     found = [(t.condition, t.task_id) for t in adapted.treatments]
     assert sorted(found) == sorted((arm, task) for arm in ARMS for task in held_out)
+
+
+CHEAP = adapt.Config(arms=("vanilla", "lora", "static"))
+
+
+def copied(adapted: Adapted, root: Path) -> store.RunDir:
+    """The run with its checkpoints and the records of three arms that cost nothing to make."""
+    folder = store.RunDir(root / "run")
+    shutil.copytree(adapted.folder / "checkpoints", folder / "checkpoints")
+    for name in ("problems.jsonl", "trajectories.jsonl", "manifest.json"):
+        shutil.copy(adapted.folder / name, folder / name)
+    store.write_jsonl(folder / "treatments.jsonl", [t for t in adapted.treatments if t.condition in CHEAP.arms])
+    return folder
+
+
+def test_adapters_made_again_must_be_those_of_the_records(adapted: Adapted, tmp_path: Path) -> None:
+    folder = copied(adapted, tmp_path)
+    arm_inputs = dataclasses.replace(adapted.arm_inputs, checkpoints=folder / "checkpoints")
+    model = adapted.context.model()
+
+    def remake() -> None:
+        where = FolderStore(tmp_path / "again", model, dtype="float32")
+        adapt.remake(folder, CHEAP, arm_inputs=arm_inputs, adapters=where)
+
+    remake()
+    kept = store.read_jsonl(folder / "treatments.jsonl", Treatment)
+    number = next(i for i, t in enumerate(kept) if t.condition == "static")
+    lora = next(t for t in kept if t.condition == "lora")
+    assert kept[number].adapter and lora.adapter and kept[number].adapter.adapter_id != lora.adapter.adapter_id
+    changed = dataclasses.replace(kept[number], adapter=lora.adapter)
+    store.write_jsonl(folder / "treatments.jsonl", [*kept[:number], changed, *kept[number + 1 :]])
+    with pytest.raises(AdapterError, match=r"made again here, the adapter of static for .* is another than the one in"):
+        remake()
+    bare = dataclasses.replace(kept[number], adapter=None)
+    store.write_jsonl(folder / "treatments.jsonl", [*kept[:number], bare, *kept[number + 1 :]])
+    with pytest.raises(AdapterError, match=r"made again, static of .* is another"):
+        remake()
+
+
+def test_adapters_that_went_with_another_process_are_made_anew(adapted: Adapted, tmp_path: Path) -> None:
+    """Records of a stage that was stopped name adapters that no engine holds any more."""
+    folder, model = copied(adapted, tmp_path), adapted.context.model()
+    arm_inputs = dataclasses.replace(adapted.arm_inputs, checkpoints=folder / "checkpoints")
+    engine = scripted.build(scripted.Config(), model=model, device="cpu", dtype="float32")
+    memory = MemoryStore(engine, model, dtype="float32", device="cpu")
+    found = adapt.run(folder, CHEAP, adapted.context, arm_inputs=arm_inputs, adapters=memory)
+    worn = [t.adapter for t in found if t.adapter]
+    assert len(worn) == 2 * len(adapted.of("vanilla")) and all(memory.holds(ref) for ref in worn)
+    assert store.read_jsonl(folder / "treatments.jsonl", Treatment) == found
+
+
+def test_the_lora_and_the_static_arm_wear_what_each_training_left(adapted: Adapted) -> None:
+    """lora: phase A's. static: the hypernetwork's constant part, which phase B has moved on."""
+    for arm, kind in (("lora", "lora"), ("static", "hypernet")):
+        stored = checkpoint.load(adapted.folder / "checkpoints" / kind, adapted.context.model(), device="cpu")
+        refs = {t.adapter.path for t in adapted.of(arm).values() if t.adapter}
+        (path,) = refs
+        worn = convert.from_adapter(read_peft(path), stored.layout)
+        for module, (down_YNRI, up_YNRO) in stored.static.factors().items():
+            torch.testing.assert_close(worn[module].down_YNRI, down_YNRI.detach())
+            torch.testing.assert_close(worn[module].up_YNRO, up_YNRO.detach())
 
 
 def test_constant_arms_share_one_adapter_and_generated_arms_do_not(adapted: Adapted) -> None:
@@ -111,7 +183,7 @@ def test_an_adapter_is_what_the_hypernetwork_writes_from_the_trajectories_it_nam
             assert treatment.adapter is not None
             made = source.generate([[known[i] for i in treatment.trajectory_ids]])
             expected = convert.to_adapter(made, source.stored.layout, base_model=adapted.arm_inputs.model.digest)
-            written = read_peft(treatment.adapter.path)
+            written = adapted.read(treatment.adapter)
             for name, pair in expected.pairs.items():
                 assert torch.allclose(written.pairs[name].a @ written.pairs[name].b, pair.a @ pair.b, atol=1e-6)
 
@@ -127,7 +199,7 @@ def test_strength_scales_what_the_trajectories_add_to_the_constant_part(adapted:
 
     def keep(arm: str, key: str, factors: Any, layout: Any) -> AdapterRef:
         made.append({m: b[:, 0].transpose(1, 2) @ a[:, 0] for m, (a, b) in factors.items()})
-        return AdapterRef(adapter_id=key, path="", base_model="", rank=1, delta_w_norm=1.0)
+        return AdapterRef(adapter_id=key, base_model="", rank=1, delta_w_norm=1.0)
 
     shop = dataclasses.replace(adapted.arm_inputs, keep=keep)
     for strength in (0.0, 1.0, 3.0):
@@ -151,9 +223,10 @@ def test_generated_adapters_load_in_peft_with_equal_logits(adapted: Adapted, tin
 
     with torch.no_grad():
         bare = base.model(input_ids=ids).logits
-        with base.hooks.using(stack([read_peft(adapter.path)])):
+        with base.hooks.using(stack([adapted.read(adapter)])):
             ours = base.model(input_ids=ids).logits
-        peft = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model.path), adapter.path)
+        plain = AutoModelForCausalLM.from_pretrained(tiny_model.path)
+        peft = PeftModel.from_pretrained(plain, str(adapted.folders.folder(adapter)))
         theirs = peft(input_ids=ids).logits
     assert not torch.equal(ours, bare)
     assert torch.allclose(ours, theirs, atol=1e-5)
@@ -205,7 +278,7 @@ def test_the_swap_is_each_reference_under_its_own_adapter_against_under_anothers
     def log_prob(problem: Problem, wears: Problem) -> float:
         rows = base.rows([base.encode(problem.prompt, problem.reference)])
         with torch.no_grad():
-            log_prob_P = base.log_prob(rows, stack([read_peft(adapters[wears.task_id].path)]))
+            log_prob_P = base.log_prob(rows, stack([adapted.read(adapters[wears.task_id])]))
         return sequence_log_prob(log_prob_P, rows.row_P, 1).item()
 
     own = (log_prob(one, one), log_prob(other, other))
@@ -213,7 +286,7 @@ def test_the_swap_is_each_reference_under_its_own_adapter_against_under_anothers
     lead = (own[0] - theirs[0], own[1] - theirs[1])
     assert min(map(abs, lead)) > 1e-4
     unknown = dataclasses.replace(one, task_id="no reference", reference="")
-    found = adapt.swapped(base, [one, unknown, other], adapters, seed=0)
+    found = adapt.swapped(base, [one, unknown, other], adapters, seed=0, load=adapted.read)
     assert found == {
         "tasks": 2,
         "mean_abs_delta_log_prob": pytest.approx((abs(lead[0]) + abs(lead[1])) / 2, abs=1e-5),
@@ -221,7 +294,7 @@ def test_the_swap_is_each_reference_under_its_own_adapter_against_under_anothers
         "own_log_prob": pytest.approx(sum(own) / 2, abs=1e-5),
         "swapped_log_prob": pytest.approx(sum(theirs) / 2, abs=1e-5),
     }
-    assert adapt.swapped(base, [one, unknown], adapters, seed=0) == {}
+    assert adapt.swapped(base, [one, unknown], adapters, seed=0, load=adapted.read) == {}
 
 
 def test_an_interrupted_stage_goes_on_where_it_stopped(adapted: Adapted, tmp_path: Path) -> None:
@@ -245,16 +318,16 @@ def test_a_dead_adapter_stops_the_stage_with_one_line(adapted: Adapted) -> None:
     live = adapted.of("static")
     ref = next(iter(live.values())).adapter
     assert ref is not None
-    adapt.prove_live(base, [("static", ref)], "def f():")
-    adapter = read_peft(ref.path)
+    adapt.prove_live(base, [("static", ref)], "def f():", load=adapted.read)
+    adapter = adapted.read(ref)
     zero = {name: pair._replace(b=torch.zeros_like(pair.b)) for name, pair in adapter.pairs.items()}
     dead = write_peft(adapted.folder / "dead", dataclasses.replace(adapter, pairs=zero))
-    with pytest.raises(AdapterError, match=r"hypernet: the adapter in .*dead is dead \(ΔW is zero\)"):
-        adapt.prove_live(base, [("hypernet", dead)], "def f():")
+    with pytest.raises(AdapterError, match=rf"hypernet: the adapter {dead.adapter_id} is dead \(ΔW is zero\)"):
+        adapt.prove_live(base, [("hypernet", dead)], "def f():", load=adapted.read)
     # ΔW is not zero on paper, but nothing reaches the logits.
     lying = dataclasses.replace(dead, delta_w_norm=1.0)
     with pytest.raises(AdapterError, match="does not move the model's logits"):
-        adapt.prove_live(base, [("hypernet", lying)], "def f():")
+        adapt.prove_live(base, [("hypernet", lying)], "def f():", load=adapted.read)
 
 
 def test_an_unknown_arm_or_setting_is_refused_before_anything_is_made(adapted: Adapted) -> None:

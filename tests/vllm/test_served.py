@@ -11,10 +11,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rune.adapters import peft
+from rune.adapters.folders import Folders
 from rune.engines import openai
 from rune.engines import torch as torch_engine
 from rune.errors import AdapterError
@@ -65,30 +68,35 @@ def url(tiny_model: ModelRef, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture(scope="module")
-def adapters(tiny_model: ModelRef, tmp_path_factory: pytest.TempPathFactory) -> list[AdapterRef]:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("adapters")
+
+
+@pytest.fixture(scope="module")
+def adapters(tiny_model: ModelRef, root: Path) -> list[AdapterRef]:
     loaded = loader.load(tiny_model, device="cpu", dtype="float32")
-    folder = tmp_path_factory.mktemp("adapters")
     return [
-        peft.write_peft(folder / str(s), random_adapter(loaded, seed=s, rank=4 * s, base_model=tiny_model.digest))
+        peft.write_peft(root / str(s), random_adapter(loaded, seed=s, rank=4 * s, base_model=tiny_model.digest))
         for s in (1, 2)
     ]
 
 
 def test_a_served_vllm_says_what_the_torch_engine_says(
-    url: str, tiny_model: ModelRef, adapters: list[AdapterRef]
+    url: str, tiny_model: ModelRef, adapters: list[AdapterRef], root: Path
 ) -> None:
     """Another implementation of the same mathematics: greedy texts agree, adapter by adapter."""
-    engine = openai.build(openai.Config(url=url, dialect="vllm"), model=tiny_model, device="cpu", dtype="float32")
+    here: dict[str, Any] = {"model": tiny_model, "device": "cpu", "dtype": "float32", "adapters": Folders(root)}
+    engine = openai.build(openai.Config(url=url, dialect="vllm"), **here)
     requests = [
         Request(key=f"{i}/{j}", prompt=prompt, sampling=GREEDY, seed=0, adapter=adapter)
         for i, prompt in enumerate(PROMPTS)
         for j, adapter in enumerate([None, *adapters])
     ]
     served = {completion.key: completion.text for completion in engine.complete(requests)}
-    ours = torch_engine.build(torch_engine.Config(), model=tiny_model, device="cpu", dtype="float32")
+    ours = torch_engine.build(torch_engine.Config(), **here)
     direct = {completion.key: completion.text for completion in ours.complete(requests)}
     assert served == direct
     assert len(set(served.values())) > 3
     with pytest.raises(AdapterError):
-        list(engine.complete([replace(requests[1], adapter=replace(adapters[0], adapter_id="9" * 32, path="/no"))]))
+        list(engine.complete([replace(requests[1], adapter=replace(adapters[0], adapter_id="9" * 64))]))
     engine.close()

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# There: experiments/updates.py by itself, in the tree that .carry/data/tree.tar.gz was unpacked to.
+# There: studies/updates-exploration/updates.py by itself, in the tree that .carry/data/tree.tar.gz was unpacked to.
 #   updates.sh go       pieces → model, then the queue on all GPUs (in the background: setsid)
 #   updates.sh fetch    everything small → $OUT, and how far it is
 #   updates.sh weights VARIANT …    the checkpoints, in pieces that come back
@@ -20,7 +20,7 @@ go)
     [ -n "${MODEL_FOLDER:-}" ] || bash tools/gpu/setup.sh
     . tools/gpu/env.sh
     export HF_HUB_OFFLINE=1
-    exec python3 experiments/updates.py queue --data data --corpus corpus --out "$U" --seconds "${SECONDS_LEFT:-1320}" \
+    exec python3 studies/updates-exploration/updates.py queue --data data --corpus corpus --out "$U" --seconds "${SECONDS_LEFT:-1320}" \
         --model "${MODEL_FOLDER:-qwen2.5-coder-0.5b-instruct}" ${MORE:-}
     ;;
 fetch)

@@ -27,13 +27,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from rune.adapters.folders import CONFIG_FILE as CONFIG_FILE
+from rune.adapters.folders import WEIGHTS_FILE as WEIGHTS_FILE
 from rune.errors import AdapterError
 from rune.runs import store
 from rune.types import AdapterRef
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 
 
@@ -181,7 +181,12 @@ def delta(x_NTI: Tensor, pair: Pair, slots_N: Tensor | None = None) -> Tensor:
 
 
 def content_id(adapter: Adapter) -> str:
-    """sha256 (32 hex digits) of names, shapes, bytes and scale: equal adapters, equal id, wherever they lie."""
+    """sha256 of the weights file that `encode` gives: equal adapters, equal id, wherever they lie."""
+    return hashlib.sha256(encode(adapter)[1]).hexdigest()
+
+
+def earlier_id(adapter: Adapter) -> str:
+    """The id of 32 digits in records of before: of names, shapes, bytes and scale."""
     digest = hashlib.sha256(f"scale={adapter.scale!r}".encode())
     for name in sorted(adapter.pairs):
         for letter, tensor in zip("ab", adapter.pairs[name], strict=True):
@@ -239,8 +244,7 @@ def write_peft(
     store.write_atomic(folder / WEIGHTS_FILE, weights)
     store.write_atomic(folder / CONFIG_FILE, config)
     return AdapterRef(
-        adapter_id=content_id(adapter),
-        path=str(folder),
+        adapter_id=hashlib.sha256(weights).hexdigest(),
         base_model=adapter.base_model,
         rank=adapter.rank,
         delta_w_norm=delta_w_norm(adapter),

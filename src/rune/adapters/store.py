@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rune.adapters import convert, peft
 from rune.adapters.factors import to_dtype
+from rune.adapters.folders import Folders
 from rune.runs import store
 from rune.types import AdapterRef, ModelRef
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 class AdapterStore(Protocol):
     """Keeps adapters and gives their tensors back."""
+
+    in_memory: bool  # what it keeps is gone with the process
 
     def put(self, arm: str, key: str, made: Adapters, layout: LoraTargets) -> AdapterRef:
         """Keep one adapter (N = 1) of an arm; `key` is its task, or "all"."""
@@ -43,20 +46,29 @@ class AdapterStore(Protocol):
 class FolderStore:
     """PEFT folders under `root`: <arm>/<key>/."""
 
-    def __init__(self, root: Path, model: ModelRef, *, dtype: str, device: str = "cpu") -> None:
+    in_memory = False
+
+    def __init__(
+        self, root: Path, model: ModelRef, *, dtype: str, device: str = "cpu", folders: Folders | None = None
+    ) -> None:
+        """`folders`: where engines look, so that they need not search for what is put here."""
         self._root, self._model, self._device = root, model, device
         self._dtype = getattr(torch, dtype)
+        self._folders = folders or Folders(root)
         self._handles: dict[str, tuple[Any, float]] = {}
 
     def put(self, arm: str, key: str, made: Adapters, layout: LoraTargets) -> AdapterRef:
-        return convert.write(self._root / arm / key, made, layout, self._model, dtype=self._dtype)
+        folder = self._root / arm / key
+        ref = convert.write(folder, made, layout, self._model, dtype=self._dtype)
+        self._folders.know(ref.adapter_id, folder)
+        return ref
 
     def adapter(self, ref: AdapterRef) -> peft.Adapter:
-        return peft.read_peft(ref.path)
+        return peft.read_peft(self._folders.folder(ref))
 
     def layer(self, ref: AdapterRef, path: str) -> tuple[Tensor, Tensor]:
         if ref.adapter_id not in self._handles:
-            folder = Path(ref.path)
+            folder = self._folders.folder(ref)
             settings = store.read_json(folder / peft.CONFIG_FILE)
             handle = safe_open(folder / peft.WEIGHTS_FILE, framework="pt", device=self._device)
             self._handles[ref.adapter_id] = handle, float(settings["lora_alpha"]) / float(settings["r"])
@@ -71,6 +83,8 @@ class FolderStore:
 
 class MemoryStore:
     """Tensors, handed to an engine that takes them (`put_adapter`), dropped at the end."""
+
+    in_memory = True
 
     def __init__(self, engine: Any, model: ModelRef, *, dtype: str, device: str) -> None:
         self._engine, self._model, self._device = engine, model, device

@@ -12,8 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from rune import prompts
+from rune.benchmarks.scorers import judging
+from rune.benchmarks.scorers.judging import Item
 from rune.config import derive_seed
-from rune.types import Attempt, Engine, Execution, Outcome, Problem, Program, Request, Sampling, Sandbox
+from rune.types import Attempt, Engine, Execution, Outcome, Problem, Request, Sampling, Sandbox
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,18 +78,25 @@ def _generate(
     requests = [
         Request(
             key=chain.key,
-            prompt=render(
-                prompts.retry(chain.problem.prompt, chain.attempts, limit=settings.history)
-                if _sees_history(chain, settings)
-                else prompts.task(chain.problem.prompt)
-            ),
-            sampling=replace(settings.sampling, stop=prompts.stop(chain.problem.prompt)),
+            prompt=render(_question(chain, settings)),
+            sampling=replace(settings.sampling, stop=prompts.stop(chain.problem.prompt, chain.problem.scorer.answer)),
             seed=derive_seed(settings.seed, "collect", chain.key, len(chain.attempts)),
         )
         for chain in chains
     ]
     texts = {c.key: c.text for c in engine.complete(requests)}
-    return [prompts.extract(texts[c.key], prompt=c.problem.prompt, entry_point=c.problem.entry_point) for c in chains]
+    return [_taken(texts[chain.key], chain.problem) for chain in chains]
+
+
+def _taken(text: str, problem: Problem) -> str:
+    return prompts.extract(text, prompt=problem.prompt, entry_point=problem.entry_point, answer=problem.scorer.answer)
+
+
+def _question(chain: Chain, settings: Settings) -> prompts.Chat:
+    prompt, answer = chain.problem.prompt, chain.problem.scorer.answer
+    if _sees_history(chain, settings):
+        return prompts.retry(prompt, chain.attempts, limit=settings.history, answer=answer)
+    return prompts.task(prompt, answer=answer)
 
 
 def _sees_history(chain: Chain, settings: Settings) -> bool:
@@ -99,15 +108,9 @@ def _sees_history(chain: Chain, settings: Settings) -> bool:
 def _execute(chains: Sequence[Chain], programs: Sequence[str], settings: Settings, sandbox: Sandbox) -> list[Attempt]:
     executions: dict[str, Execution] = {
         e.key: e
-        for e in sandbox.judge(
-            Program(
-                key=chain.key,
-                code=code,
-                test=chain.problem.test,
-                entry_point=chain.problem.entry_point,
-                prelude=chain.problem.prelude,
-            )
-            for chain, code in zip(chains, programs, strict=True)
+        for e in judging.judge(
+            sandbox,
+            (Item(chain.key, chain.problem, code) for chain, code in zip(chains, programs, strict=True)),
         )
     }
     return [

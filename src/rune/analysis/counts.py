@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rune.errors import GateError, NotEnoughSamples
-from rune.types import Outcome, Problem, Split, Verdict
+from rune.types import Outcome, Problem, Scorer, Split, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +20,7 @@ class Counts:
     passes: Mapping[str, tuple[int, ...]]  # arm → passes per task, in the order of `tasks`
     trainings: tuple[Mapping[str, tuple[int, ...]], ...] = ()  # the same of each training; (): there is one
     clusters: tuple[str, ...] = ()  # each task's domain where the design draws domains
+    scorer: Scorer = Scorer.EXECUTION  # what a pass is
 
     def table(self, arm: str) -> list[tuple[float, ...]]:
         """Passes in percent of draws, per task and training."""
@@ -55,6 +56,7 @@ def count(
     unknown = sorted({task for _, task, _ in have} - set(tasks))
     if unknown:
         raise GateError(f"verdicts of {unknown[0]}, which is not a held-out task ({len(unknown)} such tasks)")
+    scorer = _scorer(problems, verdicts)
     found = {arm for arm, _, _ in have}
     for arm in dict.fromkeys((baseline, treatment, *arms)):
         if arm not in found:
@@ -84,7 +86,24 @@ def count(
         )
     passed = Counter((v.condition, v.task_id) for v in verdicts if v.outcome is Outcome.PASSED)
     order = sorted(found, key=lambda a: (a != baseline, a != treatment, a))
-    return Counts(tasks=tasks, n=n, passes={a: tuple(passed[a, t] for t in tasks) for a in order})
+    return Counts(tasks=tasks, n=n, passes={a: tuple(passed[a, t] for t in tasks) for a in order}, scorer=scorer)
+
+
+def _scorer(problems: Sequence[Problem], verdicts: Sequence[Verdict]) -> Scorer:
+    """Who judged all of it. Raises GateError for tasks of several scorers, or a verdict of another than its task's."""
+    wanted = {p.task_id: p.scorer for p in problems if p.split is Split.HELD_OUT}
+    if len(set(wanted.values())) > 1:
+        raise GateError(
+            f"held-out tasks are judged by several scorers ({', '.join(sorted(set(wanted.values())))}), whose passes "
+            "do not add up; decide each kind in a run of its own"
+        )
+    strange = next((v for v in verdicts if v.scorer is not wanted[v.task_id]), None)
+    if strange is not None:
+        raise GateError(
+            f"{strange.condition}, {strange.task_id}, draw {strange.draw}: judged by {strange.scorer}, but the task "
+            f"asks for {wanted[strange.task_id]}; `rune score RUN --again` judges all samples anew"
+        )
+    return next(iter(wanted.values()))
 
 
 def _first_double(items: Sequence[Any]) -> Any:

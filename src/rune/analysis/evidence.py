@@ -95,9 +95,9 @@ def chance(probability: float) -> str:
 
 
 def hypotheses(
-    *, primary: Contrast, base: float, treated: float, passed: bool, threshold: float, alpha: float
+    *, primary: Contrast, base: float, treated: float, passed: bool, threshold: float, alpha: float, measure: str
 ) -> tuple[str, str, str]:
-    """H0, H1 and what became of them, in words with the numbers in."""
+    """H0, H1 and what became of them, in words with the numbers in; `measure`: "pass@1" or what else is counted."""
     t, b = primary.treatment, primary.baseline
     rejected = primary.p_greater < alpha
     verdict = (
@@ -107,8 +107,8 @@ def hypotheses(
         f"{threshold:g} points? {'Yes' if passed else 'No'}."
     )
     return (
-        f"H0: {t} does not raise pass@1 over {b} on tasks like these (true effect ≤ 0 points).",
-        f"H1: {t} raises pass@1 over {b} on tasks like these (true effect > 0 points).",
+        f"H0: {t} does not raise {measure} over {b} on tasks like these (true effect ≤ 0 points).",
+        f"H1: {t} raises {measure} over {b} on tasks like these (true effect > 0 points).",
         verdict,
     )
 

@@ -144,7 +144,9 @@ def decide(
             passed=passed,
             threshold=config.threshold_points,
             alpha=config.alpha,
+            measure=counts.scorer.measure(),
         ),
+        scorer=counts.scorer,
         details={
             "effect_exact": str(effect),
             "tasks": list(counts.tasks),
@@ -183,7 +185,7 @@ def over(
         of_seed = passes.setdefault(seed, Counter())
         for arm, found_T in own.passes.items():
             of_seed.update({(arm, task): c for task, c in zip(own.tasks, found_T, strict=True)})
-        for row in leakage.rows(held_out, part.trajectories, part.treatments):
+        for row in leakage.rows(held_out, part.trajectories, part.treatments, shown=part.shown):
             if row.task_id not in rows or row.suspicious:
                 rows[row.task_id] = row
     rule = replace(config, n=config.n * max(times.values(), default=1))

@@ -65,14 +65,16 @@ def rows(
     corpus: Sequence[Trajectory],
     treatments: Sequence[Treatment],
     *,
+    shown: Sequence[Trajectory] = (),
     compared: Sequence[Trajectory] | None = None,
 ) -> list[Row]:
     """One row for each held-out task, against the corpus and contexts of its own run or fold.
 
+    `shown`: what tasks may be given and nothing trained on; of its own trajectory a task may not be given any.
     `compared`: the part of the corpus whose texts are looked at; None for all of it.
     """
     items = [_item(t) for t in (corpus if compared is None else compared)]
-    return _forbidden_sources(examine(held_out, items, _contexts(treatments)), treatments, corpus)
+    return _forbidden_sources(examine(held_out, items, _contexts(treatments)), treatments, corpus, shown)
 
 
 def assess(rows: Sequence[Row], items: int, treated: Sequence[int], base: Sequence[int], n: int) -> dict[str, Any]:
@@ -195,16 +197,23 @@ def _why(same_id: bool, same_tree: bool, prompt: float, solution: float, shown: 
 
 
 def _forbidden_sources(
-    rows: list[Row], treatments: Sequence[Treatment], trajectories: Sequence[Trajectory]
+    rows: list[Row],
+    treatments: Sequence[Treatment],
+    corpus: Sequence[Trajectory],
+    shown: Sequence[Trajectory] = (),
 ) -> list[Row]:
     """A treatment made from a held-out task's trajectory, or from one outside of the corpus, is a leak whatever the
-    texts say."""
-    owner = {t.trajectory_id: t.task_id for t in trajectories}
+    texts say. What is shown may be another held-out task's: nothing trained on it."""
+    owner = {t.trajectory_id: t.task_id for t in (*corpus, *shown)}
+    open_to_others = {t.trajectory_id for t in shown}
     held_out = {r.task_id for r in rows}
     guilty: dict[str, str] = {}
     for treatment in treatments:
-        if any(owner.get(i) in held_out for i in treatment.trajectory_ids):
+        used = treatment.trajectory_ids
+        if any(owner.get(i) in held_out and i not in open_to_others for i in used):
             guilty[treatment.task_id] = "its treatment was made from a held-out task's trajectory"
+        elif any(owner.get(i) == treatment.task_id for i in used):
+            guilty[treatment.task_id] = "its treatment was made from its own trajectory"
         elif any(i not in owner for i in treatment.trajectory_ids):
             guilty.setdefault(treatment.task_id, "its treatment was made from a trajectory that is not in the corpus")
     return [
@@ -234,8 +243,10 @@ def _body(problem: Problem) -> str:
 
 
 def _shown(problem: Problem, context: str) -> bool:
+    """Most of its tests or solution in a context; all of one for a task of a domain, whose siblings share its code."""
     if not context:
         return False
+    limit = 1.0 if problem.domain else SOLUTION_LIMIT
     whole = overlap.shingles(context, GRAM)
     secrets = (overlap.shingles(problem.test, GRAM), overlap.shingles(_body(problem), GRAM))
-    return any(len(s) >= GRAM and overlap.containment(s, whole) >= SOLUTION_LIMIT for s in secrets)
+    return any(len(s) >= GRAM and overlap.containment(s, whole) >= limit for s in secrets)

@@ -22,10 +22,12 @@ from rune.benchmarks._api_changes import MAKERS, Change, Draw, Use
 from rune.benchmarks._api_functions import FUNCTIONS, SUBJECTS, Function
 from rune.benchmarks._api_tasks import SHAPES, Raised, Shape, name_of, passes, program, prompt, run
 from rune.benchmarks._families_trajectories import run_here
+from rune.benchmarks.scorers import execution, execution_with_and_without
 from rune.benchmarks.scorers import updates as _updates
+from rune.benchmarks.scorers.judging import Item
 from rune.benchmarks.scorers.updates import Update
 from rune.errors import DataError
-from rune.types import Attempt, Outcome, Problem, Sandbox, Split, Trajectory
+from rune.types import Attempt, Outcome, Problem, Sandbox, Scorer, Split, Trajectory
 
 NAME = "api_updates"
 FORBIDDEN = frozenset({"math", "numpy", "re", "itertools", "sympy"})
@@ -38,9 +40,6 @@ KINDS = {  # how often each is drawn
     "combined": 3,
 }
 CASES = 4  # tests a task, at least
-
-
-COUNTS = "UPass"  # passes with the update installed and not without it: `scorers/updates.py` judges
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +161,7 @@ def _task(
         split=split,
         prelude=_updates.prelude(change.update),
         domain=change.update.domain,
+        scorer=Scorer.EXECUTION_WITH_AND_WITHOUT,
     )
     failing = [code for code in habits if not passes(change.update, code, problem)]
     if passes(None, reference, problem) or len(failing) < len(habits):
@@ -196,7 +196,7 @@ def trajectories(tasks: Sequence[Task], *, seed: int = 0) -> Iterator[Trajectory
         attempts = []
         for code in (*tried, task.problem.reference):
             with _updates.restored([task.update.function]):
-                found = run_here(_updates.program("", task.problem, code))
+                found = run_here(execution.program("", code, task.problem))
             if (found.outcome is Outcome.PASSED) != (code == task.problem.reference):
                 raise DataError(f"{NAME}: {task.problem.task_id}: {found.outcome.value} {found.error}")
             attempts.append(Attempt(code=code, outcome=found.outcome, error_kind=found.label, error=found.error))
@@ -223,21 +223,22 @@ def verify(tasks: Sequence[Task], sandbox: Sandbox) -> dict[str, int]:
     first: dict[str, dict[str, Task]] = {}
     for task in tasks:
         first.setdefault(task.update.function, {}).setdefault(task.update.domain, task)
-    programs = [(f"{t.problem.task_id}#reference", t.problem, t.problem.reference) for t in tasks]
-    programs += [(f"{t.problem.task_id}#habit {i}", t.problem, code) for t in tasks for i, code in enumerate(t.habits)]
+    items = [Item(f"{t.problem.task_id}#reference", t.problem, t.problem.reference) for t in tasks]
+    items += [Item(f"{t.problem.task_id}#habit {i}", t.problem, code) for t in tasks for i, code in enumerate(t.habits)]
     for members in first.values():
         for one in members.values():
             for other in members.values():
                 if one is not other:
                     strange = replace(one.problem, prelude=other.problem.prelude)
                     key = f"{one.problem.task_id}#under {other.update.domain}"
-                    programs.append((key, strange, one.problem.reference))
+                    items.append(Item(key, strange, one.problem.reference))
     counts: Counter[str] = Counter(updates=sum(map(len, first.values())), functions=len(first))
-    for graded in _updates.judge(sandbox, programs):
-        task_id, _, role = graded.key.partition("#")
-        passed = graded.used if role == "reference" else graded.plain.outcome is Outcome.PASSED
-        if passed != (role == "reference"):
-            found = graded.plain
+    for found in execution_with_and_without.judge(sandbox, items):
+        task_id, _, role = found.key.partition("#")
+        counts_or_passes = (
+            found.outcome is Outcome.PASSED if role == "reference" else execution_with_and_without.passes_with(found)
+        )
+        if counts_or_passes != (role == "reference"):
             raise DataError(f"{NAME}: {task_id}: {role}: {found.outcome.value} {found.error_kind} {found.error}")
         counts[
             {"reference": "references_count", "habit": "habits_fail", "under": "strangers_fail"}[role.split()[0]]

@@ -1,17 +1,19 @@
 """CodeUpdateArena (Liu, Pandit, Ye, Choi & Durrett 2024, arXiv 2407.06249): tasks that want an updated function.
 
 A domain is an update; its tasks share nothing but the updated function, and no prompt says what changed. Scored by
-UPass (`updates.judge`): passes with the update installed and not without it. Folds are by function, so that all
-updates of a function are on one side.
+UPass (`execution_with_and_without`): passes with the update installed and not without it. Folds are by function, so
+that all updates of a function are on one side.
 
 The tests build arrays and symbolic expressions of the same library, with the update in force, and these do not cross
 as plain data; so each unit test runs in the box, in the program's process, and only whether it ended or what it raised
-comes out. A program that wanted to deceive could: for models' samples, not for adversaries.
+comes out. A result that equals anything is refused; a program that wanted to deceive could find another way: for
+models' samples, not for adversaries.
 """
 
 from __future__ import annotations
 
 import ast
+import difflib
 import random
 import re
 import typing
@@ -24,7 +26,7 @@ from rune.benchmarks.formats import data
 from rune.benchmarks.scorers import updates as _updates
 from rune.benchmarks.scorers.updates import Update
 from rune.errors import DataError
-from rune.types import Problem, Split
+from rune.types import Problem, Scorer, Split
 
 NAME = "code_update_arena"
 FILE = "code_update_arena/arena.jsonl.gz"
@@ -37,9 +39,6 @@ LENT = (
 HUB = data.OnHub("leo-liuzy/CodeUpdateArena", "", 0)
 
 
-COUNTS = "UPass"  # passes with the update installed and not without it: `scorers/updates.py` judges
-
-
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """`[benchmark.settings]`."""
@@ -47,8 +46,9 @@ class Config:
     path: str = ""  # the file or its folder; "" = from RUNE_DATA
     verify: bool = True  # refuse a file that is not the pinned selection
     folds: int = 5  # of functions
-    fold: int = -1  # this one is held out; -1: every task is
+    fold: int = -1  # this one is held out; -1: no task is marked, so that [design] splits
     seed: int = 0  # of the folds
+    leave_out: tuple[str, ...] = ()  # ids of tasks whose references do not count here (docs/updates.md)
 
     def __post_init__(self) -> None:
         if self.folds < 2 or not -1 <= self.fold < self.folds:
@@ -62,15 +62,23 @@ class CodeUpdateArena:
     config: Config
 
     def problems(self) -> list[Problem]:
-        """All tasks, their split by the fold. Raises DataError."""
+        """All tasks but those left out, their split by the fold. Raises DataError."""
         records, path = self._records()
         updates = [_update(record, path) for record in records]
         held = self._held_out(updates)
-        return [
+        found = [
             _problem(update, number, task, Split.HELD_OUT if update.function in held else Split.TRAIN, path)
             for update, record in zip(updates, records, strict=True)
             for number, task in enumerate(record["prog_syn_examples"])
         ]
+        left_out = set(self.config.leave_out)
+        if unknown := sorted(left_out - {p.task_id for p in found}):
+            near = difflib.get_close_matches(unknown[0], [p.task_id for p in found], n=1)
+            raise DataError(
+                f"[benchmark.settings] leave_out: {path} has no task '{unknown[0]}'"
+                + (f"; did you mean '{near[0]}'?" if near else "")
+            )
+        return [p for p in found if p.task_id not in left_out]
 
     def updates(self) -> dict[str, Update]:
         """Domain → update, its documentation in it."""
@@ -82,7 +90,7 @@ class CodeUpdateArena:
 
     def _held_out(self, updates: Sequence[Update]) -> set[str]:
         if self.config.fold < 0:
-            return {u.function for u in updates}
+            return set()
         return set(folds(updates, self.config.folds, self.config.seed)[self.config.fold])
 
 
@@ -136,18 +144,20 @@ def _problem(update: Update, number: int, task: Mapping[str, Any], split: Split,
     scenario, question, signature, tests, reference = data.need(
         task, "scenario", "problem", "solution_signature", "unit_tests", "ref_solution", where=path
     )
+    entry = _entry_point(signature, f"{path}: {update.domain}: task {number}")
     prompt = f"{scenario.strip()}\n{question.strip()}\n\nThe function's signature:\n{signature.strip()}\n"
     return Problem(
         task_id=f"CodeUpdateArena/{update.domain}/{number}",
         benchmark=NAME,
         prompt=prompt,
-        entry_point=_entry_point(signature, f"{path}: {update.domain}: task {number}"),
+        entry_point=entry,
         test=f"def check(candidate):\n    for number in range({len(tests)}):\n        run_unit_test(number)\n",
         reference=reference,
         category=update.package,
         split=split,
-        prelude=_updates.prelude(update, before=f"{_given(signature)}{update.setup}\n", after=_runner(tests)),
+        prelude=_updates.prelude(update, before=f"{_given(signature)}{update.setup}\n", after=_runner(tests, entry)),
         domain=update.domain,
+        scorer=Scorer.EXECUTION_WITH_AND_WITHOUT,
     )
 
 
@@ -168,9 +178,12 @@ def _given(signature: str) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _runner(tests: Sequence[str]) -> str:
-    """Source that defines run_unit_test(number) beside the program, which the tests see as if they stood below it."""
-    return f"_UNIT_TESTS = {list(tests)!r}\n{_RUNNER}"
+def _runner(tests: Sequence[str], entry: str) -> str:
+    """Source that defines run_unit_test(number) beside the program, which the tests see as if they stood below it.
+
+    They see one function otherwise, the one that is asked for: what equals whatever it is compared with is no result.
+    """
+    return f"_UNIT_TESTS, _ENTRY = {list(tests)!r}, {entry!r}\n{_RUNNER}"
 
 
 _RUNNER = """
@@ -185,8 +198,12 @@ def run_unit_test(number):
                 pass
     if "numpy" in scope:
         scope["np"] = scope["numpy"]
-    scope.update(globals().get("UPDATED", {}))  # some tests name the new function without its module
+    module, name = UPDATED
+    if hasattr(importlib.import_module(module), name):  # some tests name the function without its module
+        scope[name] = getattr(importlib.import_module(module), name)
     scope.update(globals())
+    if callable(scope.get(_ENTRY)) and not isinstance(scope[_ENTRY], type):
+        scope[_ENTRY] = _honest(scope[_ENTRY])
     text = _UNIT_TESTS[number]
     exec(compile(text, "<unit test>", "exec"), scope)
     for name in [n for n in scope if n.startswith("test") and f"def {n}(" in text]:
@@ -194,6 +211,30 @@ def run_unit_test(number):
             scope[name]()
         except AssertionError as error:
             raise AssertionError(_explain(name, text, error)) from None
+
+
+def _honest(function):
+    import functools
+
+    @functools.wraps(function)
+    def call(*arguments, **options):
+        result = function(*arguments, **options)
+        if _equals_anything(result):
+            raise TypeError("the result equals whatever it is compared with")
+        return result
+
+    return call
+
+
+def _equals_anything(value):
+    try:
+        if type(value) in (list, tuple, set, frozenset):
+            return any(map(_equals_anything, value))
+        if type(value) is dict:
+            return any(map(_equals_anything, value.values()))
+        return (value == object()) is True
+    except Exception:
+        return False
 
 
 def _explain(name, text, error):

@@ -1,10 +1,13 @@
 """What a config will cost: memory counted from shapes, time from counted work over a measured machine.
 
-The time model is two numbers of this machine, multiplications a second and bytes a second, and a count of what
-the config asks for. A prompt costs one multiplication with all weights per token, once for all its samples; a decode
-step reads all weights once and multiplies them by every row; a training step costs four passes' worth of
-multiplications on a frozen base (forward, and backward through activations). Not counted: loading, attention, contexts
-that an arm puts before its tasks, sandbox time (about 5 ms a program) and the gains or losses of particular kernels.
+The time model is two numbers of this machine, multiplications a second and bytes of weights a second, both measured on
+products of the shapes that a model asks for and as they come over a second (not the fastest: a busy machine is slow in
+the run too), and a count of what the config asks for. A prompt costs one multiplication with all weights per token,
+once for all its samples; a decode step reads all weights and multiplies them by every row, one after the other; a
+training step costs four passes' worth of multiplications on a frozen base (forward, and backward through activations).
+`adapt` reads each task's trajectories through the lower layers, runs every adapter once to see that it is live, and
+swaps some. The base model is loaded once to draw and once to train. Not counted: attention, sandbox time (about 5 ms a
+program) and the gains or losses of particular kernels.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from rune import config, plugins
 from rune.errors import ModelError
 from rune.models import memory
 
@@ -24,17 +28,22 @@ if TYPE_CHECKING:
 ANSWER_TOKENS = 200  # mean length of a HumanEval answer of these models; the limit is reached by few
 PROMPT_TOKENS = 300
 TRAJECTORY_TOKENS = 1500
+CHARS_PER_TOKEN = 3  # of code and error texts
 BYTES_PER_TOKEN = 5  # of a trajectory file, whose records hold more than what is read of them
 HYPERNET_PARAMETERS = 15_000_000  # encoder and shared heads at the recipe's sizes
 ROWS = {"cpu": 64, "cuda": 256}  # sequences decoded together
+PROBE_TOKENS = 200  # of the prompt that an adapter is proved live with, beside the bare model
+LOAD_PASSES = 4  # over the weights' bytes, when a model is loaded: read, converted, checked, laid out
+ONE_A_TASK = ("hypernet", "wrong_trajectory", "oracle")  # arms with an adapter for each task
+ONE_FOR_ALL = ("lora", "static", "empty_trajectory")
 WRONG = 0.5  # share of attempts that fail and are tried again
 
 
 class Probe(NamedTuple):
     """Two measured numbers."""
 
-    flops: float  # a second
-    bandwidth: float  # bytes a second
+    flops: float  # a second, in products as large as a prompt's
+    bandwidth: float  # bytes of weights a second, as a decode step of one row reads them
 
     @property
     def text(self) -> str:
@@ -48,13 +57,15 @@ class Plan:
     shape: memory.Shape
     device: str
     dtype: str
-    rows: int
+    collect_rows: int  # sequences decoded together
+    sample_rows: int
     collect_tokens: float
     collect_prompts: float  # tokens
     sample_tokens: float
-    sample_prompts: float  # tokens
+    sample_prompts: float  # tokens, with what arms put before the task
     train_tokens: float
     read_tokens: float  # by the context encoder, as many as would cost the same if all layers read them
+    adapt_tokens: float  # to make adapters, prove them live and swap some; counted in the same way
     memory: Mapping[str, Mapping[str, int]]  # stage → part → bytes
 
     @property
@@ -74,7 +85,8 @@ def plan(settings: RunConfig, *, held_out: int, train: int, folder: Path | None)
     attempts = sum(WRONG**i for i in range(collect.max_attempts))
     wanted = tasks * collect.chains
     draws = held_out * sample.n * len(settings.adapt.arms)
-    rows = min(ROWS[device], max(wanted, draws))
+    collect_rows, sample_rows = (max(1, min(ROWS[device], count)) for count in (wanted, draws))
+    lower = min(1.0, max(hyper.taps) / shape.layers)  # share of the layers that trajectories are read through
     rank = lora.rank + hyper.rank
     pairs = hyper.groups * hyper.targets
     contrast = 2 if hyper.weights.target_contrast or hyper.weights.source_contrast else 1
@@ -90,23 +102,54 @@ def plan(settings: RunConfig, *, held_out: int, train: int, folder: Path | None)
         if settings.engine.name in ("torch", "vllm"):  # it drew the attempts, and will draw the samples
             stages[name] = {**stages[name], "the engine's weights": shape.parameters * memory.BYTES[dtype]}
     stages["sample"] = memory.estimate_sampling(
-        shape, dtype=dtype, rows=rows, tokens=PROMPT_TOKENS + sample.max_new_tokens, adapters=held_out * 2, rank=rank
+        shape,
+        dtype=dtype,
+        rows=sample_rows,
+        tokens=PROMPT_TOKENS + sample.max_new_tokens,
+        adapters=held_out * 2,
+        rank=rank,
     )
     return Plan(
         shape=shape,
         device=device,
         dtype=dtype,
-        rows=rows,
+        collect_rows=collect_rows,
+        sample_rows=sample_rows,
         collect_tokens=wanted * attempts * ANSWER_TOKENS,
         # An attempt after the first also reads what failed before it.
         collect_prompts=wanted * (attempts * PROMPT_TOKENS + (attempts - 1) * ANSWER_TOKENS),
         sample_tokens=float(draws * min(ANSWER_TOKENS, sample.max_new_tokens)),
-        sample_prompts=float(held_out * len(settings.adapt.arms) * PROMPT_TOKENS),
+        sample_prompts=float(held_out * (len(settings.adapt.arms) * PROMPT_TOKENS + _context_tokens(settings))),
         train_tokens=float(lora.schedule.steps * step["lora"] + hyper.schedule.steps * step["hypernet"]) / 2,
-        read_tokens=(min(collect.keep, wanted) * TRAJECTORY_TOKENS + _bytes(collect.imports) / BYTES_PER_TOKEN)
-        * min(1.0, max(hyper.taps) / shape.layers),
+        read_tokens=(min(collect.keep, wanted) * TRAJECTORY_TOKENS + _bytes(collect.imports) / BYTES_PER_TOKEN) * lower,
+        adapt_tokens=_adapt_tokens(settings, held_out, lower),
         memory=stages,
     )
+
+
+def _context_tokens(settings: RunConfig) -> float:
+    """What the arms in context put before one task, all of them together."""
+    whole = settings.retrieve.top_k * TRAJECTORY_TOKENS
+    arms = settings.adapt.arms
+    rag = 0.0
+    if "rag" in arms:
+        part = config.build(plugins.load("conditions", "rag").Config, settings.adapt.settings.get("rag", {}))
+        rag = min(whole, settings.retrieve.top_k * part.max_chars / CHARS_PER_TOKEN)
+    return rag + whole * ("teacher" in arms)
+
+
+def _adapt_tokens(settings: RunConfig, held_out: int, lower: float) -> float:
+    """Tokens through the whole model, or as many as would cost the same."""
+    tuned = 0.0
+    if "oracle" in settings.adapt.arms:
+        part = config.build(plugins.load("conditions", "oracle").Config, settings.adapt.settings.get("oracle", {}))
+        tuned = held_out * part.steps * part.rows * part.max_tokens  # half as long, and twice a forward pass
+    several = [arm for arm in settings.adapt.arms if arm in ONE_A_TASK]
+    adapters = held_out * len(several) + sum(arm in ONE_FOR_ALL for arm in settings.adapt.arms)
+    read = held_out * sum(arm != "oracle" for arm in several) * settings.retrieve.top_k * TRAJECTORY_TOKENS * lower
+    live = 2 * adapters * PROBE_TOKENS
+    swapped = 2 * len(several) * min(settings.adapt.swap_tasks, held_out) * (PROMPT_TOKENS + ANSWER_TOKENS)
+    return float(tuned + read + live + swapped)
 
 
 def _bytes(files: Iterable[str]) -> int:
@@ -124,41 +167,47 @@ def where(device: str, dtype: str) -> tuple[str, str]:
 
 
 def measure(device: str, dtype: str) -> Probe:
-    """A second of matrix products and copies."""
+    """A second of products of many rows with a few layers, and a second of products of one row: those read weights."""
     import torch
 
-    size = 8192 if device == "cuda" else 768
     kind = getattr(torch, dtype)
-    a = torch.randn(size, size, device=device).to(kind)
-    flops = 2 * size**3 / _fastest(lambda: a @ a, device)
-    block = torch.zeros((1 << 30 if device == "cuda" else 1 << 26), dtype=torch.uint8, device=device)
-    return Probe(flops, 2 * block.numel() / _fastest(lambda: block.clone(), device))
+    inputs, outputs, layers, rows = (4096, 16384, 8, 8192) if device == "cuda" else (1024, 4096, 16, 256)
+    weights = [torch.randn(outputs, inputs, device=device).to(kind) for _ in range(layers)]  # more than a cache holds
+    many, one = (torch.randn(count, inputs, device=device).to(kind) for count in (rows, 1))
+    numbers = layers * inputs * outputs
+    long, short = (_mean_seconds(lambda x=x: [x @ w.T for w in weights], device) for x in (many, one))  # type: ignore[misc]
+    return Probe(2 * rows * numbers / long, numbers * weights[0].element_size() / short)
 
 
-def _fastest(work: Callable[[], object], device: str) -> float:
+def _mean_seconds(work: Callable[[], object], device: str) -> float:
+    """Over at least a second, after one that does not count."""
     import torch
 
-    best, begun = float("inf"), time.perf_counter()
-    while time.perf_counter() - begun < 0.5:
-        start = time.perf_counter()
-        work()
+    def wait() -> None:
         if device == "cuda":
             torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return best
+
+    work()
+    wait()
+    begun, times = time.perf_counter(), 0
+    while times == 0 or time.perf_counter() - begun < 1.0:
+        work()
+        wait()
+        times += 1
+    return (time.perf_counter() - begun) / times
 
 
 def times(plan: Plan, probe: Probe) -> dict[str, float]:
     """Seconds by stage, with their sum."""
     parameters = plan.shape.parameters
-    size = memory.BYTES[plan.dtype]
-    step = max(parameters * size / probe.bandwidth, 2 * parameters * plan.rows / probe.flops)
-    per_token = step / plan.rows
-    per_read = 2 * parameters / probe.flops
+    weights = parameters * memory.BYTES[plan.dtype] / probe.bandwidth  # to read all of them once
+    token = 2 * parameters / probe.flops  # to multiply one row with all of them
+    load = LOAD_PASSES * weights
     found = {
-        "collect": plan.collect_tokens * per_token + plan.collect_prompts * per_read,
-        "train": (4 * plan.train_tokens + 2 * plan.read_tokens) * parameters / probe.flops,
-        "sample": plan.sample_tokens * per_token + plan.sample_prompts * per_read,
+        "collect": load + plan.collect_tokens * (weights / plan.collect_rows + token) + plan.collect_prompts * token,
+        "train": load + (2 * plan.train_tokens + plan.read_tokens) * token,
+        "adapt": plan.adapt_tokens * token,
+        "sample": plan.sample_tokens * (weights / plan.sample_rows + token) + plan.sample_prompts * token,
     }
     return {**found, "in all": sum(found.values())}
 

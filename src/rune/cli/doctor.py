@@ -157,7 +157,7 @@ def dry_run(loaded: Loaded) -> int:
         probe = _estimate.measure(plan.device, plan.dtype)
     except RuntimeError as error:  # torch's own: no memory, no kernel for this type
         raise RuneError(f"the speed probe failed on {plan.device}: {str(error).splitlines()[0]}") from None
-    console.out(f"\ntime, an estimate within a factor of about three, from a probe of this machine ({probe.text}):")
+    console.out(f"\ntime, an estimate from a probe of this machine as busy as it is now ({probe.text}):")
     for stage, seconds in _estimate.times(plan, probe).items():
         console.out(f"  {stage.ljust(9)} {_estimate.duration(seconds):>8}")
     return 0

@@ -21,7 +21,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from", metavar="RUN", type=Path, dest="baseline", help="take the tasks' difficulties from a run"
     )
-    parser.add_argument("--base", type=float, default=0.45, metavar="P", help="prior: the base's pass@1 (0.45)")
+    parser.add_argument(
+        "--base", type=float, default=0.45, metavar="P", help="prior: the base's share of passes (0.45)"
+    )
     parser.add_argument("--icc", type=float, default=0.5, metavar="R", help="prior: intra-class correlation (0.5)")
     parser.add_argument("--seeds", type=int, metavar="S", help="trainings; without it as many as the config has")
     parser.add_argument(

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
             combine.decide(source)  # version 1 kept it in result.json only
         with folder.stage("report") as entry:
             entry["by"] = provenance.worker()
-            path = combine.report_on(source)
+            path = combine.report_on(source, reading.result(folder))
     if args.readme:
         combine.readme(source, args.readme)
     console.out(str(path))

@@ -163,8 +163,9 @@ def _told(
     console.note(f"{len(judged)} samples of {len({s['task_id'] for s, _ in judged})} tasks → {results}")
     if not lacking or args.skip_broken:
         scored, found = [s for s, _ in judged], [e for _, e in judged]
+        scorer = tasks.problems[scored[0]["task_id"]].scorer
         for k, value in samples_file.pass_at_k(scored, found, ks).items():
-            console.out(f"pass@{k}: {value:.4f}")
+            console.out(f"{scorer.measure(k)}: {value:.4f}")
     if lacking:
         console.out(f"not scored: {len(lacking)} task{'s' * (len(lacking) > 1)}")
         if not args.skip_broken:

@@ -101,7 +101,9 @@ def _one(folder: RunDir) -> None:
     arms: list[tuple[object, ...]] = [
         (a.condition, f"{100 * a.pass_at_1:.1f}", f"{a.num_passed}/{a.num_samples}") for a in decision.arms
     ]
-    console.out(console.table(arms, ("arm", "pass@1 %", "passed")))
+    if result and len(result["variants"]) > 1:
+        console.out(f"the first variant, {next(iter(result['variants']))}, which decides:")
+    console.out(console.table(arms, ("arm", f"{decision.scorer.measure()} %", "passed")))
     console.out(f"effect  {decision.effect_points:+.2f} points (threshold {decision.threshold_points})")
     if decision.evidence:
         console.out(f"        {decision.evidence}")
@@ -122,9 +124,12 @@ def _cells(folder: RunDir, names: list[str]) -> None:
 
 
 def _variants(result: Any) -> None:
-    """Every variant's answer, all seeds together."""
+    """Every variant's arms, effect and answer, all seeds together."""
     rows: list[tuple[object, ...]] = []
-    for name, found in result["variants"].items():
-        pooled = found["pooled"]["decision"]
-        rows.append((name, f"{pooled['effect_points']:+.2f}", pooled["answer"]))
-    console.out(console.table(rows, ("variant", "effect, points", "answer")))
+    decisions = {name: found["pooled"]["decision"] for name, found in result["variants"].items()}
+    arms = list(dict.fromkeys(arm["condition"] for found in decisions.values() for arm in found["arms"]))
+    for name, found in decisions.items():
+        rates = {arm["condition"]: f"{100 * arm['pass_at_1']:.1f}" for arm in found["arms"]}
+        shown = (rates.get(arm, "–") for arm in arms)
+        rows.append((name, *shown, f"{found['effect_points']:+.2f}", found["answer"]))
+    console.out(console.table(rows, ("variant", *arms, "effect, points", "answer")))

@@ -173,6 +173,32 @@ def check_ids(task_ids: Iterable[str], held_out: Iterable[Problem], *, where: st
             raise ContaminationError(f"{where}: was trained on {task_id}, which is held out here; train from scratch")
 
 
+def check_domains(domains: Mapping[str, Iterable[str]], held_out: Iterable[Problem], *, where: str) -> None:
+    """The same by domain: `domains` are benchmark → domains that a checkpoint was trained on.
+
+    Another update of a function that a held-out update changes is no less forbidden than the update itself.
+    """
+    held = [p for p in held_out if p.domain]
+    forbidden = {p.domain for p in held}
+    functions = {function_of(p.benchmark, p.domain) for p in held} - {""}
+    for benchmark, names in domains.items():
+        for name in names:
+            if name in forbidden or function_of(benchmark, name) in functions:
+                raise ContaminationError(
+                    f"{where}: was trained on tasks of {name}, which is held out here, or changes what is; "
+                    "train from scratch"
+                )
+
+
+def domains_of(trajectories: Iterable[Trajectory]) -> dict[str, list[str]]:
+    """Benchmark → its domains among the trajectories, sorted."""
+    found: dict[str, set[str]] = {}
+    for trajectory in trajectories:
+        if trajectory.domain:
+            found.setdefault(trajectory.benchmark, set()).add(trajectory.domain)
+    return {benchmark: sorted(names) for benchmark, names in sorted(found.items())}
+
+
 def decontaminate(
     trajectories: Sequence[Trajectory],
     evaluation: Iterable[Problem],

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rune import prompts
+from rune.benchmarks.scorers import judging
+from rune.benchmarks.scorers.judging import Item
 from rune.config import derive_seed, digest
-from rune.types import Attempt, Execution, Outcome, Problem, Program, Sandbox, Trajectory
+from rune.types import Attempt, Execution, Outcome, Problem, Sandbox, Trajectory
 
 SOURCE = "mutate-and-repair"
 
@@ -49,9 +51,9 @@ def trajectories(
     for start in range(0, len(problems), wave):
         part = [p for p in problems[start : start + wave] if p.reference]
         mutants = {p.task_id: list(mutate(p.reference, settings.mutants, seed=_seed(settings, p))) for p in part}
-        programs = [_program(p, "reference", p.reference) for p in part]
-        programs += [_program(p, str(i), m.code) for p in part for i, m in enumerate(mutants[p.task_id])]
-        found = {e.key: e for e in sandbox.judge(programs)}
+        items = [Item(f"{p.task_id}#reference", p, p.reference) for p in part]
+        items += [Item(f"{p.task_id}#{i}", p, m.code) for p in part for i, m in enumerate(mutants[p.task_id])]
+        found = {e.key: e for e in judging.judge(sandbox, items)}
         for problem in part:
             if found[f"{problem.task_id}#reference"].outcome is Outcome.PASSED:
                 yield from _assemble(problem, mutants[problem.task_id], found, settings)
@@ -97,6 +99,7 @@ def _assemble(
             category=problem.category,
             domain=problem.domain,
             source=SOURCE,
+            answer=problem.scorer.answer,
         )
 
 
@@ -108,16 +111,6 @@ def _interleaved(failures: Sequence[Attempt], rng: random.Random) -> list[Attemp
     queues = list(kinds.values())
     rng.shuffle(queues)
     return [queue[i] for i in range(max(map(len, queues), default=0)) for queue in queues if i < len(queue)]
-
-
-def _program(problem: Problem, name: str, code: str) -> Program:
-    return Program(
-        key=f"{problem.task_id}#{name}",
-        code=code,
-        test=problem.test,
-        entry_point=problem.entry_point,
-        prelude=problem.prelude,
-    )
 
 
 def _seed(settings: Settings, problem: Problem) -> int:

@@ -18,6 +18,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from rune.adapters.folders import AdapterSource, Folders
 from rune.engines.shared.streams import Turns, TurnTicket, no_logprobs
 from rune.errors import AdapterError, EngineError
 from rune.types import AdapterRef, Completion, Listener, ModelRef, Request
@@ -53,9 +54,11 @@ class Config:
             raise ValueError(f"url must begin with http:// or https://, found {self.url!r}")
 
 
-def build(config: Config, *, model: ModelRef, device: str, dtype: str) -> OpenAIEngine:
-    """`device` and `dtype` are the server's affair."""
-    return OpenAIEngine(config, model)
+def build(
+    config: Config, *, model: ModelRef, device: str, dtype: str, adapters: AdapterSource | None = None
+) -> OpenAIEngine:
+    """`device` and `dtype` are the server's affair; folders of `adapters` must be there for the server too."""
+    return OpenAIEngine(config, model, adapters or Folders())
 
 
 class _Refused(Exception):
@@ -78,8 +81,8 @@ class _Draw(NamedTuple):
 class OpenAIEngine:
     """See the module's docstring."""
 
-    def __init__(self, config: Config, model: ModelRef) -> None:
-        self.config, self.model = config, model
+    def __init__(self, config: Config, model: ModelRef, adapters: AdapterSource) -> None:
+        self.config, self.model, self._adapters = config, model, adapters
         self.base_name = config.served_name or model.name
         if config.dialect == "sglang" and ":" in self.base_name:
             raise EngineError(
@@ -227,9 +230,10 @@ class OpenAIEngine:
                     f"unknown adapter {adapter_id}: {self.config.url} serves {', '.join(sorted(known)) or 'nothing'}; "
                     "load it there, or set engine.dialect to vllm or sglang"
                 )
+            folder = self._adapters.folder(adapter).resolve()
             self._make_room(keep=adapters)
             try:
-                self._call(_LOAD[self.config.dialect], {"lora_name": adapter_id, "lora_path": adapter.path})
+                self._call(_LOAD[self.config.dialect], {"lora_name": adapter_id, "lora_path": str(folder)})
             except _Refused as refusal:
                 raise AdapterError(f"{self.config.url} cannot load adapter {adapter_id}: {refusal}") from None
             self._loaded[adapter_id] = None

@@ -8,6 +8,7 @@ PEFT folders, so hosts need a shared file system.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -16,12 +17,14 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from rune import config as settings
 from rune import console, plugins
+from rune.adapters.folders import AdapterSource, Folders
 from rune.engines.shared.streams import Turns, TurnTicket
-from rune.errors import EngineError, RuneError
+from rune.errors import AdapterError, EngineError, RuneError
 from rune.types import Completion, Listener, ModelRef, Request
 
 _EVERY_SECONDS = 0.2  # how long an actor collects finished draws before it sends them
@@ -46,7 +49,9 @@ class Config:
             raise ValueError("the inner engine cannot be ray")
 
 
-def build(config: Config, *, model: ModelRef, device: str, dtype: str) -> RayEngine:
+def build(
+    config: Config, *, model: ModelRef, device: str, dtype: str, adapters: AdapterSource | None = None
+) -> RayEngine:
     """Start Ray and the actors; their models load at once, in parallel. Raises EngineError without Ray."""
     settings.build(plugins.load("engines", config.engine).Config, config.settings, where="engine.settings")
     try:
@@ -66,7 +71,7 @@ def build(config: Config, *, model: ModelRef, device: str, dtype: str) -> RayEng
             runtime_env={"env_vars": {"PYTHONPATH": path}},
             **options,
         )
-    return RayEngine(config, model, device, dtype, owns_ray=started)
+    return RayEngine(config, model, device, dtype, adapters or Folders(), owns_ray=started)
 
 
 def _gpus(config: Config, device: str) -> int:
@@ -90,10 +95,13 @@ class Worker:
     def __init__(self, name: str, raw: Mapping[str, Any], model: ModelRef, device: str, dtype: str) -> None:
         module = plugins.load("engines", name)
         config = settings.build(module.Config, raw, where="engine.settings")
-        self.engine = module.build(config, model=model, device=device, dtype=dtype)
+        self._folders = Folders()
+        self.engine = module.build(config, model=model, device=device, dtype=dtype, adapters=self._folders)
 
-    def complete(self, requests: list[Request]) -> Iterator[list[Completion]]:
-        """Finished draws in lists, at most a few lists a second."""
+    def complete(self, requests: list[Request], folders: Mapping[str, Path]) -> Iterator[list[Completion]]:
+        """Finished draws in lists, at most a few lists a second. `folders`: adapter id → where it was found."""
+        for adapter_id, folder in folders.items():
+            self._folders.know(adapter_id, folder)
         finished: list[Completion] = []
         sent = time.monotonic()
         for completion in self.engine.complete(requests):
@@ -108,8 +116,11 @@ class Worker:
 class RayEngine:
     """See the module's docstring."""
 
-    def __init__(self, config: Config, model: ModelRef, device: str, dtype: str, *, owns_ray: bool) -> None:
+    def __init__(
+        self, config: Config, model: ModelRef, device: str, dtype: str, adapters: AdapterSource, *, owns_ray: bool
+    ) -> None:
         self.config, self.model, self.device, self.dtype = config, model, device, dtype
+        self._adapters = adapters
         self._owns_ray = owns_ray
         self.actors = [self._start() for _ in range(config.actors)]
         self._turns = Turns(self.complete)
@@ -195,7 +206,15 @@ class RayEngine:
                 work += [replace(request, key=f"{index}:{d}", seed=request.seed + d, n=1) for d in wanted]
         if not work:
             return None
-        return self.actors[number].complete.options(num_returns="streaming").remote(work)
+        return self.actors[number].complete.options(num_returns="streaming").remote(work, self._located(work))
+
+    def _located(self, requests: Sequence[Request]) -> dict[str, Path]:
+        """Adapter id → its folder; what is not found is left to the inner engine, which may know it or refuses."""
+        found: dict[str, Path] = {}
+        for ref in {r.adapter.adapter_id: r.adapter for r in requests if r.adapter is not None}.values():
+            with contextlib.suppress(AdapterError):
+                found[ref.adapter_id] = self._adapters.folder(ref).resolve()
+        return found
 
 
 def shard(requests: Sequence[Request], count: int) -> list[list[int]]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from rune.adapters.folders import AdapterSource, Folders
 from rune.engines.shared.streams import Turns, TurnTicket, no_logprobs
 from rune.errors import AdapterError, EngineError
 from rune.types import AdapterRef, Completion, Listener, ModelRef, Request
@@ -30,15 +31,17 @@ class Config:
     read_adapters: bool = False  # accept every adapter whose folder can be read, as the other engines do
 
 
-def build(config: Config, *, model: ModelRef, device: str, dtype: str) -> ScriptedEngine:
-    return ScriptedEngine(config, model)
+def build(
+    config: Config, *, model: ModelRef, device: str, dtype: str, adapters: AdapterSource | None = None
+) -> ScriptedEngine:
+    return ScriptedEngine(config, model, adapters or Folders())
 
 
 class ScriptedEngine:
     """See the module's docstring."""
 
-    def __init__(self, config: Config, model: ModelRef) -> None:
-        self.config, self.model = config, model
+    def __init__(self, config: Config, model: ModelRef, adapters: AdapterSource) -> None:
+        self.config, self.model, self._adapters = config, model, adapters
         self._handed_over: set[str] = set()
         self._turns = Turns(self.complete)
 
@@ -51,7 +54,6 @@ class ScriptedEngine:
         self._handed_over.add(adapter_id)
         return AdapterRef(
             adapter_id=adapter_id,
-            path="",
             base_model=self.model.digest,
             rank=adapter.rank,
             delta_w_norm=peft.delta_w_norm(adapter),
@@ -102,7 +104,7 @@ class ScriptedEngine:
         if self.config.read_adapters:
             from rune.adapters import peft
 
-            peft.read_peft(adapter.path)  # its errors are the other engines' errors
+            peft.read_peft(self._adapters.folder(adapter))  # its errors are the other engines' errors
             return
         if not answered and adapter.adapter_id not in self.config.adapters:
             known = ", ".join(self.config.adapters) or "none"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from rune.adapters.folders import AdapterSource, Folders
 from rune.types import ModelRef
 
 if TYPE_CHECKING:
@@ -33,9 +34,12 @@ class Config:
             raise ValueError(f"memory_fraction must be in (0, 1], found {self.memory_fraction}")
 
 
-def build(config: Config, *, model: ModelRef, device: str, dtype: str) -> TorchEngine:
+def build(
+    config: Config, *, model: ModelRef, device: str, dtype: str, adapters: AdapterSource | None = None
+) -> TorchEngine:
     """Load the model. Raises ModelError, or EngineError for a family that the loop does not know."""
     from rune.engines.local.torch_engine import TorchEngine
     from rune.models import loader
 
-    return TorchEngine(config, model, loader.load(model, device=device, dtype=dtype, quantize=config.quantize))
+    loaded = loader.load(model, device=device, dtype=dtype, quantize=config.quantize)
+    return TorchEngine(config, model, loaded, adapters or Folders())

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rune.adapters.folders import AdapterSource, Folders
 from rune.engines.shared.streams import Turns, TurnTicket, no_logprobs
 from rune.errors import AdapterError, EngineError
 from rune.types import AdapterRef, Completion, Listener, ModelRef, Request
@@ -38,7 +39,9 @@ class Config:
             raise ValueError(f"max_cpu_loras must be at least max_loras ({self.max_loras})")
 
 
-def build(config: Config, *, model: ModelRef, device: str, dtype: str) -> VllmEngine:
+def build(
+    config: Config, *, model: ModelRef, device: str, dtype: str, adapters: AdapterSource | None = None
+) -> VllmEngine:
     """Load the model into vLLM (a minute or more). Raises EngineError if vLLM is not installed or will not start."""
     try:
         from vllm import LLM
@@ -61,14 +64,14 @@ def build(config: Config, *, model: ModelRef, device: str, dtype: str) -> VllmEn
         )
     except (RuntimeError, ValueError, OSError) as error:
         raise EngineError(f"vLLM did not start with {model.name}: {str(error).splitlines()[0]}") from None
-    return VllmEngine(config, model, llm)
+    return VllmEngine(config, model, llm, adapters or Folders())
 
 
 class VllmEngine:
     """See the module's docstring."""
 
-    def __init__(self, config: Config, model: ModelRef, llm: Any) -> None:
-        self.config, self.model, self.llm = config, model, llm
+    def __init__(self, config: Config, model: ModelRef, llm: Any, adapters: AdapterSource) -> None:
+        self.config, self.model, self.llm, self._adapters = config, model, llm, adapters
         self.tokenizer = llm.get_tokenizer()
         self._numbers: dict[str, int] = {}  # adapter id → vLLM's number for it
         self._turns = Turns(self.complete)
@@ -125,21 +128,20 @@ class VllmEngine:
 
         if adapter.base_model != self.model.digest:
             raise AdapterError(f"adapter {adapter.adapter_id} was made for another base model than {self.model.name}")
+        folder = self._adapters.folder(adapter)
         if adapter.adapter_id not in self._numbers:
             from rune.adapters import peft
 
-            if not adapter.path:
-                raise AdapterError(f"unknown adapter {adapter.adapter_id}: vLLM needs its PEFT folder, none is named")
-            loaded = peft.read_peft(adapter.path)
+            loaded = peft.read_peft(folder)
             if loaded.base_model not in ("", self.model.digest):
-                raise AdapterError(f"{adapter.path} was made for another base model than {self.model.name}")
+                raise AdapterError(f"{folder} was made for another base model than {self.model.name}")
             if loaded.rank > self.config.max_lora_rank:
                 raise AdapterError(
-                    f"{adapter.path} has rank {loaded.rank}, above engine.settings.max_lora_rank = "
+                    f"{folder} has rank {loaded.rank}, above engine.settings.max_lora_rank = "
                     f"{self.config.max_lora_rank}; pass --set engine.settings.max_lora_rank={loaded.rank}"
                 )
             self._numbers[adapter.adapter_id] = len(self._numbers) + 1
-        return LoRARequest(adapter.adapter_id, self._numbers[adapter.adapter_id], adapter.path)
+        return LoRARequest(adapter.adapter_id, self._numbers[adapter.adapter_id], str(folder))
 
 
 def _sampling(request: Request, number: int) -> Any:

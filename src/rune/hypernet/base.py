@@ -15,7 +15,7 @@ from rune import prompts
 from rune.adapters.factors import Adapters, LoraTargets, layout_of, weights_of
 from rune.adapters.peft import LoraHooks, Pair
 from rune.models import chat, loader
-from rune.types import ModelRef
+from rune.types import Answer, ModelRef
 
 LENGTHS = {"cuda": 32}  # rows are padded to a multiple: few shapes, so that a GPU uses memory and plans again
 
@@ -55,9 +55,9 @@ class Base:
             self._layouts[modules] = layout_of(self.model, modules)
         return self._layouts[modules]
 
-    def encode(self, prompt: str, code: str, *, context: str = "") -> Text:
+    def encode(self, prompt: str, code: str, *, context: str = "", answer: Answer = Answer.PROGRAM) -> Text:
         """The task as every arm is asked it, and `code` closed by its fence as every arm should answer."""
-        question = chat.render(self.ref, prompts.task(prompt, context))
+        question = chat.render(self.ref, prompts.task(prompt, context, answer))
         before = self.tokenizer(question, add_special_tokens=False)["input_ids"]
         answer = self.tokenizer(code.strip("\n") + prompts.FENCE, add_special_tokens=False)["input_ids"]
         return Text((*before, *answer), len(before))

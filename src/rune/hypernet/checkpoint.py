@@ -41,10 +41,14 @@ def save_lora(
     model: ModelRef,
     *,
     trained_on: Sequence[str] = (),
+    domains: Mapping[str, Sequence[str]] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """`trained_on`: the task ids that shaped it; a checkpoint without them starts no run. float16 is for shipping."""
-    _write(folder, lora.state_dict(), {"kind": "lora", **_common(layout, settings, model, trained_on)}, dtype)
+    """`trained_on`: the task ids that shaped it; a checkpoint without them starts no run. float16 is for shipping.
+
+    `domains`: benchmark → the domains of those tasks; a checkpoint without them starts no run that holds out domains.
+    """
+    _write(folder, lora.state_dict(), {"kind": "lora", **_common(layout, settings, model, trained_on, domains)}, dtype)
 
 
 def save_hypernet(
@@ -56,10 +60,15 @@ def save_hypernet(
     model: ModelRef,
     *,
     trained_on: Sequence[str] = (),
+    domains: Mapping[str, Sequence[str]] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
     """As `save_lora`."""
-    about = {"kind": "hypernet", **_common(layout, static, model, trained_on), "hypernet": config.plain(settings)}
+    about = {
+        "kind": "hypernet",
+        **_common(layout, static, model, trained_on, domains),
+        "hypernet": config.plain(settings),
+    }
     _write(folder, both.inference_state_dict(), about, dtype)
 
 
@@ -112,9 +121,16 @@ def _unfit(folder: Path, why: str) -> DataError:
     return DataError(f"{folder / SETTINGS}: not a checkpoint's settings ({first}); train again, or copy it again")
 
 
-def _common(layout: LoraTargets, lora: LoraConfig, model: ModelRef, trained_on: Sequence[str]) -> dict[str, Any]:
+def _common(
+    layout: LoraTargets,
+    lora: LoraConfig,
+    model: ModelRef,
+    trained_on: Sequence[str],
+    domains: Mapping[str, Sequence[str]] | None,
+) -> dict[str, Any]:
     return {
         "trained_on": list(trained_on),
+        **({} if domains is None else {"trained_on_domains": {k: list(v) for k, v in domains.items()}}),
         "base_model": model.digest,
         "base_name": model.name,
         "layout": layout.plain(),

@@ -50,7 +50,7 @@ def learn(
         raise DataError("none of the validation tasks is solved: there is no solution to learn weights from")
     composition.check(adapters, [1.0] * len(adapters))
     names = composition.names(adapters)
-    texts = [base.encode(t.prompt, t.solution) for t in solved]
+    texts = [base.encode(t.prompt, t.solution, answer=t.answer) for t in solved]
     weights = torch.ones(len(adapters), len(names), device=base.device, requires_grad=True)
     optimiser = torch.optim.Adam([weights], lr=learning_rate)
     rng = random.Random(seed)

@@ -63,11 +63,11 @@ class Corpus:
         for i, trajectory in enumerate(self.trajectories):
             if not trajectory.solved:
                 if trajectory.attempts and trajectory.task_id not in solved:
-                    text = base.encode(trajectory.prompt, trajectory.attempts[-1].code)
+                    text = base.encode(trajectory.prompt, trajectory.attempts[-1].code, answer=trajectory.answer)
                     if len(text.ids) <= max_tokens:
                         self._unsolved[i] = text
                 continue
-            text = base.encode(trajectory.prompt, trajectory.solution)
+            text = base.encode(trajectory.prompt, trajectory.solution, answer=trajectory.answer)
             if len(text.ids) > max_tokens:
                 self.too_long += 1
             else:

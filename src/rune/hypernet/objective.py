@@ -249,7 +249,7 @@ class Objective:
             context = "\n\n".join(prompts.render_trajectory(t) for t in sources)
             for number in group.targets:
                 target = self.corpus.trajectories[number]
-                texts.append(self.base.encode(target.prompt, target.solution, context=context))
+                texts.append(self.base.encode(target.prompt, target.solution, context=context, answer=target.answer))
         rows = self.base.rows(texts)
         with torch.no_grad():
             teacher_PV = self.base.logits(rows, None).float().log_softmax(-1)

@@ -44,6 +44,7 @@ def table(entries: Sequence[Entry]) -> Table:
         (
             "run",
             "answer",
+            "counted",
             "tasks × draws",
             "base",
             "treated",
@@ -62,6 +63,7 @@ def _row(name: str, d: Decision) -> tuple[str, ...]:
     return (
         name,
         d.answer,
+        d.scorer.measure(),
         f"{len(d.details['tasks'])} × {d.details['n']}",
         percent(arms[first.baseline]),
         percent(arms[first.treatment]),
@@ -78,6 +80,8 @@ def spread(entries: Sequence[Entry]) -> str:
     passed = sum(e.decision.passed for e in entries)
     same = len({e.tasks for e in entries}) == 1
     tasks = "all on the same tasks" if same else "NOT on the same tasks: differences mix effect and difficulty"
+    if len(counted := sorted({e.decision.scorer.measure() for e in entries})) > 1:
+        tasks += f"; NOT counted alike: {', '.join(counted)}"
     return (
         f"{passed} of {len(entries)} passed; effect {evidence.points(mean)} points on average, standard deviation "
         f"between runs {deviation:.1f}; {tasks}."
@@ -110,6 +114,7 @@ def write(entries: Sequence[Entry], output: Path) -> Path:
 
 def _plot(entries: Sequence[Entry], narrow: bool) -> str:
     rows = []
+    counted = sorted({e.decision.scorer.measure() for e in entries})
     for entry in entries:
         shown: list[tuple[str, Contrast | None, str]] = [
             (entry.name, entry.decision.contrasts[0], "primary"),
@@ -120,7 +125,7 @@ def _plot(entries: Sequence[Entry], narrow: bool) -> str:
             for label, c, role in shown
             if c
         ]
-    return figures.forest(rows, entries[0].decision.threshold_points, narrow=narrow)
+    return figures.forest(rows, entries[0].decision.threshold_points, narrow=narrow, measure=" or ".join(counted))
 
 
 def _wrong(decision: Decision) -> Contrast | None:

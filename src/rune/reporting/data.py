@@ -15,7 +15,7 @@ from typing import Any
 from rune.errors import DataError
 from rune.runs import integrity, records, store
 from rune.runs.store import RunDir
-from rune.types import Contrast, Decision, Sample, Split, Trajectory, Verdict
+from rune.types import Contrast, Decision, Sample, Scorer, Split, Trajectory, Verdict
 
 CONDITIONS = ("vanilla", "rag", "lora", "hypernet")  # the specified four; every other arm is a control
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -29,6 +29,14 @@ MEANING: Mapping[str, str] = {
     "empty_trajectory": "a LoRA generated from nothing",
     "teacher": "the trajectory as text in the context, the hypernetwork's teacher",
     "oracle": "a LoRA trained by gradient steps on each trajectory",
+}
+
+# What a pass is, where the word alone does not say it.
+COUNTED: Mapping[Scorer, str] = {
+    Scorer.EXECUTION_WITH_AND_WITHOUT: (
+        "A draw passes if its program passes the test with what has changed and does not pass without it."
+    ),
+    Scorer.EXACT_VALUE: "A draw passes if its answer is a Python literal of the expected value.",
 }
 
 
@@ -85,6 +93,7 @@ class Report:
     tasks: tuple[Task, ...]
     arm_adapters: Mapping[str, int]  # arm → number of different adapters
     arm_norms: Mapping[str, float]  # arm → mean ‖ΔW‖_F of its adapters, from treatments.jsonl
+    result: Mapping[str, Any] | None = None  # result.json of several cells, in today's layout
 
     @property
     def primary(self) -> Contrast:
@@ -92,9 +101,17 @@ class Report:
 
 
 def gather(
-    folder: RunDir, found: records.Records | None = None, *, programs_per_arm: int, most_programs: int
+    folder: RunDir,
+    found: records.Records | None = None,
+    result: Mapping[str, Any] | None = None,
+    *,
+    programs_per_arm: int,
+    most_programs: int,
 ) -> Report:
-    """Read a decided run; `found` are the records of all its cells. Raises DataError if it has no decision."""
+    """Read a decided run; `found` are the records of all its cells, `result` its result.json if it has several.
+
+    Raises DataError if it has no decision.
+    """
     if not (folder / "decision.json").exists():
         raise DataError(f"{folder.path}: no decision.json; run `rune gate {folder.path}` first")
     decision = store.decode(Decision, store.read_json(folder / "decision.json"), where=str(folder / "decision.json"))
@@ -117,6 +134,7 @@ def gather(
         tasks=_tasks(found, decision, programs_per_arm, most_programs),
         arm_adapters={arm: len(found) for arm, found in adapters.items()},
         arm_norms={arm: sum(a.delta_w_norm for a in f) / len(f) for arm, f in adapters.items() if f},
+        result=result,
     )
 
 

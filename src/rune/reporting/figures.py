@@ -84,8 +84,11 @@ def _adapt(text: str, label: str) -> str:
 # --------------------------------------------------------------------------- effects
 
 
-def forest(rows: Sequence[Mapping[str, Any]], threshold: float, *, narrow: bool) -> str:
-    """Effects with intervals; the gate's threshold as a line. Rows have name, points, low, high, role."""
+def forest(rows: Sequence[Mapping[str, Any]], threshold: float, *, narrow: bool, measure: str = "pass@1") -> str:
+    """Effects with intervals; the gate's threshold as a line. Rows have name, points, low, high, role.
+
+    `measure` is what the effects are differences of.
+    """
 
     def draw(_: Any, ax: Any) -> None:
         ax.axvline(0, color=MUTED, lw=1)
@@ -103,7 +106,9 @@ def forest(rows: Sequence[Mapping[str, Any]], threshold: float, *, narrow: bool)
         ax.spines["left"].set_visible(False)
         ax.set_ylim(-0.7, len(rows) - (0.2 if not narrow else 0.3))
         ax.grid(axis="x", lw=0.5, alpha=0.6)
-        ax.set_xlabel("percentage points (dashed: the gate)" if narrow else "difference in pass@1, percentage points")
+        ax.set_xlabel(
+            "percentage points (dashed: the gate)" if narrow else f"difference in {measure}, percentage points"
+        )
         if not narrow:
             ax.annotate(
                 f"gate: {threshold:g}", (threshold, len(rows) - 0.2), (4, -2), textcoords="offset points",

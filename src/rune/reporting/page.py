@@ -9,7 +9,7 @@ from typing import Any
 from rune.analysis import evidence
 from rune.config import plain
 from rune.reporting import figures as _figures
-from rune.reporting import tables, words
+from rune.reporting import tables, variants, words
 from rune.reporting.data import Report
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -27,7 +27,7 @@ def figures(report: Report) -> dict[str, Any]:
     by_task = {arm: [c[order[t.task_id]] for t in report.tasks] for arm, c in passes.items()}
     power = d.details["power"]
     drawn: dict[str, Any] = {
-        "forest": _figures.forest(rows, d.threshold_points, narrow=False),
+        "forest": _figures.forest(rows, d.threshold_points, narrow=False, measure=d.scorer.measure()),
         "forest_narrow": _figures.forest(rows, d.threshold_points, narrow=True),
         "strip": _figures.strip([t.task_id for t in report.tasks], by_task, d.details["n"]),
         "power": _figures.power_curve(power["curve"], d.threshold_points, d.effect_points),
@@ -54,6 +54,7 @@ def figures(report: Report) -> dict[str, Any]:
 
 def view(report: Report, *, claim: bool, leakage_rows: int) -> dict[str, Any]:
     table1, controls = tables.scores(report)
+    every = variants.read(report.result) if report.result else []
     table2, norms = tables.adapters(report)
     return {
         "r": report,
@@ -75,6 +76,8 @@ def view(report: Report, *, claim: bool, leakage_rows: int) -> dict[str, Any]:
         "promise": plain(report.preregistration),
         "environment": report.manifest.get("environment", {}),
         "stages": report.manifest.get("stages", {}),
+        "variants": every if len(every) > 1 else [],
+        "variants_table": variants.overview(every) if every else None,
         "grade": evidence.GRADES[report.decision.grade],
     }
 

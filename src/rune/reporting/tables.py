@@ -1,8 +1,8 @@
 """The report's tables, formatted once for HTML, Markdown and the README.
 
-Reading of the specification: **Table 1** holds pass@1 of the four conditions with intervals and differences to
-the bare model; **Table 2** holds the adapter diagnostics: ‖ΔW‖_F per module type, cosine diversity, training
-loss and plateau. Controls stand in a table of their own, so that neither is mistaken for the other.
+Reading of the specification: **Table 1** holds pass@1 of the four conditions (or what else the run counts) with
+intervals and differences to the bare model; **Table 2** holds the adapter diagnostics: ‖ΔW‖_F per module type, cosine
+diversity, training loss and plateau. Controls stand in a table of their own, so that neither is mistaken for the other.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rune.analysis import evidence
-from rune.reporting.data import CONDITIONS, MEANING, MODULES, Report, Training
+from rune.reporting.data import CONDITIONS, COUNTED, MEANING, MODULES, Report, Training
 from rune.types import ArmScore, Contrast
 
 NONE = "not measured"
@@ -40,13 +40,16 @@ def scores(report: Report) -> tuple[Table, Table | None]:
         main.append(report.primary.treatment)
     control = [a for a in arms if a not in main]
     level = f"{100 * report.primary.interval.level:g} % interval"
-    header = ("condition", "pass@1", level, "passed / draws", f"Δ {base}, points", f"Δ {level}", "relative")
+    scorer = report.decision.scorer
+    measure = scorer.measure()
+    header = ("condition", measure, level, "passed / draws", f"Δ {base}, points", f"Δ {level}", "relative")
     vs = {c.treatment: c for c in report.decision.contrasts if c.baseline == base}
     note = (
-        f"pass@1 is the mean over {len(report.tasks)} held-out tasks of passes / {report.decision.details['n']} draws. "
+        f"{measure} is the mean over {len(report.tasks)} held-out tasks of passes / {report.decision.details['n']} "
+        f"draws. {COUNTED[scorer] + ' ' if scorer in COUNTED else ''}"
         f"Intervals are over {report.primary.interval.over}; Δ is paired by task."
     )
-    first = Table("Table 1. pass@1 of the four conditions", header, _score_rows(main, arms, base, vs), note)
+    first = Table(f"Table 1. {measure} of the four conditions", header, _score_rows(main, arms, base, vs), note)
     if not control:
         return first, None
     return first, Table("Controls", header, _score_rows(control, arms, base, vs))

@@ -27,6 +27,7 @@ from urllib.parse import urlsplit
 
 from rune import config
 from rune.runs import store
+from rune.types import Scorer
 
 COLUMNS = ("run_id", "phase", "adapter_id", "pass_at_1", "training_loss", "adapter_cosine_diversity", "delta_w_norm")
 NOTE = "mlflow.note.content"
@@ -158,7 +159,7 @@ def _send(path: Path, config: Config, uri: str, rows: Sequence[Mapping[str, Any]
     manifest, decision = _json(path / "manifest.json") or {}, _json(path / "decision.json") or {}
     key = f"{path.name}:{manifest.get('created', '')}"
     _forget(client, experiment, key)
-    tags = {_KEY: key, **_provenance(manifest)}
+    tags = {_KEY: key, **_provenance(manifest), "rune.measure": Scorer(decision.get("scorer", "execution")).measure()}
     answer = str(decision.get("answer", "not decided"))
     began, ended = _when(manifest)
     parent = client.create_run(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rune.analysis import evidence, gate
-from rune.reporting.data import Report
+from rune.reporting.data import COUNTED, Report
 from rune.reporting.tables import markdown, percent, scores
+from rune.types import Answer
 
 # What a newcomer asks next: would something simpler have done?
 _BESIDE: Mapping[str, str] = {
@@ -29,11 +30,14 @@ def minute(report: Report) -> dict[str, str]:
         f"{tasks} tasks that none of this was made from? The rule, fixed beforehand: at least "
         f"{d.threshold_points:g} points more."
     )
+    answers = "answers" if d.scorer.answer is Answer.VALUE else "programs"
     found = (
-        f"Without it {percent(arms[primary.baseline].pass_at_1)} of {arms[primary.baseline].num_samples} programs "
+        f"Without it {percent(arms[primary.baseline].pass_at_1)} of {arms[primary.baseline].num_samples} {answers} "
         f"pass, with it {percent(arms[primary.treatment].pass_at_1)}: {evidence.points(primary.points)} points. "
         f"Of {tasks} tasks {primary.wins} went better, {primary.losses} worse, {primary.ties} the same."
     )
+    if d.scorer in COUNTED:
+        found += f" {COUNTED[d.scorer]}"
     others = [f"{text} {percent(arms[a].pass_at_1)}" for a, text in _BESIDE.items() if a in arms]
     if others:
         found += f" For comparison: {'; '.join(others)}."

@@ -26,9 +26,10 @@ from rune.types import Problem
 
 PREREGISTRATION = "preregistration.json"
 SEALS = "seals.json"
+OPTIONAL = ("shown.jsonl",)  # written by some configs only
 FROZEN = ("config.toml", "problems.jsonl")  # sealed when the folder is made
 WRITES: Mapping[str, tuple[str, ...]] = {
-    "collect": ("trajectories.jsonl",),
+    "collect": ("trajectories.jsonl", "shown.jsonl"),
     "adapt": ("treatments.jsonl",),
     "sample": ("samples.jsonl",),
     "score": (outcomes.FILE,),
@@ -115,7 +116,9 @@ def verify(folder: RunDir) -> list[str]:
             changes.append(_difference(folder, name, before, found))
     for stage, names in WRITES.items():
         if manifest.get("stages", {}).get(stage, {}).get("status") == "done":
-            changes += [f"{name} was never sealed" for name in names if name not in manifest.get("seals", {})]
+            sealed = manifest.get("seals", {})
+            wanted = [name for name in names if name not in OPTIONAL or (folder / name).exists()]
+            changes += [f"{name} was never sealed" for name in wanted if name not in sealed]
     changes += _promise_changes(folder, manifest)
     return changes
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rune import config
-from rune.types import Problem, Split
+from rune.types import Problem, Scorer, Split
 
 # How the numbers are made. Whoever changes an estimator raises the version: old runs keep their promise.
 ANALYSIS: Mapping[str, Any] = {
@@ -31,10 +31,12 @@ def freeze(raw: Mapping[str, Any], problems: Sequence[Problem]) -> dict[str, Any
     treatment, baseline = gate.get("treatment", "hypernet"), gate.get("baseline", "vanilla")
     threshold = gate.get("threshold_points", 5.0)
     held_out = [p.task_id for p in problems if p.split is Split.HELD_OUT]
+    scorer = next((p.scorer for p in problems if p.split is Split.HELD_OUT), Scorer.EXECUTION)
+    measure = scorer.measure()
     frozen: dict[str, Any] = {
         "hypothesis": {
-            "h0": f"{treatment} does not raise pass@1 over {baseline} on held-out tasks (true effect <= 0 points)",
-            "h1": f"{treatment} raises pass@1 over {baseline} on held-out tasks (true effect > 0 points)",
+            "h0": f"{treatment} does not raise {measure} over {baseline} on held-out tasks (true effect <= 0 points)",
+            "h1": f"{treatment} raises {measure} over {baseline} on held-out tasks (true effect > 0 points)",
             "gate": f"passed if the measured effect is at least {threshold:g} percentage points, else failed",
         },
         "arms": _arms(raw),
@@ -48,7 +50,7 @@ def freeze(raw: Mapping[str, Any], problems: Sequence[Problem]) -> dict[str, Any
         "sampling": dict(raw.get("sample", {})),
         "model": dict(raw.get("model", {})),
         "rule": {"unit": "percentage points", **gate},
-        "analysis": {**ANALYSIS, **_interval(raw.get("design", {}))},
+        "analysis": {**ANALYSIS, **_interval(raw.get("design", {})), **_counted(scorer)},
         "seeds": {
             "run": raw.get("run", {}).get("seed"),
             "split": raw.get("design", raw.get("benchmark", {})).get("split_seed"),
@@ -69,6 +71,11 @@ def _interval(design: Mapping[str, Any]) -> dict[str, Any]:
     return {"version": 2, "interval": ANALYSIS["interval"].replace("task", unit)} if unit == "domain" else {}
 
 
+def _counted(scorer: Scorer) -> dict[str, Any]:
+    """What a pass is, where it is more or other than the program's own test: most promises never said it."""
+    return {} if scorer is Scorer.EXECUTION else {"scorer": scorer.value, "measure": scorer.measure()}
+
+
 # Fields of a task in version 1, whose configs have no [design]: its promises must still be found kept.
 _VERSION_1 = (
     *("task_id", "benchmark", "prompt", "entry_point", "test", "reference", "category", "split", "prelude"),
@@ -78,6 +85,9 @@ _VERSION_1 = (
 
 def _as_written(raw: Mapping[str, Any], problems: Sequence[Problem]) -> list[Any]:
     rows: list[dict[str, Any]] = [config.plain(p) for p in problems]
+    for row in rows:  # promises of before tasks named a scorer must still be found kept
+        if row["scorer"] == Scorer.EXECUTION:
+            del row["scorer"]
     if "design" in raw:
         return rows
     return [{k: row["domain" if k == "family" else k] for k in _VERSION_1} for row in rows]

@@ -28,6 +28,11 @@ class Records:
         return list(self.read("trajectories"))
 
     @functools.cached_property
+    def shown(self) -> list[Trajectory]:
+        """What held-out tasks were given and nothing trained on."""
+        return list(self.read("shown"))
+
+    @functools.cached_property
     def treatments(self) -> list[Treatment]:
         return list(self.read("treatments"))
 
@@ -59,6 +64,7 @@ class Records:
 FILES: Mapping[str, type] = {
     "problems": Problem,
     "trajectories": Trajectory,
+    "shown": Trajectory,
     "treatments": Treatment,
     "samples": Sample,
     "verdicts": Verdict,
@@ -89,8 +95,8 @@ def together(problems: Sequence[Problem], parts: Sequence[Records]) -> Records:
     def read(name: str) -> Any:
         if name == "problems":
             return problems
-        if name == "trajectories":
-            return {t.trajectory_id: t for part in parts for t in part.trajectories}.values()
+        if name in ("trajectories", "shown"):
+            return {t.trajectory_id: t for part in parts for t in getattr(part, name)}.values()
         if name == "treatments":
             return [t for part in parts for t in part.treatments]
         if name in ("samples", "verdicts"):

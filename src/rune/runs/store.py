@@ -22,17 +22,17 @@ import time
 import typing
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from enum import Enum
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from rune import config, interrupt
+from rune import config, interrupt, strict
 from rune.errors import DataError, StoreError
 
 T = TypeVar("T")
 SCHEMA_VERSION = 2
 READABLE = (1, 2)  # 1: one config has no [design], problems have a family; read by `study/version1.py` and `decode`
 _RENAMED = {"family": "domain"}  # fields of version 1's Problem and Trajectory
+_DROPPED = {"AdapterRef": ("path",)}  # record → fields of before: an adapter is found by its content
 
 
 @contextlib.contextmanager
@@ -140,13 +140,13 @@ def decode(cls: type[T], raw: Any, *, where: str) -> T:
     for old, now in _RENAMED.items():
         if old in raw and now in fields and now not in raw:
             raw = {(now if name == old else name): value for name, value in raw.items()}
-    extra = sorted(set(raw) - set(fields))
+    extra = sorted(set(raw) - set(fields) - set(_DROPPED.get(cls.__name__, ())))
     if extra:
         raise DataError(f"{where}: unknown field '{extra[0]}' for {cls.__name__}; known: {', '.join(fields)}")
     values: dict[str, Any] = {}
     for name, spec in fields.items():
         if name in raw:
-            values[name] = _decode_value(hints[name], raw[name], f"{where}: field '{name}'")
+            values[name] = strict.value(hints[name], raw[name], f"{where}: field '{name}'", _RECORDS)
         elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
             raise DataError(f"{where}: field '{name}' is missing ({cls.__name__} needs it)")
     return cls(**values)
@@ -158,42 +158,14 @@ def _fields(cls: type) -> tuple[Mapping[str, Any], Mapping[str, dataclasses.Fiel
     return typing.get_type_hints(cls), {f.name: f for f in dataclasses.fields(cls)}
 
 
-def _decode_value(hint: Any, value: Any, where: str) -> Any:
-    origin = typing.get_origin(hint)
-    args = typing.get_args(hint)
-    if hint is Any:
-        return value
-    if type(None) in args:
-        if value is None:
-            return None
-        (inner,) = (a for a in args if a is not type(None))
-        return _decode_value(inner, value, where)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise DataError(f"{where}: expected a list, found {_short(value)}")
-        return tuple(_decode_value(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
-    if origin is not None and issubclass(origin, Mapping):
-        if not isinstance(value, Mapping):
-            raise DataError(f"{where}: expected an object, found {_short(value)}")
-        return {k: _decode_value(args[1], v, f"{where}.{k}") for k, v in value.items()}
-    if dataclasses.is_dataclass(hint):
-        return decode(typing.cast(type, hint), value, where=where)
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        try:
-            return hint(value)
-        except ValueError:
-            names = ", ".join(str(m.value) for m in hint)
-            raise DataError(f"{where}: {_short(value)} is not one of {names}") from None
-    if hint is float and type(value) in (int, float):
-        return float(value)
-    if type(value) is not hint:
-        raise DataError(f"{where}: expected {hint.__name__}, found {_short(value)}")
-    return value
-
-
 def _short(value: Any) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= 40 else text[:37] + "…"
+
+
+_RECORDS = strict.Dialect(
+    DataError, "an object", _short, finite=False, record=lambda cls, raw, where: decode(cls, raw, where=where)
+)
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, Any]]:

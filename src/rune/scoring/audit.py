@@ -22,6 +22,8 @@ from typing import NamedTuple
 
 from rune import config as configs
 from rune import console, plugins
+from rune.benchmarks.scorers import execution_with_and_without, judging
+from rune.benchmarks.scorers.judging import Check
 from rune.errors import ConfigError, DataError
 from rune.runs import provenance, store
 from rune.sandbox.judging import one_process
@@ -45,7 +47,7 @@ SEEDS = 4  # tried, besides the first
 class Pass(NamedTuple):
     """A sample that passed."""
 
-    name: str  # arm and draw; before them the fold, or alone the line of a samples file
+    name: str  # arm and draw; before them the cell, or alone the line of a samples file
     code: str
     problem: Problem
 
@@ -69,7 +71,7 @@ class Report:
 
     passes: int  # that there are
     audited: int
-    programs: int  # distinct ones among the audited
+    programs: int  # distinct answers among the audited
     agree: int  # passes, not programs, here and below
     explained: dict[str, int]
     unexplained: int
@@ -99,14 +101,14 @@ def parse(text: str) -> int | None:
 
 
 def of_run(folder: Path) -> list[Pass]:
-    """The passes of a run, or of every fold of a cross-fitted one. Raises DataError."""
-    places = [folder, *sorted(folder.glob("seed-*/fold-*/t*"))]
+    """The passes of a run, or of every cell of an experiment, one of version 1 too. Raises DataError."""
+    places = [folder, *sorted(folder.glob("cells/*")), *sorted(folder.glob("seed-*/fold-*/t*"))]
     found: list[Pass] = []
     for place in places:
         if not (place / VERDICTS).exists():
             continue
         problems = {p.task_id: p for p in store.read_jsonl(place / "problems.jsonl", Problem)}
-        label = place.relative_to(folder).as_posix().removeprefix(".")
+        label = place.relative_to(folder).as_posix().removeprefix(".").removeprefix("cells/")
         found += of_records(
             store.read_jsonl(place / "samples.jsonl", Sample),
             store.read_jsonl(place / VERDICTS, Verdict),
@@ -156,18 +158,19 @@ def run(passes: Sequence[Pass], number: int | None, *, seed: int, config: score.
     Nothing is kept of an interrupted audit.
     """
     chosen = choose(passes, number, seed)
-    groups: dict[Program, list[Pass]] = {}
+    groups: dict[tuple[Check, ...], list[Pass]] = {}
     for one in chosen:
-        groups.setdefault(score.program(one.problem.task_id, one.code, one.problem), []).append(one)
+        checks = judging.of(one.problem.scorer).checks(one.problem.task_id, one.code, one.problem)
+        groups.setdefault(checks, []).append(one)
     disagreements: list[Disagreement] = []
     with contextlib.ExitStack() as stack:
         second = stack.enter_context(build(config))
         bar = stack.enter_context(console.Progress("audit", len(chosen), unit="pass"))
         judged = stack.enter_context(contextlib.closing(_judged(second, groups, seed)))
-        for program, found in judged:
+        for checks, found in judged:
             if found is not None:
-                disagreements.append(_named(program, groups[program], *found))
-            bar.advance(len(groups[program]), disagree=sum(len(d.samples) for d in disagreements))
+                disagreements.append(_named(checks[0].program, groups[checks], *found))
+            bar.advance(len(groups[checks]), disagree=sum(len(d.samples) for d in disagreements))
     disagreements.sort(key=lambda d: (d.explanation, d.task_id, d.samples))
     explained: collections.Counter[str] = collections.Counter()
     for doubted in disagreements:
@@ -209,23 +212,42 @@ Finding = tuple[Opinion, str]  # the other path's opinion and its explanation
 
 
 def _judged(
-    second: SecondOpinion, programs: Iterable[Program], seed: int
-) -> Generator[tuple[Program, Finding | None], None, None]:
-    """Each program with what the other path found against it, as they finish; at most a few wait at a time."""
+    second: SecondOpinion, answers: Iterable[tuple[Check, ...]], seed: int
+) -> Generator[tuple[tuple[Check, ...], Finding | None], None, None]:
+    """Each answer with what the other path found against it, as they finish; at most a few wait at a time."""
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(second.workers))
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         stack.callback(second.close)  # first: what runs is ended, then nobody is waited for
-        waiting: dict[concurrent.futures.Future[Finding | None], Program] = {}
-        left = iter(programs)
+        waiting: dict[concurrent.futures.Future[Finding | None], tuple[Check, ...]] = {}
+        left = iter(answers)
         while True:
-            while len(waiting) < 2 * second.workers and (program := next(left, None)) is not None:
-                waiting[pool.submit(_doubt, second, program, seed)] = program
+            while len(waiting) < 2 * second.workers and (checks := next(left, None)) is not None:
+                waiting[pool.submit(_doubts, second, checks, seed)] = checks
             if not waiting:
                 return
             done, _ = concurrent.futures.wait(waiting, return_when=concurrent.futures.FIRST_COMPLETED)
             for future in done:
                 yield waiting.pop(future), future.result()
+
+
+def _doubts(second: SecondOpinion, checks: Sequence[Check], seed: int) -> Finding | None:
+    """What is first found against an answer that passed."""
+    for program, passes in checks:
+        if found := (_doubt if passes else _passes_after_all)(second, program, seed):
+            return found
+    return None
+
+
+def _passes_after_all(second: SecondOpinion, program: Program, seed: int) -> Finding | None:
+    """None if the program fails here too, as it must; else that it passes, and whether that was chance."""
+    first = configs.derive_seed(seed, "audit", program.key)
+    opinion = second.judge(program, seed=first)
+    if opinion.outcome is not Outcome.PASSED:
+        return None
+    opinion = opinion._replace(why=execution_with_and_without.NOT_NEEDED)
+    others = (second.judge(program, seed=first + other).outcome for other in range(1, SEEDS + 1))
+    return opinion, "" if all(outcome is Outcome.PASSED for outcome in others) else CHANCE
 
 
 def _doubt(second: SecondOpinion, program: Program, seed: int) -> Finding | None:

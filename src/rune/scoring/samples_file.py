@@ -20,10 +20,12 @@ from rune import config as configs
 from rune import console, plugins
 from rune.analysis import stats
 from rune.benchmarks.formats import data
+from rune.benchmarks.scorers import judging
+from rune.benchmarks.scorers.judging import Item
 from rune.errors import DataError, NotEnoughSamples, SandboxError
 from rune.runs import store
 from rune.stages import score
-from rune.types import Execution, Outcome, Problem, Program, Sandbox
+from rune.types import Execution, Outcome, Problem, Sandbox
 
 
 class Tasks(NamedTuple):
@@ -183,18 +185,18 @@ def judge(
     """One execution per sample, in the samples' order."""
     found: dict[int, Execution] = {}
 
-    def programs() -> Iterator[Program]:
+    def items() -> Iterator[Item]:
         for number, sample in enumerate(samples):
-            yield score.program(str(number), code(sample, tasks, benchmark), tasks[sample["task_id"]])
+            yield Item(str(number), tasks[sample["task_id"]], code(sample, tasks, benchmark))
 
     before = getattr(sandbox, "hits", 0)
     with console.Progress("score", len(samples), unit="sample") as bar:
         passed = 0
-        for execution in sandbox.judge(programs()):
+        for execution in judging.judge(sandbox, items()):
             found[int(execution.key)] = execution
             passed += execution.outcome is Outcome.PASSED
             bar.advance(passed=passed)
-    score.say_cached(sandbox, before, len(samples))
+    score.say_cached(sandbox, before, [tasks[s["task_id"]] for s in samples])
     return [found[i] for i in range(len(samples))]
 
 

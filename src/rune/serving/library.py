@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from rune import config as settings_of
 from rune import plugins, prompts
+from rune.adapters.registry.objects import Objects
 from rune.adapters.registry.registry import Registry
 from rune.corpus import reading
 from rune.corpus.redact import Redactor
@@ -139,5 +140,11 @@ def _engine(key: str) -> Engine:
     config, model, device = _model(key)
     module = plugins.load("engines", config.engine.name)
     own = settings_of.build(module.Config, config.engine.settings, where="engine.settings")
-    engine: Engine = module.build(own, model=model, device=device, dtype=config.dtype(device))
+    engine: Engine = module.build(
+        own,
+        model=model,
+        device=device,
+        dtype=config.dtype(device),
+        adapters=Objects(config.registry / "objects"),
+    )
     return engine

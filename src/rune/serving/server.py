@@ -42,7 +42,9 @@ class Service:
             config.model.name, sources=config.model.sources, cache=resolve.default_cache()
         )
         registry, generator = memory.opened(config.registry, self.model, config.checkpoint, device=device)
-        self.engine: Engine = engine.build(own, model=self.model, device=device, dtype=config.dtype(device))
+        self.engine: Engine = engine.build(
+            own, model=self.model, device=device, dtype=config.dtype(device), adapters=registry.objects
+        )
         self.memory = memory.AdapterMemory(
             registry,
             self.model,

@@ -64,14 +64,13 @@ def run(
     `adapters` keeps what is made; by default as PEFT folders of the run. Raises AdapterError for a dead adapter,
     ConfigError for an unknown arm or setting (before any model is loaded).
     """
-    in_memory = adapters is not None
     adapters = adapters or _folders(context, arm_inputs)
     conditions = build(config, dataclasses.replace(arm_inputs, keep=adapters.put))
     problems = [p for p in store.read_jsonl(folder / "problems.jsonl", Problem) if p.split is Split.HELD_OUT]
     path = folder / "treatments.jsonl"
     if path.exists():
         store.repair(path)
-    if in_memory and not folder.stage_done("adapt"):
+    if adapters.in_memory and not folder.stage_done("adapt"):
         path.unlink(missing_ok=True)  # what was in memory went with the process
     done = {(t.condition, t.task_id) for t in store.read_jsonl(path, Treatment)}
     with store.Appender(path) as log:
@@ -129,8 +128,8 @@ def remake(folder: store.RunDir, config: Config, *, arm_inputs: ArmInputs, adapt
         if found.adapter and treatment.adapter and found.adapter.adapter_id != treatment.adapter.adapter_id:
             raise AdapterError(
                 f"{folder.path}: made again here, the adapter of {treatment.condition} for {treatment.task_id} is "
-                f"another than the one in treatments.jsonl; go on where it was made, or remove this folder to do all "
-                "of it again"
+                f"another than the one in treatments.jsonl; go on where it was made, with the rune that made it, or "
+                "remove this folder to do all of it again"
             )
 
 
@@ -170,16 +169,10 @@ def _inspect(
     store.write_json(folder / "diagnostics.json", {"arms": arms, "training": training, "swap": swap})
 
 
-def _read(ref: AdapterRef) -> Adapter:
-    from rune.adapters.peft import read_peft
-
-    return read_peft(ref.path)
-
-
 Load = Callable[[AdapterRef], "Adapter"]  # how an adapter's tensors are had from its record
 
 
-def prove_live(base: Base, adapters: Sequence[tuple[str, AdapterRef]], prompt: str, *, load: Load = _read) -> None:
+def prove_live(base: Base, adapters: Sequence[tuple[str, AdapterRef]], prompt: str, *, load: Load) -> None:
     """Raises AdapterError for the first adapter that is zero or moves no logit of the prompt's last token."""
     import torch
 
@@ -204,9 +197,8 @@ def prove_live(base: Base, adapters: Sequence[tuple[str, AdapterRef]], prompt: s
             for (arm, ref), change in zip(some, moved, strict=True):
                 if not ref.delta_w_norm > 0 or not change > 0:
                     what = "ΔW is zero" if not ref.delta_w_norm > 0 else "it does not move the model's logits"
-                    which = f"in {ref.path}" if ref.path else ref.adapter_id
                     raise AdapterError(
-                        f"{arm}: the adapter {which} is dead ({what}); train longer, or check its base model, "
+                        f"{arm}: the adapter {ref.adapter_id} is dead ({what}); train longer, or check its base model, "
                         "then run it again"
                     )
 
@@ -241,7 +233,7 @@ def base_norms(base: Base, layout: LoraTargets) -> dict[str, list[float]]:
 
 
 def swapped(
-    base: Base, problems: Sequence[Problem], adapters: Mapping[str, AdapterRef], seed: int, *, load: Load = _read
+    base: Base, problems: Sequence[Problem], adapters: Mapping[str, AdapterRef], seed: int, *, load: Load
 ) -> dict[str, Any]:
     """Log-probability of each task's reference under its own adapter and under another task's: does the source matter?
 
@@ -263,7 +255,7 @@ def swapped(
     own, theirs = [], []
     with torch.no_grad():
         for i, problem in enumerate(chosen):
-            rows = base.rows([base.encode(problem.prompt, problem.reference)] * 2)
+            rows = base.rows([base.encode(problem.prompt, problem.reference, answer=problem.scorer.answer)] * 2)
             pair = [load(adapters[chosen[j].task_id]) for j in (i, other[i])]
             log_prob_P = base.log_prob(rows, stack(pair, device=base.device))
             mine, swapped_in = sequence_log_prob(log_prob_P, rows.row_P, 2).tolist()

@@ -3,6 +3,9 @@
 Reads problems.jsonl. Writes attempts.jsonl (every attempt as it happens: the loop resumes from it),
 trajectories.jsonl (what is kept) and corpus.json (the summary). A held-out task, or a relative of one,
 never gets in: the loop is given train tasks only, and the finished corpus is checked before it is written.
+
+Where whole domains are held out, what a task is given comes from other tasks of its domain. Those trajectories are
+shown.jsonl: retrieved from, and never trained on.
 """
 
 from __future__ import annotations
@@ -15,10 +18,13 @@ from rune import console
 from rune.agent import loop
 from rune.config import derive_seed, digest, plain
 from rune.corpus import exclusion, reading, summary
+from rune.errors import DataError
 from rune.models import chat
 from rune.runs import store
 from rune.stages.context import Context
 from rune.types import Attempt, Outcome, Problem, Sampling, Split, Trajectory
+
+SHOWN = "shown.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +46,7 @@ class Config:
     keep_per_task: int = 1
     wave: int = 512  # chains worked on together
     imports: tuple[str, ...] = ()  # trajectory files to add, see `rune collect --import`
+    shown: tuple[str, ...] = ()  # files of held-out domains: tasks are given what is in them, and nothing trains on it
 
     def __post_init__(self) -> None:
         for name in ("chains", "max_attempts", "max_new_tokens", "keep", "keep_per_task", "wave"):
@@ -81,12 +88,27 @@ def run(folder: store.RunDir, config: Config, context: Context, *, attempts: Pat
     kept = keep(own, limit=config.keep, per_task=config.keep_per_task) + found.trajectories
     exclusion.check_corpus(kept, held_out, where=str(folder / "trajectories.jsonl"), by=by)
     store.write_jsonl(folder / "trajectories.jsonl", kept)
+    if config.shown:
+        store.write_jsonl(folder / SHOWN, shown(config.shown))
     report = summary.summarise(kept)
     store.write_json(folder / "corpus.json", {**plain(report), "excluded": plain(excluded), **found.record()})
     console.note(summary.text(report))
     if config.imports:
         console.note("\n".join(found.words()))
     return kept
+
+
+def shown(files: Sequence[str]) -> list[Trajectory]:
+    """What held-out tasks are given and nothing trains on. Raises DataError for a trajectory without a domain."""
+    found = reading.read_all([Path(file) for file in files])
+    found.check_exclusion([])
+    for trajectory, place in zip(found.trajectories, found.places, strict=True):
+        if not trajectory.domain:
+            raise DataError(
+                f"{place}: field 'domain' is empty; what is shown is for tasks of its domain alone: name it, or add "
+                "the file to collect.imports"
+            )
+    return found.trajectories
 
 
 def choose(problems: Sequence[Problem], count: int, *, seed: int) -> list[Problem]:
@@ -176,6 +198,7 @@ def to_trajectory(chain: loop.Chain, *, source: str) -> Trajectory:
         category=problem.category,
         domain=problem.domain,
         source=source,
+        answer=problem.scorer.answer,
     )
 
 

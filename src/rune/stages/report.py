@@ -6,8 +6,10 @@ Draws and writes only: every number comes from what earlier stages wrote. Loads 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rune.reporting import data, page, words
 from rune.runs import store
@@ -28,12 +30,17 @@ class Config:
             raise ValueError("programs_per_arm, most_programs and leakage_rows must be at least 1")
 
 
-def run(folder: store.RunDir, config: Config, found: Records | None = None) -> Path:
+def run(
+    folder: store.RunDir, config: Config, found: Records | None = None, result: Mapping[str, Any] | None = None
+) -> Path:
     """Write report.html, report.md and assessment.md; `found` are the records of all cells, by default the folder's.
 
+    `result`: result.json of an experiment of several cells; its variants are shown beside the one that decides.
     Returns the HTML file's path. Raises DataError if there is no decision.
     """
-    report = data.gather(folder, found, programs_per_arm=config.programs_per_arm, most_programs=config.most_programs)
+    report = data.gather(
+        folder, found, result, programs_per_arm=config.programs_per_arm, most_programs=config.most_programs
+    )
     view = page.view(report, claim=config.claim, leakage_rows=config.leakage_rows)
     store.write_atomic(folder / "report.html", page.render("report.html.j2", {**view, "figures": page.figures(report)}))
     store.write_atomic(folder / "report.md", page.render("report.md.j2", view))

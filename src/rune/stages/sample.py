@@ -69,7 +69,12 @@ def run(folder: store.RunDir, config: Config, context: Context) -> int:
                 draw=first + completion.draw,
                 seed=completion.seed,
                 completion=completion.text,
-                program=prompts.extract(completion.text, prompt=problem.prompt, entry_point=problem.entry_point),
+                program=prompts.extract(
+                    completion.text,
+                    prompt=problem.prompt,
+                    entry_point=problem.entry_point,
+                    answer=problem.scorer.answer,
+                ),
                 num_tokens=completion.num_tokens,
                 finish_reason=completion.finish_reason,
             )
@@ -117,8 +122,8 @@ def _requests(
         missing = [d for d in range(config.n) if (treatment.condition, treatment.task_id, d) not in have]
         if not missing:
             continue
-        task = problems[treatment.task_id].prompt
-        prompt = chat.render(model, prompts.task(task, treatment.context))
+        task, answer = problems[treatment.task_id].prompt, problems[treatment.task_id].scorer.answer
+        prompt = chat.render(model, prompts.task(task, treatment.context, answer))
         seed = derive_seed(context.seed, "sample", treatment.task_id)
         for first, count in _runs(missing):
             key = f"{treatment.condition}\t{treatment.task_id}\t{first}"
@@ -127,7 +132,7 @@ def _requests(
                 Request(
                     key=key,
                     prompt=prompt,
-                    sampling=replace(sampling, stop=prompts.stop(task)),
+                    sampling=replace(sampling, stop=prompts.stop(task, answer)),
                     seed=seed + first,
                     n=count,
                     adapter=treatment.adapter,

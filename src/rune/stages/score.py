@@ -1,4 +1,4 @@
-"""samples → verdicts.jsonl: every program judged in the sandbox, all arms interleaved.
+"""samples → verdicts.jsonl: every answer judged by its task's scorer, all arms interleaved.
 
 Before anything counts, the scorer must prove itself on the very tasks it is about to score: every reference
 solution passes, every stub fails, a handful of forgeries fail. What the machine breaks raises SandboxError and
@@ -8,53 +8,24 @@ lost or spoilt is made again from the samples, if those are the sealed ones.
 
 from __future__ import annotations
 
-import dataclasses
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rune import config as configs
 from rune import console, plugins
-from rune.benchmarks import humaneval
+from rune.benchmarks.scorers import judging
+from rune.benchmarks.scorers.judging import Item, Trial
 from rune.errors import DataError, SandboxError, StoreError
 from rune.runs import integrity, store
 from rune.sandbox.judging.verdict_cache import Cached
 from rune.stages.context import Context
-from rune.types import Outcome, Problem, Program, Sample, Sandbox, Verdict
+from rune.types import Outcome, Problem, Sample, Sandbox, Scorer, Verdict
 
 VERDICTS = "verdicts.jsonl"
 AGAIN = "verdicts.again.jsonl"  # while all are made again, and where they stay if they are not the sealed ones
-STUBS = {
-    "pass": "def {name}(*args, **kwargs):\n    pass\n",
-    "empty": "",
-}
-CHEATS = {
-    "always-equal object": (
-        "class Same:\n    def __eq__(self, other):\n        return True\n    def __bool__(self):\n        return True\n"
-        "    __hash__ = None\n\ndef {name}(*args, **kwargs):\n    return Same()\n"
-    ),
-    "exit with success": "import os\n\ndef {name}(*args, **kwargs):\n    os._exit(0)\n",
-    "exit at import": "raise SystemExit(0)\n",
-    "patched assertions": (
-        "import builtins\nbuiltins.AssertionError = type('Quiet', (Exception,), {{}})\nbuiltins.all = lambda x: True\n"
-        "\ndef {name}(*args, **kwargs):\n    return None\n"
-    ),
-    "own check": "def check(candidate):\n    pass\n\ndef {name}(*args, **kwargs):\n    return None\n",
-    "end of iteration": "def {name}(*args, **kwargs):\n    raise StopIteration\n",
-    "nameless exception at import": "raise type('', (Exception,), {{}})()\n",
-    "nameless exception in a call": "def {name}(*args, **kwargs):\n    raise type('', (Exception,), {{}})()\n",
-    "exception that computes its name": (
-        "class Nameless(type):\n    __name__ = property(lambda self: '')\n"
-        "class Failed(Exception, metaclass=Nameless):\n    pass\nraise Failed\n"
-    ),
-    "object that answers every question": (
-        "class Yes:\n    def __getattr__(self, name):\n        return lambda *args, **kwargs: True\n"
-        "\ndef {name}(*args, **kwargs):\n    return Yes()\n"
-    ),
-}
-ENTRY = "rune_entry_point"
 CHEATED_TASKS = 5  # forgeries are tried on this many tasks: they attack the scorer, not the task
 
 
@@ -154,7 +125,7 @@ def _judge(
     total = have + len(missing)
     with store.Appender(path) as log, console.Progress("score", total, unit="sample", initial=have) as bar:
         passed = 0
-        for execution in sandbox.judge(_programs(missing, problems)):
+        for execution in judging.judge(sandbox, _items(missing, problems)):
             sample = missing[int(execution.key)]
             log.write(
                 Verdict(
@@ -168,18 +139,21 @@ def _judge(
                     cpu_seconds=execution.cpu_seconds,
                     wall_seconds=execution.wall_seconds,
                     machine=machine,
+                    scorer=problems[sample.task_id].scorer,
                 )
             )
             passed += execution.outcome is Outcome.PASSED
             bar.advance(passed=passed)
-    say_cached(sandbox, before, len(missing))
+    say_cached(sandbox, before, [problems[s.task_id] for s in missing])
 
 
-def say_cached(sandbox: Sandbox, before: int, total: int) -> None:
-    """Tell how many verdicts were not judged now but known from earlier."""
+def say_cached(sandbox: Sandbox, before: int, judged: Sequence[Problem]) -> None:
+    """Tell how much was not judged now but known from earlier. `judged`: the task of each answer."""
     hits = getattr(sandbox, "hits", 0) - before
+    twice = any(p.scorer is Scorer.EXECUTION_WITH_AND_WITHOUT for p in judged)
+    what = "runs, one or two a verdict," if twice else f"of {len(judged)} verdicts"
     if hits:
-        console.note(f"score: {hits} of {total} verdicts known from the cache (same program, test and limits)")
+        console.note(f"score: {hits} {what} known from the cache (same program, test and limits)")
 
 
 def machine_name(config: Config) -> str:
@@ -187,25 +161,9 @@ def machine_name(config: Config) -> str:
     return f"{platform.machine()} {platform.system()} Python {platform.python_version()} {config.backend}"
 
 
-def _programs(samples: Sequence[Sample], problems: dict[str, Problem]) -> Iterator[Program]:
+def _items(samples: Sequence[Sample], problems: dict[str, Problem]) -> Iterator[Item]:
     for number, sample in enumerate(samples):
-        yield program(str(number), sample.program, problems[sample.task_id])
-
-
-def program(key: str, code: str, problem: Problem) -> Program:
-    """What the sandbox is given for one piece of code.
-
-    It calls a name: an entry point that is an expression or a coroutine function gets one of ours.
-    """
-    entry = problem.entry_point
-    if humaneval.AWAITS in problem.test:
-        code += f"\n\nimport asyncio\n\n\ndef {ENTRY}(*args, **options):\n"
-        code += f"    return asyncio.run({entry}(*args, **options))\n"
-        entry = ENTRY
-    elif humaneval.BUILDS in problem.test or not entry.isidentifier():
-        code += f"\n\n{ENTRY} = {entry}\n"
-        entry = ENTRY
-    return Program(key=key, code=code, test=problem.test, entry_point=entry, prelude=problem.prelude)
+        yield Item(str(number), problems[sample.task_id], sample.program)
 
 
 # --------------------------------------------------------------------------- the scorer proves itself
@@ -234,7 +192,7 @@ def unfit(sandbox: Sandbox, problems: Sequence[Problem]) -> dict[str, str]:
         except SandboxError as error:
             if not error.key:
                 raise
-            lost = _trials(left)[int(error.key)].problem.task_id
+            lost = judging.trials(left, forged=CHEATED_TASKS)[int(error.key)].problem.task_id
             found[lost] = f"field 'test': {error.reason}"
             left = [p for p in left if p.task_id != lost]
             continue
@@ -245,34 +203,12 @@ def unfit(sandbox: Sandbox, problems: Sequence[Problem]) -> dict[str, str]:
     return found
 
 
-class _Trial(NamedTuple):
-    what: str
-    problem: Problem
-    code: str
-    passes: bool
-
-
-def _trials(problems: Sequence[Problem]) -> list[_Trial]:
-    trials: list[_Trial] = []
-    for number, problem in enumerate(problems):
-        if problem.reference:
-            trials.append(_Trial("reference solution", problem, problem.reference, True))
-        name = problem.entry_point if problem.entry_point.isidentifier() else ENTRY
-        named = dataclasses.replace(problem, entry_point=name)
-        for what, text in STUBS.items():
-            trials.append(_Trial(f"stub '{what}'", named, text.format(name=name), False))
-        if number < CHEATED_TASKS:
-            for what, text in CHEATS.items():
-                trials.append(_Trial(f"forgery '{what}'", named, text.format(name=name), False))
-    return trials
-
-
-def _prove(sandbox: Sandbox, problems: Sequence[Problem]) -> tuple[list[_Trial], dict[int, str]]:
+def _prove(sandbox: Sandbox, problems: Sequence[Problem]) -> tuple[list[Trial], dict[int, str]]:
     """All trials, and by number what is wrong: executions come in any order, a run should name the same each time."""
     judged = getattr(sandbox, "inner", sandbox)
-    trials = _trials(problems)
+    trials = judging.trials(problems, forged=CHEATED_TASKS)
     wrong: dict[int, str] = {}
-    for execution in judged.judge(program(str(i), t.code, t.problem) for i, t in enumerate(trials)):
+    for execution in judging.judge(judged, (Item(str(i), t.problem, t.code) for i, t in enumerate(trials))):
         if (execution.outcome is Outcome.PASSED) is not trials[int(execution.key)].passes:
             passes = execution.outcome is Outcome.PASSED
             found = "passes" if passes else f"fails ({execution.label}: {_line(execution.error)})"

@@ -69,17 +69,30 @@ def run(folder: store.RunDir, config: Config, context: Context) -> dict[str, Any
     by = exclusion.kept_apart(problems)
     exclusion.check_corpus(trajectories, held_out, where=str(folder / "trajectories.jsonl"), by=by)
     if config.start_from:
-        check_start(Path(config.start_from), held_out)
+        check_start(Path(config.start_from), held_out, by=by)
     return fit(trajectories, config, context, folder / "checkpoints")
 
 
-def check_start(folder: Path, held_out: Sequence[Problem]) -> None:
-    """A checkpoint carries what it was trained on: a held-out task must not come in by this door either."""
+def check_start(folder: Path, held_out: Sequence[Problem], *, by: str) -> None:
+    """A checkpoint carries what it was trained on: a held-out task must not come in by this door either.
+
+    `by` is what the split keeps whole. With "domain" no other task of a held-out domain may have shaped it, and one
+    that does not say which domains did starts nothing. Raises ContaminationError, DataError.
+    """
     for place in dict.fromkeys(_begin(folder)):
-        known = store.read_json(place / "settings.json").get("trained_on")
+        settings = store.read_json(place / "settings.json")
+        known = settings.get("trained_on")
         if not known:
             raise DataError(f"{place}: does not say which tasks it was trained on; train.start_from needs one")
         exclusion.check_ids(known, held_out, where=str(place))
+        if by == "domain" and any(p.domain for p in held_out):
+            domains = settings.get("trained_on_domains")
+            if domains is None:
+                raise DataError(
+                    f"{place}: does not say of which domains it has seen tasks (an earlier version made it), and whole "
+                    "domains are held out here; train from scratch, or start from a newer checkpoint"
+                )
+            exclusion.check_domains(domains, held_out, where=str(place))
 
 
 class Begin(NamedTuple):
@@ -160,7 +173,7 @@ def _fit(
     model, base = context.model(), session.base
     layout = base.layout(config.lora.modules)
     first = _begin(Path(config.start_from)) if config.start_from else None
-    tasks = _tasks(trajectories, first)
+    tasks, domains = _tasks(trajectories, first), _domains(trajectories, first)
     kept_back = spared(trajectories, config.spare, seed=context.seed)
     if not checkpoint.done(lora_folder):
         learned = [t for t in trajectories if t.task_id not in kept_back]
@@ -177,7 +190,7 @@ def _fit(
             if first and config.start_static
             else None,
         )
-        checkpoint.save_lora(lora_folder, lora, layout, config.lora, model, trained_on=tasks)
+        checkpoint.save_lora(lora_folder, lora, layout, config.lora, model, trained_on=tasks, domains=domains)
     static = checkpoint.load(lora_folder, model, device=context.device).static.train()
     wanted = config.hypernet.pairs.retrieved or config.hypernet.weights.kl_static
     near = neighbours(trajectories, config) if wanted else {}
@@ -196,7 +209,9 @@ def _fit(
         reconstruct=_fine_tuned(corpus, config, base),
         initial=checkpoint.load(first.hypernet, model, device=context.device).both if first else None,
     )
-    checkpoint.save_hypernet(hypernet_folder, both, layout, config.lora, config.hypernet, model, trained_on=tasks)
+    checkpoint.save_hypernet(
+        hypernet_folder, both, layout, config.lora, config.hypernet, model, trained_on=tasks, domains=domains
+    )
 
 
 def spared(trajectories: Sequence[Trajectory], share: float, *, seed: int) -> set[str]:
@@ -206,9 +221,20 @@ def spared(trajectories: Sequence[Trajectory], share: float, *, seed: int) -> se
 
 
 def _tasks(trajectories: Sequence[Trajectory], first: Begin | None) -> list[str]:
-    """Every task that shaped the weights, those of the checkpoint it began with included."""
-    before = store.read_json(first.hypernet / "settings.json")["trained_on"] if first else []
+    """Every task that shaped the weights, those of the checkpoints it began with included."""
+    before = [t for place in dict.fromkeys(first or ()) for t in store.read_json(place / "settings.json")["trained_on"]]
     return sorted({*before, *(t.task_id for t in trajectories)})
+
+
+def _domains(trajectories: Sequence[Trajectory], first: Begin | None) -> dict[str, list[str]] | None:
+    """Benchmark → every domain that shaped the weights; None if a checkpoint it began with does not say."""
+    every = [exclusion.domains_of(trajectories)]
+    for place in dict.fromkeys(first or ()):
+        before = store.read_json(place / "settings.json").get("trained_on_domains")
+        if before is None:
+            return None
+        every.append(before)
+    return {name: sorted({d for one in every for d in one.get(name, ())}) for name in sorted(set().union(*every))}
 
 
 def _report_left_out(corpus: Any, limit: int) -> None:

@@ -181,7 +181,7 @@ def loop_key(settings: RunConfig) -> str:
     loop = {
         k: v
         for k, v in config.plain(settings.collect).items()
-        if k not in ("tasks", "keep", "keep_per_task", "imports")
+        if k not in ("tasks", "keep", "keep_per_task", "imports", "shown")
     }
     parts = [settings.run.seed, loop, settings.model, settings.engine, settings.benchmark, settings.score]
     return config.digest(json.loads(json.dumps(config.plain(parts))))[:8]

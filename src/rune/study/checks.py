@@ -25,12 +25,6 @@ def parts(settings: RunConfig) -> None:
     _part("retrievers", settings.train.retriever, {}, "train.retriever")
     _part("encoders", hypernet.encoder, hypernet.encoder_settings, "train.hypernet.encoder_settings")
     _part("sandbox", settings.score.backend, settings.score.settings, "score.settings")
-    name = settings.benchmark.name
-    if counts := getattr(plugins.load("benchmarks", name), "COUNTS", ""):
-        raise ConfigError(
-            f"[benchmark] {name} counts {counts}, and `rune run` would count plain passes; "
-            "experiments/updates.py judges it, see docs/updates.md"
-        )
     for arm in settings.adapt.arms:
         _part("conditions", arm, settings.adapt.settings.get(arm, {}), f"adapt.settings.{arm}")
 
@@ -45,10 +39,12 @@ def inputs(settings: RunConfig, written: RunConfig) -> None:
     `settings` have absolute paths, `written` those of the config, for the message.
     """
     resolve.check_name(settings.model.name, settings.model.sources)
-    for file, name in zip(settings.collect.imports, written.collect.imports, strict=True):
+    files = [("imports", *pair) for pair in zip(settings.collect.imports, written.collect.imports, strict=True)]
+    files += [("shown", *pair) for pair in zip(settings.collect.shown, written.collect.shown, strict=True)]
+    for key, file, name in files:
         if not Path(file).is_file():
             raise ConfigError(
-                f"collect.imports: {name}: no such file ({file}; paths are relative to the config); "
+                f"collect.{key}: {name}: no such file ({file}; paths are relative to the config); "
                 f"`rune collect --import … -o {name}` makes one"
             )
     if settings.train.start_from:

@@ -153,9 +153,12 @@ def leaks(source: Source) -> dict[str, Any]:
     return found
 
 
-def report_on(source: Source) -> Path:
-    """report.html, report.md and assessment.md over all cells of the first variant."""
-    return report.run(source.folder, source.report, pooled(source))
+def report_on(source: Source, result: Mapping[str, Any] | None) -> Path:
+    """report.html, report.md and assessment.md over all cells of the first variant, and each variant's own tables.
+
+    `result`: result.json, where there are several cells.
+    """
+    return report.run(source.folder, source.report, pooled(source), result)
 
 
 def pooled(source: Source) -> Records:

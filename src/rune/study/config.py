@@ -250,7 +250,11 @@ def located(settings: RunConfig, base: Path, *, seed: int, fold: int) -> RunConf
     return replace(
         settings,
         model=replace(settings.model, name=if_there(settings.model.name)),
-        collect=replace(settings.collect, imports=tuple(map(at, settings.collect.imports))),
+        collect=replace(
+            settings.collect,
+            imports=tuple(map(at, settings.collect.imports)),
+            shown=tuple(map(at, settings.collect.shown)),
+        ),
         train=replace(settings.train, start_from=at(start), hypernet=hypernet),
         benchmark=replace(
             settings.benchmark, settings={**part, **({"path": if_there(part["path"])} if part.get("path") else {})}

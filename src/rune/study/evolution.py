@@ -236,11 +236,10 @@ def perform(evaluation: Evaluation, steps: Sequence[Step], remake: Remake, outco
             if registry.has(ready.draft.id):
                 outcome.left.append(f"{step.kind}: makes adapter {ready.draft.id[:12]}, which is there already")
                 continue
-            folder = registry.keep_files(ready.draft.id, ready.config, ready.weights)
+            registry.keep_files(ready.draft.id, ready.config, ready.weights)
             draft = ready.draft
             ref = AdapterRef(
                 adapter_id=draft.id,
-                path=str(folder),
                 base_model=draft.base,
                 rank=draft.rank,
                 delta_w_norm=draft.delta_w_norm,

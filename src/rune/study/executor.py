@@ -11,29 +11,28 @@ once: the loop's attempts, and every stage whose inputs another cell shares (see
 from __future__ import annotations
 
 import contextlib
-import functools
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rune import config as configs
-from rune import console, plugins
+from rune import console
+from rune.adapters.folders import Folders
 from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.errors import DataError, ModelError
-from rune.models import resolve
 from rune.reporting import tracking
 from rune.runs import integrity, provenance, store
 from rune.runs.store import RunDir
 from rune.stages import adapt, collect, retrieve, sample, score, train
 from rune.stages.context import Context
-from rune.study import checks, combine, workers
+from rune.study import combine, reading, workers
 from rune.study.cells import Cell, key, loop_key
-from rune.study.config import Loaded, Machinery, RunConfig
+from rune.study.config import Loaded, RunConfig
 from rune.study.folders import Experiment, Place, create, reopen
-from rune.types import Engine, ModelRef, Problem, Sandbox, Split, Trajectory
+from rune.study.machines import Machines, device_name
+from rune.study.takeover import adopt
+from rune.types import Problem, Split, Trajectory
 
 if TYPE_CHECKING:
     from rune.adapters.store import AdapterStore, MemoryStore
@@ -132,7 +131,7 @@ def run_stage(experiment: Experiment, name: str, place: Place | None = None, run
         elif name == "gate":
             combine.decide(combine.of_experiment(experiment))
         else:
-            combine.report_on(combine.of_experiment(experiment))
+            combine.report_on(combine.of_experiment(experiment), reading.result(experiment.folder))
 
 
 def _in_cell(experiment: Experiment, name: str, place: Place, runner: Runner) -> None:
@@ -180,6 +179,7 @@ def arm_inputs(folder: RunDir, settings: RunConfig, context: Context) -> ArmInpu
     """The same hits for every arm: each held-out task's nearest trajectories, by its prompt alone."""
     held_out = [p for p in store.read_jsonl(folder / "problems.jsonl", Problem) if p.split is Split.HELD_OUT]
     trajectories = store.read_jsonl(folder / "trajectories.jsonl", Trajectory)
+    shown = store.read_jsonl(folder / collect.SHOWN, Trajectory)
     if not trajectories:
         raise DataError(f"{folder / 'trajectories.jsonl'}: no trajectories; run `rune collect {folder.path}` first")
     return ArmInputs(
@@ -188,20 +188,11 @@ def arm_inputs(folder: RunDir, settings: RunConfig, context: Context) -> ArmInpu
         dtype=context.dtype,
         seed=context.seed,
         trajectories=tuple(trajectories),
-        hits=retrieve.hits(held_out, trajectories, settings.retrieve),
+        hits=retrieve.hits(held_out, [*trajectories, *shown], settings.retrieve),
         checkpoints=folder / "checkpoints",
         adapters=folder / "adapters",
         cache=context.cache,
     )
-
-
-def device_name(device: str) -> str:
-    """The GPU's own name, or "cpu" with its core count."""
-    if device == "cuda":
-        import torch
-
-        return torch.cuda.get_device_name()
-    return f"cpu ({os.cpu_count()} cores)"
 
 
 # --------------------------------------------------------------------------- one process
@@ -213,6 +204,7 @@ class Runner:
     def __init__(self, experiment: Experiment, *, together: int = 1) -> None:
         self._experiment, self._together = experiment, together
         self._machines: Machines | None = None
+        self._folders = Folders(*(place.folder / "adapters" for place in experiment.places()))
         self._stores: dict[str, MemoryStore] = {}  # cell → its adapters, while they are in the engine
         self._checked: set[str] = set()
         self._keys: dict[tuple[Cell, str], str] = {}
@@ -272,7 +264,7 @@ class Runner:
         wanted = configs.digest([settings.model, settings.engine, settings.score])
         if self._machines is None or self._machines.name != wanted:
             self._close_machines()
-            self._machines = Machines(settings, wanted, together=self._together)
+            self._machines = Machines(settings, wanted, together=self._together, adapters=self._folders)
         return self._machines.context(cell.seed)
 
     def check_scorer(self, folder: RunDir, context: Context) -> None:
@@ -285,24 +277,25 @@ class Runner:
 
     # ----------------------------------------------------------------- adapters in memory
 
-    def adapters(self, place: Place, context: Context) -> AdapterStore | None:
-        """Where a cell's adapters go; None for PEFT folders."""
-        if place.settings.adapt.save_adapters or not hasattr(context.engine(), "put_adapter"):
-            return None
-        from rune.adapters.store import MemoryStore
+    def adapters(self, place: Place, context: Context) -> AdapterStore:
+        """Where a cell's adapters go."""
+        from rune.adapters.store import FolderStore, MemoryStore
 
-        kept = MemoryStore(context.engine(), context.model(), dtype=context.dtype, device=context.device)
+        how = {"dtype": context.dtype, "device": context.device}
+        if place.settings.adapt.save_adapters or not hasattr(context.engine(), "put_adapter"):
+            return FolderStore(place.folder / "adapters", context.model(), folders=self._folders, **how)
+        kept = MemoryStore(context.engine(), context.model(), **how)
         self._stores[place.cell.name] = kept
         return kept
 
     def bring_adapters(self, place: Place, settings: RunConfig, context: Context) -> None:
         """Adapters that are in no folder must be in the engine: made here, by a cell like this one, or made again."""
+        self._folders.first(place.folder / "adapters")
         if place.settings.adapt.save_adapters or not hasattr(context.engine(), "put_adapter"):
             return
         if any(name in self._stores for name in (place.cell.name, *self._alike(place))):
             return
         again = self.adapters(place, context)
-        assert again is not None
         shared = arm_inputs(place.folder, settings, context)
         adapt.remake(place.folder, settings.adapt, arm_inputs=shared, adapters=again)
 
@@ -325,120 +318,6 @@ class Runner:
 
     def close(self) -> None:
         self._close_machines()
-
-
-def adopt(source: Place, target: Place, name: str) -> None:
-    """Take over a stage that another cell has done with the same inputs."""
-    began = source.folder.manifest()
-    with target.folder.stage(name) as entry:
-        entry.update(by=began["stages"][name].get("by", {}), same_as=source.cell.name)
-        target.folder.update(**{k: began[k] for k in ("model", "device", "dtype") if k in began})
-        for file in _OUTPUTS[name]:
-            here, there = source.folder / file, target.folder / file
-            if here.is_dir():
-                shutil.copytree(here, there, copy_function=_link, dirs_exist_ok=True)
-            elif here.exists():
-                shutil.copyfile(here, there)
-        integrity.seal(target.folder, name)
-
-
-_OUTPUTS: Mapping[str, tuple[str, ...]] = {
-    "collect": ("trajectories.jsonl", "corpus.json"),
-    "train": ("checkpoints",),
-    "adapt": ("treatments.jsonl", "diagnostics.json"),
-    "sample": ("samples.jsonl",),
-    "score": ("verdicts.jsonl",),
-}
-
-
-def _link(source: str, target: str) -> None:
-    """Weights are large and never changed: a second name for the file, or a copy where there is no such thing."""
-    if Path(source).suffix != ".safetensors":
-        shutil.copyfile(source, target)
-        return
-    Path(target).unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-class Machines:
-    """Model, engine, sandbox and training base of one configuration; made on first use, closed together."""
-
-    def __init__(self, settings: Machinery, name: str, *, together: int) -> None:
-        self.name = name
-        self._settings, self._together = settings, together
-        self._exit = contextlib.ExitStack()
-        self._session: train.TrainingSession | None = None
-
-    @functools.cached_property
-    def device(self) -> str:
-        return checks.device(self._settings)
-
-    @property
-    def dtype(self) -> str:
-        wanted = self._settings.model.dtype
-        return wanted if wanted != "auto" else "bfloat16" if self.device == "cuda" else "float32"
-
-    @functools.cached_property
-    def _model(self) -> ModelRef:
-        section = self._settings.model
-        return resolve.resolve(section.name, sources=section.sources, cache=resolve.default_cache())
-
-    @functools.cached_property
-    def _engine(self) -> Engine:
-        part = self._settings.engine
-        module = plugins.load("engines", part.name)
-        raw = dict(part.settings)
-        if part.name == "torch" and self._together > 1:
-            # Of what the others on the device have left, who have taken theirs already: an even share is too small.
-            raw.setdefault("memory_fraction", round(min(0.6, 1.5 / self._together), 3))
-        settings = configs.build(module.Config, raw, where="engine.settings")
-        engine: Engine = module.build(settings, model=self._model, device=self.device, dtype=self.dtype)
-        self._exit.callback(engine.close)
-        return engine
-
-    @functools.cached_property
-    def _sandbox(self) -> Sandbox:
-        sandbox = score.build_sandbox(self._settings.score, cache=resolve.default_cache())
-        self._exit.callback(sandbox.close)
-        return sandbox
-
-    def context(self, seed: int) -> Context:
-        return Context(
-            seed=seed,
-            model=lambda: self._model,
-            device=self.device,
-            dtype=self.dtype,
-            engine=lambda: self._engine,
-            sandbox=lambda: self._sandbox,
-            cache=resolve.default_cache(),
-            session=self._get_session,
-        )
-
-    def _get_session(self) -> train.TrainingSession:
-        if self._session is None:
-            self._session = train.TrainingSession(self.context(0))
-        return self._session
-
-    def close_session(self) -> None:
-        if self._session:
-            self._session.close()
-            self._session = None
-
-    def make_room(self) -> None:
-        """Training follows: a small GPU needs the memory of the engine's cache, which it takes again by itself."""
-        if self.device == "cuda" and "_engine" in self.__dict__:
-            import torch
-
-            free, total = torch.cuda.mem_get_info()
-            if free < total / 2:
-                self._engine.close()
-
-    def close(self) -> None:
-        self.close_session()
-        self._exit.close()
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rune import config, plugins
+from rune.adapters.registry.objects import Objects
 from rune.adapters.registry.records import Source
 from rune.corpus import reading
 from rune.errors import ConfigError, DataError
@@ -25,7 +26,7 @@ from rune.sandbox.judging import verdict_cache
 from rune.stages import sample, score
 from rune.study.config import BenchmarkSection
 from rune.study.evolution import Found, Tasks, Wanted
-from rune.study.executor import Machines
+from rune.study.machines import Machines
 from rune.study.memory import MemoryConfig
 from rune.types import ModelRef, Outcome, Problem, Split, Trajectory, Treatment, Verdict
 
@@ -44,7 +45,7 @@ class EngineEvaluator:
         ):
             config.build(plugins.load(kind, part.name).Config, part.settings, where=where)
         self._settings, self._folder = settings, folder
-        self._machines = Machines(settings, "memory", together=1)
+        self._machines = Machines(settings, "memory", together=1, adapters=Objects(folder / "objects"))
         self._context = self._machines.context(settings.evolve.seed)
         self.draws = settings.sample.n
 

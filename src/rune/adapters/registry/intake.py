@@ -104,8 +104,8 @@ def read(
 
 def load(registry: Registry, found: Entry, *, base: str = "") -> peft.Adapter:
     """An adapter in memory, its bytes verified. Raises AdapterError for damage, another base, too high a rank."""
-    ref = registry.ref(found, base=base)
-    adapter = peft.read_peft(ref.path)
+    registry.check(found, base=base)
+    adapter = peft.read_peft(registry.objects.verify(found.id))
     if adapter.base_model != found.base or adapter.rank != found.rank:
         raise AdapterError(f"adapter {found.short}: its entry and its files disagree; run `rune adapters verify`")
     return adapter

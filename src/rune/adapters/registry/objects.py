@@ -19,11 +19,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rune.adapters.folders import CONFIG_FILE as CONFIG_FILE
+from rune.adapters.folders import WEIGHTS_FILE as WEIGHTS_FILE
 from rune.errors import AdapterError, StoreError
 from rune.runs.store import sha256_file
+from rune.types import AdapterRef
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
 _SCRATCH = "tmp-"
 
 
@@ -95,6 +96,10 @@ class Objects:
         if not same:
             raise AdapterError(f"{folder / CONFIG_FILE}: damaged, it contradicts the weights file; {again}")
         return folder
+
+    def folder(self, ref: AdapterRef) -> Path:
+        """As engines ask for it (`AdapterSource`)."""
+        return self.verify(ref.adapter_id)
 
     def digests(self) -> Iterator[str]:
         """Names of all adapters on the disk, in order."""

@@ -173,10 +173,9 @@ class Registry:
     def ref(self, found: Entry, *, base: str) -> AdapterRef:
         """An adapter as engines take it, its bytes verified. Raises AdapterError for another base or a high rank."""
         self.check(found, base=base)
-        folder = self.objects.verify(found.id)
+        self.objects.verify(found.id)
         return AdapterRef(
             adapter_id=found.id,
-            path=str(folder),
             base_model=found.base,
             rank=found.rank,
             delta_w_norm=found.delta_w_norm,

@@ -1,22 +1,17 @@
-"""What benchmarks of API updates share: installing an update in the box, judging with it and without it, documentation.
+"""What benchmarks of API updates share: an update, the prelude that installs it in the box, its documentation.
 
-An *update* changes one function of a library. A program counts as having used it (UPass, Liu et al. 2024) if its tests
-pass with the update installed and do not pass without it: many of the tasks can also be solved by hand.
-
-A problem's prelude holds the update; `without` takes it out again. The prelude acts in the box alone: the judge's own
-process, which also executes preludes, says `__name__ == "__test__"` and must keep its modules as they are.
+An *update* changes one function of a library. Programs are judged with it and without it, by
+`execution_with_and_without`.
 """
 
 from __future__ import annotations
 
 import importlib
-import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import dataclass
 
-from rune.types import Execution, Outcome, Problem, Program, Sandbox
+from rune.benchmarks.scorers import execution_with_and_without
 
 BENCHMARKS = ("code_update_arena", "api_updates")  # whose domains are named by `domain`
 
@@ -53,34 +48,26 @@ def function_of(benchmark: str, name: str) -> str:
 
 # --------------------------------------------------------------------------- installing
 
-_ONLY_THERE = "if __name__ != '__test__':\n"
-_BEGIN, _END = "# Here the update begins.\n", "# Here the update ends.\n"
-
 
 def prelude(update: Update, *, before: str = "", after: str = "") -> str:
-    """A problem's prelude: `before` and `after` run with and without the update, in the program's own namespace."""
-    parts = [before, f"{_BEGIN}{_install(update)}{_END}", after]
-    return _ONLY_THERE + "".join(textwrap.indent(part, "    ") for part in parts if part)
+    """A problem's prelude: `before` and `after` run with and without the update, in the program's own namespace.
 
-
-def without(problem: Problem) -> Problem:
-    """The same problem in an environment without the update."""
-    before, _, rest = problem.prelude.partition(textwrap.indent(_BEGIN, "    "))
-    after = rest.partition(textwrap.indent(_END, "    "))[2]
-    return replace(problem, prelude=f"{before}{after}    pass\n")
+    In both, `UPDATED` says where the function stands, (module, name): a name of one environment alone would tell a
+    program where it is.
+    """
+    place = (update.function.rpartition(".")[0], update.name)
+    return execution_with_and_without.prelude(_install(update), before=f"{before}UPDATED = {place!r}\n", after=after)
 
 
 def _install(update: Update) -> str:
-    """Source that installs the update in the process that runs it, its names kept out of the program's."""
+    """Source that installs the update in the process that runs it."""
     module = update.function.rpartition(".")[0]
     return (
-        "_scope = {'__name__': 'update'}\n"
-        f"exec({update.setup!r}, _scope)\n"
-        f"exec({update.implementation!r}, _scope)\n"
-        "import importlib as _importlib\n"
-        f"setattr(_importlib.import_module({module!r}), {update.name!r}, _scope[{update.name!r}])\n"
-        f"UPDATED = {{{update.name!r}: _scope[{update.name!r}]}}\n"
-        "del _scope, _importlib\n"
+        "scope = {'__name__': 'update'}\n"
+        f"exec({update.setup!r}, scope)\n"
+        f"exec({update.implementation!r}, scope)\n"
+        "import importlib\n"
+        f"setattr(importlib.import_module({module!r}), {update.name!r}, scope[{update.name!r}])\n"
     )
 
 
@@ -96,33 +83,3 @@ def restored(functions: Iterable[str]) -> Iterator[None]:
             for name in set(vars(module)) - set(kept):
                 delattr(module, name)
             vars(module).update(kept)
-
-
-# --------------------------------------------------------------------------- judging
-
-
-class Graded(NamedTuple):
-    """One program in both environments."""
-
-    key: str
-    used: bool  # UPass: passed with the update and did not pass without it
-    plain: Execution  # with the update
-    without: Execution | None  # only run where `plain` passed
-
-
-def judge(sandbox: Sandbox, programs: Iterable[tuple[str, Problem, str]]) -> Iterator[Graded]:
-    """(key, problem, code) → verdicts, in any order. The second run is made only for what passed the first."""
-    items = {key: (problem, code) for key, problem, code in programs}
-    passed: dict[str, Execution] = {}
-    for found in sandbox.judge(program(key, problem, code) for key, (problem, code) in items.items()):
-        if found.outcome is Outcome.PASSED:
-            passed[found.key] = found
-        else:
-            yield Graded(found.key, False, found, None)
-    again = (program(key, without(items[key][0]), items[key][1]) for key in passed)
-    for found in sandbox.judge(again):
-        yield Graded(found.key, found.outcome is not Outcome.PASSED, passed[found.key], found)
-
-
-def program(key: str, problem: Problem, code: str) -> Program:
-    return Program(key=key, code=code, test=problem.test, entry_point=problem.entry_point, prelude=problem.prelude)

@@ -1,7 +1,7 @@
 """The default engine: one process, one device, a decoding loop of our own, every row under its own adapter.
 
-Adapters come from PEFT folders (`Request.adapter.path`) or, through `put_adapter`, as tensors straight from a
-hypernetwork. The same (prompt, adapter, sampling, seed) gives the same text in any batch in fp32; in bf16 the
+Adapters come from the PEFT folders that its `AdapterSource` finds or, through `put_adapter`, as tensors straight from
+a hypernetwork. The same (prompt, adapter, sampling, seed) gives the same text in any batch in fp32; in bf16 the
 products of another batch size may round differently, as with every engine. `complete` decodes a list of requests in the
 caller's thread, `submit` hands one to a session that runs until `close` (`session.py`); both take the decoder's turns.
 What is not covered: sliding windows, mixture-of-experts, adapters on embeddings or heads.
@@ -18,6 +18,7 @@ import torch
 from torch.nn import functional
 
 from rune.adapters import peft
+from rune.adapters.folders import AdapterSource
 from rune.adapters.peft import Adapter
 from rune.engines.local.adapter_pool import AdapterPool
 from rune.engines.local.batch import Row
@@ -41,8 +42,8 @@ class TorchEngine:
 
     reports_logprobs = True
 
-    def __init__(self, config: Config, model: ModelRef, loaded: Any) -> None:
-        self.config, self.model = config, model
+    def __init__(self, config: Config, model: ModelRef, loaded: Any, adapters: AdapterSource) -> None:
+        self.config, self.model, self._adapters = config, model, adapters
         self.tokenizer = loader.tokenizer(model)
         self.network = Network(loaded)
         self.pool = AdapterPool(self.network)
@@ -85,7 +86,6 @@ class TorchEngine:
 
         return AdapterRef(
             adapter_id=adapter_id,
-            path="",
             base_model=self.model.digest,
             rank=adapter.rank,
             delta_w_norm=self._alone(put),
@@ -329,11 +329,7 @@ class TorchEngine:
     def _load(self, adapter: AdapterRef, keep: Collection[str | None]) -> None:
         started = time.perf_counter()
         adapter_id = adapter.adapter_id
-        if not adapter.path:
-            raise AdapterError(
-                f"unknown adapter {adapter_id}: it names no folder and was never handed over; call put_adapter first"
-            )
-        loaded = peft.read_peft(adapter.path)
+        loaded = peft.read_peft(self._adapters.folder(adapter))
         self._check_base(adapter_id, loaded.base_model)
         self._evict(keep=keep)
         with torch.inference_mode():

@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import random
+import select
 import signal
 import struct
 import sys
@@ -25,6 +26,7 @@ FILE = "<candidate>"
 ERROR_CHARS = 600
 # What may be relaxed, one at a time, to find out why the two differ.
 NAMES, COPIES, PLAIN = "names", "copies", "plain"
+_encode = json.dumps  # bound now: a task may be about a change of the module's own function
 
 
 def main() -> None:
@@ -68,6 +70,7 @@ def _one(job: dict[str, Any], options: dict[str, Any], out: int) -> None:
             raise OSError(f"without {', '.join(lost)} this time")
     except BaseException as error:
         _answer(out, {"broken": f"{type(error).__name__}: {error}"[:ERROR_CHARS]})
+    _leave_if_unread(out)
     ours, theirs = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -105,19 +108,28 @@ def _answer(out: int, message: dict[str, Any]) -> None:
     os._exit(0)
 
 
+def _leave_if_unread(out: int) -> None:
+    """End this process if nobody waits for its answer: who asked may have died before it asked to die with them."""
+    poll = select.poll()
+    poll.register(out, 0)  # an error is reported unasked
+    if poll.poll(0):
+        os._exit(1)
+
+
 def _begin(out: int, job: dict[str, Any], doors: fork_server.Doors) -> None:
     """In the child: the last doors, then the program. Never returns."""
     said: dict[str, Any] = {"passed": False, "error": "the test did not begin"}
     try:
         for step in doors.steps:
             step()
+        _leave_if_unread(out)
         sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8", errors="replace")  # noqa: PTH123, SIM115
         _run(job)
         said = {"passed": True, "error": ""}
     except BaseException as error:
         said["error"] = _describe(error)
     finally:
-        os.write(out, json.dumps(said).encode())
+        os.write(out, _encode(said).encode())
         os._exit(0)
 
 

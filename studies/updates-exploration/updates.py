@@ -1,8 +1,9 @@
 """Exploration for CodeUpdateArena: does an adapter made from a sibling's trajectory beat a wrong donor's on updates
-that training never saw? Plan and rule: studies/updates-exploration/README.md.
+that training never saw? Plan and rule: README.md beside this file.
 
-    python experiments/updates.py corpus --data DATA --out CORPUS                   here: what is trained on
-    python experiments/updates.py queue --data DATA --corpus CORPUS --out OUT       there: everything, on all GPUs
+    cd studies/updates-exploration
+    python updates.py corpus --data DATA --out CORPUS                   here: what is trained on
+    python updates.py queue --data DATA --corpus CORPUS --out OUT       there: everything, on all GPUs
 
 `queue` starts, one process a GPU: `real` (trajectories of real updates by the loop with the documentation in sight,
 and the arms in context, a share of the tasks each), then `study` (one variant each: train, likelihood of held-out
@@ -35,7 +36,8 @@ from rune.adapters import convert
 from rune.adapters.factors import Factors, concatenate, select, to_dtype
 from rune.agent import loop
 from rune.benchmarks import api_updates, code_update_arena, families
-from rune.benchmarks.scorers import updates
+from rune.benchmarks.scorers import execution_with_and_without, judging, updates
+from rune.benchmarks.scorers.judging import Item
 from rune.corpus import exclusion
 from rune.hypernet import base as bases
 from rune.hypernet import checkpoint, export, losses, trainer
@@ -44,7 +46,7 @@ from rune.hypernet.features import FeatureTable, Reader
 from rune.hypernet.settings import EncoderConfig, HypernetConfig, LoraConfig, PairMix, Schedule, Weights
 from rune.models import chat, resolve
 from rune.runs import store
-from rune.types import Attempt, ModelRef, Outcome, Problem, Request, Sample, Sampling, Trajectory
+from rune.types import Attempt, FailureKind, ModelRef, Outcome, Problem, Request, Sample, Sampling, Trajectory
 
 SEED = 20
 DRAWS = 3
@@ -227,8 +229,9 @@ def _work(
     problems: Sequence[Problem], notes: dict[str, str], machine: Machine, engine: Any, sandbox: Any, smoke: bool
 ) -> tuple[list[Trajectory], dict[str, int]]:
     """One trajectory a task whose reference counts here. The documentation is shown and is no part of it."""
-    references = {g.key: g.used for g in updates.judge(sandbox, ((p.task_id, p, p.reference) for p in problems))}
-    kept = [p for p in problems if references[p.task_id]]
+    references = judging.judge(sandbox, (Item(p.task_id, p, p.reference) for p in problems))
+    count = {e.key for e in references if e.outcome is Outcome.PASSED}
+    kept = [p for p in problems if p.task_id in count]
     shown = [
         dataclasses.replace(p, prompt=f"{p.prompt.strip()}\n\nThe library was updated:\n{notes[p.domain]}\n")
         for p in kept
@@ -243,12 +246,16 @@ def _work(
         chains, settings, engine=engine, sandbox=sandbox, render=lambda c: chat.render(machine.model, c),
         on_attempt=lambda chain, attempt: None,
     )  # fmt: skip
-    # Passing alone does not show the update: many tasks can be solved by hand.
-    passed = {c.key: c for c in chains if c.attempts[-1].outcome is Outcome.PASSED}
-    grades = updates.judge(sandbox, ((k, c.problem, c.attempts[-1].code) for k, c in passed.items()))
-    used = {g.key for g in grades if g.used}
+    # Passing alone does not show the update, as many tasks can be solved by hand: such an attempt has failed.
+    used = {c.key for c in chains if c.attempts[-1].outcome is Outcome.PASSED}
+    by_hand = sum(c.attempts[-1].error_kind == FailureKind.NOT_NEEDED for c in chains)
     trajectories, counts = [], defaultdict(int)
-    counts |= {"tasks": len(problems), "references_count": len(kept), "chains": len(chains), "passed": len(passed)}
+    counts |= {
+        "tasks": len(problems),
+        "references_count": len(kept),
+        "chains": len(chains),
+        "passed": len(used) + by_hand,
+    }
     counts["used_the_update"] = len(used)
     for problem in kept:
         own = [c for c in chains if c.problem.task_id == problem.task_id]
@@ -359,11 +366,11 @@ def _score(problems: Iterable[Problem], samples: Path, verdicts: Path) -> None:
         return
     sandbox = _sandbox()
     with store.Appender(verdicts) as log, console.Progress("score", len(drawn), unit="sample") as bar:
-        for g in updates.judge(sandbox, ((k, tasks[s.task_id], s.program) for k, s in drawn.items())):
-            s = drawn[g.key]
+        for e in judging.judge(sandbox, (Item(k, tasks[s.task_id], s.program) for k, s in drawn.items())):
+            s = drawn[e.key]
             log.write({
-                "arm": s.condition, "task": s.task_id, "draw": s.draw, "used": g.used,
-                "plain": g.plain.outcome is Outcome.PASSED, "kind": g.plain.label, "error": g.plain.error[:200],
+                "arm": s.condition, "task": s.task_id, "draw": s.draw, "used": e.outcome is Outcome.PASSED,
+                "plain": execution_with_and_without.passes_with(e), "kind": e.label, "error": e.error[:200],
             })  # fmt: skip
             bar.advance()
     sandbox.close()
@@ -385,7 +392,7 @@ def study(args: argparse.Namespace) -> None:
     out = args.out / args.variant
     problems = _benchmark(args, variant.fold).problems()
     lessons = _read_real(args.out)
-    held = [p for p in problems if p.split == "held_out"]
+    held = [p for p in problems if variant.fold < 0 or p.split == "held_out"]
     cases = _cases(held, lessons)
     trained = store.read_jsonl(args.corpus / f"{variant.generated}.jsonl", Trajectory)
     trained += store.read_jsonl(args.corpus / "conventions.jsonl", Trajectory)
@@ -566,15 +573,14 @@ def sample(out: Path, machine: Machine, cases: Sequence[Case], args: argparse.Na
         return convert.to_adapter(made, layout, base_model=machine.model.digest, dtype=dtype)
 
     engine = _engine(machine)
-    engine.table.reserve(len(cases) + 1)
     for arm in ADAPTER_ARMS:  # one arm after the other: an adapter takes 20 MB
         worn = {}
         if arm in ("static", "empty"):
-            made = source.static() if arm == "static" else source.make([()])
+            made = source.static() if arm == "static" else source.generate([()])
             worn = dict.fromkeys((c.problem.task_id for c in cases), engine.put_adapter(arm, ready(made)))
         for start in range(0, len(cases), 16) if not worn else ():
             some = cases[start : start + 16]
-            made = source.make([c.sources(arm) for c in some])
+            made = source.generate([c.sources(arm) for c in some])
             for n, case in enumerate(some):
                 task = case.problem.task_id
                 worn[task] = engine.put_adapter(f"{arm}/{task}", ready(select(made, slice(n, n + 1))))

@@ -14,12 +14,13 @@ from rune.hypernet import base as bases
 from rune.hypernet.settings import Schedule
 from rune.types import Attempt, ModelRef, Outcome, Problem, Trajectory
 
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+STUDY = Path(__file__).parents[2] / "studies" / "updates-oracle"
 
 
 @pytest.fixture
 def oracle(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    monkeypatch.syspath_prepend(str(STUDY.with_name("updates-exploration")))
+    monkeypatch.syspath_prepend(str(STUDY))
     return importlib.import_module("updates_oracle")
 
 

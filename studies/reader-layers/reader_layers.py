@@ -1,48 +1,66 @@
 """What the misread layers touched: until 28 November 2026 the n-th feature reader of a process read other layers.
 
-    python experiments/reader_layers.py likelihood --out OUT   a checkpoint's adapters from right and misread layers
-    python experiments/reader_layers.py again --out OUT        its held-out families once more, with today's reader
-    python experiments/reader_layers.py tell --out OUT         result.md, with the committed cross-fit by folds
+    cd studies/reader-layers
+    python reader_layers.py likelihood --out OUT   a checkpoint's adapters from right and misread layers
+    python reader_layers.py again --out OUT        its held-out conventions once more, with today's reader
+    python reader_layers.py tell --out OUT         result.md, with the committed cross-fit by folds
 
 transformers hooks shared decoder layers anew for every model made of them, so that with n models each layer's output
 stood n times in `hidden_states` and tap t was layer ⌈t/n⌉ (results/hypernet-0.5b: one reader a process). Plan and
-findings: studies/reader-layers/README.md.
+findings: README.md beside this file.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import math
+import random
 import sys
 import tarfile
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
-import families
 import numpy as np
 import torch
 
-from rune import config, plugins, prompts
-from rune.adapters import convert
+from rune import config
 from rune.adapters.factors import to_dtype
+from rune.adapters.folders import Folders
+from rune.adapters.store import FolderStore
 from rune.analysis import stats
+from rune.benchmarks import families
 from rune.hypernet import base as bases
 from rune.hypernet import export, losses
 from rune.hypernet.features import Reader
-from rune.models import chat
 from rune.runs import store
-from rune.types import Outcome, Request, Sampling, Verdict
+from rune.stages import sample, score
+from rune.study.config import EngineSection, ModelSection
+from rune.study.machines import Machines, device_name
+from rune.types import Outcome, Problem, Split, Trajectory, Treatment, Verdict
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CHECKPOINT = ROOT / "results" / "hypernet-0.5b"
 CROSSFIT = ROOT / "results" / "crossfit-0.5b" / "run.tar.xz"
 ARMS = ("own", "sibling", "wrong")
 # Folds (seed, fold) whose process had applied no other fold before: by the times in the archive and its manifest
 # (seed 0 and the first of seed 1 ran in one process; the rest were dealt to six).
 FIRST = {(0, 0), *((1, fold) for fold in range(1, 6)), (2, 0)}
+SETTINGS: dict[str, Any] = store.read_json(CHECKPOINT / "manifest.json")["settings"]  # of the checkpoint's own run
+
+
+class Case(NamedTuple):
+    """One held-out task and what its arms are made from."""
+
+    problem: Problem
+    own: Trajectory
+    siblings: tuple[Trajectory, ...]
+    wrong: tuple[Trajectory, ...]
+
+    def source(self, arm: str) -> tuple[Trajectory, ...]:
+        return {"own": (self.own,), "sibling": self.siblings, "wrong": self.wrong}[arm]
 
 
 def main() -> int:
@@ -60,31 +78,52 @@ def misread(taps: tuple[int, ...], readers: int) -> tuple[int, ...]:
     return tuple(math.ceil(tap / readers) for tap in taps)
 
 
-def _cases(out: Path) -> tuple[families.Settings, list[families.Case]]:
-    """The held-out tasks of the checkpoint's own run: generated from its settings, scored tasks in its order."""
-    raw = store.read_json(CHECKPOINT / "manifest.json")["settings"]
-    settings = config.build(families.Settings, raw)
-    return settings, families.corpus(out / "corpus", settings)[0]
+def cases() -> list[Case]:
+    """The held-out tasks of the checkpoint's own run and their trajectories, in its order and by its chance."""
+    asked = {name: SETTINGS[name] for name in ("seed", "families", "held_out", "tasks")}
+    problems = [p for p in families.generate(families.Config(**asked)) if p.split is Split.HELD_OUT]
+    by_domain: dict[str, list[Trajectory]] = defaultdict(list)
+    for trajectory in families.trajectories(problems, None, seed=SETTINGS["seed"]):
+        by_domain[trajectory.domain].append(trajectory)
+    rng = random.Random(config.derive_seed(SETTINGS["seed"], "cases"))
+    found = []
+    for domain, lessons in by_domain.items():
+        for problem in [p for p in problems if p.domain == domain][: SETTINGS["scored"]]:
+            own = next(t for t in lessons if t.task_id == problem.task_id)
+            siblings = rng.sample([t for t in lessons if t is not own], min(SETTINGS["siblings"], len(lessons) - 1))
+            # Of the same kind (number, list, text): a wrong trajectory that could have been the right one.
+            same_kind = [d for d, ts in by_domain.items() if d != domain and ts[0].category == own.category]
+            other = by_domain[rng.choice(same_kind or [d for d in by_domain if d != domain])]
+            found.append(Case(problem, own, tuple(siblings), tuple(rng.sample(other, len(siblings)))))
+    return found
+
+
+def machines(out: Path) -> Machines:
+    settings = SimpleNamespace(
+        model=ModelSection(name="qwen2.5-coder-0.5b-instruct"), engine=EngineSection(), score=score.Config()
+    )
+    return Machines(settings, "reader-layers", together=1, adapters=Folders(out / "adapters"))
 
 
 def likelihood(args: argparse.Namespace) -> None:
     """Log-probability of held-out solutions under adapters of one sibling's trajectory; nats."""
-    settings, cases = _cases(args.out)
+    everything = cases()
     count = args.cases or 16
-    some = cases[:: len(cases) // count][:count]
-    machine = families._machine("qwen2.5-coder-0.5b-instruct", None, None)
-    maker = export.AdapterGenerator(CHECKPOINT, machine.model, device=machine.device, dtype=machine.dtype, cache=None)
-    base = bases.load(machine.model, device=machine.device, dtype=machine.dtype)
+    some = everything[:: len(everything) // count][:count]
+    context = machines(args.out).context(SETTINGS["seed"])
+    model = context.model()
+    maker = export.AdapterGenerator(CHECKPOINT, model, device=context.device, dtype=context.dtype, cache=None)
+    base = bases.load(model, device=context.device, dtype=context.dtype)
     found = []
     for readers in (1, 2, 3):
-        taps = misread(settings.hypernet.taps, readers)
-        maker.reader = Reader(base.model, base.tokenizer, taps=taps, digest=machine.model.digest, folder=None)
+        taps = misread(tuple(SETTINGS["hypernet"]["taps"]), readers)
+        maker.reader = Reader(base.model, base.tokenizer, taps=taps, digest=model.digest, folder=None)
         nats: list[float] = []
         exact: list[bool] = []
         for start in range(0, len(some), 4):
             part = some[start : start + 4]
             with torch.no_grad():
-                worn = to_dtype(maker.generate([c.siblings[:1] for c in part]), getattr(torch, machine.dtype))
+                worn = to_dtype(maker.generate([c.siblings[:1] for c in part]), getattr(torch, context.dtype))
                 rows = base.rows([base.encode(c.problem.prompt, c.own.solution) for c in part])
                 logits_PV = base.logits(rows, worn).float()
             log_prob_P = logits_PV.log_softmax(-1).gather(-1, rows.label_P[:, None])[:, 0]
@@ -95,40 +134,35 @@ def likelihood(args: argparse.Namespace) -> None:
             {"reader": readers, "layers": taps, "log_prob": float(np.mean(nats)), "exact": float(np.mean(exact))}
         )
         print(found[-1], flush=True)
-    store.write_json(args.out / "likelihood.json", {"cases": len(some), "device": machine.device, "readers": found})
+    store.write_json(args.out / "likelihood.json", {"cases": len(some), "device": context.device, "readers": found})
     base.hooks.remove()
 
 
 def again(args: argparse.Namespace) -> None:
-    """Own, sibling and wrong trajectory on held-out tasks: samples.jsonl and verdicts.jsonl."""
-    settings, cases = _cases(args.out)
-    cases = cases[: args.cases or None]
-    machine = families._machine("qwen2.5-coder-0.5b-instruct", None, None)
-    maker = export.AdapterGenerator(CHECKPOINT, machine.model, device=machine.device, dtype=machine.dtype, cache=None)
-    layout, dtype = maker.stored.layout, getattr(torch, machine.dtype)
-    engines = plugins.load("engines", "torch")
-    engine = engines.build(engines.Config(), model=machine.model, device=machine.device, dtype=machine.dtype)
-    sampling = Sampling(temperature=settings.temperature, max_new_tokens=settings.max_new_tokens)
-    requests, meaning = [], {}
+    """Own, sibling and wrong trajectory on held-out tasks, by the stages of every run: samples and verdicts in OUT."""
+    some = cases()[: args.cases or None]
+    machine = machines(args.out)
+    context = machine.context(SETTINGS["seed"])
+    model = context.model()
+    maker = export.AdapterGenerator(CHECKPOINT, model, device=context.device, dtype=context.dtype, cache=None)
+    adapters = FolderStore(args.out / "adapters", model, dtype=context.dtype)
+    treatments = []
     for arm in ARMS:
-        made = maker.iter_generate([case.source(arm) for case in cases], strength=1.0, batch=16)
-        for case, one in zip(cases, made, strict=True):
-            task = case.problem.task_id
-            ready = convert.to_adapter(one, layout, base_model=machine.model.digest, dtype=dtype)
-            worn = engine.put_adapter(f"{arm}/{task}", ready)
-            text = chat.render(machine.model, prompts.task(case.problem.prompt, ""))
-            seed = config.derive_seed(settings.seed, "sample", task)
-            asked = dataclasses.replace(sampling, stop=prompts.stop(case.problem.prompt))
-            for draw in range(settings.draws):
-                key = f"{arm}\t{task}\t{draw}"
-                meaning[key] = (arm, case.problem, draw)
-                requests.append(Request(key=key, prompt=text, sampling=asked, seed=seed + draw, adapter=worn))
-    drawn = [families._sample(c, *meaning[c.key]) for c in engine.complete(requests)]
-    store.write_jsonl(args.out / "samples.jsonl", drawn)
-    (args.out / "verdicts.jsonl").unlink(missing_ok=True)
-    families.score(args.out, cases)
-    engine.close()
-    store.write_json(args.out / "device.json", torch.cuda.get_device_name() if machine.device == "cuda" else "CPU")
+        made = maker.iter_generate([case.source(arm) for case in some], strength=1.0, batch=16)
+        for case, one in zip(some, made, strict=True):
+            task, used = case.problem.task_id, tuple(t.trajectory_id for t in case.source(arm))
+            ref = adapters.put(arm, task.replace("/", "_"), one, maker.stored.layout)
+            treatments.append(Treatment(task_id=task, condition=arm, adapter=ref, trajectory_ids=used))
+    folder = store.RunDir(args.out)
+    store.write_jsonl(folder / "problems.jsonl", [case.problem for case in some])
+    store.write_jsonl(folder / "treatments.jsonl", treatments)
+    for name in ("samples.jsonl", "verdicts.jsonl"):
+        (folder / name).unlink(missing_ok=True)
+    drawn = {"n": SETTINGS["draws"], "temperature": SETTINGS["temperature"], "top_p": 1.0, "top_k": 0}
+    sample.run(folder, sample.Config(max_new_tokens=SETTINGS["max_new_tokens"], **drawn), context)
+    score.run(folder, score.Config(), context)
+    store.write_json(args.out / "device.json", device_name(context.device))
+    machine.close()
 
 
 def tell(args: argparse.Namespace) -> None:

@@ -1,9 +1,10 @@
 """The oracle on CodeUpdateArena: can a LoRA of the generated size carry an update at all, if gradient steps make it?
 
-Plan, prediction and rule: studies/updates-oracle/README.md.
+Plan, prediction and rule: README.md beside this file. Beside the exploration, whose cases and scoring it shares:
 
-    python experiments/updates_oracle.py draw --data DATA --lessons FOLDER --out OUT    there: train, draw
-    python experiments/updates_oracle.py tell --data DATA --lessons FOLDER --out OUT    here: judge, numbers, figure
+    cd studies/updates-oracle
+    python updates_oracle.py draw --data DATA --lessons FOLDER --out OUT    there: train, draw
+    python updates_oracle.py tell --data DATA --lessons FOLDER --out OUT    here: judge, numbers, figure
 
 FOLDER holds real-*.jsonl, the trajectories of results/updates-exploration/records.tar.xz. For every scored task one
 LoRA is fine-tuned on the solutions of up to three other tasks of its update, many of them side by side in one batch;
@@ -19,6 +20,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "updates-exploration"))
 
 import numpy as np
 import torch
@@ -187,7 +190,6 @@ def draw(args: argparse.Namespace) -> None:
     base.hooks.remove()
     del base
     engine = updates._engine(machine)
-    engine.table.reserve(2 * len(made))
     worn = {}
     for key, one in made.items():
         worn[key] = engine.put_adapter(

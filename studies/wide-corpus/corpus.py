@@ -2,10 +2,11 @@
 
     rune collect configs/phase1-0.5b.toml --set run.name=mbpp --set benchmark.name=mbpp \\
         --set benchmark.settings.path=DATA --set collect.keep=2000 --set collect.keep_per_task=2 --set collect.chains=3
-    python experiments/wide_corpus.py --mbpp runs/mbpp-…/trajectories.jsonl --families runs/families/trajectories.jsonl
+    python studies/wide-corpus/corpus.py --mbpp runs/mbpp-…/trajectories.jsonl --families CONVENTIONS.jsonl
 
-Of each MBPP task every solved trajectory, or one exhausted one (`kl_static` learns from those). Ids 511–600 (MBPP's
-validation split) stay out: recipes are chosen on them. Families: some of the training families, drawn by the seed.
+CONVENTIONS.jsonl is what studies/private-conventions/corpus.py writes as trajectories.jsonl. Of each MBPP task every
+solved trajectory, or one exhausted one (`kl_static` learns from those). Ids 511–600 (MBPP's validation split) stay out:
+recipes are chosen on them. Families: some of the training families, drawn by the seed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def main() -> int:
     parser.add_argument("--families", type=Path, required=True)
     parser.add_argument("--count", type=int, default=100, help="families kept")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path("results/corpus-0.5b"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "results" / "corpus-0.5b")
     args = parser.parse_args()
     tasks: dict[str, list[Trajectory]] = defaultdict(list)
     for trajectory in store.read_jsonl(args.mbpp, Trajectory):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from rune.adapters import peft
+from rune.adapters.folders import Folders
 from rune.adapters.registry.registry import Registry
 from rune.cli.main import main
 from rune.corpus import reading
@@ -185,8 +186,8 @@ def test_runes_own_openai_engine_uses_the_server_unchanged(
     (tmp_path / "t.jsonl").write_bytes(trajectory(22))
     command = ["adapt", "--trajectory", str(tmp_path / "t.jsonl"), "-o", str(tmp_path / "a")]
     assert main([*command, "--checkpoint", str(hypernet), "--model", tiny_model.path]) == 0
-    loaded = peft.read_peft(tmp_path / "a")
-    ref = peft.write_peft(tmp_path / "b", loaded)
+    ref = peft.write_peft(tmp_path / "b", peft.read_peft(tmp_path / "a"))
+    adapters = Folders(tmp_path / "b")
     requests = [
         Request(key=key, prompt="class A:\n", sampling=Sampling(temperature=0, max_new_tokens=12), seed=0, adapter=a)
         for key, a in (("base", None), ("worn", ref))
@@ -194,12 +195,12 @@ def test_runes_own_openai_engine_uses_the_server_unchanged(
     with running(configured(tiny_model, tmp_path, None, folders=(str(tmp_path),))) as house:
         engine = openai.build(
             openai.Config(url=house.url, served_name="tiny", dialect="vllm", tries=1),
-            model=tiny_model, device="cpu", dtype="float32",
+            model=tiny_model, device="cpu", dtype="float32", adapters=adapters,
         )  # fmt: skip
         found = {c.key: c.text for c in engine.complete(requests)}
         engine.close()
         assert house.http.get("/v1/adapters").json()["total"] == 0  # unloaded again
-    own = torch_engine.build(torch_engine.Config(), model=tiny_model, device="cpu", dtype="float32")
+    own = torch_engine.build(torch_engine.Config(), model=tiny_model, device="cpu", dtype="float32", adapters=adapters)
     assert found == {c.key: c.text for c in own.complete(requests)}
 
 
@@ -212,7 +213,9 @@ def test_many_clients_with_many_adapters_each_get_their_adapters_answer(
         names = [learn(house, trajectory(n), f"alias=a{n}&domain=d{n % 3}")["id"] for n in range(30, 42)]
         memory = house.service.memory
         refs = [None, *(memory.ref(memory.registry.get(name)) for name in names)]
-        alone = torch_engine.build(torch_engine.Config(), model=tiny_model, device="cpu", dtype="float32")
+        alone = torch_engine.build(
+            torch_engine.Config(), model=tiny_model, device="cpu", dtype="float32", adapters=memory.registry.objects
+        )
         sampling = Sampling(temperature=0, max_new_tokens=12)
         wanted = [
             Request(

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.rune-installed
 
-.PHONY: help env demo test test-all check nightly test-slow fuzz test-model test-model-small test-vllm lint mutants mutants-wide bench bench-check bench-score bench-generate bench-hypernet bench-report bench-stats bench-registry report-check families clean
+.PHONY: help env demo test test-all check nightly test-slow fuzz test-model test-model-small test-vllm lint mutants mutants-wide bench bench-check bench-score bench-generate bench-hypernet bench-report bench-stats bench-registry bench-serve report-check families clean
 help:               ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
 
@@ -65,7 +65,7 @@ mutants: $(STAMP)   ## deliberate breakages, each must be caught
 mutants-wide: $(STAMP) ## random breakages, 120 of some thousands; at least 90 % must be caught
 	$(BIN)/python tools/mutants_wide.py --sample 120 --seed $${SEED:-1}
 
-bench: bench-score bench-generate bench-hypernet bench-report bench-stats bench-registry ## every benchmark; each writes JSON under results/
+bench: bench-score bench-generate bench-hypernet bench-report bench-stats bench-registry bench-serve ## every benchmark; each writes JSON under results/
 
 bench-score: $(STAMP)
 	$(BIN)/python bench/score.py
@@ -85,6 +85,9 @@ bench-stats: $(STAMP)
 
 bench-registry: $(STAMP)
 	$(BIN)/python bench/registry.py
+
+bench-serve: $(STAMP)
+	$(BIN)/python bench/serve.py --check
 
 bench-check: $(STAMP) ## limits that benchmarks hold themselves against
 	$(BIN)/python bench/stats.py --check

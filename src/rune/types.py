@@ -208,6 +208,16 @@ class Request:
     seed: int
     n: int = 1
     adapter: AdapterRef | None = None
+    logprobs: int | None = None  # how many of the likeliest tokens to report beside each drawn one; None: no report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprob:
+    """One drawn token and how likely the model found it: natural logarithm, before temperature and filters."""
+
+    token: bytes  # may be a part of a character
+    logprob: float
+    top: tuple[tuple[bytes, float], ...] = ()  # the likeliest tokens at this place, best first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +230,19 @@ class Completion:
     text: str  # without the stop string
     num_tokens: int
     finish_reason: str  # "stop" or "length"
+    logprobs: tuple[TokenLogprob, ...] = ()  # of the tokens that `text` shows, if the request asks for them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
+    """What one draw of a submitted request has gained. All texts of a draw, joined, are `Completion.text`."""
+
+    draw: int
+    seed: int
+    text: str  # never a part of a character, nor what may turn out to begin a stop string
+    num_tokens: int  # of the draw so far, those whose text is held back too
+    finish_reason: str = ""  # "" while it goes on; "stop" or "length" in the last one
+    logprobs: tuple[TokenLogprob, ...] = ()  # of the tokens that `text` shows, if the request asks for them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -324,13 +347,29 @@ class Decision:
     scorer: Scorer = Scorer.EXECUTION  # what every `passed` above counts
 
 
+Listener = Callable[[Delta | Exception], None]
+
+
 class Engine(Protocol):
     """Turns requests into completions. An unknown adapter is an error, never the base model."""
 
     def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
         """Yield every draw of every request as it finishes, in any order."""
 
+    def submit(self, request: Request, listen: Listener) -> Ticket:
+        """Draw a request beside those under way. `listen` hears of each draw until its last delta, in another thread.
+
+        What is wrong with the request itself is raised here; what goes wrong later is heard, once, in place of deltas.
+        """
+
     def close(self) -> None: ...
+
+
+class Ticket(Protocol):
+    """A submitted request."""
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more: its draws end as soon as they can, and nothing more is heard of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

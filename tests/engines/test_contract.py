@@ -9,6 +9,7 @@ import pytest
 
 from rune import plugins
 from rune.adapters import peft
+from rune.engines.shared.streams import gather, stream
 from rune.errors import AdapterError
 from rune.types import AdapterRef, Completion, Engine, Request, Sampling
 from tests.engines.engine_helpers import PROMPTS, World
@@ -96,3 +97,25 @@ def test_text_ends_before_the_first_stop_string(engine: Engine) -> None:
     cut = done(engine, ask(None, "base", replace(SAMPLING, stop=("never in there", stop))))[long.key, long.draw]
     assert cut.text == long.text[: long.text.index(stop)]
     assert cut.finish_reason == "stop"
+
+
+def test_a_submitted_request_gets_what_the_list_gets_whatever_is_drawn_beside_it(engine: Engine, world: World) -> None:
+    first, second = world.adapters
+    requests = [*ask(first, "first"), *ask(None, "base"), *ask(second, "second")]
+    listed = done(engine, requests)
+    streamed = {(completion.key, completion.draw): completion for completion in gather(engine, requests)}
+    assert streamed == listed
+
+
+def test_a_submitted_request_of_an_unknown_adapter_is_an_error_and_disturbs_no_other(
+    engine: Engine, world: World
+) -> None:
+    good, stranger = ask(world.adapters[1], "good")[0], replace(world.adapters[0], adapter_id="0" * 32)
+    expected = done(engine, [good])
+    deltas = stream(engine, good)
+    with pytest.raises(AdapterError):
+        list(stream(engine, ask(stranger, "bad")[0]))
+    texts = dict.fromkeys(range(good.n), "")
+    for delta in deltas:
+        texts[delta.draw] += delta.text
+    assert texts == {draw: completion.text for (_, draw), completion in expected.items()}

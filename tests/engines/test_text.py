@@ -7,7 +7,7 @@ import random
 import pytest
 from transformers import AutoTokenizer
 
-from rune.engines.local.text import Detokenizer, StopWatch, cut
+from rune.engines.local.text import Detokenizer, StopWatch, Unfolding
 from tests.engines.engine_helpers import World
 
 TEXT = 'def f(x):\n    """Größe, naïve 名前 → 🙂"""\n    return x + 1\n\n\nclass A:\n    pass\n'
@@ -43,6 +43,46 @@ def test_bytes_of_tokens_join_to_the_tokenizers_own_text(world: World) -> None:
     assert Detokenizer(tokenizer).text(tokens) == TEXT
 
 
-def test_the_first_of_several_stop_strings_counts() -> None:
-    assert cut("a\nclass B\ndef c", ("\ndef", "\nclass", "")) == "a"
-    assert cut("nothing", ("x",)) == "nothing"
+@pytest.mark.parametrize("bytewise", [True, False])
+def test_what_is_shown_in_pieces_is_the_text_before_the_first_stop_string(world: World, bytewise: bool) -> None:
+    """Whatever the bursts: no half character, no beginning of a stop string, and each token counted where it shows."""
+    tokenizer = AutoTokenizer.from_pretrained(world.model.path)
+    detokenizer = Detokenizer(tokenizer)
+    detokenizer.bytewise = bytewise
+    tokens = tokenizer(TEXT, add_special_tokens=False)["input_ids"]
+    rng = random.Random(1)
+    for _ in range(200):
+        first, second = rng.randrange(len(TEXT)), rng.randrange(len(TEXT))
+        stop = (TEXT[first : first + rng.randint(1, 6)], "", TEXT[second : second + 3] if rng.random() < 0.5 else "no")
+        expected = TEXT[: min(place for place in (TEXT.find(s) for s in stop if s) if place >= 0)]
+        unfolding, shown, pushed, count = Unfolding(detokenizer, stop), "", 0, 0
+        while pushed < len(tokens):
+            burst = tokens[pushed : pushed + rng.randint(1, 4)]
+            pushed += len(burst)
+            piece = unfolding.push(burst, last=pushed == len(tokens))
+            shown, count = shown + piece.text, max(count, piece.tokens)
+            assert expected.startswith(shown)
+        assert shown == expected
+        assert len(tokenizer.decode(tokens[:count]).rstrip("\ufffd")) >= len(expected)
+        assert count == 0 or len(tokenizer.decode(tokens[: count - 1]).rstrip("\ufffd")) < len(expected)
+
+
+def test_a_text_that_ends_within_a_character_ends_with_a_replacement(world: World) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(world.model.path)
+    detokenizer = Detokenizer(tokenizer)
+    tokens = tokenizer("a🙂", add_special_tokens=False)["input_ids"][:-1]
+    unfolding = Unfolding(detokenizer, ())
+    assert unfolding.push(tokens).text == "a"
+    assert unfolding.push([], last=True).text == "\ufffd"
+
+
+def test_the_first_of_several_stop_strings_counts(world: World) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(world.model.path)
+    detokenizer = Detokenizer(tokenizer)
+
+    def before(text: str, *stop: str) -> str:
+        tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return Unfolding(detokenizer, stop).push(tokens, last=True).text
+
+    assert before("a\nclass B\ndef c", "\ndef", "\nclass", "") == "a"
+    assert before("nothing", "x") == "nothing"

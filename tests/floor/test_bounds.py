@@ -176,15 +176,9 @@ def test_beyond_the_edge_is_refused(made: Any, settings: dict[str, Any]) -> None
 
 PARTS = ("benchmarks", "conditions", "encoders", "engines", "retrievers", "sandbox", "stages")
 OTHERS = (
-    "adapters.merge_settings", "analysis.gate", "hypernet.settings", "reporting.tracking", "study.config", "study.phases",
-)  # fmt: skip
-    "adapters.merge_settings",
-    "analysis.gate",
-    "hypernet.settings",
-    "reporting.tracking",
-    "study.config",
+    "adapters.merge_settings", "analysis.gate", "hypernet.settings", "reporting.tracking", "study.config",
     "study.phases",
-)
+)  # fmt: skip
 
 
 def _settings() -> Iterator[type]:

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "rune"
 HEAVY = {"torch", "transformers", "peft", "vllm", "mlflow", "ray", "matplotlib", "safetensors"}
 MAY_LOAD = ("hypernet/", "encoders/", "adapters/", "engines/local/", "models/loader")
+WEB = {"fastapi", "starlette", "uvicorn", "prometheus_client", "pydantic"}  # of the server alone
 PURE = ("types.py", "errors.py", "config.py", "prompts.py", "analysis/stats.py")
 
 
@@ -38,6 +39,26 @@ def test_heavy_packages_are_imported_at_the_top_only_where_they_belong() -> None
         and (heavy := _top_level_imports(file) & HEAVY)
     }
     assert not strays
+
+
+def test_web_packages_are_imported_by_the_server_alone() -> None:
+    users = {
+        file.relative_to(SOURCE).as_posix()
+        for file in sorted(SOURCE.rglob("*.py"))
+        if any(isinstance(node, ast.Import | ast.ImportFrom) and _names(node) & WEB for node in ast.walk(_tree(file)))
+    }
+    assert users and all(name.startswith("serving/") for name in users), users
+    assert not users & {"serving/settings.py", "serving/keys.py"}  # read by verbs that start no server
+
+
+def _tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def _names(node: ast.Import | ast.ImportFrom) -> set[str]:
+    if isinstance(node, ast.Import):
+        return {alias.name.partition(".")[0] for alias in node.names}
+    return {(node.module or "").partition(".")[0]}
 
 
 def test_the_check_above_can_fail(tmp_path: Path) -> None:

@@ -251,11 +251,14 @@ def write_peft(
     )
 
 
-def encode(adapter: Adapter, *, base_model_name: str = "", base_revision: str = "") -> tuple[bytes, bytes]:
+def encode(
+    adapter: Adapter, *, base_model_name: str = "", base_revision: str = "", owner: str = ""
+) -> tuple[bytes, bytes]:
     """The two files of a PEFT folder, config and weights, as bytes that depend on the adapter alone.
 
     The weights' metadata holds the base model's digest and the scale α/r: the sha256 of that one file names all that
-    an adapter does. Raises AdapterError for pairs of several ranks.
+    an adapter does. `owner` goes there too: the same adapter of two owners is then two files of two names. Raises
+    AdapterError for pairs of several ranks.
     """
     ranks = {pair.a.shape[1] for pair in adapter.pairs.values()} | {p.b.shape[0] for p in adapter.pairs.values()}
     if len(ranks) != 1:
@@ -282,6 +285,7 @@ def encode(adapter: Adapter, *, base_model_name: str = "", base_revision: str = 
         "inference_mode": True,
     }
     metadata = {"format": "pt", "base_model": adapter.base_model, "scale": repr(float(adapter.scale))}
+    metadata |= {"owner": owner} if owner else {}
     weights = _ordered(save(tensors, metadata))
     return (json.dumps(config, indent=2, sort_keys=True) + "\n").encode(), weights
 

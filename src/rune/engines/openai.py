@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from rune.adapters.folders import AdapterSource, Folders
+from rune.engines.shared.streams import Turns, TurnTicket, no_logprobs
 from rune.errors import AdapterError, EngineError
-from rune.types import AdapterRef, Completion, ModelRef, Request
+from rune.types import AdapterRef, Completion, Listener, ModelRef, Request
 
 if TYPE_CHECKING:
     import httpx
@@ -90,9 +91,11 @@ class OpenAIEngine:
             )
         self._loaded: dict[str, None] = {}  # adapters that we loaded, oldest first
         self._http = _client(config)
+        self._turns = Turns(self.complete)
 
     def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
         """Yield draws as the server answers. Raises EngineError after delivering all that could be had."""
+        no_logprobs("openai", requests)
         for request in requests:
             if request.adapter is not None and request.adapter.base_model != self.model.digest:
                 raise AdapterError(
@@ -108,8 +111,12 @@ class OpenAIEngine:
         if not adapted:
             yield from self._complete(base)
 
+    def submit(self, request: Request, listen: Listener) -> TurnTicket:
+        return self._turns.submit(request, listen)
+
     def close(self) -> None:
         """Unload what was loaded; a server that is gone has nothing to unload."""
+        self._turns.close()
         for adapter_id in list(self._loaded):
             try:
                 self._unload(adapter_id)

@@ -23,8 +23,9 @@ from typing import Any
 from rune import config as settings
 from rune import console, plugins
 from rune.adapters.folders import AdapterSource, Folders
+from rune.engines.shared.streams import Turns, TurnTicket
 from rune.errors import AdapterError, EngineError, RuneError
-from rune.types import Completion, ModelRef, Request
+from rune.types import Completion, Listener, ModelRef, Request
 
 _EVERY_SECONDS = 0.2  # how long an actor collects finished draws before it sends them
 
@@ -122,6 +123,7 @@ class RayEngine:
         self._adapters = adapters
         self._owns_ray = owns_ray
         self.actors = [self._start() for _ in range(config.actors)]
+        self._turns = Turns(self.complete)
 
     def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
         """Yield draws as actors finish them. The inner engine's own errors come through as they are."""
@@ -164,8 +166,18 @@ class RayEngine:
                 missing.discard((index, draw))
                 yield replace(completion, key=requests[index].key, draw=draw)
 
+    @property
+    def reports_logprobs(self) -> bool:
+        """Whether the inner engines do."""
+        return self.config.engine == "torch"
+
+    def submit(self, request: Request, listen: Listener) -> TurnTicket:
+        return self._turns.submit(request, listen)
+
     def close(self) -> None:
         import ray
+
+        self._turns.close()
 
         for actor in self.actors:
             ray.kill(actor)

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rune.adapters.folders import AdapterSource, Folders
+from rune.engines.shared.streams import Turns, TurnTicket, no_logprobs
 from rune.errors import AdapterError, EngineError
 from rune.models import identity
-from rune.types import AdapterRef, Completion, ModelRef, Request
+from rune.types import AdapterRef, Completion, Listener, ModelRef, Request
 
 if TYPE_CHECKING:
     from rune.adapters.peft import Adapter
@@ -43,6 +44,7 @@ class ScriptedEngine:
     def __init__(self, config: Config, model: ModelRef, adapters: AdapterSource) -> None:
         self.config, self.model, self._adapters = config, model, adapters
         self._handed_over: set[str] = set()
+        self._turns = Turns(self.complete)
 
     def put_adapter(self, adapter_id: str, adapter: Adapter) -> AdapterRef:
         """Know an adapter from tensors, as the torch engine does; it changes no answer."""
@@ -62,13 +64,17 @@ class ScriptedEngine:
         self._handed_over.discard(adapter_id)
 
     def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        no_logprobs("scripted", requests)
         chosen = [(request, self._answers(request)) for request in requests]  # refuse before the first answer
         for request, texts in chosen:
             for draw in range(request.n):
                 yield _completion(request, draw, texts[(request.seed + draw) % len(texts)])
 
+    def submit(self, request: Request, listen: Listener) -> TurnTicket:
+        return self._turns.submit(request, listen)
+
     def close(self) -> None:
-        return None
+        self._turns.close()
 
     def _answers(self, request: Request) -> tuple[str, ...]:
         if request.adapter is not None:

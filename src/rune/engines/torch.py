@@ -21,11 +21,14 @@ class Config:
     prefill_tokens: int = 0  # prompt tokens in one pass (16384 on a GPU, 2048 on a CPU)
     burst: int = 0  # steps between two looks at the tokens (4 on a GPU, 1 on a CPU)
     max_adapters: int = 1024  # kept resident; adapters from folders beyond it leave, oldest first
+    window: int = 4096  # tokens that prompt and answer of a submitted request may reach; `complete` looks at its own
     graphs: bool = True  # CUDA graphs
 
     def __post_init__(self) -> None:
-        if min(self.max_rows, self.prefill_tokens, self.burst) < 0 or self.max_adapters < 1:
-            raise ValueError("max_rows, prefill_tokens and burst must be at least 0, max_adapters at least 1")
+        if min(self.max_rows, self.prefill_tokens, self.burst) < 0 or min(self.max_adapters, self.window) < 1:
+            raise ValueError(
+                "max_rows, prefill_tokens and burst must be at least 0, max_adapters and window at least 1"
+            )
         if not 0 < self.memory_fraction <= 1:
             raise ValueError(f"memory_fraction must be in (0, 1], found {self.memory_fraction}")
 

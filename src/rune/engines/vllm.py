@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rune.adapters.folders import AdapterSource, Folders
+from rune.engines.shared.streams import Turns, TurnTicket, no_logprobs
 from rune.errors import AdapterError, EngineError
-from rune.types import AdapterRef, Completion, ModelRef, Request
+from rune.types import AdapterRef, Completion, Listener, ModelRef, Request
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +74,11 @@ class VllmEngine:
         self.config, self.model, self.llm, self._adapters = config, model, llm, adapters
         self.tokenizer = llm.get_tokenizer()
         self._numbers: dict[str, int] = {}  # adapter id → vLLM's number for it
+        self._turns = Turns(self.complete)
 
     def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
         """Yield draws chunk by chunk, rows of one adapter next to each other."""
+        no_logprobs("vllm", requests)
         applied = {r.adapter.adapter_id: self._lora(r.adapter) for r in requests if r.adapter is not None}
         draws = [(request, number) for request in requests for number in range(request.n)]
         base = [draw for draw in draws if draw[0].adapter is None]
@@ -105,8 +108,12 @@ class VllmEngine:
                     finish_reason=answer.finish_reason,
                 )
 
+    def submit(self, request: Request, listen: Listener) -> TurnTicket:
+        return self._turns.submit(request, listen)
+
     def close(self) -> None:
         """Stop vLLM's engine process and free its memory."""
+        self._turns.close()
         core = getattr(getattr(self.llm, "llm_engine", None), "engine_core", None)
         if core is not None and hasattr(core, "shutdown"):
             core.shutdown()

@@ -38,8 +38,12 @@ def prepare(
     base_name: str = "",
     base_revision: str = "",
     max_rank: int,
+    owner: str = "",
 ) -> Prepared:
-    """An adapter in memory as files and a draft. Raises AdapterError if it is refused."""
+    """An adapter in memory as files and a draft. Raises AdapterError if it is refused.
+
+    `owner` sets it apart from the same adapter of others: an id then tells nobody what somebody else has.
+    """
     if not _DIGEST.fullmatch(adapter.base_model):
         raise AdapterError(
             "the adapter does not say which base model it belongs to; add --base MODEL (a name that "
@@ -55,7 +59,7 @@ def prepare(
     norm = peft.delta_w_norm(adapter)
     if not norm > 0:
         raise AdapterError("the adapter changes nothing: its ΔW is zero")
-    config, weights = peft.encode(adapter, base_model_name=base_name, base_revision=base_revision)
+    config, weights = peft.encode(adapter, base_model_name=base_name, base_revision=base_revision, owner=owner)
     draft = Draft(
         id=hashlib.sha256(weights).hexdigest(),
         base=adapter.base_model,

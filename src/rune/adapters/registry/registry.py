@@ -10,7 +10,7 @@ are what killed processes left, and `gc` takes them away.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,21 +93,39 @@ class Registry:
 
     def resolve(self, name: str) -> Entry:
         """By an alias, or the first characters of an id. Raises DataError if none or several are meant."""
-        by_alias = sa.select(adapters).join(aliases, aliases.c.adapter == adapters.c.id).where(aliases.c.name == name)
-        prefix = name.lower()
-        by_id = sa.select(adapters).where(adapters.c.id >= prefix, adapters.c.id < prefix + "g").limit(2)
-        with self.database.read() as connection:
-            found = connection.execute(by_alias).all()
-            if not found and len(name) >= MIN_PREFIX and not set(prefix) - set("0123456789abcdef"):
-                found = connection.execute(by_id).all()
+        found = self.named(name)
         if len(found) == 1:
-            return rows.entry(found[0])
+            return found[0]
         if found:
             raise DataError(f"{self.folder}: '{name}' begins the ids of several adapters; type more of it")
         raise DataError(
             f"{self.folder}: no adapter '{name}'; give an alias or the first {MIN_PREFIX} or more characters of an "
             "id that `rune adapters list` shows"
         )
+
+    def named(self, name: str, projects: Collection[str] | None = None) -> list[Entry]:
+        """Up to two entries that `name` may mean: by an alias, else by the first characters of an id.
+
+        With `projects`, no others are looked at: an adapter of somebody else is one that is not there. An alias may
+        then leave out the project in front of it ("dates" for "shop/dates").
+        """
+        mine = sa.true() if projects is None else adapters.c.project.in_(projects)
+        called: sa.ColumnElement[bool] = aliases.c.name == name
+        if projects is not None:
+            called = aliases.c.name.in_([name, *(f"{project}/{name}" for project in projects)])
+        by_alias = sa.select(adapters).join(aliases, aliases.c.adapter == adapters.c.id).where(called, mine).distinct()
+        prefix = name.lower()
+        by_id = sa.select(adapters).where(adapters.c.id >= prefix, adapters.c.id < prefix + "g", mine)
+        with self.database.read() as connection:
+            found = connection.execute(by_alias.limit(2)).all()
+            if not found and len(name) >= MIN_PREFIX and not set(prefix) - set("0123456789abcdef"):
+                found = connection.execute(by_id.limit(2)).all()
+        return [rows.entry(row) for row in found]
+
+    def projects(self) -> list[str]:
+        """Every project that has an adapter, sorted."""
+        with self.database.read() as connection:
+            return sorted(connection.execute(sa.select(adapters.c.project).distinct()).scalars())
 
     def page(self, view: View, *, after: int = 0, limit: int = 50) -> list[Entry]:
         """Entries in the order of their numbers, those after number `after` first."""
@@ -128,6 +146,16 @@ class Registry:
         query = sa.select(aliases.c.name).where(aliases.c.adapter == digest).order_by(aliases.c.name)
         with self.database.read() as connection:
             return list(connection.execute(query).scalars())
+
+    def aliases_of(self, digests: Collection[str]) -> list[tuple[str, str]]:
+        """(id, alias) of some adapters, by alias."""
+        found: list[tuple[str, str]] = []
+        some = sorted(digests)
+        with self.database.read() as connection:
+            for first in range(0, len(some), 500):  # SQLite takes so many values at once, and more
+                query = sa.select(aliases.c.adapter, aliases.c.name).where(aliases.c.adapter.in_(some[first:][:500]))
+                found += [(row.adapter, row.name) for row in connection.execute(query)]
+        return sorted(found, key=lambda pair: pair[1])
 
     def fitness(self, digest: str) -> list[Fitness]:
         """All measurements of an adapter, the oldest first; NaN where version 1 did not keep a part."""
@@ -213,6 +241,7 @@ class View(NamedTuple):
     level: Level | None = None
     status: Status | None = Status.ACTIVE
     base: str = ""  # first characters of a base model's digest
+    projects: Collection[str] | None = None  # of these only; None: all
 
     def narrow(self, query: sa.Select) -> sa.Select:
         query = query.select_from(adapters)
@@ -228,6 +257,8 @@ class View(NamedTuple):
             query = query.where(adapters.c.task != "")
         if self.status:
             query = query.where(adapters.c.status == self.status)
+        if self.projects is not None:
+            query = query.where(adapters.c.project.in_(self.projects))
         if self.base:
             query = query.where(adapters.c.base.startswith(self.base, autoescape=True))
         return query

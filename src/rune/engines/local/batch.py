@@ -17,6 +17,13 @@ from rune.engines.local.text import StopWatch
 from rune.types import Request
 
 
+class Report(NamedTuple):
+    """How likely the model found a drawn token, and which tokens it found likeliest there, best first."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Row:
     """One draw on its way: what it was asked for and what it has so far."""
@@ -26,6 +33,7 @@ class Row:
     prompt: tuple[int, ...]
     watch: StopWatch
     tokens: list[int] = field(default_factory=list)
+    reports: list[Report] = field(default_factory=list)  # one a token where the request asks for them
     slot: int = -1  # its place in the batch and in the cache; -1 while it waits
     done: bool = False
     finish: str = ""  # "stop" or "length" once it is done
@@ -42,8 +50,14 @@ class Row:
     def length(self) -> int:
         return len(self.prompt) + len(self.tokens)
 
-    def take(self, tokens: Sequence[int], ends: frozenset[int]) -> str:
+    def take(self, tokens: Sequence[int], ends: frozenset[int], reports: Sequence[Report] = ()) -> str:
         """Append new tokens up to the one that ends the row; "" or why it ended ("stop", "length")."""
+        before = len(self.tokens)
+        finish = self._append(tokens, ends)
+        self.reports += reports[: len(self.tokens) - before]
+        return finish
+
+    def _append(self, tokens: Sequence[int], ends: frozenset[int]) -> str:
         room = self.request.sampling.max_new_tokens - len(self.tokens)
         fresh = list(tokens[:room])
         last = next((index for index, token in enumerate(fresh) if token in ends), None)
@@ -60,6 +74,7 @@ class Row:
     def restart(self) -> None:
         """Forget what was drawn; the same seed draws the same again."""
         self.tokens.clear()
+        self.reports.clear()
         self.slot, self.done, self.finish = -1, False, ""
         self.watch = self.watch.fresh()
 

@@ -10,7 +10,8 @@
 
 Rows that end inside a burst run on until the host has seen it; the surplus is thrown away, so it costs a little
 time and never a token. When memory runs out the batch is halved and what was unfinished starts over: same seeds,
-same tokens. This file is the host's side; `device` is the other.
+same tokens. `run` takes turns until a list of rows is done; a session (`session.py`) takes the same turns for as long
+as requests come. This file is the host's side; `device` is the other.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import torch
 
 from rune import console
 from rune.engines.local.adapter_pool import AdapterPool
-from rune.engines.local.batch import EMPTY, BatchPlan, Row, arrange, arrange_ragged, plan_rows
+from rune.engines.local.batch import EMPTY, BatchPlan, Report, Row, arrange, arrange_ragged, plan_rows
 from rune.engines.local.device import Device, PendingBurst
 from rune.engines.local.kv_cache import Cache
 from rune.engines.local.network import Network
@@ -66,81 +67,132 @@ class Decoder:
         self.network, self.pool, self.ends, self.limits = network, pool, ends, limits
         self.device = Device(network, pool, burst=limits.burst, graphs=limits.graphs)
         self.stats = Stats()
+        self.waiting: deque[Row] = deque()
         self._layout = EMPTY
         self._entering: list[Row] = []
+        self._moved: list[Row] = []
+        self._flying: _Burst | None = None
         self._alive_changed = False
+        self._rows = self._length = self._steps = 0  # what `open` was asked for
+        self._pool_version = -1
 
     def run(self, rows: Sequence[Row]) -> Iterator[Row]:
         """Decode every row; yields each when it is done, in any order."""
         if not rows:
             return
-        waiting = deque(rows)
-        length = -(-max(len(row.prompt) + row.request.sampling.max_new_tokens for row in rows) // 64) * 64
-        steps = max(row.request.sampling.max_new_tokens for row in rows)
-        limit = min(len(rows), self.limits.max_rows)
-        if not self.device.holds(limit, length, steps):
-            self.release()
-            limit = min(limit, self._plan(rows, length))
+        self.open(
+            min(len(rows), self.limits.max_rows),
+            length=max(len(row.prompt) + row.request.sampling.max_new_tokens for row in rows),
+            steps=max(row.request.sampling.max_new_tokens for row in rows),
+            adapters=len({row.adapter_id for row in rows} - {None}),
+        )
+        self.waiting.extend(rows)
         try:
-            while True:
-                try:
-                    if not self.device.ready:
-                        self.device.allocate(limit, length, steps)
-                    yield from self._drain(waiting)
-                    return
-                except (RuntimeError, MemoryError) as error:
-                    if not out_of_memory(error):
-                        raise
-                    limit = self._back_off(waiting, limit, error)
-                finally:
-                    self._layout = EMPTY
+            while self.busy:
+                yield from (row for row in self.turn() if row.done)
         finally:
-            if not self.device.asynchronous:  # graphs are what a second call would gain from; a CPU has none
-                self.release()
+            self.rest()
+
+    # ------------------------------------------------------------------ one turn at a time
+
+    def open(self, rows: int, *, length: int, steps: int, adapters: int) -> None:
+        """Make ready for at most `rows` rows at once, each of `length` tokens at most, `steps` of them drawn.
+
+        `adapters`: how many different ones they may wear. Rows enter through `waiting`.
+        """
+        length = -(-length // 64) * 64
+        if not self.device.holds(rows, length, steps):
+            self.release()
+            rows = min(rows, self._plan(length, adapters))
+        self._rows, self._length, self._steps = rows, length, steps
+
+    @property
+    def busy(self) -> bool:
+        """Whether a turn would move anything."""
+        return bool(self.waiting or self.alive())
+
+    def turn(self) -> list[Row]:
+        """A repack, or a burst; the rows that gained tokens by it, those that are done among them.
+
+        Raises EngineError if not even one row fits in memory. Where a batch does not fit, a smaller one begins.
+        """
+        self._moved = []
+        try:
+            if not self.device.ready:
+                self.device.allocate(self._rows, self._length, self._steps)
+            self._advance()
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            self._back_off(error)
+        self.stats.rows_alive, self.stats.rows_waiting = len(self.alive()), len(self.waiting)
+        return self._moved
+
+    def drop(self, rows: Sequence[Row]) -> None:
+        """Rows that nobody waits for: they leave at the next repack, or never enter."""
+        unwanted = {id(row) for row in rows}
+        self.waiting = deque(row for row in self.waiting if id(row) not in unwanted)
+        for row in rows:
+            row.done = True
+        self._alive_changed = True
+
+    def rest(self) -> None:
+        """Forget all rows. On a CPU the memory goes too; a GPU keeps its graphs for what comes next."""
+        self._forget()
+        if not self.device.asynchronous:
+            self.release()
 
     def release(self) -> None:
         """Let go of the cache and everything recorded over it; the next call makes its own."""
-        self._entering, self._layout = [], EMPTY
+        self._entering, self._layout, self._flying = [], EMPTY, None
         self.device.release()
 
-    def _drain(self, waiting: deque[Row]) -> Iterator[Row]:
-        flying: _Burst | None = None
-        while waiting or self._alive():
-            if self._worth_repacking(len(waiting)):
-                if flying is not None:
-                    yield from self._collect(flying)
-                    flying = None
-                yield from self._repack(waiting)
-                continue
-            burst = self._launch()
-            if flying is not None:
-                yield from self._collect(flying)
-            flying = burst
-            if not self.device.asynchronous:
-                yield from self._collect(flying)
-                flying = None
-            self.stats.rows_alive, self.stats.rows_waiting = len(self._alive()), len(waiting)
-        self.stats.rows_alive = 0
-
-    def _alive(self) -> list[Row]:
+    def alive(self) -> list[Row]:
+        """Rows in the batch that are not done."""
         return [row for row in self._layout.rows if row is not None and not row.done]
+
+    # ------------------------------------------------------------------ inside
+
+    def _forget(self) -> None:
+        self.waiting.clear()
+        self._entering, self._layout, self._flying = [], EMPTY, None
+        self.stats.rows_alive = self.stats.rows_waiting = 0
+
+    def _advance(self) -> None:
+        if self._worth_repacking(len(self.waiting)):
+            self._land()
+            self._repack()
+            return
+        if self.pool.version != self._pool_version:  # an adapter that came meanwhile has moved the others
+            self.pool.activate(self._layout.groups)
+            self._pool_version = self.pool.version
+        before, self._flying = self._flying, self._launch()
+        if before is not None:
+            self._collect(before)
+        if not self.device.asynchronous:
+            self._land()
+
+    def _land(self) -> None:
+        flying, self._flying = self._flying, None
+        if flying is not None:
+            self._collect(flying)
 
     def _worth_repacking(self, waiting: int) -> bool:
         """A repack costs about a step: wait until an eighth can enter, or a fifth of the batch's rows have left.
 
         Rows, not places: a layout of many adapters has dead places from the start, which no repack would remove.
         """
-        alive, room = len(self._alive()), self.device.rows
+        alive, room = len(self.alive()), self.device.rows
         if waiting:
             return alive == 0 or room - alive >= max(1, min(room // 8, waiting))
         filled = sum(row is not None for row in self._layout.rows)
         return alive <= 0.8 * filled and (filled > 8 or not self.device.asynchronous)
 
-    def _back_off(self, waiting: deque[Row], limit: int, error: BaseException) -> int:
-        used = self.device.rows or limit
-        for row in dict.fromkeys([*self._alive(), *(row for row in self._entering if not row.done)]):
+    def _back_off(self, error: BaseException) -> None:
+        used = self.device.rows or self._rows
+        for row in dict.fromkeys([*self.alive(), *(row for row in self._entering if not row.done)]):
             row.restart()
-            waiting.appendleft(row)
+            self.waiting.appendleft(row)
         self.release()
         if used <= 1:
             raise EngineError(
@@ -149,14 +201,13 @@ class Decoder:
             ) from None
         self.stats.halvings += 1
         console.warn(f"out of memory with {used} rows at once; going on with {used // 2}")
-        return used // 2
+        self._rows = used // 2
 
-    def _plan(self, rows: Sequence[Row], length: int) -> int:
+    def _plan(self, length: int, adapters: int) -> int:
         network = self.network
-        applied = len({row.adapter_id for row in rows} - {None})
         # A row also owns logits, their float copies while drawing, and its share of activations.
         row_bytes = Cache.row_bytes(network, length) + 24 * network.vocabulary + 64 * (network.ffn + network.hidden)
-        reserve = 48 * self.limits.prefill_tokens * (network.ffn + network.hidden) + applied * self.pool.adapter_bytes
+        reserve = 48 * self.limits.prefill_tokens * (network.ffn + network.hidden) + adapters * self.pool.adapter_bytes
         return plan_rows(
             free_bytes=free_memory(network.device),
             fraction=self.limits.memory_fraction,
@@ -165,10 +216,10 @@ class Decoder:
             most=self.limits.max_rows,
         )
 
-    def _repack(self, waiting: deque[Row]) -> Iterator[Row]:
+    def _repack(self) -> None:
         """Survivors move together, waiting rows enter the room that is left, adapters line up."""
-        old = self._alive()
-        fresh = [waiting.popleft() for _ in range(min(self.device.rows - len(old), len(waiting)))]
+        old = self.alive()
+        fresh = [self.waiting.popleft() for _ in range(min(self.device.rows - len(old), len(self.waiting)))]
         self._entering = fresh
         rows = [*old, *fresh]
         if not self.device.asynchronous:  # like lengths side by side: attention goes span by span there
@@ -189,15 +240,16 @@ class Decoder:
         for row in (*old, *fresh):
             row.slot = slots[id(row)]
         self.pool.activate(layout.groups)
+        self._pool_version = self.pool.version
         self._layout = layout
         if fresh:
-            yield from self._admit(fresh)
+            self._admit(fresh)
         self._entering = []
         self.device.upload(layout)
         self._alive_changed = False
         self.stats.repacks += 1
 
-    def _admit(self, fresh: list[Row]) -> Iterator[Row]:
+    def _admit(self, fresh: list[Row]) -> None:
         """Prefill fresh rows, each (adapter, prompt) once, and draw their first tokens."""
         self.device.seed([row.slot for row in fresh], [row.seed for row in fresh])
         shared: dict[tuple[str | None, tuple[int, ...]], list[Row]] = defaultdict(list)
@@ -209,8 +261,8 @@ class Decoder:
             started = time.perf_counter()
             first = self.device.prefill([key for key, _ in chunk], [len(members) for _, members in chunk], rows)
             self.stats.prefill_seconds += time.perf_counter() - started
-            for row, token in zip(rows, first, strict=True):
-                yield from self._take(row, [token])
+            for row, token, report in zip(rows, *first, strict=True):
+                self._take(row, [token], [] if report is None else [report])
 
     def _launch(self) -> _Burst:
         layout, burst = self._layout, self.limits.burst
@@ -221,19 +273,20 @@ class Decoder:
         self.stats.row_steps += burst * len(layout.rows)
         return _Burst(layout, self.device.launch(layout))
 
-    def _collect(self, burst: _Burst) -> Iterator[Row]:
-        """Hand a burst's tokens to their rows; yields those that ended."""
-        for row, tokens in zip(burst.layout.rows, burst.flight.wait(), strict=True):
+    def _collect(self, burst: _Burst) -> None:
+        """Hand a burst's tokens to their rows."""
+        tokens, reports = burst.flight.wait(), burst.flight.reports_by_place()
+        for place, row in enumerate(burst.layout.rows):
             if row is not None and not row.done:
-                yield from self._take(row, tokens)
+                self._take(row, tokens[place], reports.get(place, []))
 
-    def _take(self, row: Row, tokens: list[int]) -> Iterator[Row]:
-        row.finish = row.take(tokens, self.ends)
+    def _take(self, row: Row, tokens: list[int], reports: list[Report]) -> None:
+        row.finish = row.take(tokens, self.ends, reports)
+        self._moved.append(row)
         if row.finish:
             row.done = True
             self._alive_changed = True
             self.stats.tokens += len(row.tokens)
-            yield row
 
 
 class _Burst(NamedTuple):

@@ -20,7 +20,7 @@ from torch import Tensor
 from rune import console
 from rune.engines.local import sampler
 from rune.engines.local.adapter_pool import AdapterPool
-from rune.engines.local.batch import BatchPlan, Row, Span, spans
+from rune.engines.local.batch import BatchPlan, Report, Row, Span, spans
 from rune.engines.local.graphs import Graphs
 from rune.engines.local.kv_cache import Cache, PromptAttention, StepAttention
 from rune.engines.local.network import Attend, Lora, Network, NoLora
@@ -34,6 +34,8 @@ class PendingBurst(NamedTuple):
 
     tokens_UB: Tensor  # on the host
     landed: Any  # torch.cuda.Event, or None when the tokens are there already
+    places: tuple[int, ...]  # of the rows that want a report
+    reports: list[Tensor]  # for each step [N, 1 + 2K], see `_report`
 
     def wait(self) -> list[list[int]]:
         """The burst's tokens, row by row."""
@@ -41,6 +43,11 @@ class PendingBurst(NamedTuple):
             self.landed.synchronize()
         rows: list[list[int]] = self.tokens_UB.T.tolist()
         return rows
+
+    def reports_by_place(self) -> dict[int, list[Report]]:
+        """Place → a report for each step, of the rows that want them."""
+        steps = [_reports(step_NC) for step_NC in self.reports]
+        return {place: [step[n] for step in steps] for n, place in enumerate(self.places)}
 
 
 class Device:
@@ -55,6 +62,7 @@ class Device:
         self._mass = self._kernels.chunk_mass if self._kernels else sampler.chunk_mass
         self._cache: Cache | None = None
         self._mix: Mix = []
+        self._reported: tuple[tuple[int, ...], int] = ((), 0)  # places of the rows that want reports, and the largest K
         self._spans: list[Span] = []
 
     @property
@@ -131,7 +139,7 @@ class Device:
 
     def prefill(
         self, keys: list[tuple[str | None, tuple[int, ...]]], shared_by: list[int], rows: list[Row]
-    ) -> list[int]:
+    ) -> tuple[list[int], list[Report | None]]:
         """Read P (adapter, prompt) pairs into the slots of the rows that share them; the rows' first tokens.
 
         `rows` are in the order of `keys`, `shared_by[p]` of them for pair p. All pairs wear adapters, or none does.
@@ -149,10 +157,16 @@ class Device:
             ids_PT.flatten(), attend, self.pool.gathered(applied, longest) if applied else NoLora()
         )
         logits_PV = self.network.logits(hidden_MH[last_P])
-        first: list[int] = self._draw(
-            logits_PV[prompt_N], self._uniform_BS[slots_N, 0], group_by_sampling(rows, device)
-        ).tolist()
-        return first
+        first_N = self._draw(logits_PV[prompt_N], self._uniform_BS[slots_N, 0], group_by_sampling(rows, device))
+        reports: list[Report | None] = [None] * len(rows)
+        places, most = _wanted(rows)
+        if places:
+            chosen_N = torch.tensor(places, device=device)
+            found = _reports(_report(logits_PV[prompt_N[chosen_N]], first_N[chosen_N], most))
+            for place, report in zip(places, found, strict=True):
+                reports[place] = report
+        first: list[int] = first_N.tolist()
+        return first, reports
 
     def upload(self, layout: BatchPlan) -> None:
         """Put the batch's state on the device as the host knows it."""
@@ -168,6 +182,7 @@ class Device:
             table_N3 = torch.tensor(layout.blocks, dtype=torch.int32)
             self._table_N3[: len(layout.blocks)] = table_N3.to(self.network.device)
         self._mix = group_by_sampling(layout.rows, self.network.device)
+        self._reported = _wanted(layout.rows)
         # Cut once a repack: rows grow together. On a GPU one span, since each set of windows is a graph of its own.
         self._spans = [Span(0, count, 0)] if self.asynchronous else spans(_reaches(layout, 0))
 
@@ -182,16 +197,21 @@ class Device:
     def launch(self, layout: BatchPlan) -> PendingBurst:
         """Queue a burst. On CUDA nothing here waits."""
         count, looks = len(layout.rows), self._looks(layout)
+        places, most = self._reported
+        reports = []
         for index in range(self.burst):
             self._step(index, layout, looks)
+            if places:
+                places_N = torch.tensor(places, device=self.network.device)
+                reports.append(_report(self._logits_BV[places_N], self._tokens_B[places_N], most))
         self._host_UB.reverse()  # the burst before this one may not have been read yet
         tokens_UB = self._host_UB[0][:, :count]
         tokens_UB.copy_(self._burst_UB[:, :count], non_blocking=True)
         if not self.asynchronous:
-            return PendingBurst(tokens_UB, None)
+            return PendingBurst(tokens_UB, None, places, reports)
         landed = torch.cuda.Event()
         landed.record()
-        return PendingBurst(tokens_UB, landed)
+        return PendingBurst(tokens_UB, landed, places, reports)
 
     def _looks(self, layout: BatchPlan) -> tuple[Span, ...]:
         """The spans with the windows that this burst needs. Triton's attention needs none."""
@@ -248,6 +268,29 @@ class Device:
 def _reaches(layout: BatchPlan, more: int) -> list[int]:
     """How many positions each place may look at, `more` tokens from now; dead places at one."""
     return [1 if row is None or row.done else row.length + more for row in layout.rows]
+
+
+def _wanted(rows: Sequence[Row | None]) -> tuple[tuple[int, ...], int]:
+    """Places of the rows that want reports, and the most alternatives that one of them wants."""
+    places = {place: row.request.logprobs for place, row in enumerate(rows) if row is not None and not row.done}
+    wanted = {place: count for place, count in places.items() if count is not None}
+    return tuple(wanted), max(wanted.values(), default=0)
+
+
+def _report(logits_NV: Tensor, tokens_N: Tensor, most: int) -> Tensor:
+    """[N, 1 + 2K] in float64: log p of the drawn token, then the K best tokens' ids, then their log p."""
+    logprob_NV = torch.log_softmax(logits_NV.float(), dim=-1)
+    drawn_N1 = logprob_NV.gather(1, tokens_N[:, None])
+    if most == 0:
+        return drawn_N1.double()
+    best_NK, ids_NK = logprob_NV.topk(min(most, logprob_NV.shape[1]), dim=-1)
+    return torch.cat([drawn_N1.double(), ids_NK.double(), best_NK.double()], dim=1)
+
+
+def _reports(report_NC: Tensor) -> list[Report]:
+    rows: list[list[float]] = report_NC.tolist()
+    count = (report_NC.shape[1] - 1) // 2
+    return [Report(row[0], tuple(zip(map(int, row[1 : 1 + count]), row[1 + count :], strict=True))) for row in rows]
 
 
 def group_by_sampling(rows: Sequence[Row | None], device: torch.device) -> Mix:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
+import codecs
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -26,6 +28,7 @@ class Detokenizer:
         self._known: dict[int, bytes] = {}
         added = tokenizer.added_tokens_decoder
         self._special = {token for token, spec in added.items() if spec.special}
+        self._names = {token: spec.content for token, spec in added.items()}
         self._literal = {token: spec.content for token, spec in added.items() if not spec.special}
         probe = 'def f(x):\n    return "ü" + x  # 1\n'
         ids = tokenizer(probe, add_special_tokens=False)["input_ids"]
@@ -45,6 +48,12 @@ class Detokenizer:
             text: str = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
             return text
         return b"".join(map(self.bytes_of, tokens)).decode("utf-8", errors="replace")
+
+    def name_of(self, token: int) -> bytes:
+        """What a reader sees of one token alone, special ones by their names."""
+        if token in self._special:
+            return self._names[token].encode()
+        return self.bytes_of(token) if self.bytewise else str(self._tokenizer.decode([token])).encode()
 
     def _look_up(self, token: int) -> bytes:
         if token in self._special:
@@ -98,7 +107,66 @@ class StopWatch:
         return None
 
 
-def cut(text: str, stop: tuple[str, ...]) -> str:
-    """`text` before the first stop string in it."""
-    places = [place for place in (text.find(string) for string in stop if string) if place >= 0]
-    return text[: min(places)] if places else text
+class Shown(NamedTuple):
+    """What may be shown now that could not before: text, and how many tokens in all begin within what is shown."""
+
+    text: str
+    tokens: int
+
+
+class Unfolding:
+    """A row's text as it grows: never a part of a character, nor what may turn out to begin a stop string.
+
+    The pieces, joined, are the row's text before its first stop string, whatever the bursts that it came in.
+    """
+
+    def __init__(self, detokenizer: Detokenizer, stop: tuple[str, ...]) -> None:
+        self._detokenizer = detokenizer
+        self._stop = tuple(string.encode() for string in stop if string)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._seen: list[int] = []  # only where a token has no bytes of its own
+        self._starts: list[int] = []  # of each token, in bytes
+        self._held, self._length, self._shown, self._over = b"", 0, 0, False
+
+    def push(self, tokens: Sequence[int], *, last: bool = False) -> Shown:
+        """`tokens` have come, the one that ends the row not among them; `last`: there will be no more."""
+        self._held += self._bytes(tokens, last)
+        places = [place for place in (self._held.find(string) for string in self._stop) if place >= 0]
+        safe = min(places) if places else len(self._held) - (0 if last else self._maybe_stop())
+        piece, self._held = self._held[:safe], self._held[safe:]
+        if self._over:
+            piece = b""
+        self._shown += len(piece)
+        text = self._decoder.decode(piece, final=last or bool(places))
+        if places:
+            self._over, self._held = True, b""
+        incomplete = len(self._decoder.getstate()[0])
+        shown = self._shown - incomplete
+        return Shown(text, bisect.bisect_left(self._starts, shown))
+
+    def _bytes(self, tokens: Sequence[int], last: bool) -> bytes:
+        if self._detokenizer.bytewise:
+            pieces = [self._detokenizer.bytes_of(token) for token in tokens]
+            for piece in pieces:
+                self._starts.append(self._length)
+                self._length += len(piece)
+            return b"".join(pieces)
+        for token in tokens:
+            self._starts.append(len(self._whole(self._seen, last=False)))
+            self._seen.append(token)
+        whole = self._whole(self._seen, last=last)
+        grown, self._length = whole[self._length :], len(whole)
+        return grown
+
+    def _whole(self, tokens: Sequence[int], *, last: bool) -> bytes:
+        text = self._detokenizer.text(tokens)
+        # A replacement character at the end is a part of a character, as yet.
+        return (text if last else text.rstrip("\ufffd")).encode()
+
+    def _maybe_stop(self) -> int:
+        """How many of the last bytes held may be the beginning of a stop string."""
+        longest = max((len(string) for string in self._stop), default=1) - 1
+        for size in range(min(longest, len(self._held)), 0, -1):
+            if any(string.startswith(self._held[-size:]) for string in self._stop):
+                return size
+        return 0

@@ -2,14 +2,17 @@
 
 Adapters come from the PEFT folders that its `AdapterSource` finds or, through `put_adapter`, as tensors straight from
 a hypernetwork. The same (prompt, adapter, sampling, seed) gives the same text in any batch in fp32; in bf16 the
-products of another batch size may round differently, as with every engine. What is not covered: sliding windows,
-mixture-of-experts, adapters on embeddings or heads.
+products of another batch size may round differently, as with every engine. `complete` decodes a list of requests in the
+caller's thread, `submit` hands one to a session that runs until `close` (`session.py`); both take the decoder's turns.
+What is not covered: sliding windows, mixture-of-experts, adapters on embeddings or heads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch.nn import functional
@@ -22,15 +25,22 @@ from rune.engines.local.batch import Row
 from rune.engines.local.decode import Decoder, Limits, Stats, chunks, out_of_memory
 from rune.engines.local.kv_cache import PromptAttention
 from rune.engines.local.network import Network, NoLora
-from rune.engines.local.text import Detokenizer, StopWatch, cut
+from rune.engines.local.session import Session, SessionTicket, logprobs
+from rune.engines.local.text import Detokenizer, StopWatch, Unfolding
+from rune.engines.shared.residency import Residency
+from rune.engines.shared.streams import gather
 from rune.engines.torch import Config
 from rune.errors import AdapterError, EngineError
 from rune.models import identity, loader
-from rune.types import AdapterRef, Completion, ModelRef, Request
+from rune.types import AdapterRef, Completion, Listener, ModelRef, Request
+
+T = TypeVar("T")
 
 
 class TorchEngine:
     """See the module's docstring."""
+
+    reports_logprobs = True
 
     def __init__(self, config: Config, model: ModelRef, loaded: Any, adapters: AdapterSource) -> None:
         self.config, self.model, self._adapters = config, model, adapters
@@ -39,6 +49,13 @@ class TorchEngine:
         self.pool = AdapterPool(self.network)
         self._detokenizer = Detokenizer(self.tokenizer)
         self._in_memory: set[str] = set()  # handed over as tensors: nothing to read them from again
+        self._pinned: set[str] = set()
+        self._loads = self._evictions = 0
+        self._load_seconds = 0.0
+        self._session: Session | None = None
+        self._opening = threading.Lock()
+        self._batches = 0  # calls of `complete` under way, without a session
+        self._encoding = threading.Lock()  # a tokenizer is not made for several threads at once
         cuda = self.network.device.type == "cuda"
         self._limits = Limits(
             max_rows=config.max_rows or (1024 if cuda else 64),
@@ -60,22 +77,68 @@ class TorchEngine:
         It stays until `drop_adapter`. Raises AdapterError if it does not fit this model.
         """
         self._check_base(adapter_id, adapter.base_model)
-        with torch.inference_mode():
-            norm = self.pool.put(adapter_id, adapter)
-        self._in_memory.add(adapter_id)
+
+        def put() -> float:
+            with torch.inference_mode():
+                norm = self.pool.put(adapter_id, adapter)
+            self._in_memory.add(adapter_id)
+            return norm
+
         return AdapterRef(
             adapter_id=adapter_id,
             base_model=self.model.digest,
             rank=adapter.rank,
-            delta_w_norm=norm,
+            delta_w_norm=self._alone(put),
         )
 
     def drop_adapter(self, adapter_id: str) -> None:
-        self.pool.drop(adapter_id)
-        self._in_memory.discard(adapter_id)
+        def drop() -> None:
+            self.pool.drop(adapter_id)
+            self._in_memory.discard(adapter_id)
+            self._pinned.discard(adapter_id)
+
+        self._alone(drop)
+
+    def pin_adapter(self, adapter: AdapterRef) -> None:
+        """Make an adapter resident and keep it so, whatever else is asked for. Raises AdapterError without room."""
+
+        def pin() -> None:
+            if len(self._pinned | self._in_memory | {adapter.adapter_id}) > self.config.max_adapters:
+                raise AdapterError(
+                    f"no room to pin adapter {adapter.adapter_id}: all {self.config.max_adapters} places are pinned; "
+                    "raise engine.settings.max_adapters"
+                )
+            self._ensure([adapter])
+            self._pinned.add(adapter.adapter_id)
+
+        self._alone(pin)
+
+    @property
+    def residency(self) -> Residency:
+        """Which adapters the device holds, and what it took to bring them there."""
+        return Residency(
+            places=self.config.max_adapters,
+            resident=tuple(self.pool.slots),
+            pinned=frozenset(self._pinned | self._in_memory),
+            loads=self._loads,
+            evictions=self._evictions,
+            load_seconds=self._load_seconds,
+        )
 
     def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
         """Yield every draw of every request as it ends. Adapters and prompt lengths are checked before the first."""
+        with self._opening:
+            alone = self._session is None
+            self._batches += alone
+        if not alone:  # the session owns the decoder
+            yield from gather(self, requests)
+            return
+        try:
+            yield from self._complete(requests)
+        finally:
+            self._batches -= 1
+
+    def _complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
         rows = self._rows(requests)
         self._ensure([request.adapter for request in requests if request.adapter is not None])
         decoding = self.decoder.run(rows)
@@ -84,17 +147,49 @@ class TorchEngine:
                 row = next(decoding, None)
             if row is None:
                 return
-            text = self._detokenizer.text([token for token in row.tokens if token not in self.decoder.ends])
+            unfolding = Unfolding(self._detokenizer, row.request.sampling.stop)
+            shown = unfolding.push([token for token in row.tokens if token not in self.decoder.ends], last=True)
             yield Completion(
                 key=row.request.key,
                 draw=row.draw,
                 seed=row.seed,
-                text=cut(text, row.request.sampling.stop),
+                text=shown.text,
                 num_tokens=len(row.tokens),
                 finish_reason=row.finish,
+                logprobs=logprobs(row, self._detokenizer, 0, shown.tokens),
             )
 
-    @torch.inference_mode()
+    def submit(self, request: Request, listen: Listener) -> SessionTicket:
+        """See `types.Engine`. Prompt and answer may reach `config.window` tokens; begins the session at its first call.
+
+        Raises EngineError or AdapterError for a request that cannot be drawn.
+        """
+        rows = self._rows([request])
+        tokens = len(rows[0].prompt) + request.sampling.max_new_tokens
+        if tokens > self.window:
+            raise EngineError(
+                f"request {request.key!r}: prompt and answer may reach {tokens} tokens, a submitted request has "
+                f"room for {self.window}; shorten it, or raise engine.settings.window"
+            )
+        if request.adapter is not None:
+            self._check_base(request.adapter.adapter_id, request.adapter.base_model)
+        return self._open_session().submit(rows, request.adapter, listen)
+
+    @property
+    def window(self) -> int:
+        """Tokens that prompt and answer of a submitted request may reach together."""
+        return min(self.config.window, self.network.max_positions)
+
+    @property
+    def broken(self) -> bool:
+        """Whether the session has stopped by a fault; every request is then refused."""
+        return self._session is not None and self._session.broken
+
+    @property
+    def waiting(self) -> int:
+        """Submitted draws that have not begun."""
+        return self._session.waiting if self._session else 0
+
     def logprobs(
         self, prompts: Sequence[str], completions: Sequence[str], adapters: Sequence[AdapterRef | None]
     ) -> list[list[float]]:
@@ -102,6 +197,12 @@ class TorchEngine:
 
         Prompt and completion are tokenised apart, so that the border is where the engine would have put it.
         """
+        return self._alone(lambda: self._all_logprobs(prompts, completions, adapters))
+
+    @torch.inference_mode()
+    def _all_logprobs(
+        self, prompts: Sequence[str], completions: Sequence[str], adapters: Sequence[AdapterRef | None]
+    ) -> list[list[float]]:
         self._ensure([adapter for adapter in adapters if adapter is not None])
         items = []
         for index, (prompt, completion, adapter) in enumerate(zip(prompts, completions, adapters, strict=True)):
@@ -123,10 +224,32 @@ class TorchEngine:
         return found
 
     def close(self) -> None:
-        """Give the device's memory back."""
+        """End the session, if there is one, and give the device's memory back."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
         self.decoder.release()
 
     # ------------------------------------------------------------------ inside
+
+    def _open_session(self) -> Session:
+        with self._opening:
+            if self._batches:
+                raise EngineError("a list of requests is being drawn; submit when `complete` has ended")
+            if self._session is None:
+                self._session = Session(
+                    self.decoder,
+                    self,
+                    self._detokenizer,
+                    window=self.window,
+                    max_adapters=self.config.max_adapters,
+                )
+            return self._session
+
+    def _alone(self, work: Callable[[], T]) -> T:
+        """Do something to the adapters while nothing is decoded."""
+        session = self._session
+        return work() if session is None else session.call(work)
 
     def _logprobs(self, chunk: list[Any]) -> Iterator[tuple[tuple[int, int], list[float]]]:
         device = self.network.device
@@ -156,7 +279,8 @@ class TorchEngine:
         return rows
 
     def _encode(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        with self._encoding:
+            return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _check_length(self, what: str, tokens: int) -> None:
         if tokens > self.network.max_positions:
@@ -182,18 +306,45 @@ class TorchEngine:
             if adapter_id in self.pool:
                 self.pool.touch(adapter_id)
                 continue
-            loaded = peft.read_peft(self._adapters.folder(adapter))
-            self._check_base(adapter_id, loaded.base_model)
-            self._evict(keep=wanted)
-            with torch.inference_mode():
-                self.pool.put(adapter_id, loaded)
+            self._load(adapter, keep=wanted)
 
-    def _evict(self, keep: Any) -> None:
+    def place(self, adapter: AdapterRef, in_use: Collection[str | None]) -> bool:
+        """For the session: one adapter resident, in the place of the one unused for longest. False: all are in use.
+
+        Raises AdapterError for an adapter that cannot be had, and where pinned ones take every place.
+        """
+        if adapter.adapter_id in self.pool:
+            self.pool.touch(adapter.adapter_id)
+            return True
+        keep = self._pinned | self._in_memory
+        if len(keep) >= self.config.max_adapters:
+            raise AdapterError(
+                f"no place for adapter {adapter.adapter_id}: all {self.config.max_adapters} are pinned; "
+                "raise engine.settings.max_adapters"
+            )
+        if len(self.pool.slots) >= self.config.max_adapters and not set(self.pool.slots) - keep - set(in_use):
+            return False
+        self._load(adapter, keep=in_use)
+        return True
+
+    def _load(self, adapter: AdapterRef, keep: Collection[str | None]) -> None:
+        started = time.perf_counter()
+        adapter_id = adapter.adapter_id
+        loaded = peft.read_peft(self._adapters.folder(adapter))
+        self._check_base(adapter_id, loaded.base_model)
+        self._evict(keep=keep)
+        with torch.inference_mode():
+            self.pool.put(adapter_id, loaded)
+        self._loads += 1
+        self._load_seconds += time.perf_counter() - started
+
+    def _evict(self, keep: Collection[str | None]) -> None:
         for adapter_id in list(self.pool.slots):
             if len(self.pool.slots) < self.config.max_adapters:
                 return
-            if adapter_id not in keep and adapter_id not in self._in_memory:
+            if adapter_id not in keep and adapter_id not in self._in_memory | self._pinned:
                 self.pool.drop(adapter_id)
+                self._evictions += 1
 
 
 def end_tokens(loaded: Any, tokenizer: Any) -> frozenset[int]:

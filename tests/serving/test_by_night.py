@@ -1,0 +1,133 @@
+"""What takes minutes: a server that is killed while it registers, and everything that schemathesis thinks of."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from rune.adapters.registry.registry import Registry
+from rune.types import ModelRef
+from tests.serving.world import PATIENCE, Running, trajectory
+
+pytestmark = pytest.mark.slow
+
+
+class Process:
+    """`rune serve` in a process of its own."""
+
+    def __init__(self, model: ModelRef, hypernet: Path, root: Path) -> None:
+        command = [sys.executable, "-m", "rune", "serve", "--model", model.path, "--port", "0"]
+        command += ["--registry", str(root / "registry"), "--checkpoint", str(hypernet)]
+        command += ["--set", "model.served_name=tiny", "--set", "engine.settings={window=512}"]
+        self.log = (root / "log.jsonl").open("ab")
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=self.log, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+        assert self.process.stdout is not None
+        self.url = self.process.stdout.readline().decode().strip()
+        assert self.url.startswith("http://127.0.0.1:"), (root / "log.jsonl").read_text(encoding="utf-8")[-2000:]
+
+    def end(self, number: int) -> int:
+        self.process.send_signal(number)
+        code = self.process.wait(PATIENCE)
+        self.log.close()
+        return code
+
+
+def test_killed_while_it_registers_it_loses_nothing_that_it_said_is_there(
+    tiny_model: ModelRef, hypernet: Path, tmp_path: Path
+) -> None:
+    rng = random.Random(3)
+    said: dict[str, int] = {}
+    for life in range(4):
+        server = Process(tiny_model, hypernet, tmp_path)
+        numbers = iter(range(1000 * life, 1000 * life + 900))
+
+        def post(numbers: Any = numbers, url: str = server.url) -> None:
+            with httpx.Client(base_url=url, timeout=PATIENCE) as http:
+                for number in numbers:
+                    try:
+                        answer = http.post("/v1/trajectories", content=trajectory(number))
+                    except httpx.HTTPError:
+                        return
+                    if answer.status_code in (200, 201):
+                        said[answer.json()["id"]] = number
+
+        lock = threading.Lock()
+        numbers = iter(_locked(numbers, lock))
+        threads = [threading.Thread(target=post, args=(numbers,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        before = len(said)
+        ends = time.monotonic() + PATIENCE
+        while len(said) < before + 10 and time.monotonic() < ends:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.2))
+        assert server.end(signal.SIGKILL) == -signal.SIGKILL
+        for thread in threads:
+            thread.join(PATIENCE)
+    assert len(said) >= 12
+    registry = Registry(tmp_path / "registry")
+    assert registry.verify() == []
+    server = Process(tiny_model, hypernet, tmp_path)
+    with httpx.Client(base_url=server.url, timeout=PATIENCE) as http:
+        for name in said:
+            body = {"model": name, "prompt": "x", "max_tokens": 2, "temperature": 0}
+            assert http.post("/v1/completions", json=body).status_code == 200
+        assert http.get("/v1/adapters").json()["total"] >= len(said)
+        with http.stream("POST", "/v1/completions", json={**body, "max_tokens": 200, "stream": True}) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            server.process.send_signal(signal.SIGTERM)
+            rest = [line for line in lines if line]
+    assert rest[-1] == "data: [DONE]"
+    assert server.process.wait(PATIENCE) == 0
+    registry.gc()
+    assert registry.verify() == [] and not registry.objects.unfinished()
+    for line in (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines():
+        if line.startswith("{"):
+            assert json.loads(line)["status"] < 500
+
+
+def _locked(numbers: Any, lock: threading.Lock) -> Any:
+    while True:
+        with lock:
+            number = next(numbers, None)
+        if number is None:
+            return
+        yield number
+
+
+def test_whatever_schemathesis_thinks_of_is_answered_below_500_and_as_the_page_says(
+    house: Running, tmp_path: Path
+) -> None:
+    page = house.http.get("/openapi.json").json()
+    for path in ("/v1/completions", "/v1/chat/completions"):  # names that are there, so that it comes further
+        fields = page["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
+        fields["model"] = {"type": "string", "enum": ["tiny", "sums", "tiny:shop-wide", "nobody"]}
+    (tmp_path / "openapi.json").write_text(json.dumps(page), encoding="utf-8")
+    command = [
+        sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()", "run",
+        str(tmp_path / "openapi.json"), "--url", house.url, "--max-examples", "40", "--seed", "1",
+        "--request-timeout", "30", "--phases", "coverage,fuzzing",
+        "--checks", "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert [line for line in house.lines() if line["status"] >= 500] == []
+    answered = [line for line in house.lines() if line["status"] == 200 and line["route"] in LANGUAGE]
+    assert {line["route"] for line in answered} == LANGUAGE
+
+
+LANGUAGE = {"/v1/completions", "/v1/chat/completions"}

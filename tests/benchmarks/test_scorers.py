@@ -68,9 +68,9 @@ def test_every_scorer_is_a_file_with_what_judging_asks_of_it() -> None:
     for scorer in Scorer:
         module = judging.of(scorer)
         assert all(callable(getattr(module, name)) for name in ("judge", "trials", "checks"))
-    assert [s.measure() for s in Scorer] == ["pass@1", "UPass@1", "pass@1"]
+    assert [s.measure() for s in Scorer] == ["pass@1", "UPass@1", "pass@1", "pass@1"]
     assert Scorer.EXECUTION_WITH_AND_WITHOUT.measure(10) == "UPass@10"
-    assert [s.answer for s in Scorer] == [Answer.PROGRAM, Answer.PROGRAM, Answer.VALUE]
+    assert [s.answer for s in Scorer] == [Answer.PROGRAM, Answer.PROGRAM, Answer.VALUE, Answer.EDITS]
 
 
 # --------------------------------------------------------------------------- with and without

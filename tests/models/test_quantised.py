@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from rune.adapters.folders import Folders
 from rune.engines import torch as engines
 from rune.errors import AdapterError, ConfigError
 from rune.hypernet import base as bases
@@ -126,7 +127,9 @@ def test_static_lora_and_hypernetwork_train_on_it_and_their_adapters_are_its_own
     )
 
     def drawn(model: ModelRef) -> int:
-        engine = engines.build(engines.Config(), model=model, device="cpu", dtype="float32")
+        engine = engines.build(
+            engines.Config(), model=model, device="cpu", dtype="float32", adapters=Folders(tmp_path / "adapter")
+        )
         return len(list(engine.complete([request])))
 
     assert drawn(four) == 1

@@ -122,9 +122,8 @@ def test_the_lora_and_the_static_arm_wear_what_each_training_left(adapted: Adapt
     """lora: phase A's. static: the hypernetwork's constant part, which phase B has moved on."""
     for arm, kind in (("lora", "lora"), ("static", "hypernet")):
         stored = checkpoint.load(adapted.folder / "checkpoints" / kind, adapted.context.model(), device="cpu")
-        refs = {t.adapter.path for t in adapted.of(arm).values() if t.adapter}
-        (path,) = refs
-        worn = convert.from_adapter(read_peft(path), stored.layout)
+        (ref,) = {t.adapter for t in adapted.of(arm).values() if t.adapter}
+        worn = convert.from_adapter(read_peft(Folders(adapted.folder.path).folder(ref)), stored.layout)
         for module, (down_YNRI, up_YNRO) in stored.static.factors().items():
             torch.testing.assert_close(worn[module].down_YNRI, down_YNRI.detach())
             torch.testing.assert_close(worn[module].up_YNRO, up_YNRO.detach())

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from rune.adapters.folders import WEIGHTS_FILE, Folders
 from rune.cli.main import main
 from rune.engines import scripted, torch
 from rune.runs import store
@@ -51,14 +52,14 @@ def test_a_repository_mended_at_the_second_attempt_becomes_an_adapter_that_engin
         main(["adapt", "--trajectory", str(corpus), "-o", str(made), "--checkpoint", checkpoint, "--model", model.path])
         == 0
     )
-    ref = AdapterRef(adapter_id="shop", path=str(made), base_model=model.digest, rank=4, delta_w_norm=1.0)
+    named = store.sha256_file(made / WEIGHTS_FILE)
+    ref = AdapterRef(adapter_id=named, base_model=model.digest, rank=4, delta_w_norm=1.0)
     sampling = Sampling(temperature=0.0, max_new_tokens=4)
     asked = [Request(key="a", prompt=ISSUE, sampling=sampling, seed=0, adapter=ref)]
     config = scripted.Config(answers={ISSUE: ("yes",)}, read_adapters=True)
-    assert [c.text for c in scripted.build(config, model=model, device="cpu", dtype="float32").complete(asked)] == [
-        "yes"
-    ]
-    engine = torch.build(torch.Config(), model=model, device="cpu", dtype="float32")
+    machine: Any = {"model": model, "device": "cpu", "dtype": "float32", "adapters": Folders(made)}
+    assert [c.text for c in scripted.build(config, **machine).complete(asked)] == ["yes"]
+    engine = torch.build(torch.Config(), **machine)
     assert len(list(engine.complete(asked))) == 1
     engine.close()
 

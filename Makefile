@@ -24,10 +24,10 @@ demo: $(STAMP)      ## the whole experiment, small, on a laptop CPU
 	$(BIN)/rune run configs/phase1-demo.toml --resume || [ $$? -eq 10 ]
 
 test: $(STAMP)      ## fast tests: no model, no network
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: $(STAMP)  ## fast tests and those of `make check`; every sandbox backend must be here
-	RUNE_HOSTILE=all $(BIN)/python -m pytest -n 2 --dist loadgroup -rs -m "not model and not slow and not vllm"
+	RUNE_HOSTILE=all $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -rs -m "not model and not slow and not vllm"
 
 check: lint test-all mutants test-model-small report-check bench-check  ## all that must hold before a release (about an hour on 2 cores)
 

@@ -22,9 +22,19 @@ CHAT_TEMPLATE = (
 )
 
 
+# A worker takes whole files (`--dist loadfile`), so that what a file's tests share is made once.
+LONG = (
+    *("hostile/test_hostile.py", "study/test_study.py", "pipeline/test_interruption.py", "study/test_phases.py"),
+    *("score/test_killed_at_any_moment.py", "sandbox/test_verdicts.py", "study/test_new_study.py"),
+    *("engines/test_contract.py", "engines/test_adapter_kernels.py", "engines/test_torch_engine.py"),
+    *("benchmarks/test_repositories.py", "score/test_audit.py", "cli/test_bad_input.py", "train/test_adapt.py"),
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Groups that stay on one worker begin first: a long one that begins last leaves the other worker idle."""
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+    """Long files begin first: one that begins last leaves the other worker idle."""
+    place = {Path(__file__).parent / name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path, len(LONG)))
 
 
 @pytest.fixture(scope="session")

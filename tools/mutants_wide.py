@@ -377,7 +377,7 @@ def record(folder: Path, tree: Path, tests: Sequence[str]) -> None:
     settings.write_text(f"[run]\ndata_file = {folder / 'coverage.db'}\nsource = {tree / 'src' / 'rune'}\n")
     command = [
         *("-p", "pytest_cov", "--cov", "--cov-context=test", f"--cov-config={settings}", "--cov-report="),
-        *("-n", "2", "--dist", "loadgroup", f"--junitxml={folder / 'junit.xml'}", "-o", "junit_family=xunit1"),
+        *("-n", "2", "--dist", "loadfile", f"--junitxml={folder / 'junit.xml'}", "-o", "junit_family=xunit1"),
     ]
     code, output = listed.run_tests(tree, tests, *command, seconds=3600)
     if code != 0:

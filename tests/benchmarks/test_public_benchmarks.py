@@ -159,6 +159,7 @@ def test_humaneval_plus_references_pass_with_number_32_mended(data_dir: Path, sa
     assert outcomes(sandbox, [thirty_two], [wrong]) == {"failed": 1}
 
 
+@pytest.mark.check
 def test_a_task_has_one_category_in_humaneval_and_humaneval_plus(data_dir: Path) -> None:
     plus = humaneval_plus.build(humaneval_plus.Config(path=str(data_dir))).problems()
     base = humaneval.build(humaneval.Config()).problems()

@@ -33,8 +33,6 @@ from tests.benchmarks.repositories import (
     make,
 )
 
-pytestmark = pytest.mark.xdist_group("repositories")
-
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Pool]:

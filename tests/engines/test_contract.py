@@ -16,10 +16,7 @@ from tests.engines.engine_helpers import PROMPTS, World
 
 SAMPLING = Sampling(temperature=1.0, max_new_tokens=12, top_k=30)
 
-MARKS = {
-    "vllm": pytest.mark.vllm,  # in an environment of its own
-    "ray": pytest.mark.xdist_group("ray"),  # one pair of actors serves all its tests
-}
+MARKS = {"vllm": pytest.mark.vllm}  # in an environment of its own
 ENGINES = [pytest.param(name, marks=MARKS.get(name, ())) for name in plugins.available("engines")]
 pytestmark = pytest.mark.parametrize("engine", ENGINES, indirect=True)
 

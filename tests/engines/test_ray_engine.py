@@ -59,7 +59,6 @@ def test_more_gpus_than_this_machine_has_are_refused() -> None:
         assert ray_engine._gpus(ray_engine.Config(actors=here), "cuda") == here
 
 
-@pytest.mark.xdist_group("ray")
 @pytest.mark.parametrize("engine", ["ray"], indirect=True)
 def test_actors_that_die_too_often_are_one_error_that_counts_what_is_missing(
     engine: ray_engine.RayEngine, world: World, monkeypatch: pytest.MonkeyPatch
@@ -81,7 +80,6 @@ def test_actors_that_die_too_often_are_one_error_that_counts_what_is_missing(
     assert len(again) == sum(request.n for request in work)
 
 
-@pytest.mark.xdist_group("ray")
 @pytest.mark.parametrize("engine", ["ray"], indirect=True)
 def test_a_dead_actors_work_is_done_again(engine: ray_engine.RayEngine, world: World) -> None:
     import ray

@@ -27,7 +27,6 @@ SOME = ("always_equal", "endless_loop", "honest_recursion", "says_passed", "writ
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="walls are Linux's"),
-    pytest.mark.xdist_group("hostile"),  # one at a time: each looks for what is left on the machine
 ]
 
 

@@ -115,6 +115,7 @@ def test_a_triage_without_a_reason_is_refused(tool: ModuleType, tmp_path: Path) 
         tool.triaged(path)
 
 
+@pytest.mark.check  # it starts pytest several times
 def test_a_mutant_is_caught_by_a_failing_test_and_its_file_is_put_back(tool: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "src").mkdir()
     file = tmp_path / "src" / "m.py"
@@ -132,6 +133,7 @@ def test_a_mutant_is_caught_by_a_failing_test_and_its_file_is_put_back(tool: Mod
     assert file.read_text().endswith("return 2\n")
 
 
+@pytest.mark.check  # it starts pytest several times
 def test_a_mutant_meets_the_tests_that_reach_its_line_and_where_none_does_all(tool: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "src" / "rune").mkdir(parents=True)
     file = tmp_path / "src" / "rune" / "m.py"

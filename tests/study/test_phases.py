@@ -22,7 +22,6 @@ from rune.types import ModelRef
 from tests.pipeline.experiment import settings, write
 from tests.report import runs
 
-pytestmark = pytest.mark.xdist_group("phases")
 REASON = 'the gate is under review: "points" – not proof'
 CONFIG = Path(__file__).parents[2] / "configs" / "phase1-0.5b.toml"
 

@@ -18,7 +18,6 @@ from rune.runs.store import RunDir
 from rune.types import ModelRef, Problem, Sample, Split, Trajectory, Treatment, Verdict
 from tests.pipeline.experiment import settings, write
 
-pytestmark = pytest.mark.xdist_group("study")  # one finished experiment for all of them
 SEEDS = (3, 4)
 FOLDS = 2
 HEATS = ("0.8", "0.2")

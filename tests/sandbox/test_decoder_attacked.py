@@ -235,6 +235,13 @@ def test_an_array_counts_for_as_many_values_as_it_has(dtype: str, size: int) -> 
             decode.decode(data, lambda handle: handle, caps)
 
 
+@pytest.mark.parametrize("dtype", [b"garbage", b"|O", b"|V8", b"<U3", b"<M8[s]", b""])
+def test_an_array_of_what_is_no_number_is_none(dtype: bytes) -> None:
+    data = b"n" + LEN.pack(len(dtype)) + dtype + b"t" + LEN.pack(1) + b"i" + struct.pack("<q", 1)
+    with pytest.raises(CodecError, match="no numeric array"):
+        decode.decode(data + b"b" + LEN.pack(8) + bytes(8), lambda handle: handle)
+
+
 def test_a_decimal_may_be_written_with_twice_its_digits_and_no_more() -> None:
     """`0000000001.50` is a number of three digits; a text is measured before it is read."""
     most = 2 * Caps().digits

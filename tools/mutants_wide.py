@@ -490,6 +490,13 @@ def main() -> int:
             tree.mkdir(parents=True)
             listed.copy_tree(tree)
             trees.put(tree)
+        if args.tests:  # one that fails anyhow would "catch" every mutant
+            first = trees.get()
+            code, output = listed.run_tests(first, args.tests, "-x", "-n", "0", seconds=args.seconds)
+            trees.put(first)
+            if code != 0:
+                print(f"mutants-wide: --tests fail without a mutant: {listed._first_failure(output)}", file=sys.stderr)
+                return 2
         reach: dict[str, Reach] = {}
         for area in found:
             if args.tests or area.name not in {m.area for m in chosen if m.key not in done}:

@@ -163,3 +163,17 @@ def test_tests_that_cannot_run_notice_nothing(tool: ModuleType, tmp_path: Path) 
     file.write_text("def one():\n    return 1\n")
     (mutation, *_) = tool.mutations(file, "x", root=tmp_path)
     assert tool.try_one(mutation, tmp_path, ["test_gone.py"], 60).outcome == "unfit"
+
+
+def test_tests_that_fail_without_a_mutant_catch_none(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that could not run in a copied tree once "caught" all mutants that it was given."""
+    monkeypatch.setattr(tool.listed, "copy_tree", lambda _: None)
+    monkeypatch.setattr(tool.listed, "run_tests", lambda *_, **__: (1, "FAILED tests/x.py::test_y - no data\n"))
+    monkeypatch.setattr(tool, "try_one", lambda *_: pytest.fail("a mutant was tried"))
+    out = tmp_path / "tried.jsonl"
+    typed = f"mutants-wide --only analysis/stats.py --sample 1 --tests tests/x.py --out {out}"
+    monkeypatch.setattr(sys, "argv", typed.split())
+    assert tool.main() == 2
+    assert "--tests fail without a mutant" in capsys.readouterr().err and not out.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -251,7 +252,7 @@ def test_a_domain_without_tasks_and_a_project_without_adapters_are_refused(regis
 
 @pytest.mark.parametrize(("share", "kept"), [(1.0, True), (0.5, False), (0.2, False)])
 def test_a_merge_is_kept_only_if_its_interval_is_above_both_parents(
-    registry: Registry, share: float, kept: bool
+    registry: Registry, share: float, kept: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a, b = small.put(registry, 1, DATES), small.put(registry, 2, DATES)
     child = merged_id(registry, a.id, b.id)
@@ -270,6 +271,8 @@ def test_a_merge_is_kept_only_if_its_interval_is_above_both_parents(
     assert (entry.fitness_low > 0.4) is kept
     assert operation.numbers["result"]["value"] == pytest.approx(entry.fitness)  # archived with its numbers
     assert {d: n["value"] for d, n in operation.numbers["inputs"].items()} == pytest.approx({a.id: 0.4, b.id: 0.4})
+    told = rf"merge {a.short} {b.short} → {child[:12]}: φ [01]\.\d+ \[.*\], best input 0\.400: "
+    assert re.search(told + ("kept" if kept else "archived"), capsys.readouterr().err)
     assert {e.parent for e in registry.lineage(child).ancestors} == {a.id, b.id}
     assert registry.get(a.id).status is registry.get(b.id).status is Status.ACTIVE
 

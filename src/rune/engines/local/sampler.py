@@ -103,7 +103,7 @@ def _pick(share_NK: Tensor, ids_NK: Tensor, uniform_N: Tensor) -> Tensor:
 def _draw_nucleus(logits_NV: Tensor, uniform_N: Tensor, sampling: Sampling) -> Tensor:
     scaled_NV = logits_NV.float() / sampling.temperature
     norm_N1 = scaled_NV.logsumexp(-1, keepdim=True).double()
-    values_NK, ids_NK = top(scaled_NV, min(_NUCLEUS, scaled_NV.shape[1]))
+    values_NK, ids_NK = top(scaled_NV, _NUCLEUS)
     share_NK = (values_NK.double() - norm_N1).exp()
     tokens_N = _pick(_nucleus(share_NK, sampling.top_p), ids_NK, uniform_N)
     wide = (share_NK.sum(-1) < sampling.top_p).nonzero()[:, 0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.special import stdtrit
 
 from rune.analysis import stats
 from rune.types import Interval
@@ -76,3 +77,11 @@ def test_a_domain_weighs_by_its_tasks() -> None:
     error = np.sqrt(squares / (5 * 4)) / np.mean(sizes)
     found = interval(np.stack([values, values], axis=1), clusters)
     assert (found.low, found.high) == pytest.approx((mean - 2.7764 * error, mean + 2.7764 * error), rel=1e-3)
+
+
+def test_two_tasks_are_enough_for_an_interval_over_trainings() -> None:
+    values_TS = np.array([[1.0, 2.0, 4.0], [2.0, 3.0, 3.5]])
+    error, freedom = stats.crossed_error(values_TS)
+    half = float(stdtrit(freedom, 0.975) * error)
+    found = stats.mean_interval(values_TS, (), np.ones((1, 2)) / 2, level=0.95, low=-1e6, high=1e6)
+    assert (found.low, found.high) == pytest.approx((values_TS.mean() - half, values_TS.mean() + half))

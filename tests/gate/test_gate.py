@@ -13,7 +13,6 @@ from rune import config
 from rune.analysis import gate, leakage
 from rune.errors import GateError, NotEnoughSamples
 from rune.runs import store
-from rune.stages import gate as stage
 from rune.types import Decision, Outcome, Problem, Scorer, Split, Verdict
 from tests.report import runs
 
@@ -219,7 +218,7 @@ def test_a_decision_survives_the_disk(tmp_path: Path) -> None:
 
 def test_a_run_is_decided_from_its_folder_alone(tmp_path: Path) -> None:
     folder = runs.build(tmp_path)
-    decision = stage.run(folder, SETTINGS)
+    decision = runs.decide(folder, SETTINGS)
     assert store.read_json(folder / "decision.json")["answer"] == decision.answer
     assert {"wrong_trajectory", "static"} <= {c.baseline for c in decision.contrasts}
 
@@ -227,7 +226,7 @@ def test_a_run_is_decided_from_its_folder_alone(tmp_path: Path) -> None:
 def test_an_arm_that_was_treated_but_never_scored_leaves_the_gate_undecided(tmp_path: Path) -> None:
     folder = runs.build(tmp_path, edit_verdicts=lambda v: [x for x in v if x.condition != "static"])
     with pytest.raises(GateError, match="no verdicts of arm 'static'"):
-        stage.run(folder, SETTINGS)
+        runs.decide(folder, SETTINGS)
 
 
 def test_unfinished_scoring_leaves_the_gate_undecided(tmp_path: Path) -> None:
@@ -236,7 +235,7 @@ def test_unfinished_scoring_leaves_the_gate_undecided(tmp_path: Path) -> None:
     manifest["stages"]["score"]["status"] = "interrupted"
     store.write_json(folder.manifest_path, manifest)
     with pytest.raises(GateError, match="scoring is interrupted"):
-        stage.run(folder, SETTINGS)
+        runs.decide(folder, SETTINGS)
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from rune.analysis import leakage
+from rune.analysis import gate, leakage
 from rune.corpus import overlap
 from rune.runs import store
-from rune.stages import gate
 from rune.types import Attempt, Outcome, Problem, Split, Trajectory, Treatment
 from tests.report import runs
 
@@ -27,7 +26,7 @@ def without_relatives(problems: list[Problem]) -> list[Problem]:
 
 def check(tmp_path: Path, edit: Callable[[list[Trajectory]], list[Trajectory]] = lambda x: x) -> dict[str, Any]:
     folder = runs.build(tmp_path, extras=False, edit_problems=without_relatives, edit_trajectories=edit)
-    gate.run(folder, SETTINGS)
+    runs.decide(folder, SETTINGS)
     found: dict[str, Any] = store.read_json(folder / "leakage.json")
     return found
 
@@ -54,7 +53,7 @@ def test_a_clean_corpus_passes(tmp_path: Path) -> None:
 
 def test_the_benchmarks_own_near_duplicate_is_found(tmp_path: Path) -> None:
     folder = runs.build(tmp_path, extras=False)
-    gate.run(folder, SETTINGS)
+    runs.decide(folder, SETTINGS)
     found = store.read_json(folder / "leakage.json")
     assert found["suspicious"] == ["HumanEval/61"]
     assert next(r for r in found["rows"] if r["suspicious"])["nearest"] == "HumanEval/56"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from rune.analysis import gate
 from rune.cli.main import main
 from rune.errors import GateError, StoreError
 from rune.runs import integrity, preregistration, store
 from rune.runs.store import RunDir
-from rune.stages import gate
 from rune.study import config, folders
 from rune.types import Verdict
 from tests.report import runs
@@ -97,7 +97,7 @@ def test_every_touched_line_stops_the_gate(
 ) -> None:
     touch(run, name, change)
     with pytest.raises(GateError) as caught:
-        gate.run(run, SETTINGS)
+        runs.decide(run, SETTINGS)
     assert f"{name}: " in str(caught.value)
     assert words in str(caught.value)
     assert not (run / "decision.json").exists()
@@ -119,31 +119,31 @@ def test_another_outcome_stops_the_gate_which_names_the_command_that_helps(
 ) -> None:
     touch(run, "verdicts.jsonl", change)
     with pytest.raises(GateError, match=rf"verdicts\.jsonl: {words}.*`rune score {run.path} --again`"):
-        gate.run(run, SETTINGS)
+        runs.decide(run, SETTINGS)
     assert not (run / "decision.json").exists()
 
 
 @pytest.mark.parametrize("change", [reorder, slow_down, lambda lines: slow_down(lines[::-1])])
 def test_other_seconds_and_another_order_are_the_same_verdicts(run: RunDir, change: Callable[[Lines], Lines]) -> None:
-    before = gate.run(run, SETTINGS)
+    before = runs.decide(run, SETTINGS)
     touch(run, "verdicts.jsonl", change)
     assert integrity.verify(run) == []
     integrity.seal(run, "score")
-    assert gate.run(run, SETTINGS) == before
+    assert runs.decide(run, SETTINGS) == before
 
 
 @pytest.mark.parametrize("name", [*SEALED, "preregistration.json"])
 def test_a_file_that_is_gone_stops_the_gate(run: RunDir, name: str) -> None:
     (run / name).unlink()
     with pytest.raises(GateError, match=f"{name} is gone"):
-        gate.run(run, SETTINGS)
+        runs.decide(run, SETTINGS)
 
 
 def test_a_changed_threshold_is_named_with_both_values(run: RunDir) -> None:
     text = (run / "config.toml").read_text()
     (run / "config.toml").write_text(text.replace("[gate]", "[gate]\nthreshold_points = 4.0"))
     with pytest.raises(GateError, match=r"rule.threshold_points: nothing → 4.0"):
-        gate.run(run, SETTINGS)
+        runs.decide(run, SETTINGS)
 
 
 def test_a_promise_edited_together_with_its_config_is_still_caught(run: RunDir) -> None:
@@ -152,7 +152,7 @@ def test_a_promise_edited_together_with_its_config_is_still_caught(run: RunDir) 
     frozen["digest"] = preregistration.digest(frozen)
     store.write_json(run / "preregistration.json", frozen)
     with pytest.raises(GateError, match="does not match the digest in manifest"):
-        gate.run(run, SETTINGS)
+        runs.decide(run, SETTINGS)
 
 
 def test_seals_rewritten_to_fit_an_edit_are_caught_by_the_manifest(run: RunDir) -> None:
@@ -161,7 +161,7 @@ def test_seals_rewritten_to_fit_an_edit_are_caught_by_the_manifest(run: RunDir) 
     seals["verdicts.jsonl"] = integrity._fingerprint(run, "verdicts.jsonl")
     store.write_json(run / "seals.json", seals)
     with pytest.raises(GateError, match=r"seals\.json was edited"):
-        gate.run(run, SETTINGS)
+        runs.decide(run, SETTINGS)
 
 
 def test_a_second_seal_does_not_launder_an_edit(run: RunDir) -> None:
@@ -213,7 +213,7 @@ def test_a_run_without_a_promise_is_not_decided(run: RunDir) -> None:
     del manifest["preregistration"]
     store.write_json(run.manifest_path, manifest)
     with pytest.raises(GateError, match="no pre-registration"):
-        gate.run(run, SETTINGS)
+        runs.decide(run, SETTINGS)
 
 
 def test_a_stage_that_ended_without_a_seal_is_noticed(run: RunDir) -> None:

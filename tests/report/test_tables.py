@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
-from rune.analysis import evidence
+from rune.analysis import evidence, gate
 from rune.analysis.power import Baseline, Design
 from rune.reporting import compare, data, design, tables
 from rune.reporting.data import Report
 from rune.reporting.tables import Table
 from rune.runs import store
-from rune.stages import gate
 from rune.types import Decision
 from tests.report import runs
 
@@ -22,7 +21,7 @@ from tests.report import runs
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     folder = runs.build(tmp_path_factory.mktemp("tables"))
-    gate.run(folder, gate.Config(resamples=500, simulations=100))
+    runs.decide(folder, gate.Config(resamples=500, simulations=100))
     return data.gather(folder, programs_per_arm=1, most_programs=10)
 
 
@@ -168,5 +167,5 @@ def test_the_baseline_of_an_earlier_run_is_fitted_to_its_own_arm(report: Report,
 
 
 def _decided(folder: store.RunDir) -> Any:
-    gate.run(folder, gate.Config(resamples=100, simulations=100))
+    runs.decide(folder, gate.Config(resamples=100, simulations=100))
     return store.read_json(folder / "decision.json")

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from rune.analysis import evidence
+from rune.analysis import evidence, gate
 from rune.reporting import data, words
 from rune.reporting.data import Report
 from rune.reporting.tables import _plateau
-from rune.stages import gate
 from rune.types import Contrast
 from tests.report import runs
 
@@ -20,7 +19,7 @@ from tests.report import runs
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     folder = runs.build(tmp_path_factory.mktemp("words"), extras=False)
-    gate.run(folder, gate.Config(resamples=500, simulations=100))
+    runs.decide(folder, gate.Config(resamples=500, simulations=100))
     return data.gather(folder, programs_per_arm=1, most_programs=10)
 
 

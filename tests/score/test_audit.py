@@ -27,7 +27,7 @@ from rune.scoring import audit
 from rune.stages import score
 from rune.study import config as study_config
 from rune.study import folders
-from rune.types import Outcome, Problem, Program, Sample, Split, Verdict
+from rune.types import Outcome, Problem, Program, Sample, Scorer, Split, Verdict
 from tests.hostile import suite
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the fork backend is Linux's")
@@ -265,6 +265,13 @@ def test_a_pass_that_is_none_is_named_by_task_arm_and_draw(run: RunDir, capsys: 
     for verdict in wrong:
         assert f"{verdict.task_id} (" in told.err and f"{verdict.condition} draw {verdict.draw}" in told.err
     assert told.err.count("NOT EXPLAINED") == 2
+
+
+def test_a_pass_that_no_other_path_can_judge_is_not_called_confirmed() -> None:
+    mended = dataclasses.replace(DOUBLE, scorer=Scorer.REPOSITORY)
+    passes = [audit.Pass("a draw 0", "", mended)]
+    with pytest.raises(DataError, match=r"T/1: no other path judges answers of the scorer 'repository'"):
+        audit.run(passes, None, seed=0, config=score.Config())
 
 
 def test_an_interrupted_audit_leaves_no_process_and_no_file(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,10 +17,10 @@ def hypernet(tiny_model: ModelRef, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
-def house(tiny_model: ModelRef, hypernet: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def served(tiny_model: ModelRef, hypernet: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A server without keys and two adapters: "sums" in shop/sums, and one of the project shop."""
-    with running(configured(tiny_model, tmp_path_factory.mktemp("house"), hypernet)) as house:
+    with running(configured(tiny_model, tmp_path_factory.mktemp("served"), hypernet)) as served:
         for number, place in ((1, "project=shop&domain=sums&alias=sums"), (2, "project=shop&alias=shop-wide")):
-            answer = house.http.post(f"/v1/trajectories?{place}", content=trajectory(number))
+            answer = served.http.post(f"/v1/trajectories?{place}", content=trajectory(number))
             assert answer.status_code == 201, answer.text
-        yield house
+        yield served

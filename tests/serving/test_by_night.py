@@ -110,23 +110,23 @@ def _locked(numbers: Any, lock: threading.Lock) -> Any:
 
 
 def test_whatever_schemathesis_thinks_of_is_answered_below_500_and_as_the_page_says(
-    house: Running, tmp_path: Path
+    served: Running, tmp_path: Path
 ) -> None:
-    page = house.http.get("/openapi.json").json()
+    page = served.http.get("/openapi.json").json()
     for path in ("/v1/completions", "/v1/chat/completions"):  # names that are there, so that it comes further
         fields = page["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
         fields["model"] = {"type": "string", "enum": ["tiny", "sums", "tiny:shop-wide", "nobody"]}
     (tmp_path / "openapi.json").write_text(json.dumps(page), encoding="utf-8")
     command = [
         sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()", "run",
-        str(tmp_path / "openapi.json"), "--url", house.url, "--max-examples", "40", "--seed", "1",
+        str(tmp_path / "openapi.json"), "--url", served.url, "--max-examples", "40", "--seed", "1",
         "--request-timeout", "30", "--phases", "coverage,fuzzing",
         "--checks", "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert [line for line in house.lines() if line["status"] >= 500] == []
-    answered = [line for line in house.lines() if line["status"] == 200 and line["route"] in LANGUAGE]
+    assert [line for line in served.lines() if line["status"] >= 500] == []
+    answered = [line for line in served.lines() if line["status"] == 200 and line["route"] in LANGUAGE]
     assert {line["route"] for line in answered} == LANGUAGE
 
 

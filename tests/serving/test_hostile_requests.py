@@ -114,8 +114,8 @@ BODIES: list[tuple[str, str, bytes, int]] = [
 
 
 @pytest.mark.parametrize(("path", "body", "status"), [pytest.param(*case[1:], id=case[0]) for case in BODIES])
-def test_a_bad_request_is_one_clear_line(house: Running, path: str, body: bytes, status: int) -> None:
-    answer = house.http.post(path, content=body, headers={"content-type": "application/json"})
+def test_a_bad_request_is_one_clear_line(served: Running, path: str, body: bytes, status: int) -> None:
+    answer = served.http.post(path, content=body, headers={"content-type": "application/json"})
     assert answer.status_code == status, answer.text
     error = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
@@ -142,15 +142,15 @@ def test_a_bad_request_is_one_clear_line(house: Running, path: str, body: bytes,
         ("POST", "/healthz", 405),
     ],
 )
-def test_a_page_or_a_number_that_is_none(house: Running, method: str, path: str, status: int) -> None:
-    answer = house.http.request(method, path)
+def test_a_page_or_a_number_that_is_none(served: Running, method: str, path: str, status: int) -> None:
+    answer = served.http.request(method, path)
     assert answer.status_code == status, answer.text
     assert "\n" not in answer.json()["error"]["message"]
 
 
-def raw(house: Running, data: bytes) -> bytes:
+def raw(served: Running, data: bytes) -> bytes:
     """What comes back for bytes that no client would send; until the server closes or is silent."""
-    where = urlsplit(house.url)
+    where = urlsplit(served.url)
     with socket.create_connection((where.hostname, where.port), timeout=10) as connection:
         connection.sendall(data)
         connection.shutdown(socket.SHUT_WR)
@@ -176,25 +176,25 @@ HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
         (b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nOrigin: https://page.example\r\n\r\n", b"403"),
     ],
 )
-def test_bytes_that_no_client_sends(house: Running, data: bytes, status: bytes) -> None:
-    assert raw(house, data).split(b" ")[1] == status
+def test_bytes_that_no_client_sends(served: Running, data: bytes, status: bytes) -> None:
+    assert raw(served, data).split(b" ")[1] == status
 
 
-def test_a_head_beyond_the_limit_ends_the_connection(house: Running) -> None:
+def test_a_head_beyond_the_limit_ends_the_connection(served: Running) -> None:
     found = b""
     with contextlib.suppress(OSError):  # it may be closed before all of the head is sent
-        found = raw(house, HEAD + b"X: " + b"y" * (1 << 20) + b"\r\n\r\n")
+        found = raw(served, HEAD + b"X: " + b"y" * (1 << 20) + b"\r\n\r\n")
     assert found == b"" or found.split(b" ")[1] == b"400"
 
 
-def test_a_body_that_grows_beyond_the_limit_is_cut_off_while_it_comes(house: Running) -> None:
+def test_a_body_that_grows_beyond_the_limit_is_cut_off_while_it_comes(served: Running) -> None:
     chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
-    found = raw(house, HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 40)
+    found = raw(served, HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 40)
     assert found.split(b" ")[1] == b"413" and b"at most" not in found and b"send less" in found
 
 
-def test_after_all_that_the_server_is_well(house: Running) -> None:
-    assert house.http.get("/healthz").text == "ok" and house.http.get("/readyz").text == "ready"
-    assert house.http.post(TEXT, content=ask()).status_code == 200
-    assert "\n".join(str(line) for line in house.lines() if line["status"] >= 500) == ""
-    assert MARK not in house.log.getvalue()
+def test_after_all_that_the_server_is_well(served: Running) -> None:
+    assert served.http.get("/healthz").text == "ok" and served.http.get("/readyz").text == "ready"
+    assert served.http.post(TEXT, content=ask()).status_code == 200
+    assert "\n".join(str(line) for line in served.lines() if line["status"] >= 500) == ""
+    assert MARK not in served.log.getvalue()

@@ -15,7 +15,7 @@ from rune.serving.settings import Config
 from rune.types import ModelRef
 from tests.serving.world import configured, running, trajectory
 
-QUESTION = "Write f(x), which adds 1 in the house style."
+QUESTION = "Write f(x), which adds 1 in the served style."
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def test_what_is_remembered_changes_the_answer_and_a_server_gives_the_same(confi
     assert worn != bare
     assert rune.chat([("user", QUESTION)], memory="lesson", max_tokens=40, config=config) == worn
     body = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 40, "temperature": 0}
-    with running(config) as house:
-        answer = house.http.post("/v1/chat/completions", json={"model": "lesson", **body}).json()
+    with running(config) as served:
+        answer = served.http.post("/v1/chat/completions", json={"model": "lesson", **body}).json()
     assert answer["choices"][0]["message"]["content"] == worn
 
 

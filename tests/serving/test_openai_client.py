@@ -17,42 +17,42 @@ MESSAGES = [{"role": "user", "content": "add two numbers"}]
 
 
 @pytest.fixture(scope="module")
-def client(house: Running) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{house.url}/v1", api_key="none", max_retries=0, timeout=PATIENCE) as client:
+def client(served: Running) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0, timeout=PATIENCE) as client:
         yield client
 
 
 def drawn(
-    house: Running, prompt: str, *, adapter: str = "", seed: int = 0, n: int = 1, **how: object
+    served: Running, prompt: str, *, adapter: str = "", seed: int = 0, n: int = 1, **how: object
 ) -> list[Completion]:
     """What the batch engine says to the same."""
     ref = None
     if adapter:
-        memory = house.service.memory
+        memory = served.service.memory
         ref = memory.ref(memory.registry.resolve(f"shop/{adapter}"))
     sampling = Sampling(**{"temperature": 0.0, "max_new_tokens": 16, **how})  # type: ignore[arg-type]
     request = Request(key="", prompt=prompt, sampling=sampling, seed=seed, n=n, adapter=ref, logprobs=3)
-    return sorted(house.service.engine.complete([request]), key=lambda completion: completion.draw)
+    return sorted(served.service.engine.complete([request]), key=lambda completion: completion.draw)
 
 
-def rendered(house: Running) -> str:
-    return chat.render(house.service.model, Chat(messages=(("user", "add two numbers"),), prefill=""))
+def rendered(served: Running) -> str:
+    return chat.render(served.service.model, Chat(messages=(("user", "add two numbers"),), prefill=""))
 
 
-def test_a_completion_is_the_engines_text(client: openai.OpenAI, house: Running) -> None:
+def test_a_completion_is_the_engines_text(client: openai.OpenAI, served: Running) -> None:
     found = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=16, temperature=0)
-    (expected,) = drawn(house, PROMPT)
+    (expected,) = drawn(served, PROMPT)
     assert found.object == "text_completion" and found.id.startswith("cmpl-") and found.model == "tiny"
     assert [choice.text for choice in found.choices] == [expected.text]
     assert found.choices[0].finish_reason == expected.finish_reason and found.choices[0].logprobs is None
 
 
-def test_usage_counts_the_prompt_once_and_every_draw(client: openai.OpenAI, house: Running) -> None:
+def test_usage_counts_the_prompt_once_and_every_draw(client: openai.OpenAI, served: Running) -> None:
     found = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=5, n=3, seed=1)
     assert found.usage is not None
-    draws = drawn(house, PROMPT, n=3, seed=1, temperature=1.0, max_new_tokens=5)
+    draws = drawn(served, PROMPT, n=3, seed=1, temperature=1.0, max_new_tokens=5)
     assert found.usage.completion_tokens == sum(completion.num_tokens for completion in draws)
-    tokenizer = house.service.engine.tokenizer  # type: ignore[attr-defined]
+    tokenizer = served.service.engine.tokenizer  # type: ignore[attr-defined]
     assert found.usage.prompt_tokens == len(tokenizer(PROMPT)["input_ids"])
     assert found.usage.total_tokens == found.usage.prompt_tokens + found.usage.completion_tokens
 
@@ -62,9 +62,9 @@ def test_max_tokens_ends_an_answer_by_length(client: openai.OpenAI) -> None:
     assert found.choices[0].finish_reason == "length" and found.usage and found.usage.completion_tokens == 3
 
 
-def test_a_chat_answers_the_models_own_template(client: openai.OpenAI, house: Running) -> None:
+def test_a_chat_answers_the_models_own_template(client: openai.OpenAI, served: Running) -> None:
     found = client.chat.completions.create(model="tiny", messages=MESSAGES, max_tokens=16, temperature=0)
-    (expected,) = drawn(house, rendered(house))
+    (expected,) = drawn(served, rendered(served))
     assert found.object == "chat.completion" and found.id.startswith("chatcmpl-")
     message = found.choices[0].message
     assert (message.role, message.content, message.refusal) == ("assistant", expected.text, None)
@@ -96,9 +96,9 @@ def test_a_developer_message_is_a_system_message(client: openai.OpenAI) -> None:
     assert texts[0] == texts[1]
 
 
-def test_n_draws_have_indices_and_differ(client: openai.OpenAI, house: Running) -> None:
+def test_n_draws_have_indices_and_differ(client: openai.OpenAI, served: Running) -> None:
     found = client.completions.create(model="tiny", prompt=PROMPT, n=4, seed=7, max_tokens=16, temperature=1)
-    expected = drawn(house, PROMPT, n=4, seed=7, temperature=1.0)
+    expected = drawn(served, PROMPT, n=4, seed=7, temperature=1.0)
     assert [c.index for c in found.choices] == [0, 1, 2, 3]
     assert [c.text for c in found.choices] == [c.text for c in expected] and len({c.text for c in found.choices}) > 1
 
@@ -120,8 +120,8 @@ def test_a_seed_repeats_and_another_does_not(client: openai.OpenAI) -> None:
     assert len({text(None) for _ in range(4)}) > 1
 
 
-def test_stop_ends_before_the_string_as_text_and_as_list(client: openai.OpenAI, house: Running) -> None:
-    (free,) = drawn(house, PROMPT, max_new_tokens=24)
+def test_stop_ends_before_the_string_as_text_and_as_list(client: openai.OpenAI, served: Running) -> None:
+    (free,) = drawn(served, PROMPT, max_new_tokens=24)
     stop = free.text[len(free.text) // 2 :][:3]
     for given in (stop, [stop], ["not in there", stop]):
         found = client.completions.create(model="tiny", prompt=PROMPT, stop=given, max_tokens=24, temperature=0)
@@ -129,16 +129,16 @@ def test_stop_ends_before_the_string_as_text_and_as_list(client: openai.OpenAI, 
         assert found.choices[0].finish_reason == "stop"
 
 
-def test_a_streamed_completion_adds_up_to_the_whole_one(client: openai.OpenAI, house: Running) -> None:
-    (expected,) = drawn(house, PROMPT)
+def test_a_streamed_completion_adds_up_to_the_whole_one(client: openai.OpenAI, served: Running) -> None:
+    (expected,) = drawn(served, PROMPT)
     chunks = list(client.completions.create(model="tiny", prompt=PROMPT, max_tokens=16, temperature=0, stream=True))
     assert "".join(chunk.choices[0].text for chunk in chunks) == expected.text
     assert len(chunks) > 3 and len({chunk.id for chunk in chunks}) == 1
     assert [c.choices[0].finish_reason for c in chunks if c.choices[0].finish_reason] == [expected.finish_reason]
 
 
-def test_a_streamed_chat_begins_with_the_role_and_ends_with_the_reason(client: openai.OpenAI, house: Running) -> None:
-    (expected,) = drawn(house, rendered(house))
+def test_a_streamed_chat_begins_with_the_role_and_ends_with_the_reason(client: openai.OpenAI, served: Running) -> None:
+    (expected,) = drawn(served, rendered(served))
     chunks = list(
         client.chat.completions.create(model="tiny", messages=MESSAGES, max_tokens=16, temperature=0, stream=True)
     )
@@ -157,8 +157,8 @@ def test_streamed_draws_are_told_apart(client: openai.OpenAI) -> None:
     assert texts == [choice.text for choice in whole.choices]
 
 
-def test_a_stop_string_never_shows_in_a_stream(client: openai.OpenAI, house: Running) -> None:
-    (free,) = drawn(house, PROMPT, max_new_tokens=24)
+def test_a_stop_string_never_shows_in_a_stream(client: openai.OpenAI, served: Running) -> None:
+    (free,) = drawn(served, PROMPT, max_new_tokens=24)
     stop = free.text[len(free.text) // 2 :][:3]
     chunks = list(
         client.completions.create(model="tiny", prompt=PROMPT, stop=stop, max_tokens=24, temperature=0, stream=True)
@@ -174,9 +174,9 @@ def test_usage_comes_last_in_a_stream_that_asks_for_it(client: openai.OpenAI) ->
     assert all(chunk.usage is None for chunk in chunks)
 
 
-def test_log_probabilities_of_a_completion_line_up_with_its_text(client: openai.OpenAI, house: Running) -> None:
+def test_log_probabilities_of_a_completion_line_up_with_its_text(client: openai.OpenAI, served: Running) -> None:
     found = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=12, temperature=0, logprobs=3)
-    (expected,) = drawn(house, PROMPT, max_new_tokens=12)
+    (expected,) = drawn(served, PROMPT, max_new_tokens=12)
     logs = found.choices[0].logprobs
     assert logs is not None and logs.tokens and logs.token_logprobs and logs.top_logprobs and logs.text_offset
     assert len(logs.tokens) == len(expected.logprobs) == len(logs.text_offset)
@@ -207,15 +207,15 @@ def test_streamed_log_probabilities_are_the_whole_ones(client: openai.OpenAI) ->
 
 
 @pytest.mark.parametrize("name", ["tiny:sums", "sums", "shop/sums", "tiny:shop/sums"])
-def test_an_adapter_answers_by_its_alias(client: openai.OpenAI, house: Running, name: str) -> None:
+def test_an_adapter_answers_by_its_alias(client: openai.OpenAI, served: Running, name: str) -> None:
     found = client.completions.create(model=name, prompt=PROMPT, max_tokens=16, temperature=0)
-    (expected,), (base,) = drawn(house, PROMPT, adapter="sums"), drawn(house, PROMPT)
+    (expected,), (base,) = drawn(served, PROMPT, adapter="sums"), drawn(served, PROMPT)
     assert found.choices[0].text == expected.text != base.text
     assert found.model.startswith("tiny:") and len(found.model) == 69
 
 
-def test_an_adapter_answers_by_its_id_and_by_the_beginning_of_it(client: openai.OpenAI, house: Running) -> None:
-    digest = house.service.memory.registry.resolve("shop/sums").id
+def test_an_adapter_answers_by_its_id_and_by_the_beginning_of_it(client: openai.OpenAI, served: Running) -> None:
+    digest = served.service.memory.registry.resolve("shop/sums").id
     texts = {
         client.completions.create(model=name, prompt=PROMPT, max_tokens=16, temperature=0).choices[0].text
         for name in (digest, digest[:8], f"tiny:{digest}", f"tiny:{digest[:12]}", "sums")
@@ -234,12 +234,12 @@ def test_an_adapter_answers_by_its_id_and_by_the_beginning_of_it(client: openai.
     ],
 )
 def test_metadata_lets_the_registry_choose(
-    client: openai.OpenAI, house: Running, metadata: dict[str, str], adapter: str
+    client: openai.OpenAI, served: Running, metadata: dict[str, str], adapter: str
 ) -> None:
     found = client.chat.completions.create(
         model="tiny", messages=MESSAGES, max_tokens=16, temperature=0, metadata=metadata
     )
-    assert found.choices[0].message.content == drawn(house, rendered(house), adapter=adapter)[0].text
+    assert found.choices[0].message.content == drawn(served, rendered(served), adapter=adapter)[0].text
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_what_asks_for_nothing_is_taken(client: openai.OpenAI) -> None:
     assert found.choices
 
 
-def test_without_max_tokens_the_answer_ends_by_the_servers_limit(client: openai.OpenAI, house: Running) -> None:
+def test_without_max_tokens_the_answer_ends_by_the_servers_limit(client: openai.OpenAI, served: Running) -> None:
     found = client.completions.create(model="tiny", prompt=PROMPT, temperature=0)
     assert found.usage is not None
-    assert found.usage.completion_tokens <= house.service.config.serve.max_tokens
+    assert found.usage.completion_tokens <= served.service.config.serve.max_tokens

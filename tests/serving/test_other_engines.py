@@ -19,8 +19,8 @@ ANSWERS = {"answers": {"add": ["one two", "three four"]}, "default": ["anything 
 @pytest.fixture(scope="module")
 def scripted(tiny_model: ModelRef, hypernet: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     config = configured(tiny_model, tmp_path_factory.mktemp("scripted"), hypernet)
-    with running(replace(config, engine=Engine(name="scripted", settings=ANSWERS))) as house:
-        yield house
+    with running(replace(config, engine=Engine(name="scripted", settings=ANSWERS))) as served:
+        yield served
 
 
 def test_a_list_engine_answers_whole_and_streamed(scripted: Running) -> None:

@@ -91,11 +91,11 @@ class Running:
 
 @contextlib.contextmanager
 def running(config: Config) -> Iterator[Running]:
-    house = Running(config)
+    served = Running(config)
     try:
-        yield house
+        yield served
     finally:
-        house.close()
+        served.close()
 
 
 def trajectory(number: int, *, secret: str = "") -> bytes:
@@ -106,7 +106,7 @@ def trajectory(number: int, *, secret: str = "") -> bytes:
         "trajectory_id": f"t{number}",
         "task_id": f"shop/{number}",
         "benchmark": "shop",
-        "prompt": f"Write f(x), which adds {number} in the house style.",
+        "prompt": f"Write f(x), which adds {number} in the served style.",
         "attempts": [{**failed, "error": "wrong"}, {"code": solution, "outcome": "passed"}],
         "solution": solution,
     }

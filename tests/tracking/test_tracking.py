@@ -18,10 +18,11 @@ from pathlib import Path
 
 import pytest
 
+from rune.analysis import gate
 from rune.cli.main import main
 from rune.reporting import tracking
 from rune.runs.store import RunDir
-from rune.stages import gate, report
+from rune.stages import report
 from tests.report import runs
 
 mlflow = pytest.importorskip("mlflow")
@@ -34,7 +35,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     weights = folder / "adapters" / "lora" / "abc" / "adapter_model.safetensors"
     weights.parent.mkdir(parents=True)
     weights.write_bytes(b"x" * 2000)
-    gate.run(folder, SETTINGS)
+    runs.decide(folder, SETTINGS)
     report.run(folder, report.Config())
     return folder
 

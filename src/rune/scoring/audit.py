@@ -153,14 +153,19 @@ def choose(passes: Sequence[Pass], number: int | None, seed: int) -> list[Pass]:
 
 
 def run(passes: Sequence[Pass], number: int | None, *, seed: int, config: score.Config) -> Report:
-    """Judge `number` of the passes by the other path, identical programs once. Raises SandboxError.
+    """Judge `number` of the passes by the other path, identical programs once.
 
-    Nothing is kept of an interrupted audit.
+    Nothing is kept of an interrupted audit. Raises SandboxError, or DataError for answers that no other path judges.
     """
     chosen = choose(passes, number, seed)
     groups: dict[tuple[Check, ...], list[Pass]] = {}
     for one in chosen:
         checks = judging.of(one.problem.scorer).checks(one.problem.task_id, one.code, one.problem)
+        if not checks:
+            raise DataError(
+                f"{one.problem.task_id}: no other path judges answers of the scorer '{one.problem.scorer}'; "
+                "run `rune score RUN --again` to judge them by the same one"
+            )
         groups.setdefault(checks, []).append(one)
     disagreements: list[Disagreement] = []
     with contextlib.ExitStack() as stack:

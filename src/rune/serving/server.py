@@ -19,6 +19,7 @@ from rune import plugins
 from rune.errors import ConfigError, EngineError
 from rune.models import loader, resolve
 from rune.serving import app, memory
+from rune.serving.context import ServerContext
 from rune.serving.edge import Edge
 from rune.serving.keys import OWNER, Keys
 from rune.serving.metrics import Metrics
@@ -66,7 +67,7 @@ class Service:
             with encoding:  # a tokenizer is not made for several threads at once
                 return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-        house = app.House(
+        shared = ServerContext(
             settings=config.serve,
             model=self.model,
             base_name=config.model.served_name or self.model.name,
@@ -77,7 +78,7 @@ class Service:
             metrics=metrics,
             ready=lambda: not self.edge.draining and not getattr(self.engine, "broken", False),
         )
-        self.edge = Edge(app.build(house), config.serve, keys, metrics, log=log)
+        self.edge = Edge(app.build(shared), config.serve, keys, metrics, log=log)
 
     def close(self) -> None:
         self.engine.close()

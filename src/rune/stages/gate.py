@@ -1,23 +1,12 @@
-"""verdicts → decision.json: checks the seals, looks for leaks, decides (`analysis/gate.py`) and writes it down."""
+"""What must hold before anything is decided: every sample judged, and all under seal as it was.
+
+The decision itself is `analysis/gate.py`, over all cells `study/combine.py`.
+"""
 
 from __future__ import annotations
 
-from rune.analysis.gate import Config, over
-from rune.config import plain
 from rune.errors import GateError
-from rune.runs import integrity, records, store
-from rune.stages.context import Context
-from rune.types import Decision, Problem
-
-
-def run(folder: store.RunDir, config: Config, context: Context | None = None) -> Decision:
-    """Check the seals, run the leakage check, decide, write decision.json and leakage.json."""
-    demand(folder)
-    problems = store.read_jsonl(folder / "problems.jsonl", Problem)
-    decision, found = over(problems, [records.of_run(folder)], config)
-    store.write_json(folder / "leakage.json", found)
-    store.write_json(folder / "decision.json", plain(decision))
-    return decision
+from rune.runs import integrity, store
 
 
 def demand(folder: store.RunDir) -> None:

@@ -42,7 +42,7 @@ class Source(NamedTuple):
     """An experiment as the decision sees it, whatever version of the program wrote it."""
 
     folder: RunDir  # where the results go
-    gate: gate.Config
+    gate: rule.Config
     report: report.Config
     problems: Sequence[Problem]
     variants: Mapping[str, Mapping[str, Any]]  # name → its settings; the first one decides
@@ -80,7 +80,7 @@ def of_one_cell(folder: RunDir, raw: Mapping[str, Any]) -> Source:
     cell = Cell(MAIN, int(raw.get("run", {}).get("seed", 0)), -1)
     return Source(
         folder=folder,
-        gate=config.build(gate.Config, raw.get("gate", {}), where="gate"),
+        gate=config.build(rule.Config, raw.get("gate", {}), where="gate"),
         report=config.build(report.Config, raw.get("report", {}), where="report"),
         problems=store.read_jsonl(folder / "problems.jsonl", Problem),
         variants={MAIN: {}},

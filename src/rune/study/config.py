@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 from rune import config, shipped
+from rune.analysis import gate
 from rune.errors import ConfigError
 from rune.models import resolve
 from rune.reporting import tracking
 from rune.runs.store import RunDir
-from rune.stages import adapt, collect, gate, report, retrieve, sample, score, train
+from rune.stages import adapt, collect, report, retrieve, sample, score, train
 from rune.study import phases
 
 MOST_FOLDS = 10_000  # far above any benchmark: every task could be a fold of its own

@@ -30,9 +30,9 @@ from rune.study import combine, reading, workers
 from rune.study.cells import Cell, key, loop_key
 from rune.study.config import Loaded, RunConfig
 from rune.study.folders import Experiment, Place, create, reopen
-from rune.study.machines import Machines, device_name
+from rune.study.machines import Machines, described, device_name
 from rune.study.takeover import OUTPUTS, adopt
-from rune.types import ModelRef, Problem, Split, Trajectory
+from rune.types import Problem, Split, Trajectory
 
 if TYPE_CHECKING:
     from rune.adapters.store import AdapterStore, MemoryStore
@@ -176,12 +176,6 @@ def attempts(experiment: Experiment, place: Place) -> Path:
     if experiment.single:
         return place.folder / "attempts.jsonl"
     return experiment.folder / "attempts" / f"{loop_key(place.settings)}.jsonl"
-
-
-def described(model: ModelRef) -> dict[str, str]:
-    """A base model for the manifest: `sha256` of its weights files, or what stands for it once they are quantised."""
-    told = {"name": model.name, "sha256": model.digest, "source": model.source, "weights": model.weights}
-    return told if model.quantize == "none" else {**told, "quantize": model.quantize, "files_sha256": model.unquantised}
 
 
 def _same_model(folder: RunDir, context: Context) -> None:

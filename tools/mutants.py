@@ -30,7 +30,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LIST = ROOT / "tests" / "mutants" / "mutants.toml"
-COPIED = ("src", "tests", "configs", "docs", "results", "studies", "pyproject.toml", "README.md", "LICENSE", "Makefile")
+COPIED = (
+    *("src", "tests", "configs", "docs", "results", "studies", "tools", "bench"),
+    *("pyproject.toml", "README.md", "LICENSE", "Makefile"),
+)
 SECONDS = 420  # for one mutant's own tests; running out counts as caught: the tests hang on the breakage
 # Tests of `make check` too: a breakage may be theirs to catch.
 PYTEST = (

@@ -2,9 +2,10 @@
 
 `tools/mutants.py` holds breakages that somebody thought of; this one draws them: a comparison turned round, a
 bound off by one, a statement left out, a truth value inverted. tests/mutants/wide.toml names the files, by area.
-A first run of an area's tests records which of them reach which line (coverage.py, one context a test), and how long
-each takes; a mutant is then tried against those only, quickest first, until one fails. Where no test reaches the line
-in its own process (the sandbox's children), all of the area's are meant. Either way only as many as fit --budget;
+A first run of `make test`'s tests records which of them reach which line (coverage.py, one context a test), and how
+long each takes; a mutant is then tried against those only, quickest first, until one fails. Where no test reaches the
+line in its own process (constants, the sandbox's children), those that reach the file and those that wide.toml names
+for the area are meant. Either way only as many as fit --budget;
 `--keys KEY … --tests PATH …` tries what survived against others, slower or just written.
 
     python tools/mutants_wide.py --sample 120 --seed 1      → artifacts/mutants-wide.jsonl, goes on where it stopped
@@ -336,14 +337,17 @@ class Reach:
         contexts = dict(base.execute("select id, context from context"))
         files = dict(base.execute("select id, path from file"))
         self.lines: dict[tuple[str, int], set[str]] = {}
+        self.files: dict[str, set[str]] = {}
         for file, context, bits in base.execute("select file_id, context_id, numbits from line_bits"):
             test = contexts[context].partition("|")[0]
             name = "src/rune/" + files[file].partition("/src/rune/")[2]
             for number in _numbits(bits):
                 self.lines.setdefault((name, number), set()).add(test)
+            self.files.setdefault(name, set()).add(test)
 
-    def tests(self, mutation: Mutation, budget: float) -> list[str]:
-        """Tests that ran the mutant's line, quickest first; all where only an import did, or nothing was seen.
+    def tests(self, mutation: Mutation, budget: float, area: Sequence[str] = ("",)) -> list[str]:
+        """Tests that ran the mutant's line, quickest first. Where only an import did, or nothing was seen: those of
+        the file and the `area`.
 
         As many as take `budget` seconds (one at least). The first of a file pays for what its tests share: as much as
         the slowest but one took, since two processes recorded them and in each some test paid.
@@ -353,7 +357,9 @@ class Reach:
         for test, seconds in self.seconds.items():
             files.setdefault(test.partition("::")[0], []).append(seconds)
         shared = {file: sorted(each)[-2] if len(each) > 1 else 0.0 for file, each in files.items()}
-        ordered = sorted(found or self.seconds, key=lambda t: (self.seconds[t], t))
+        if not found:
+            found = {t for t in self.seconds if t.startswith(tuple(area)) or t in self.files.get(mutation.file, ())}
+        ordered = sorted(found, key=lambda t: (self.seconds[t], t))
         chosen: list[str] = []
         spent = 0.0
         for test in ordered:
@@ -370,27 +376,34 @@ def _numbits(bits: bytes) -> Iterator[int]:
     return (8 * i + b for i, byte in enumerate(bits) for b in range(8) if byte & (1 << b))
 
 
-def record(folder: Path, tree: Path, tests: Sequence[str]) -> None:
-    """Run `tests` in `tree`, a coverage context for each. Raises RuntimeError if one fails: nothing is mutated yet."""
+def record(folder: Path, tree: Path, tests: Sequence[str], *, spare: int = 0) -> list[str]:
+    """Run `tests` in `tree`, a coverage context for each; returns those that fail already, which are left out.
+
+    Raises RuntimeError if more than `spare` do: nothing is mutated yet.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     settings = folder / "coverage.ini"
     settings.write_text(f"[run]\ndata_file = {folder / 'coverage.db'}\nsource = {tree / 'src' / 'rune'}\n")
     command = [
         *("-p", "pytest_cov", "--cov", "--cov-context=test", f"--cov-config={settings}", "--cov-report="),
         *("-n", "2", "--dist", "loadfile", f"--junitxml={folder / 'junit.xml'}", "-o", "junit_family=xunit1"),
+        *("-m", "not model and not slow and not vllm and not check", f"--maxfail={spare + 1}"),
     ]
     code, output = listed.run_tests(tree, tests, *command, seconds=3600)
-    if code != 0:
-        raise RuntimeError(f"the unbroken tree fails already (pytest ended with {code}): {output[-600:]}")
-
-    seconds = {}
-    for case in ElementTree.parse(folder / "junit.xml").iter("testcase"):
+    seconds, failed = {}, []
+    for case in ElementTree.parse(folder / "junit.xml").iter("testcase") if code in (0, 1) else ():
         file = case.get("file") or ""
         module = file.removesuffix(".py").replace("/", ".")
         inner = (case.get("classname") or "").removeprefix(module).strip(".").replace(".", "::")
-        name = case.get("name") or ""
-        seconds["::".join(part for part in (file, inner, name) if part)] = float(case.get("time") or 0)
+        name = "::".join(part for part in (file, inner, case.get("name") or "") if part)
+        if case.find("failure") is not None or case.find("error") is not None:
+            failed.append(name)
+        else:
+            seconds[name] = float(case.get("time") or 0)
+    if code not in (0, 1) or len(failed) > spare:
+        raise RuntimeError(f"the unbroken tree fails already (pytest ended with {code}): {output[-600:]}")
     (folder / "seconds.json").write_text(json.dumps(seconds))
+    return failed
 
 
 # --------------------------------------------------------------------------- trying
@@ -454,10 +467,7 @@ def main() -> int:
     parser.add_argument("--budget", type=float, default=150, help="seconds that one mutant's tests took when recorded")
     parser.add_argument("--floor", type=float, default=90.0, help="per cent that must be caught")
     parser.add_argument(
-        "--reach",
-        type=Path,
-        default=ROOT / "artifacts" / "reach",
-        help="recorded lines, a folder an area; made if absent",
+        "--reach", type=Path, default=ROOT / "artifacts" / "reach", help="folder of recorded lines; made if absent"
     )
     parser.add_argument("--out", type=Path, default=ROOT / "artifacts" / "mutants-wide.jsonl")
     parser.add_argument("--list", action="store_true", help="print the mutants drawn and stop")
@@ -497,26 +507,25 @@ def main() -> int:
             if code != 0:
                 print(f"mutants-wide: --tests fail without a mutant: {listed._first_failure(output)}", file=sys.stderr)
                 return 2
-        reach: dict[str, Reach] = {}
-        for area in found:
-            if args.tests or area.name not in {m.area for m in chosen if m.key not in done}:
-                continue
-            folder = args.reach / area.name.replace(" ", "-")
-            if not (folder / "seconds.json").exists():
-                print(f"which tests reach which line: {area.name}", flush=True)
+        named = {area.name: area.tests for area in found}
+        reach = None
+        if not args.tests:
+            if not (args.reach / "seconds.json").exists():
+                print("which tests reach which line", flush=True)
                 first = trees.get()
                 try:
-                    record(folder, first, area.tests)
+                    for name in record(args.reach, first, ["tests"], spare=20):
+                        print(f"fails already, left out: {name}", flush=True)
                 except RuntimeError as error:
-                    print(f"mutants-wide: {area.name}: {error}", file=sys.stderr)
+                    print(f"mutants-wide: {error}", file=sys.stderr)
                     return 2
                 trees.put(first)
-            reach[area.name] = Reach(folder)
+            reach = Reach(args.reach)
 
         def work(mutation: Mutation) -> Tried:
             tree = trees.get()
             try:
-                tests = args.tests or reach[mutation.area].tests(mutation, args.budget)
+                tests = reach.tests(mutation, args.budget, named[mutation.area]) if reach else args.tests
                 result = try_one(mutation, tree, tests, args.seconds)
                 if result.outcome == "unfit":  # a single test of a file that cannot be imported is not found
                     files = sorted({t.partition("::")[0] for t in tests})

@@ -28,6 +28,8 @@ def changed(**parts: str) -> str:
         (changed(end="n + 1"), "off by one"),
         (changed(end="n - 1"), "off by one"),
         (changed(compare="<="), "condition"),
+        (BEFORE.replace("if xs[i] <", "if max(i, 3) <"), "condition"),
+        (BEFORE.replace("total += xs[i]", "total += max(i, 3)"), "several"),  # below a condition is not in it
         (changed(op="-"), "operator"),
         (changed(result="total / n"), "return"),
         (changed(result="max(total, 0)"), "return"),

@@ -258,4 +258,5 @@ def test_an_unsealed_file_with_a_spoilt_line_names_the_command(run: RunDir, caps
     assert "verdicts.jsonl:4: not valid JSON" in err
     assert f"`rune score {run.path} --again`" in err
     assert said(run, capsys, "score", "--again")[0] == 0
+    assert run.manifest()["made_again"][0]["compared_with_sealed"] == 0  # there was no seal to hold them against
     assert integrity.verify(run) == []

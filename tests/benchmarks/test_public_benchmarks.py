@@ -98,6 +98,7 @@ def test_mbpp_plus_crosses_mbpps_split(data_dir: Path) -> None:
     assert not any("numpy" in p.test for p in problems)
 
 
+@pytest.mark.check
 def test_mbpp_plus_references_pass_and_mbpps_own_sometimes_do_not(data_dir: Path, sandbox: Sandbox) -> None:
     problems = [p for p in mbpp_plus.build(mbpp_plus.Config(path=str(data_dir))).problems() if p.task_id != "Mbpp/599"]
     chosen = problems[::12]
@@ -148,6 +149,7 @@ def test_the_largest_answer_of_mbpp_plus_fits_through_the_wall(data_dir: Path) -
     assert found.outcome is Outcome.PASSED, found
 
 
+@pytest.mark.check
 def test_humaneval_plus_references_pass_with_number_32_mended(data_dir: Path, sandbox: Sandbox) -> None:
     problems = humaneval_plus.build(humaneval_plus.Config(path=str(data_dir))).problems()
     assert [p.task_id for p in problems] == [f"HumanEval/{i}" for i in range(164)]

@@ -27,6 +27,7 @@ def interpreted(script: str, *arguments: str) -> str:
     return run.stdout
 
 
+@pytest.mark.check
 def test_the_start_up_check_passes_in_single_and_half_precision_with_one_launch_and_with_two(world: World) -> None:
     """Half stands in for bfloat16, which the interpreter multiplies as if its bits were integers (triton 3.9)."""
     script = """
@@ -50,6 +51,7 @@ def test_the_start_up_check_passes_in_single_and_half_precision_with_one_launch_
     assert "equal" in interpreted(script, world.model.path)
 
 
+@pytest.mark.check
 def test_attention_silu_and_chunk_masses_equal_plain_torch_in_single_and_half_precision(world: World) -> None:
     script = """
         import sys

@@ -59,6 +59,7 @@ def test_more_gpus_than_this_machine_has_are_refused() -> None:
         assert ray_engine._gpus(ray_engine.Config(actors=here), "cuda") == here
 
 
+@pytest.mark.check
 @pytest.mark.parametrize("engine", ["ray"], indirect=True)
 def test_actors_that_die_too_often_are_one_error_that_counts_what_is_missing(
     engine: ray_engine.RayEngine, world: World, monkeypatch: pytest.MonkeyPatch

@@ -312,6 +312,7 @@ def test_a_prompt_too_long_for_the_model_is_refused_before_anything_is_drawn(wor
         list(torch_engine(world).complete([Request(key="x", prompt="a", sampling=DRAWN, seed=0), long]))
 
 
+@pytest.mark.check
 def test_out_of_memory_halves_the_batch_and_loses_nothing(world: World) -> None:
     """A real one, in a process whose address space ends: the same texts and numbers come out, in smaller batches."""
     script = textwrap.dedent(

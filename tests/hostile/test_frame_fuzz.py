@@ -25,8 +25,8 @@ def test_no_frames_make_a_wrong_program_pass_or_the_judge_die_or_hang() -> None:
     ("plant", "sequences", "task", "how"),
     [
         ("nameless", 1500, "secret first", "a wrong program passed"),
-        ("ending", 4000, "loops over calls", "a wrong program passed"),
-        ("unasked", 4000, "random", "a right program passed with other answers"),
+        pytest.param("ending", 4000, "loops over calls", "a wrong program passed", marks=pytest.mark.check),
+        pytest.param("unasked", 4000, "random", "a right program passed with other answers", marks=pytest.mark.check),
     ],
 )
 def test_a_judge_with_a_flaw_is_found(plant: str, sequences: int, task: str, how: str) -> None:

@@ -165,6 +165,7 @@ def test_tests_that_cannot_run_notice_nothing(tool: ModuleType, tmp_path: Path) 
     assert tool.try_one(mutation, tmp_path, ["test_gone.py"], 60).outcome == "unfit"
 
 
+@pytest.mark.check
 def test_tests_that_fail_without_a_mutant_catch_none(
     tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

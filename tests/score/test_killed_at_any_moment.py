@@ -93,12 +93,11 @@ def alive(marker: str) -> list[str]:
 @pytest.mark.parametrize(
     ("backend", "settings", "kills"),
     [
-        ("fork", {}, 10),
-        ("fork", {"without": ["namespaces"]}, 4),
-        ("bubblewrap", {}, 4),
-        ("subprocess", {"allow_weak": True}, 6),
+        pytest.param("fork", {}, 10, id="fork"),
+        pytest.param("fork", {"without": ["namespaces"]}, 4, id="without-namespaces", marks=pytest.mark.check),
+        pytest.param("bubblewrap", {}, 4, id="bubblewrap", marks=pytest.mark.check),
+        pytest.param("subprocess", {"allow_weak": True}, 6, id="subprocess", marks=pytest.mark.check),
     ],
-    ids=["fork", "without-namespaces", "bubblewrap", "subprocess"],
 )
 def test_a_killed_scorer_leaves_nothing_running_and_a_file_that_resumes(
     tmp_path: Path, backend: str, settings: dict[str, object], kills: int

@@ -148,7 +148,7 @@ KINDS = [
 ]
 
 
-@pytest.fixture(params=KINDS, ids=[kind.scorer for kind in KINDS])
+@pytest.fixture(params=[KINDS[0], pytest.param(KINDS[1], marks=pytest.mark.check)], ids=[kind.scorer for kind in KINDS])
 def kind(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kind:
     """Two files in the folders of parts."""
     found: Kind = request.param

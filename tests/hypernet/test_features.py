@@ -126,6 +126,17 @@ def test_of_a_step_over_the_limit_the_first_third_and_the_end_stay_with_their_ta
     assert tokens.kinds == [Kind.ATTEMPT] * (limit - error) + [Kind.ERROR] * error
 
 
+def test_a_token_over_a_border_is_of_the_piece_that_it_ends_in() -> None:
+    """A byte-pair token may hold the end of one line and the start of the next; an empty one stands where it is."""
+    pieces = (("ab", Kind.SOLUTION), ("c", Kind.FIX), ("de", Kind.SOLUTION), ("", Kind.FIX))
+    offsets = [(0, 1), (1, 3), (3, 3), (3, 4), (4, 5)]
+    tokens = features.tokenise(
+        lambda text, **_: {"input_ids": list(range(len(offsets))), "offset_mapping": offsets},
+        features._Step(pieces, Ending.PASSED),
+    )
+    assert tokens.kinds == [Kind.SOLUTION, Kind.FIX, Kind.SOLUTION, Kind.SOLUTION, Kind.SOLUTION]
+
+
 def test_what_was_cut_is_added_up_over_the_steps(base: bases.Base) -> None:
     long = replace(TRAJECTORY, prompt="x = 1\n" * 1500, attempts=(failed("y = 2\n" * 1500), TRAJECTORY.attempts[-1]))
     cuts = [features.tokenise(base.tokenizer, step).cut for step in features.steps_of(long)]

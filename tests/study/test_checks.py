@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from rune import config as read
 from rune.adapters.folders import Folders
+from rune.engines import torch as engines
 from rune.errors import ConfigError
 from rune.runs import store
 from rune.study import checks, config
 from rune.study.machines import Machines
+from rune.types import ModelRef
 
 CONFIG = Path(__file__).parents[2] / "configs" / "phase1-0.5b.toml"
 
@@ -43,6 +46,21 @@ def test_numbers_are_of_the_kind_asked_for_or_the_devices_own(
     settings = config.load(CONFIG, [f"model.dtype={dtype}"]).settings
     monkeypatch.setattr(checks, "device", lambda _: device)
     assert Machines(settings, "one", together=1, adapters=Folders()).dtype == used
+
+
+@pytest.mark.parametrize(("together", "share"), [(1, 0.85), (2, 0.6), (3, 0.5), (5, 0.3)])
+def test_processes_on_one_device_leave_each_other_room(
+    together: int, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(
+        engines, "build", lambda settings, **_: asked.append(settings.memory_fraction) or SimpleNamespace(close=int)
+    )
+    monkeypatch.setattr(checks, "device", lambda _: "cpu")
+    base = ModelRef(name="m", path="", digest="d", source="cache")
+    machines = Machines(config.load(CONFIG).settings, "one", together=together, adapters=Folders())
+    machines._new_engine(base)
+    assert asked == [share]
 
 
 @pytest.mark.parametrize("role", ["treatment", "baseline"])

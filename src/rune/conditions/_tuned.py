@@ -34,7 +34,7 @@ class Config:
     steps: int = 40
     learning_rate: float = 5e-4
     rows: int = 1  # solutions of a set in one step
-    together: int = 32  # LoRAs in one batch
+    together: int = 16  # LoRAs in one batch
     max_tokens: int = 1024  # of prompt and solution; a longer one is not learned
 
     def __post_init__(self) -> None:
@@ -144,7 +144,13 @@ def _train(config: Config, wanted: tuple[tuple[Key, tuple[Trajectory, ...]], ...
                 }
             bar.advance(len(some), loss=f"{sum(curve[-1]) / len(some):.3f}")
     base.hooks.remove()
-    return Tuned(by_set, base.layout(MODULES))
+    layout = base.layout(MODULES)
+    if arm_inputs.device == "cuda":
+        import torch
+
+        del base, together  # others on the GPU need the room
+        torch.cuda.empty_cache()
+    return Tuned(by_set, layout)
 
 
 def treat(

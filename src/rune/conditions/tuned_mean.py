@@ -17,7 +17,7 @@ from rune.types import Problem, Treatment
 class Config(_tuned.Config):
     """The tuned arm's, and the mean's own rank."""
 
-    mean_rank: int = 64
+    mean_rank: int = 32
 
     def tuned(self) -> _tuned.Config:
         return _tuned.Config(**{name: getattr(self, name) for name in _tuned.Config.__dataclass_fields__})

@@ -122,6 +122,7 @@ def arguments() -> argparse.Namespace:
         help="default: all of the mode; extra: stream_check session_N peft_swap text_equality two_gpus",
     )
     parser.add_argument("--quantize", choices=("none", "nf4"), default="none", help="of our engine's base")
+    parser.add_argument("--eager", action="store_true", help="our engine without CUDA graphs")
     parser.add_argument("--in-flight", type=int, default=512, help="session_N: requests that are under way at once")
     parser.add_argument("--force", action="store_true", help="run parts again that are there")
     parser.add_argument("--strict", action="store_true", help="stop at the first failure, with its traceback")
@@ -195,7 +196,10 @@ class Bench:
             self._plain = None
             before = self.allocated()
             self._engine = torch_engine.build(
-                torch_engine.Config(), model=self.model, device=self.args.device, dtype=self.args.dtype
+                torch_engine.Config(graphs=not self.args.eager),
+                model=self.model,
+                device=self.args.device,
+                dtype=self.args.dtype,
             )
             self._weights_bytes = self.allocated() - before
             if self.args.mode == "cpu":

@@ -48,6 +48,10 @@ wait
 # 2. Speeds and memory, alone on the GPU.
 step speed-bf16 60 "$PY" bench/generate.py "${gen[@]}" --out "$L/bf16" --parts $parts
 step speed-nf4 75 "$PY" bench/generate.py "${gen[@]}" --out "$L/nf4" --quantize nf4 --parts $parts
+if [ ! -e "$L/nf4/ours_none.json" ]; then # its kernels may not be recordable: then everything of phase 2 goes without graphs
+    step speed-nf4-eager 75 "$PY" bench/generate.py "${gen[@]}" --out "$L/nf4" --quantize nf4 --eager --parts $parts
+    phase2+=(--set 'engine.settings={graphs=false}')
+fi
 step served 120 "$PY" bench/generate.py "${serve[@]}" --out "$L/served" --parts $counts
 touch "$L/quiet-over" # others may use the GPU from here
 step swapping 110 "$PY" bench/generate.py "${serve[@]}" --out "$L/served" --parts $peft &

@@ -2,7 +2,7 @@
 # There, in the background (setsid), after ready.sh: speeds alone on the GPU, then phase 2, then Programming by Backprop.
 #   L=/tmp/lane-a bash phase2-pbb.sh [dry]
 # Every step is bounded and writes as it goes; one that fails leaves its traceback in $L/*.log and the next begins.
-# "dry" runs the same steps on a CPU with the tiny model in $MODEL.
+# "dry" runs the same steps on a CPU with the tiny model in $MODEL; TIMES=6 for a machine that is slower by that.
 set -uo pipefail
 T=${T:-/tmp/tree} L=${L:-/tmp/lane-a}
 mkdir -p "$L"
@@ -15,7 +15,7 @@ step() { # step NAME SECONDS COMMAND…: bounded, its output in NAME.log, its en
     local name=$1 most=$2
     shift 2
     say "$name: begins"
-    timeout "$most" "$@" > "$L/$name.log" 2>&1
+    timeout $((most * ${TIMES:-1})) "$@" > "$L/$name.log" 2>&1
     say "$name: $?"
 }
 wait_for() { # wait_for FILE SECONDS

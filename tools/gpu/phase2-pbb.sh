@@ -60,7 +60,12 @@ swapping=$!
 # 3. Phase 2, beside it how much memory its processes take.
 (while sleep 2; do nvidia-smi --query-compute-apps=pid,used_memory --format=csv,noheader,nounits 2> /dev/null | sed "s/^/$((SECONDS - began)),/"; done >> "$L/memory.csv") &
 watching=$!
-step phase2 480 "$PY" -m rune run configs/phase2-0.5b-short.toml --resume --jobs $jobs2 ${phase2[@]+"${phase2[@]}"}
+step phase2 480 "$PY" -m rune run configs/phase2-0.5b-short.toml --resume --jobs $jobs2 ${phase2[@]+"${phase2[@]}"} &
+deciding=$!
+# Once all six cells are being scored the GPU is free; the decision over them takes a processor for a minute or two.
+while kill -0 $deciding 2> /dev/null && [ "$(cat runs/phase2-0.5b-short-*/cells/*/manifest.json 2> /dev/null | grep -c '"score"')" -lt 6 ]; do
+    sleep 1
+done
 wait $swapping
 
 # 4. Programming by Backprop: what waits for launches shares the GPU.
@@ -74,6 +79,6 @@ if [ -n "$large" ] && wait_for /tmp/ready-1.5b 120; then
     step pbb-1.5b-reason 360 "$PY" -m rune run configs/pbb-1.5b-reason.toml --resume ${pbb[@]+"${pbb[@]}"}
     wait $three
 fi
-wait $one $two
+wait $one $two $deciding
 kill $watching
 say done

@@ -21,11 +21,13 @@ import gzip
 import json
 import os
 import platform
+import queue
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,9 +41,10 @@ from rune.adapters.peft import Adapter, Pair, target_linears
 from rune.config import plain
 from rune.engines import torch as torch_engine
 from rune.engines.local import torch_engine as _torch
-from rune.models import chat, loader
+from rune.engines.shared import streams
+from rune.models import chat, identity, loader
 from rune.runs import store
-from rune.types import AdapterRef, Completion, ModelRef, Request, Sample, Sampling
+from rune.types import AdapterRef, Completion, Delta, ModelRef, Request, Sample, Sampling
 
 CPU_PARTS = ("ours_none", "ours_1", "ours_8", "bare_64", "ours_64", "generate", "peft_1", "peft_8", "peft_64", "vllm")
 GPU_PARTS = (
@@ -113,7 +116,14 @@ def arguments() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--gpus", type=int, default=2, help="for the part two_gpus")
     parser.add_argument("--shard", default="0/1", help="for the part text_equality: this process's share, as i/n")
-    parser.add_argument("--parts", nargs="*", help="default: all of the mode; extra: text_equality two_gpus")
+    parser.add_argument(
+        "--parts",
+        nargs="*",
+        help="default: all of the mode; extra: stream_check session_N peft_swap text_equality two_gpus",
+    )
+    parser.add_argument("--quantize", choices=("none", "nf4"), default="none", help="of our engine's base")
+    parser.add_argument("--eager", action="store_true", help="our engine without CUDA graphs")
+    parser.add_argument("--in-flight", type=int, default=512, help="session_N: requests that are under way at once")
     parser.add_argument("--force", action="store_true", help="run parts again that are there")
     parser.add_argument("--strict", action="store_true", help="stop at the first failure, with its traceback")
     parser.add_argument("--self-check", action="store_true", help="only check this device (20 s)")
@@ -133,12 +143,14 @@ class Bench:
         self.args = args
         weights = args.model / "model.safetensors"
         digest = store.sha256_file(weights) if weights.exists() else "unknown"
-        self.model = ModelRef(name=args.model.name, path=str(args.model), digest=digest, source="local")
+        files = ModelRef(name=args.model.name, path=str(args.model), digest=digest, source="local")
+        self.model = identity.quantised(files, args.quantize)
         self.sampling = Sampling(
             temperature=args.temperature, max_new_tokens=args.max_new_tokens, top_p=args.top_p, top_k=args.top_k
         )
         self._engine: _torch.TorchEngine | None = None
         self._plain: Any = None
+        self._weights_bytes = 0
         self._scratch = tempfile.TemporaryDirectory()
 
     def part(self, name: str) -> dict[str, Any]:
@@ -150,6 +162,11 @@ class Bench:
             return self.ours(name, 0 if number == "none" else int(number))
         if system == "bare":
             return self.ours(name, 0, rows=int(number))
+        if system == "session":
+            return self.session(int(number))
+        if name == "peft_swap":
+            self.drop_engine()
+            return self.peft_swap()
         if system == "peft":
             self.drop_engine()
             return self.peft(int(number))
@@ -177,9 +194,14 @@ class Bench:
     def engine(self) -> _torch.TorchEngine:
         if self._engine is None:
             self._plain = None
+            before = self.allocated()
             self._engine = torch_engine.build(
-                torch_engine.Config(), model=self.model, device=self.args.device, dtype=self.args.dtype
+                torch_engine.Config(graphs=not self.args.eager),
+                model=self.model,
+                device=self.args.device,
+                dtype=self.args.dtype,
             )
+            self._weights_bytes = self.allocated() - before
             if self.args.mode == "cpu":
                 self._engine.decoder.ends = frozenset()  # every system draws the same number of tokens
         return self._engine
@@ -196,30 +218,33 @@ class Bench:
         if self.args.device == "cuda":
             torch.cuda.empty_cache()
 
+    def allocated(self) -> int:
+        """Bytes of tensors on the GPU; 0 on a CPU."""
+        return torch.cuda.memory_allocated() if self.args.device == "cuda" else 0
+
     def adapters(self, count: int) -> list[Adapter]:
         """Adapters of full cost and small effect: lengths of answers stay those of the base, so times compare.
 
         Made on the device, where a hypernetwork's would lie; `bench/adapters.py` times folders and host tensors.
         """
         linears = target_linears(self.plain_model() if self._engine is None else self._engine.network.model)
-        made, device = [], self.args.device
-        for index in range(count):
-            rng = torch.Generator(device=device).manual_seed(1000 + index)
-            made.append(
-                Adapter(
-                    pairs={
-                        name: Pair(
-                            torch.randn(module.in_features, ADAPTER_RANK, generator=rng, device=device)
-                            * module.in_features**-0.5,
-                            torch.randn(ADAPTER_RANK, module.out_features, generator=rng, device=device) * 1e-4,
-                        )
-                        for name, module in linears.items()
-                    },
-                    scale=2.0,
-                    base_model=self.model.digest,
+        return [self.adapter(linears, index) for index in range(count)]
+
+    def adapter(self, linears: Mapping[str, Any], index: int) -> Adapter:
+        device = self.args.device
+        rng = torch.Generator(device=device).manual_seed(1000 + index)
+        return Adapter(
+            pairs={
+                name: Pair(
+                    torch.randn(module.in_features, ADAPTER_RANK, generator=rng, device=device)
+                    * module.in_features**-0.5,
+                    torch.randn(ADAPTER_RANK, module.out_features, generator=rng, device=device) * 1e-4,
                 )
-            )
-        return made
+                for name, module in linears.items()
+            },
+            scale=2.0,
+            base_model=self.model.digest,
+        )
 
     def requests(self, refs: list[AdapterRef], rows: int = 0) -> list[Request]:
         """GPU: every task × n, adapters dealt round. CPU: 8 × k rows, or as many rows as there are adapters.
@@ -247,6 +272,8 @@ class Bench:
 
     def ours(self, name: str, num_adapters: int, rows: int = 0) -> dict[str, Any]:
         engine = self.engine()
+        if self.args.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         refs, loaded = self.wear(num_adapters)
         requests = self.requests(refs, rows)
         runs = []
@@ -265,6 +292,9 @@ class Bench:
             "adapters": num_adapters,
             "rows": len(completions),
             "load_seconds": round(loaded, 3),
+            "quantize": self.args.quantize,
+            "weights_bytes": self._weights_bytes,
+            "peak_bytes": torch.cuda.max_memory_allocated() if self.args.device == "cuda" else 0,
             "graphs": engine.decoder.device.graphs_recorded,
             "triton": engine.decoder.device.uses_kernels,
             "triton_for_adapters": engine.decoder.device.ragged,
@@ -283,6 +313,100 @@ class Bench:
         refs = [self.engine().put_adapter(adapter_id, adapter) for adapter_id, adapter in made.items()]
         self.sync()
         return refs, time.perf_counter() - started
+
+    def session(self, num_adapters: int) -> dict[str, Any]:
+        """What a server asks of the engine: `submit`, each request with one of the adapters, `in_flight` at once.
+
+        Ten requests a task, one draw each. First token: from submitting a request to its first delta, under this load.
+        """
+        engine = self.engine()
+        linears = target_linears(engine.network.model)
+        refs = [engine.put_adapter(f"bench-{i}", self.adapter(linears, i)) for i in range(num_adapters)]
+        texts = self.texts()
+        requests = [
+            Request(
+                key=str(i), prompt=texts[i % len(texts)], sampling=self.sampling, seed=self.args.seed + i, n=1,
+                adapter=refs[i % len(refs)] if refs else None,
+            )
+            for i in range(len(texts) * (10 if self.args.mode == "gpu" else 1))
+        ]  # fmt: skip
+        self.served(requests[: self.args.in_flight])  # graphs recorded, kernels tuned
+        if self.args.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        with Clock(self.args) as clock:
+            completions, first_ms = self.served(requests)
+        for ref in refs:
+            engine.drop_adapter(ref.adapter_id)
+        cuts = statistics.quantiles(first_ms, n=100)
+        return {
+            "adapters": num_adapters, "requests": len(requests), "in_flight": self.args.in_flight,
+            **clock.rates(completions),
+            "first_token_ms": {"p50": round(cuts[49], 1), "p95": round(cuts[94], 1), "p99": round(cuts[98], 1)},
+            "peak_bytes": torch.cuda.max_memory_allocated() if self.args.device == "cuda" else 0,
+        }  # fmt: skip
+
+    def served(self, requests: list[Request]) -> tuple[list[Completion], list[float]]:
+        """All requests through the session, and each one's milliseconds to its first delta."""
+        engine, heard = self.engine(), queue.SimpleQueue[tuple[int, float, Delta | Exception]]()
+        waiting, begun = iter(range(len(requests))), dict[int, float]()
+        first_ms: dict[int, float] = {}
+        parts: dict[int, list[Delta]] = defaultdict(list)
+        done: list[Completion] = []
+
+        def submit() -> None:
+            index = next(waiting, None)
+            if index is not None:
+                begun[index] = time.perf_counter()
+                engine.submit(requests[index], lambda what: heard.put((index, time.perf_counter(), what)))
+
+        for _ in range(self.args.in_flight):
+            submit()
+        while len(done) < len(requests):
+            index, at, what = heard.get()
+            if isinstance(what, Exception):
+                raise what
+            first_ms.setdefault(index, 1000 * (at - begun[index]))
+            parts[index].append(what)
+            if what.finish_reason:
+                done.append(streams.joined(requests[index].key, parts.pop(index)))
+                submit()
+        return done, list(first_ms.values())
+
+    def stream_check(self) -> dict[str, Any]:
+        """`submit` against `complete` on this device: the same greedy texts in fp32, base and two adapters mixed."""
+        engine = torch_engine.build(torch_engine.Config(), model=self.model, device=self.args.device, dtype="float32")
+        strong = [engine.put_adapter(f"strong-{seed}", self.strong(engine, seed)) for seed in (1, 2)]
+        greedy = Sampling(temperature=0.0, max_new_tokens=48)
+        requests = [
+            Request(key=f"{i}-{j}", prompt=text, sampling=greedy, seed=0, adapter=adapter)
+            for i, text in enumerate(self.texts()[:12])
+            for j, adapter in enumerate([None, *strong])
+        ]
+        batch = answers(engine, requests)
+        heard: queue.SimpleQueue[tuple[str, Delta | Exception]] = queue.SimpleQueue()
+        parts: dict[str, list[Delta]] = defaultdict(list)
+        for request in requests:
+            engine.submit(request, lambda what, key=request.key: heard.put((key, what)))  # type: ignore[misc]
+        left = len(requests)
+        while left:
+            key, what = heard.get()
+            if isinstance(what, Exception):
+                raise what
+            parts[key].append(what)
+            left -= bool(what.finish_reason)
+        streamed = {(key, 0): "".join(delta.text for delta in some) for key, some in parts.items()}
+        found = {
+            "requests": len(requests),
+            "stream_equals_batch": agreement(batch, streamed),
+            "pieces": sum(map(len, parts.values())),
+            "adapters_change_text": 1
+            - agreement({k: t for k, t in batch.items() if k[0].endswith("-0")},
+                        {(k[0][:-1] + "0", k[1]): t for k, t in batch.items() if k[0].endswith("-1")}),
+        }  # fmt: skip
+        engine.close()
+        if found["stream_equals_batch"] < 0.9 or found["adapters_change_text"] == 0:
+            raise RuntimeError(f"the stream is not what the batch draws: {found}")
+        return found
 
     def kernels(self) -> dict[str, Any]:
         """Every tiling of the adapters' kernels (`bench/adapter_kernels.py`); `ours_…_tuned` takes the best."""
@@ -421,6 +545,43 @@ class Bench:
             **guarded(cut, self.args.guard_seconds),
         }  # fmt: skip
 
+    def peft_swap(self, num_adapters: int = 8) -> dict[str, Any]:
+        """PEFT with one adapter active at a time: each task's draws in one `generate()` under its own adapter.
+
+        As many tasks as the guard allows; the rate is of those.
+        """
+        from peft import PeftModel
+
+        model, wrapped = self.plain_model(), None
+        for index, adapter in enumerate(self.adapters(num_adapters)):
+            folder = Path(self._scratch.name) / f"adapter-{index}"
+            if not folder.exists():
+                peft.write_peft(folder, adapter)
+            if wrapped is None:
+                wrapped = PeftModel.from_pretrained(model, str(folder), adapter_name="a0")
+            else:
+                wrapped.load_adapter(str(folder), adapter_name=f"a{index}")
+        assert wrapped is not None
+        wrapped.eval()
+        texts, drawn, swapping = self.texts(), [], 0.0
+        self.hf(wrapped, texts[:1], steps=4)  # warm up
+        with Clock(self.args) as clock:
+            for number, text in enumerate(texts):
+                if self.args.guard_seconds and time.perf_counter() - clock.wall > self.args.guard_seconds:
+                    break
+                started = time.perf_counter()
+                wrapped.set_adapter(f"a{number % num_adapters}")
+                swapping += time.perf_counter() - started
+                drawn.append(self.hf(wrapped, [text] * self.args.n))
+        self._plain = None  # its linears are wrapped now
+        return {
+            "adapters": num_adapters, "tasks": len(drawn), "swap_ms": round(1000 * swapping / len(drawn), 2),
+            **clock.rates([
+                Completion(key="", draw=0, seed=0, text="", num_tokens=tokens, finish_reason=reason)
+                for task in drawn for _, tokens, reason in task
+            ]),
+        }  # fmt: skip
+
     def hf(
         self, model: Any, texts: list[str], *, steps: int = 0, seconds: float = 0.0, **extra: Any
     ) -> list[tuple[str, int, str]]:
@@ -539,15 +700,7 @@ class Bench:
         found["greedy_equals_generate"] = agreement(reference, graphed)
         strong = []
         for seed in (1, 2):
-            rng = torch.Generator().manual_seed(seed)
-            pairs = {
-                name: Pair(
-                    torch.randn(m.in_features, 8, generator=rng) * m.in_features**-0.5,
-                    torch.randn(8, m.out_features, generator=rng) * 0.02,
-                )
-                for name, m in target_linears(model).items()
-            }
-            adapter = Adapter(pairs=pairs, scale=2.0, base_model=self.model.digest)
+            adapter = self.strong(engine, seed)
             strong.append(engine.put_adapter(peft.content_id(adapter), adapter))
         drawn = Sampling(temperature=0.8, max_new_tokens=48)
         mixed = [
@@ -569,6 +722,18 @@ class Bench:
         if wrong or found["adapters_change_text"] == 0:
             raise RuntimeError(f"self-check failed: {found}")
         return found
+
+    def strong(self, engine: _torch.TorchEngine, seed: int) -> Adapter:
+        """An adapter that changes what is said."""
+        rng = torch.Generator().manual_seed(seed)
+        pairs = {
+            name: Pair(
+                torch.randn(m.in_features, 8, generator=rng) * m.in_features**-0.5,
+                torch.randn(8, m.out_features, generator=rng) * 0.02,
+            )
+            for name, m in target_linears(engine.network.model).items()
+        }
+        return Adapter(pairs=pairs, scale=2.0, base_model=self.model.digest)
 
     def text_equality(self) -> dict[str, Any]:
         """Greedy text against generate(), prompt by prompt without padding, on every task.

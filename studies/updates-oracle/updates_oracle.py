@@ -26,14 +26,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "updates-exploration"))
 import numpy as np
 import torch
 import updates
-from torch import Tensor
 
-from rune import config, prompts
+from rune import prompts
 from rune.adapters import convert
 from rune.adapters.factors import Factors, select, to_dtype
 from rune.corpus import overlap
 from rune.hypernet import base as bases
-from rune.hypernet import loop, losses
+from rune.hypernet import losses, side_by_side
 from rune.hypernet.settings import MODULES, Schedule
 from rune.runs import store
 from rune.types import Sample, Trajectory
@@ -108,46 +107,11 @@ def jobs_of(cases: Sequence[updates.Case], base: bases.Base, limit: int = 0) -> 
 
 def train(base: bases.Base, jobs: Sequence[Job], schedule: Schedule) -> tuple[dict[str, Factors], list[list[float]]]:
     """LoRAs of all jobs at once, N = len(jobs), and the loss of each at each step [steps][N], nats a token."""
-    layout = base.layout(MODULES)
-    texts = [[base.encode(t.prompt, t.solution) for t in job.lessons] for job in jobs]
-    draws = [np.random.default_rng(config.derive_seed(updates.SEED, "oracle data", job.key)) for job in jobs]
-    down, up = {}, {}
-    chance = [torch.Generator().manual_seed(config.derive_seed(updates.SEED, "oracle", job.key)) for job in jobs]
-    for module, size in layout.sizes.items():
-        fresh = [torch.rand(layout.layers, RANK, size.inputs, generator=g) * 2 - 1 for g in chance]
-        down[module] = (torch.stack(fresh, 1) / size.inputs**0.5).to(base.device).requires_grad_()
-        up[module] = torch.zeros(layout.layers, len(jobs), RANK, size.outputs, device=base.device, requires_grad=True)
-    parameters = [*down.values(), *up.values()]
-    optimiser = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=schedule.weight_decay)
-    dtype = next(base.model.parameters()).dtype
-    scale = ALPHA / RANK
-
-    def factors() -> dict[str, Factors]:
-        return {m: Factors(down[m], scale * up[m]) for m in down}
-
-    curve: list[Tensor] = []
-    for step in range(schedule.steps):
-        chosen = []
-        for some, rng in zip(texts, draws, strict=True):
-            chosen += [some[i] for i in rng.choice(len(some), size=ROWS, replace=len(some) < ROWS)]
-        rows = base.rows(chosen)
-        log_prob_P = base.log_prob(rows, to_dtype(factors(), dtype))
-        adapter_P = rows.row_P // ROWS
-        tokens_N = torch.bincount(adapter_P, minlength=len(jobs))
-        loss_N = -losses.sequence_log_prob(log_prob_P, adapter_P, len(jobs)) / tokens_N
-        for group in optimiser.param_groups:
-            group["lr"] = loop.learning_rate(schedule, step)
-        optimiser.zero_grad(set_to_none=True)
-        loss_N.sum().backward()
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        norm_N = torch.stack([g.square().sum((0, 2, 3)) for g in gradients]).sum(0).sqrt()
-        shrink_N = (schedule.clip / (norm_N + 1e-6)).clamp(max=1.0)
-        for g in gradients:
-            g.mul_(shrink_N[None, :, None, None])
-        optimiser.step()
-        curve.append(loss_N.detach())
-    done = {m: Factors(*(t.detach().to(dtype) for t in f)) for m, f in factors().items()}
-    return done, torch.stack(curve).tolist()
+    lessons = [
+        side_by_side.Lesson(job.key, tuple(base.encode(t.prompt, t.solution) for t in job.lessons)) for job in jobs
+    ]
+    made, curve = side_by_side.train(base, lessons, schedule, rank=RANK, alpha=ALPHA, rows=ROWS, seed=updates.SEED)
+    return to_dtype(made, next(base.model.parameters()).dtype), curve
 
 
 def draw(args: argparse.Namespace) -> None:

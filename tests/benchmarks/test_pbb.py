@@ -134,3 +134,14 @@ def test_a_function_that_does_not_halt_and_settings_that_do_not_fit_are_one_line
         Config(functions=4, held_out=4)
     with pytest.raises(DataError, match="inputs give values that differ; ask for fewer"):
         pbb.tasks(Config(functions=2, held_out=0, inputs=300, compositions=0))
+
+
+def test_a_compositions_tasks_are_given_the_trajectories_of_both_its_functions() -> None:
+    made = pbb.given(Config())
+    names = [f.name for f in pbb.functions(Config())]
+    assert [t.domain for t in made[: len(names)]] == names
+    pairs = {t.problem.domain: t.functions for t in pbb.tasks(Config()) if len(t.functions) > 1}
+    assert len(pairs) == 12 and len(made) == len(names) + 2 * len(pairs)
+    for domain, functions in pairs.items():
+        assert [t.solution for t in made if t.domain == domain] == [f.code for f in functions]
+    assert len({t.trajectory_id for t in made}) == len(made)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -299,6 +299,22 @@ def trajectories(config: Config) -> list[Trajectory]:
     """
     made = [_trajectory(config, function) for function in functions(config)]
     check(tasks(config), made)
+    return made
+
+
+def given(config: Config) -> list[Trajectory]:
+    """What the tasks of each domain are given: their function's trajectory; a composition's, those of both functions.
+
+    Raises DataError as `trajectories` does.
+    """
+    made = trajectories(config)
+    by_domain = {t.domain: t for t in made}
+    domains = dict.fromkeys(t.functions for t in tasks(config) if len(t.functions) > 1)
+    for pair in domains:
+        domain = ".".join(one.name for one in pair)
+        made += [
+            replace(by_domain[one.name], domain=domain, trajectory_id=digest([domain, one.name])[:16]) for one in pair
+        ]
     return made
 
 

@@ -76,6 +76,9 @@ def fit(
     end = min(schedule.steps, stop_after or schedule.steps)
     pending: list[_Pending] = []
     names: tuple[str, ...] = ()
+    cuda = trained[0].device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
     clock = time.monotonic()
     with (
         store.Appender(metrics) as log,
@@ -90,15 +93,16 @@ def fit(
             now = time.monotonic()
             speed = sum(row.tokens for row in pending) / max(now - clock, 1e-9)
             clock = now
+            cost: dict[str, float] = {"tokens_per_second": speed}
+            if cuda:
+                cost["peak_bytes"] = torch.cuda.max_memory_allocated()  # of this phase so far, the base included
             for row, numbers in zip(pending, values, strict=True):
                 record = dict(zip(names, numbers, strict=True))
                 if not math.isfinite(record["loss"]):
                     raise DataError(
                         f"{phase}: the loss is {record['loss']} at step {row.step}; lower the learning rate"
                     )
-                log.write(
-                    {"phase": phase, "step": row.step, "learning_rate": row.rate, **record, "tokens_per_second": speed}
-                )
+                log.write({"phase": phase, "step": row.step, "learning_rate": row.rate, **record, **cost})
             bar.advance(len(pending), loss=f"{record['loss']:.3f}", tokens_per_s=f"{speed:.0f}")
             pending.clear()
 

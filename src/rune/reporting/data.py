@@ -157,7 +157,7 @@ def training(metrics: Sequence[Path]) -> tuple[Training, ...]:
     return tuple(phases)
 
 
-_NOT_A_TERM = ("phase", "step", "learning_rate", "gradient_norm", "tokens_per_second")
+_NOT_A_TERM = ("phase", "step", "learning_rate", "gradient_norm", "tokens_per_second", "peak_bytes")
 
 
 def _phase(folder: str, phase: str, rows: Sequence[Mapping[str, Any]]) -> Training:

@@ -60,15 +60,13 @@ GENERATED_STRENGTHS = (0.5, 1.0, 2.0)
 FALLBACK = {"dose": [40, 0.5], "generator": ["answers", 1.0]}  # where nothing could be judged in time
 RANK = 64  # solution tokens that an adapter keeps
 EXAMPLES = 16  # adapters a step
+EXAMPLE_TOKENS = 512  # of prompt and solution, at most
+LARGER_TASKS = 60  # held-out tasks of the other size
 RECALL = 0.15  # share of examples whose target is among the trajectories read
 FOREIGN = 1.0  # weight of the KL that another update's adapter must not move the bare model
-GENERATED_TEACHERS = 160
+GENERATED_TEACHERS = 100
 RATE = 2e-3
 VARIANTS = ("answers", "oracle")  # what is learned from: solutions, or the oracle's distribution over them
-HELD_ARMS = (
-    "vanilla", "context_sibling1", "generated", "generated_wrong", "oracle", "oracle_wrong", "own", "generated1",
-    "untrained", "untrained_wrong", "other", "other_wrong",
-)  # fmt: skip
 CONTRASTS = (
     ("generated", "generated_wrong"), ("generated", "vanilla"), ("generated", "context_sibling1"),
     ("generated_wrong", "vanilla"), ("generated1", "context_sibling1"), ("generated", "oracle"),
@@ -158,7 +156,7 @@ class Lane:
         self.parts = parts_of(self.problems, updates._read_real(args.lessons))
         self.base = bases.load(self.machine.model, device=self.machine.device, dtype=self.machine.dtype)
         self.dtype = getattr(torch, self.machine.dtype)
-        self.engine = updates._engine(self.machine, memory_fraction=0.3, max_rows=16 if args.smoke else 512)
+        self.engine = updates._engine(self.machine, memory_fraction=0.2, max_rows=16 if args.smoke else 512)
         self.seconds: dict[str, float] = {}
         self._mark = self.began
         self.done("load")
@@ -331,7 +329,7 @@ class Pool:
         self.domains: dict[str, list[Text]] = defaultdict(list)
         for lesson in lessons:
             text = lane.encode(lesson)
-            if len(text.ids) <= updates_oracle.MAX_TOKENS:
+            if len(text.ids) <= (updates_oracle.MAX_TOKENS if lane.args.smoke else EXAMPLE_TOKENS):
                 self.domains[lesson.domain].append(text)
         self.names = sorted(d for d, texts in self.domains.items() if len(texts) > 1)
 
@@ -359,6 +357,7 @@ def taught(jobs: Sequence[Job], lane: Lane, count: int) -> Callable[[np.random.G
     known = [
         Example(tuple(map(lane.encode, j.lessons)), lane.encode(j.case.own), j.case.problem.domain, j.key) for j in jobs
     ]
+    known = [e for e in known if lane.args.smoke or len(e.target.ids) <= EXAMPLE_TOKENS]
 
     def draw(rng: np.random.Generator) -> list[Example]:
         return [known[i] for i in sorted(rng.choice(len(known), size=count, replace=count > len(known)))]
@@ -411,11 +410,15 @@ def training_step(
 
 
 def rates(model: OuterProducts) -> list[Rate]:
-    """Sizes of steps and inputs move freely, directions slowly."""
-    gains = list(model.log_gain_Y.parameters())
-    scales = list(model.scale_YI.parameters())
-    known = {id(p) for p in (*gains, *scales)}
-    return [Rate(gains, 10.0), Rate(scales, 5.0), Rate([p for p in model.parameters() if id(p) not in known], 1.0)]
+    """Sizes of steps and inputs move freely, directions slowly; a step of the gate adds up over the whole state."""
+    free = [
+        Rate(list(model.log_gain_Y.parameters()), 10.0),
+        Rate(list(model.scale_YI.parameters()), 5.0),
+        Rate([*model.read_YWK.parameters(), *model.write_YKW.parameters()], 0.25),
+        Rate(list(model.gate.parameters()), 0.02),
+    ]
+    assert sum(len(rate.parameters) for rate in free) == len(list(model.parameters()))
+    return free
 
 
 def train(
@@ -481,54 +484,59 @@ def generated_jobs(lessons: Sequence[Trajectory], count: int) -> list[Job]:
 # --------------------------------------------------------------------------- 3: held-out updates
 
 
-def held(lane: Lane, chosen: tuple[str, float], models: dict[str, OuterProducts], steps: int, strength: float) -> None:
-    """held.jsonl: every arm on the held-out updates; donors.json: whose adapter makes a solution likeliest."""
-    jobs = lane.jobs(lane.parts.held)
-    pairs = updates_oracle.partners(jobs)
-    name, generated_strength = chosen
-    other = next((v for v in VARIANTS if v != name and v in models), "")
+class Held:
+    """held.jsonl: the arms on held-out updates; donors.json: whose adapter makes a solution likeliest."""
 
-    def arms(label: str, worn: dict[str, Any]) -> list[Any]:
-        return [
-            (arm, job.case.problem, "", worn[source.key])
-            for job, donor in pairs
-            for arm, source in ((label, job), (f"{label}_wrong", donor))
-        ]
+    def __init__(self, lane: Lane, limit: int = 0) -> None:
+        self.lane = lane
+        self.jobs = lane.jobs(lane.parts.held)[: limit or None]
+        self.pairs = updates_oracle.partners(self.jobs)
+        self.donors: dict[str, Any] = {}
 
-    wanted: list[Any] = []
-    for job, _ in pairs:
-        shown = prompts.render_trajectory(job.case.siblings[0])
-        wanted += [("vanilla", job.case.problem, "", None), ("context_sibling1", job.case.problem, shown, None)]
-    lane.sample("held.jsonl", wanted, DRAWS)
-    matrices = {}
-    for label, model in (("generated", models[name]), ("untrained", models["untrained"]), ("other", models.get(other))):
-        if model is None or (label != "generated" and lane.late()):
-            continue
-        made = lane.write(model, [j.lessons for j in jobs])
-        worn = {
-            j.key: lane.wear(f"{label}/{j.key}", one, generated_strength) for j, one in zip(jobs, made, strict=True)
-        }
-        lane.sample("held.jsonl", arms(label, worn), DRAWS)
+    def _with_wrong(self, label: str, made: Sequence[Adapters], strength: float, *, wrong: bool = True) -> None:
+        """Draw `label`, and with `wrong` the same adapters on tasks of other updates."""
+        lane = self.lane
+        worn = {j.key: lane.wear(f"{label}/{j.key}", m, strength) for j, m in zip(self.jobs, made, strict=True)}
+        wanted: list[Any] = []
+        for job, donor in self.pairs:
+            wanted.append((label, job.case.problem, "", worn[job.key]))
+            if wrong:
+                wanted.append((f"{label}_wrong", job.case.problem, "", worn[donor.key]))
+        lane.sample("held.jsonl", wanted, DRAWS)
         lane.take_off(list(worn.values()))
-        lane.done(f"held {label}")
-        if label == "generated":
-            matrices["generated"] = ranks(lane, jobs, made, generated_strength)
-            store.write_json(lane.args.out / "donors.json", matrices)
-            tuned = lane.fine_tune(jobs, steps, "held")
-            worn = {j.key: lane.wear(f"oracle/{j.key}", tuned[j.key], strength) for j in jobs}
-            lane.sample("held.jsonl", arms("oracle", worn), DRAWS)
-            lane.take_off(list(worn.values()))
-            matrices["oracle"] = ranks(lane, jobs, [tuned[j.key] for j in jobs], strength)
-            store.write_json(lane.args.out / "donors.json", matrices)
-            lane.done("held oracle")
-            for arm, sets in (("own", [(j.case.own,) for j in jobs]), ("generated1", [j.lessons[:1] for j in jobs])):
-                made = lane.write(model, sets)
-                worn = {
-                    j.key: lane.wear(f"{arm}/{j.key}", m, generated_strength) for j, m in zip(jobs, made, strict=True)
-                }
-                lane.sample("held.jsonl", [(arm, j.case.problem, "", worn[j.key]) for j, _ in pairs], DRAWS)
-                lane.take_off(list(worn.values()))
-            lane.done("held own")
+
+    def _rank(self, label: str, made: Sequence[Adapters], strength: float) -> None:
+        self.donors[label] = ranks(self.lane, self.jobs, made, strength)
+        store.write_json(self.lane.args.out / "donors.json", self.donors)
+
+    def without_generator(self, steps: int, strength: float) -> None:
+        """Bare, in context, fine-tuned."""
+        lane = self.lane
+        wanted: list[Any] = []
+        for job, _ in self.pairs:
+            shown = prompts.render_trajectory(job.case.siblings[0])
+            wanted += [("vanilla", job.case.problem, "", None), ("context_sibling1", job.case.problem, shown, None)]
+        lane.sample("held.jsonl", wanted, DRAWS)
+        made = lane.fine_tune(self.jobs, steps, "held")
+        tuned = [made[j.key] for j in self.jobs]
+        self._with_wrong("oracle", tuned, strength)
+        self._rank("oracle", tuned, strength)
+        lane.done("held oracle")
+
+    def generated(self, name: str, strength: float, models: dict[str, OuterProducts]) -> None:
+        """The chosen variant, from its own trajectory too; then, while there is time, what it is compared with."""
+        lane, siblings = self.lane, [j.lessons for j in self.jobs]
+        made = lane.write(models[name], siblings)
+        self._with_wrong("generated", made, strength)
+        self._rank("generated", made, strength)
+        lane.done("held generated")
+        self._with_wrong("own", lane.write(models[name], [(j.case.own,) for j in self.jobs]), strength, wrong=False)
+        self._with_wrong("generated1", lane.write(models[name], [s[:1] for s in siblings]), strength, wrong=False)
+        lane.done("held own")
+        for label, other in (("untrained", "untrained"), *(("other", v) for v in VARIANTS if v != name)):
+            if other in models and not lane.late():
+                self._with_wrong(label, lane.write(models[other], siblings), strength)
+                lane.done(f"held {label}")
 
 
 @torch.no_grad()
@@ -551,7 +559,7 @@ def ranks(lane: Lane, jobs: Sequence[Job], made: Sequence[Adapters], strength: f
 
 
 def draw(args: argparse.Namespace) -> None:
-    """All parts, most wanted first."""
+    """All parts, most wanted first. Verdicts that choose are found beside what the GPU does next."""
     lane = Lane(args)
     dose(lane)
     lane.done("dose")
@@ -559,17 +567,18 @@ def draw(args: argparse.Namespace) -> None:
     generated = store.read_jsonl(args.corpus / "open.jsonl", Trajectory)
     models = teach(lane, "answers", generated, {}, 1.0)
     steps, strength = _decide(lane, "dose", process, dose_arms())
+    process = lane.judging("variants")
     if not lane.late():
         jobs = [*lane.jobs(lane.parts.train), *generated_jobs(generated, 4 if args.smoke else GENERATED_TEACHERS)]
-        tuned = lane.fine_tune(jobs, int(steps), "teachers")
-        teachers = {
-            key: {m: Factors(*(t.to(lane.dtype) for t in f)) for m, f in one.items()} for key, one in tuned.items()
-        }
+        teachers = lane.fine_tune(jobs, int(steps), "teachers")
         lane.done("teachers")
         models |= teach(lane, "oracle", generated, teachers, strength, jobs)
-    process = lane.judging("variants")
-    name, generated_strength = _decide(lane, "generator", process, [a for a in variant_arms() if a[0][0] in models])
-    held(lane, (name, generated_strength), models, int(steps), strength)
+        process.wait()
+        process = lane.judging("variants")
+    held = Held(lane)
+    held.without_generator(int(steps), strength)
+    name, power = _decide(lane, "generator", process, [arm for arm in variant_arms() if arm[0][0] in models])
+    held.generated(name, power, models)
     lane.engine.close()
     lane.done("end")
 
@@ -611,7 +620,9 @@ def larger(args: argparse.Namespace) -> None:
     steps, strength = choice.get("dose", {}).get("chosen", FALLBACK["dose"])
     chosen = choice.get("generator", {}).get("chosen", FALLBACK["generator"])
     models = teach(lane, "answers", store.read_jsonl(args.corpus / "open.jsonl", Trajectory), {}, 1.0)
-    held(lane, ("answers", float(chosen[1])), models, int(steps), float(strength))
+    held = Held(lane, LARGER_TASKS)
+    held.generated("answers", float(chosen[1]), models)
+    held.without_generator(int(steps), float(strength))
     lane.engine.close()
     lane.done("end")
 

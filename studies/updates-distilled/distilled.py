@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -37,7 +38,7 @@ from updates_oracle import Job
 
 from rune import config, console, prompts
 from rune.adapters import convert
-from rune.adapters.factors import Adapters, Factors, select
+from rune.adapters.factors import Adapters, Factors, concatenate, select
 from rune.benchmarks import api_updates
 from rune.corpus import exclusion
 from rune.hypernet import base as bases
@@ -56,7 +57,7 @@ DRAWS, DOSE_DRAWS = 5, 3
 VALIDATION = 14  # updates of the training half that choose; whole functions
 DOSES = (10, 20, 40)
 STRENGTHS = (0.3, 0.5, 1.0)
-GENERATED_STRENGTHS = (0.5, 1.0, 2.0)
+GENERATED_STRENGTHS = (0.5, 1.0, 2.0, 3.0)
 FALLBACK = {"dose": [40, 0.5], "generator": ["answers", 1.0]}  # where nothing could be judged in time
 RANK = 64  # solution tokens that an adapter keeps
 EXAMPLES = 16  # adapters a step
@@ -73,6 +74,7 @@ CONTRASTS = (
     ("own", "generated_wrong"), ("generated1", "generated_wrong"),
     ("oracle", "oracle_wrong"), ("oracle", "vanilla"), ("oracle_wrong", "vanilla"), ("oracle", "context_sibling1"),
     ("untrained", "untrained_wrong"), ("generated", "untrained"), ("other", "other_wrong"),
+    ("twice", "twice_wrong"), ("twice", "generated"),
     ("context_sibling1", "vanilla"),
 )  # fmt: skip
 
@@ -103,7 +105,8 @@ def main() -> int:
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: checks the path, claims nothing")
     args = parser.parse_args()
     if args.smoke:
-        updates_oracle.MAX_TOKENS = 1600  # a tiny model's tokens are short
+        updates_oracle.MAX_TOKENS = 1200  # a tiny model's tokens are short
+        globals().update(DOSES=(10, 20), STRENGTHS=(0.5,), GENERATED_STRENGTHS=(1.0, 2.0), EXAMPLES=2)
     {"corpus": corpus, "draw": draw, "larger": larger, "judge": judge, "tell": tell}[args.do](args)
     return 0
 
@@ -173,7 +176,7 @@ class Lane:
 
     def jobs(self, cases: Sequence[updates.Case]) -> list[Job]:
         found = [j for j in updates_oracle.jobs_of(cases, self.base) if j.arm == "oracle"]
-        return found[:: max(1, len(found) // 4)] if self.args.smoke else found
+        return found[:: max(1, len(found) // 3)] if self.args.smoke else found
 
     def encode(self, lesson: Trajectory) -> Text:
         return self.base.encode(lesson.prompt, lesson.solution)
@@ -222,12 +225,18 @@ class Lane:
             self.engine.drop_adapter(adapter)
 
     @torch.no_grad()
-    def write(self, model: OuterProducts, sets: Sequence[Sequence[Trajectory]]) -> list[dict[str, Factors]]:
-        """One adapter a set of trajectories, each by one forward pass of the base model."""
+    def write(
+        self, model: OuterProducts, sets: Sequence[Sequence[Trajectory]], *, strength: float = 1.0, passes: int = 1
+    ) -> list[dict[str, Factors]]:
+        """One adapter a set of trajectories, each by so many forward passes of the base model."""
         found = []
         for start in range(0, len(sets), 8):
             some = [[self.encode(t) for t in one] for one in sets[start : start + 8]]
-            whole = model(observe(self.base, some, tokens=RANK))
+            whole: dict[str, Factors] = {}
+            for _ in range(passes):
+                made = model(observe(self.base, some, tokens=RANK, worn=whole or None))
+                made = {m: Factors(f.down_YNRI, strength * f.up_YNRO) for m, f in made.items()}
+                whole = concatenate(whole, made) if whole else made
             found += [select(whole, slice(n, n + 1)) for n in range(len(some))]
         return found
 
@@ -388,10 +397,13 @@ def training_step(
         foreign_P = ~right_P & differs.to(base.device)[rows.row_P // 2]
         with torch.no_grad():
             alone = base.rows([s.target for s in strangers])
-            bare_PV = base.logits(alone, None)[differs.to(base.device)[alone.row_P]]
+            counted_P = differs.to(base.device)[alone.row_P]
+            bare_PV = base.logits(alone, None)[counted_P]
+            bare = F.cross_entropy(bare_PV.float(), alone.label_P[counted_P])
         own_PV = logits_PV[right_P]
         log_prob_P = -F.cross_entropy(own_PV.float(), rows.label_P[right_P], reduction="none")
         terms = {"cross_entropy": -log_prob_P.mean(), "kl_foreign": losses.kl(bare_PV, logits_PV[foreign_P])}
+        terms["bare_cross_entropy"] = bare  # of the same solutions, for the curve
         first = terms["cross_entropy"]
         if teachers:
             worn = [teachers[e.teacher] for e in examples]
@@ -537,6 +549,9 @@ class Held:
             if other in models and not lane.late():
                 self._with_wrong(label, lane.write(models[other], siblings), strength)
                 lane.done(f"held {label}")
+        if not lane.late():
+            self._with_wrong("twice", lane.write(models[name], siblings, strength=strength, passes=2), 1.0)
+            lane.done("held twice")
 
 
 @torch.no_grad()
@@ -569,10 +584,13 @@ def draw(args: argparse.Namespace) -> None:
     steps, strength = _decide(lane, "dose", process, dose_arms())
     process = lane.judging("variants")
     if not lane.late():
-        jobs = [*lane.jobs(lane.parts.train), *generated_jobs(generated, 4 if args.smoke else GENERATED_TEACHERS)]
+        jobs = [*lane.jobs(lane.parts.train), *generated_jobs(generated, 2 if args.smoke else GENERATED_TEACHERS)]
         teachers = lane.fine_tune(jobs, int(steps), "teachers")
         lane.done("teachers")
-        models |= teach(lane, "oracle", generated, teachers, strength, jobs)
+        try:
+            models |= teach(lane, "oracle", generated, teachers, strength, jobs)
+        except RuntimeError as error:  # the held-out part must not fall with it
+            print(f"oracle: {error}", flush=True)
         process.wait()
         process = lane.judging("variants")
     held = Held(lane)
@@ -591,10 +609,10 @@ def teach(
     real = [c.own for c in lane.parts.train]
     exclusion.check_corpus([*generated, *real], [c.problem for c in (*lane.parts.validation, *lane.parts.held)])
     pools = Pool(lane, real), Pool(lane, generated)
-    count = 3 if lane.args.smoke else EXAMPLES
+    count = EXAMPLES
     seen = observe(
         lane.base,
-        [e.sources for e in pools[0].draw(np.random.default_rng(SEED), 3 if lane.args.smoke else 16)],
+        [e.sources for e in pools[0].draw(np.random.default_rng(SEED), 2 if lane.args.smoke else 16)],
         tokens=RANK,
     )
 
@@ -605,8 +623,20 @@ def teach(
         model.calibrate(lane.base, seen)
         return model
 
-    drawn = taught(jobs, lane, count) if teachers else answers(*pools, count)
-    model = train(lane, name, fresh, lambda m: training_step(lane, m, drawn, teachers, strength, name))
+    while True:
+        drawn = taught(jobs, lane, count) if teachers else answers(*pools, count)
+        try:
+            model = train(
+                lane, name, fresh, lambda m, drawn=drawn: training_step(lane, m, drawn, teachers, strength, name)
+            )
+            break
+        except torch.OutOfMemoryError:
+            if count < 4:
+                raise
+            count //= 2
+            print(f"{name}: out of memory, {count} examples a step", flush=True)
+        shutil.rmtree(lane.args.out / name, ignore_errors=True)
+        torch.cuda.empty_cache()
     lane.done(f"train {name}")
     watch(lane, name, model)
     lane.done(f"watch {name}")

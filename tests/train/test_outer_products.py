@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from rune.adapters.factors import select
+from rune.adapters.factors import concatenate, select
 from rune.hypernet import base as bases
 from rune.hypernet.base import Base, Text
 from rune.hypernet.outer_products import MODULES, OuterProducts, observe
@@ -74,6 +74,24 @@ def test_an_untrained_adapter_makes_what_was_read_likelier_and_what_it_shares_wi
         strange = log_prob(base, text, select(made, slice(wrong, wrong + 1)))
         assert own > bare + 1.0
         assert own > strange + 1.0
+
+
+def test_a_second_pass_writes_what_the_first_left_wrong(base: Base) -> None:
+    one, other = texts(base)
+    sets = [[other], [one, other], [one]]  # rows of one set beside several of another
+    seen = observe(base, sets, tokens=64)
+    model = OuterProducts(base.layout(MODULES))
+    model.calibrate(base, seen)
+    with torch.no_grad():
+        first = model(seen)
+        again = observe(base, sets, tokens=64, worn=first)
+        alone = observe(base, sets[2:], tokens=64, worn=select(first, slice(2, 3)))
+        both = concatenate(first, model(again))
+    sizes, by_itself = (seen.error_NRW[n].norm(dim=-1).sort().values for seen, n in ((again, 2), (alone, 0)))
+    torch.testing.assert_close(sizes, by_itself, rtol=1e-2, atol=1e-3)
+    assert again.error_NRW[2].norm() < seen.error_NRW[2].norm()
+    once, twice = (log_prob(base, one, select(made, slice(2, 3))) for made in (first, both))
+    assert twice > once + 1.0
 
 
 def test_padding_changes_nothing_and_a_set_without_texts_gives_the_bare_model(base: Base) -> None:

@@ -27,8 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rune.adapters.factors import Factors, LoraTargets
-from rune.hypernet.base import Base, Text
+from rune.adapters.factors import Adapters, Factors, LoraTargets
+from rune.hypernet.base import Base, Text, pairs
 
 MODULES = ("o_proj", "down_proj")  # those that write into the residual stream
 FIRST_GAIN = 0.01  # a token's step as a share of the stream: what helps without training
@@ -45,22 +45,26 @@ class Observed(NamedTuple):
 
 
 @torch.no_grad()
-def observe(base: Base, sets: Sequence[Sequence[Text]], *, tokens: int) -> Observed:
-    """One pass of the bare base model. `tokens` is R; a set may hold several texts, an empty one gives no token."""
+def observe(base: Base, sets: Sequence[Sequence[Text]], *, tokens: int, worn: Adapters | None = None) -> Observed:
+    """One pass of the base model. `tokens` is R; a set may hold several texts, an empty one gives no token.
+
+    With `worn`, N adapters, each set is read under its own: what is still got wrong then.
+    """
     layout = base.layout(MODULES)
     texts = [text for one in sets for text in one]
     if not texts:
         raise ValueError("observe needs one text at least")
     rows = base.rows(texts)
     place = rows.row_P, rows.position_P
-    with _watching(base, layout, place) as (inputs, norms):
-        inner: Any = base.model
+    owner_B = torch.tensor([n for n, one in enumerate(sets) for _ in one], device=base.device)
+    stacked = pairs(worn, base.layout(tuple(worn))) if worn else {}
+    inner: Any = base.model
+    with base.hooks.using(stacked, owner_B if worn else None), _watching(base, layout, place) as (inputs, norms):
         hidden_BTW = inner.model(input_ids=rows.ids_BT, use_cache=False).last_hidden_state
     state_PW = hidden_BTW[place]
     embedding_VW = inner.lm_head.weight
     probability_PV = inner.lm_head(state_PW).float().softmax(-1).to(embedding_VW.dtype)
     error_PW = inner.model.norm.weight * (embedding_VW[rows.label_P] - probability_PV @ embedding_VW)
-    owner_B = torch.tensor([n for n, one in enumerate(sets) for _ in one], device=base.device)
     chosen_NR, mask_NR = _largest(error_PW.float().norm(dim=-1), owner_B[rows.row_P], len(sets), tokens)
     keys = {
         module: torch.stack([inputs[path.format(y)][chosen_NR] for y in range(layout.layers)])

@@ -276,13 +276,17 @@ def choose(verdicts: Sequence[dict[str, Any]], arms: Sequence[tuple[Any, str, st
     return max(arms, key=lambda arm: scores[arm[1]])[0], scores
 
 
+def _wait(lane: Lane, process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(900 if lane.args.smoke else 120)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
 def _decide(lane: Lane, what: str, process: subprocess.Popen[bytes], arms: Sequence[tuple[Any, str, str]]) -> Any:
     """By the rule, if the judge ends within its time; the fallback otherwise, and choice.json says which."""
     part = {"dose": "dose", "generator": "variants"}[what]
-    try:
-        process.wait(600 if lane.args.smoke else 120)
-    except subprocess.TimeoutExpired:
-        process.kill()
+    _wait(lane, process)
     path = lane.args.out / f"{part}_verdicts.jsonl"
     verdicts = [v for _, v in store.read_lines(path)] if path.exists() else []
     chosen, scores = choose(verdicts, arms)
@@ -547,7 +551,7 @@ class Held:
         lane.done("held own")
         for label, other in (("untrained", "untrained"), *(("other", v) for v in VARIANTS if v != name)):
             if other in models and not lane.late():
-                self._with_wrong(label, lane.write(models[other], siblings), strength)
+                self._with_wrong(label, lane.write(models[other], siblings), strength if label == "other" else 1.0)
                 lane.done(f"held {label}")
         if not lane.late():
             self._with_wrong("twice", lane.write(models[name], siblings, strength=strength, passes=2), 1.0)
@@ -591,7 +595,7 @@ def draw(args: argparse.Namespace) -> None:
             models |= teach(lane, "oracle", generated, teachers, strength, jobs)
         except RuntimeError as error:  # the held-out part must not fall with it
             print(f"oracle: {error}", flush=True)
-        process.wait()
+        _wait(lane, process)
         process = lane.judging("variants")
     held = Held(lane)
     held.without_generator(int(steps), strength)

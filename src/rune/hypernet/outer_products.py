@@ -119,6 +119,10 @@ def _largest(size_P: Tensor, set_P: Tensor, sets: int, tokens: int) -> tuple[Ten
 class OuterProducts(nn.Module):
     """`Observed` → factors of N adapters of rank R, for the modules that write into the residual stream."""
 
+    stream_Y: Tensor
+    unit: Tensor
+    power_MY: Tensor
+
     def __init__(self, layout: LoraTargets, *, correction: int = 32) -> None:
         """`correction` is K; 0 leaves the direction as it is. Untrained, it takes one synthetic-gradient step."""
         super().__init__()
@@ -142,12 +146,12 @@ class OuterProducts(nn.Module):
         """Measure once what the learned gains are shares of: sizes of stream, embedding and inputs."""
         inner: Any = base.model
         weight_VW = inner.lm_head.weight.float() * inner.model.norm.weight.float()
-        self.unit.copy_(weight_VW.norm(dim=-1).mean())  # type: ignore[operator]
-        self.stream_Y.copy_(seen.stream_Y)  # type: ignore[operator]
+        self.unit.copy_(weight_VW.norm(dim=-1).mean())
+        self.stream_Y.copy_(seen.stream_Y)
         mask_NR = seen.mask_NR.float()
         for number, module in enumerate(MODULES):
             power_YNR = seen.keys_YNRI[module].float().square().sum(-1)
-            self.power_MY[number] = (power_YNR * mask_NR).sum((1, 2)) / mask_NR.sum()  # type: ignore[index,operator]
+            self.power_MY[number] = (power_YNR * mask_NR).sum((1, 2)) / mask_NR.sum()
 
     def forward(self, seen: Observed) -> dict[str, Factors]:
         """down [Y, N, R, I], up [Y, N, R, W]; tokens beyond a set's own are zero."""
@@ -158,7 +162,7 @@ class OuterProducts(nn.Module):
         made = {}
         for number, module in enumerate(MODULES):
             keys_YNRI = seen.keys_YNRI[module]
-            scale_YI = self.scale_YI[module] / self.power_MY[number][:, None]  # type: ignore[index]
+            scale_YI = self.scale_YI[module] / self.power_MY[number][:, None]
             up_YNRW = values_NRW.expand(len(scale_YI), -1, -1, -1)
             if module in self.read_YWK:
                 read_YNRK = torch.einsum("nrw,ywk->ynrk", values_NRW, self.read_YWK[module])

@@ -100,7 +100,7 @@ def examples(study: ModuleType, base: Base) -> list[Any]:
 
 
 def model_for(base: Base, found: list[Any]) -> OuterProducts:
-    model = OuterProducts(base.layout(MODULES), correction=4)
+    model = OuterProducts(base.layout(MODULES), correction=4, gain=0.01)
     model.calibrate(base, observe(base, [e.sources for e in found], tokens=16))
     return model
 

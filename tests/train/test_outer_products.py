@@ -64,7 +64,7 @@ def test_the_tokens_kept_are_those_that_the_model_was_most_wrong_about(base: Bas
 def test_an_untrained_adapter_makes_what_was_read_likelier_and_what_it_shares_with_another_text(base: Base) -> None:
     one, other = texts(base)
     seen = observe(base, [[one], [other]], tokens=64)
-    model = OuterProducts(base.layout(MODULES))
+    model = OuterProducts(base.layout(MODULES), gain=0.01)
     model.calibrate(base, seen)
     with torch.no_grad():
         made = model(seen)
@@ -80,7 +80,7 @@ def test_a_second_pass_writes_what_the_first_left_wrong(base: Base) -> None:
     one, other = texts(base)
     sets = [[other], [one, other], [one]]  # rows of one set beside several of another
     seen = observe(base, sets, tokens=64)
-    model = OuterProducts(base.layout(MODULES))
+    model = OuterProducts(base.layout(MODULES), gain=0.01)
     model.calibrate(base, seen)
     with torch.no_grad():
         first = model(seen)
@@ -97,7 +97,7 @@ def test_a_second_pass_writes_what_the_first_left_wrong(base: Base) -> None:
 def test_padding_changes_nothing_and_a_set_without_texts_gives_the_bare_model(base: Base) -> None:
     one, other = texts(base)
     seen = observe(base, [[one], [], [other, one]], tokens=80)
-    model = OuterProducts(base.layout(MODULES))
+    model = OuterProducts(base.layout(MODULES), gain=0.01)
     model.calibrate(base, seen)
     torch.nn.init.normal_(model.gate.weight)
     with torch.no_grad():
@@ -117,7 +117,7 @@ def test_padding_changes_nothing_and_a_set_without_texts_gives_the_bare_model(ba
 def test_every_part_learns(base: Base) -> None:
     one, other = texts(base)
     seen = observe(base, [[one]], tokens=32)
-    model = OuterProducts(base.layout(MODULES), correction=4)
+    model = OuterProducts(base.layout(MODULES), correction=4, gain=0.01)
     model.calibrate(base, seen)
     optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
     rows = base.rows([other])

@@ -14,6 +14,7 @@ the LoRAs fine-tuned side by side the oracle study's. What is drawn is not drawn
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import random
 import shutil
@@ -60,8 +61,9 @@ STRENGTHS = (0.3, 0.5, 1.0)
 GENERATED_STRENGTHS = (0.5, 1.0, 2.0, 3.0)
 FALLBACK = {"dose": [40, 0.5], "generator": ["answers", 1.0]}  # where nothing could be judged in time
 RANK = 64  # solution tokens that an adapter keeps
-EXAMPLES = 16  # adapters a step
-EXAMPLE_TOKENS = 512  # of prompt and solution, at most
+EXAMPLES = 12  # adapters a step
+EXAMPLE_TOKENS = 448  # of prompt and solution, at most
+TOGETHER = 12  # LoRAs fine-tuned in one batch
 LARGER_TASKS = 60  # held-out tasks of the other size
 RECALL = 0.15  # share of examples whose target is among the trajectories read
 FOREIGN = 1.0  # weight of the KL that another update's adapter must not move the bare model
@@ -159,7 +161,7 @@ class Lane:
         self.parts = parts_of(self.problems, updates._read_real(args.lessons))
         self.base = bases.load(self.machine.model, device=self.machine.device, dtype=self.machine.dtype)
         self.dtype = getattr(torch, self.machine.dtype)
-        self.engine = updates._engine(self.machine, memory_fraction=0.2, max_rows=16 if args.smoke else 512)
+        self._engine: Any = None
         self.seconds: dict[str, float] = {}
         self._mark = self.began
         self.done("load")
@@ -170,6 +172,22 @@ class Lane:
         self._mark = now
         store.write_json(self.args.out / "seconds.json", {**self.seconds, "device": updates_oracle._device()})
         print(f"{now - self.began:.0f} s: {part} took {self.seconds[part]:.0f} s", flush=True)
+
+    @property
+    def engine(self) -> Any:
+        if self._engine is None:
+            rows = 16 if self.args.smoke else 512
+            self._engine = updates._engine(self.machine, memory_fraction=0.2, max_rows=rows)
+        return self._engine
+
+    def rest(self) -> None:
+        """Give the engine's memory back: to training, or to adapters of another shape."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def late(self) -> bool:
         return time.monotonic() - self.began > self.args.seconds
@@ -182,11 +200,11 @@ class Lane:
         return self.base.encode(lesson.prompt, lesson.solution)
 
     def fine_tune(self, jobs: Sequence[Job], steps: int, name: str) -> dict[str, dict[str, Factors]]:
-        """A LoRA a job, `updates_oracle.TOGETHER` at once; where memory does not hold them, half as many."""
+        """A LoRA a job, `TOGETHER` at once; where memory does not hold them, half as many."""
         schedule = Schedule(
             steps=min(steps, 2) if self.args.smoke else steps, learning_rate=5e-4, checkpoint_every=steps
         )
-        together, start = updates_oracle.TOGETHER, 0
+        together, start = TOGETHER, 0
         made: dict[str, dict[str, Factors]] = {}
         with store.Appender(self.args.out / "training.jsonl") as log:
             while start < len(jobs):
@@ -320,6 +338,7 @@ def dose(lane: Lane) -> None:
         shown = prompts.render_trajectory(job.case.siblings[0])
         wanted += [("vanilla", job.case.problem, "", None), ("context_sibling1", job.case.problem, shown, None)]
     lane.sample("dose.jsonl", wanted, DOSE_DRAWS)
+    lane.rest()
     for steps in DOSES:
         made = lane.fine_tune(jobs, steps, "dose")
         for strength in STRENGTHS:
@@ -330,6 +349,7 @@ def dose(lane: Lane) -> None:
                 wanted.append((f"wrong {steps} × {strength}", job.case.problem, "", worn[donor.key]))
             lane.sample("dose.jsonl", wanted, DOSE_DRAWS)
             lane.take_off(list(worn.values()))
+        lane.rest()
 
 
 # --------------------------------------------------------------------------- 2: the generator
@@ -480,6 +500,7 @@ def watch(lane: Lane, name: str, model: OuterProducts) -> None:
             wanted.append((f"{name} wrong × {strength}", job.case.problem, "", worn[donor.key]))
         lane.sample("variants.jsonl", wanted, DOSE_DRAWS)
         lane.take_off(list(worn.values()))
+    lane.rest()
 
 
 def generated_jobs(lessons: Sequence[Trajectory], count: int) -> list[Job]:
@@ -533,9 +554,11 @@ class Held:
             shown = prompts.render_trajectory(job.case.siblings[0])
             wanted += [("vanilla", job.case.problem, "", None), ("context_sibling1", job.case.problem, shown, None)]
         lane.sample("held.jsonl", wanted, DRAWS)
+        lane.rest()
         made = lane.fine_tune(self.jobs, steps, "held")
         tuned = [made[j.key] for j in self.jobs]
         self._with_wrong("oracle", tuned, strength)
+        lane.rest()
         self._rank("oracle", tuned, strength)
         lane.done("held oracle")
 
@@ -601,7 +624,7 @@ def draw(args: argparse.Namespace) -> None:
     held.without_generator(int(steps), strength)
     name, power = _decide(lane, "generator", process, [arm for arm in variant_arms() if arm[0][0] in models])
     held.generated(name, power, models)
-    lane.engine.close()
+    lane.rest()
     lane.done("end")
 
 
@@ -656,8 +679,9 @@ def larger(args: argparse.Namespace) -> None:
     models = teach(lane, "answers", store.read_jsonl(args.corpus / "open.jsonl", Trajectory), {}, 1.0)
     held = Held(lane, LARGER_TASKS)
     held.generated("answers", float(chosen[1]), models)
+    lane.rest()
     held.without_generator(int(steps), float(strength))
-    lane.engine.close()
+    lane.rest()
     lane.done("end")
 
 

@@ -30,11 +30,11 @@ trap 'kill $PACKER; pack' EXIT
 COMMON="--data $LANE/data --lessons $LANE/lessons --corpus $LANE/corpus $SMOKE"
 while [ ! -f "${READY_A:-/tmp/ready-0.5b}" ] && [ $SECONDS -lt $END ]; do sleep 0.5; done
 for try in 1 2; do # what is done is not drawn again
-    timeout $((END - SECONDS)) "$PYTHON" distilled.py draw $COMMON --model "$MODEL_A" --out "$WORK/a" --memory "${MEMORY:-0.48}" \
+    timeout $((END - SECONDS)) "$PYTHON" distilled.py draw $COMMON --model "$MODEL_A" --out "$WORK/a" --memory "${MEMORY:-0.285}" \
         --train-seconds "${TRAIN_SECONDS:-150}" --seconds $((END - SECONDS - 120)) >> "$WORK/a.log" 2>&1 && break
 done
 while [ ! -f "$READY" ] && [ $SECONDS -lt $END ]; do sleep 0.5; done
 if [ $SECONDS -lt $END ]; then
-    timeout $((END - SECONDS)) "$PYTHON" distilled.py larger $COMMON --model "$MODEL_B" --out "$WORK/b" --memory "${MEMORY:-0.48}" \
+    timeout $((END - SECONDS)) "$PYTHON" distilled.py larger $COMMON --model "$MODEL_B" --out "$WORK/b" --memory "${MEMORY:-0.285}" \
         --choice "$WORK/a/choice.json" --train-seconds "${TRAIN_SECONDS_B:-120}" --seconds $((END - SECONDS - 60)) >> "$WORK/b.log" 2>&1
 fi

@@ -67,8 +67,9 @@ TOGETHER = 12  # LoRAs fine-tuned in one batch
 LARGER_TASKS = 60  # held-out tasks of the other size
 RECALL = 0.15  # share of examples whose target is among the trajectories read
 FOREIGN = 1.0  # weight of the KL that another update's adapter must not move the bare model
-GENERATED_TEACHERS = 100
+GENERATED_TEACHERS = 60
 RATE = 2e-3
+VARIANT_BEFORE = 0.45  # of the seconds: the second variant begins before, or not at all
 VARIANTS = ("answers", "oracle")  # what is learned from: solutions, or the oracle's distribution over them
 CONTRASTS = (
     ("generated", "generated_wrong"), ("generated", "vanilla"), ("generated", "context_sibling1"),
@@ -610,7 +611,7 @@ def draw(args: argparse.Namespace) -> None:
     models = teach(lane, "answers", generated, {}, 1.0)
     steps, strength = _decide(lane, "dose", process, dose_arms())
     process = lane.judging("variants")
-    if not lane.late():
+    if time.monotonic() - lane.began < VARIANT_BEFORE * args.seconds:
         jobs = [*lane.jobs(lane.parts.train), *generated_jobs(generated, 2 if args.smoke else GENERATED_TEACHERS)]
         teachers = lane.fine_tune(jobs, int(steps), "teachers")
         lane.done("teachers")

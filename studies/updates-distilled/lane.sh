@@ -4,7 +4,7 @@
 # Results are packed every 20 s, so that a cut-off loses only what was not done.
 set -u
 T=${T:-/tmp/tree} LANE=${LANE:-/tmp/lane-b} OUT_B=${OUT_B:-/tmp/out-b} WORK=${WORK:-/tmp/work-b}
-SECONDS_LEFT=${SECONDS_LEFT:-1400} SMOKE=${SMOKE:-} MODEL_A=${MODEL_A:-qwen2.5-coder-0.5b-instruct}
+SECONDS_LEFT=${SECONDS_LEFT:-1150} SMOKE=${SMOKE:-} MODEL_A=${MODEL_A:-qwen2.5-coder-0.5b-instruct}
 MODEL_B=${MODEL_B:-qwen2.5-coder-1.5b-instruct} READY=${READY:-/tmp/ready-1.5b} PYTHON=${PYTHON:-python3}
 END=$((SECONDS + SECONDS_LEFT))
 mkdir -p "$OUT_B" "$WORK/a" "$WORK/b"
@@ -31,10 +31,10 @@ COMMON="--data $LANE/data --lessons $LANE/lessons --corpus $LANE/corpus $SMOKE"
 while [ ! -f "${READY_A:-/tmp/ready-0.5b}" ] && [ $SECONDS -lt $END ]; do sleep 0.5; done
 for try in 1 2; do # what is done is not drawn again
     timeout $((END - SECONDS)) "$PYTHON" distilled.py draw $COMMON --model "$MODEL_A" --out "$WORK/a" --memory "${MEMORY:-0.285}" \
-        --train-seconds "${TRAIN_SECONDS:-150}" --seconds $((END - SECONDS - 120)) >> "$WORK/a.log" 2>&1 && break
+        --train-seconds "${TRAIN_SECONDS:-120}" --seconds $((END - SECONDS - 120)) >> "$WORK/a.log" 2>&1 && break
 done
 while [ ! -f "$READY" ] && [ $SECONDS -lt $END ]; do sleep 0.5; done
 if [ $SECONDS -lt $END ]; then
     timeout $((END - SECONDS)) "$PYTHON" distilled.py larger $COMMON --model "$MODEL_B" --out "$WORK/b" --memory "${MEMORY:-0.285}" \
-        --choice "$WORK/a/choice.json" --train-seconds "${TRAIN_SECONDS_B:-120}" --seconds $((END - SECONDS - 60)) >> "$WORK/b.log" 2>&1
+        --choice "$WORK/a/choice.json" --train-seconds "${TRAIN_SECONDS_B:-90}" --seconds $((END - SECONDS - 60)) >> "$WORK/b.log" 2>&1
 fi

@@ -1,0 +1,139 @@
+"""Adapters as sums of outer products: what is observed, what an adapter does, what is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from rune.adapters.factors import concatenate, select
+from rune.hypernet import base as bases
+from rune.hypernet.base import Base, Text
+from rune.hypernet.outer_products import MODULES, OuterProducts, observe
+from rune.types import ModelRef
+
+
+@pytest.fixture
+def base(tiny_model: ModelRef) -> Iterator[Base]:
+    loaded = bases.load(tiny_model, device="cpu", dtype="float32")
+    yield loaded
+    loaded.hooks.remove()
+
+
+def texts(base: Base) -> list[Text]:
+    codes = ("def f(x):\n    return blorp(x, zibble=3)\n", "def g(x):\n    return [snurg(y) for y in x]\n")
+    return [base.encode(f"Write {code[4]}.\n", code) for code in codes]
+
+
+def log_prob(base: Base, text: Text, adapters: object) -> float:
+    with torch.no_grad():
+        return float(base.log_prob(base.rows([text]), adapters).sum())  # type: ignore[arg-type]
+
+
+def test_the_error_is_the_gradient_at_the_last_norm(base: Base) -> None:
+    """−e is what a backward pass gives there: with one text and every token kept."""
+    text = texts(base)[0]
+    count = len(text.ids) - text.start
+    seen = observe(base, [[text]], tokens=count)
+    rows = base.rows([text])
+    inner = base.model
+    hidden_BTW = inner.model(input_ids=rows.ids_BT, use_cache=False).last_hidden_state.detach().requires_grad_()
+    logits_PV = inner.lm_head(hidden_BTW[rows.row_P, rows.position_P])
+    torch.nn.functional.cross_entropy(logits_PV, rows.label_P, reduction="sum").backward()
+    gradient_PW = hidden_BTW.grad[0, rows.position_P] * inner.model.norm.weight
+    ours = {tuple(row) for row in seen.error_NRW[0].mul(1e3).round().int().tolist()}
+    theirs = {tuple(row) for row in gradient_PW.mul(-1e3).round().int().tolist()}
+    assert len(ours) == count
+    assert len(ours & theirs) > 0.8 * count  # the rest lies at a rounding edge
+
+
+def test_the_tokens_kept_are_those_that_the_model_was_most_wrong_about(base: Base) -> None:
+    one, other = texts(base)
+    every = observe(base, [[one], [other, one]], tokens=200)
+    few = observe(base, [[one], [other, one]], tokens=5)
+    assert every.mask_NR.sum(1).tolist() == [
+        len(one.ids) - one.start, len(one.ids) - one.start + len(other.ids) - other.start,
+    ]  # fmt: skip
+    for n in range(2):
+        sizes = every.error_NRW[n].norm(dim=-1)[every.mask_NR[n]]
+        torch.testing.assert_close(few.error_NRW[n].norm(dim=-1).sort().values, sizes.sort().values[-5:])
+    assert few.keys_YNRI["down_proj"].shape == (2, 2, 5, 128)
+
+
+def test_an_untrained_adapter_makes_what_was_read_likelier_and_what_it_shares_with_another_text(base: Base) -> None:
+    one, other = texts(base)
+    seen = observe(base, [[one], [other]], tokens=64)
+    model = OuterProducts(base.layout(MODULES), gain=0.01)
+    model.calibrate(base, seen)
+    with torch.no_grad():
+        made = model(seen)
+    for text, right, wrong in ((one, 0, 1), (other, 1, 0)):
+        bare = log_prob(base, text, None)
+        own = log_prob(base, text, select(made, slice(right, right + 1)))
+        strange = log_prob(base, text, select(made, slice(wrong, wrong + 1)))
+        assert own > bare + 1.0
+        assert own > strange + 1.0
+
+
+def test_a_second_pass_writes_what_the_first_left_wrong(base: Base) -> None:
+    one, other = texts(base)
+    sets = [[other], [one, other], [one]]  # rows of one set beside several of another
+    seen = observe(base, sets, tokens=64)
+    model = OuterProducts(base.layout(MODULES), gain=0.01)
+    model.calibrate(base, seen)
+    with torch.no_grad():
+        first = model(seen)
+        again = observe(base, sets, tokens=64, worn=first)
+        alone = observe(base, sets[2:], tokens=64, worn=select(first, slice(2, 3)))
+        both = concatenate(first, model(again))
+    sizes, by_itself = (seen.error_NRW[n].norm(dim=-1).sort().values for seen, n in ((again, 2), (alone, 0)))
+    torch.testing.assert_close(sizes, by_itself, rtol=1e-2, atol=1e-3)
+    assert again.error_NRW[2].norm() < seen.error_NRW[2].norm()
+    once, twice = (log_prob(base, one, select(made, slice(2, 3))) for made in (first, both))
+    assert twice > once + 1.0
+
+
+def test_padding_changes_nothing_and_a_set_without_texts_gives_the_bare_model(base: Base) -> None:
+    one, other = texts(base)
+    seen = observe(base, [[one], [], [other, one]], tokens=80)
+    model = OuterProducts(base.layout(MODULES), gain=0.01)
+    model.calibrate(base, seen)
+    torch.nn.init.normal_(model.gate.weight)
+    with torch.no_grad():
+        for write_YKW in model.write_YKW.values():
+            write_YKW.normal_()
+        together = model(seen)
+        alone = model(observe(base, [[one]], tokens=len(one.ids) - one.start))
+    for module in MODULES:
+        full, short = (
+            torch.einsum("yri,yro->yio", f.down_YNRI[:, 0], f.up_YNRO[:, 0]) for f in (together[module], alone[module])
+        )
+        torch.testing.assert_close(full, short, rtol=1e-4, atol=1e-6)
+        assert not together[module].up_YNRO[:, 1].any()
+    assert log_prob(base, other, select(together, slice(1, 2))) == pytest.approx(log_prob(base, other, None), abs=1e-4)
+
+
+def test_every_part_learns(base: Base) -> None:
+    one, other = texts(base)
+    seen = observe(base, [[one]], tokens=32)
+    model = OuterProducts(base.layout(MODULES), correction=4, gain=0.01)
+    model.calibrate(base, seen)
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
+    rows = base.rows([other])
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    losses = []
+    for _ in range(8):
+        optimiser.zero_grad()
+        loss = -base.log_prob(rows, model(seen)).mean()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0] - 0.01
+    unchanged = [name for name, p in model.named_parameters() if torch.equal(before[name], p)]
+    assert unchanged == []
+
+
+def test_without_a_text_there_is_nothing_to_observe(base: Base) -> None:
+    with pytest.raises(ValueError, match="one text at least"):
+        observe(base, [[]], tokens=4)

@@ -54,7 +54,6 @@ def make_arm_inputs(
         },
         checkpoints=folder,
         adapters=folder / "adapters",
-        cache=folder,
     )
 
 

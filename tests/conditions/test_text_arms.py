@@ -49,7 +49,6 @@ def arm_inputs(tmp_path: Path) -> ArmInputs:
         hits={k: tuple(retriever.retrieve(v, top_k=1)) for k, v in tasks.items()},
         checkpoints=tmp_path,
         adapters=tmp_path,
-        cache=tmp_path,
     )
 
 

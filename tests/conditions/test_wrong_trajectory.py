@@ -35,7 +35,6 @@ def arm_inputs(
         hits={task: tuple(Hit(trajectory=t, snippet="", score=1.0) for t in some) for task, some in own.items()},
         checkpoints=Path(),
         adapters=Path(),
-        cache=Path(),
     )
 
 

@@ -173,7 +173,7 @@ def test_an_adapter_is_what_the_hypernetwork_writes_from_the_trajectories_it_nam
     from rune.hypernet import export
 
     source = export.AdapterGenerator(
-        adapted.arm_inputs.checkpoints / "hypernet", adapted.arm_inputs.model, device="cpu", dtype="float32", cache=None
+        adapted.arm_inputs.checkpoints / "hypernet", adapted.arm_inputs.model, device="cpu", dtype="float32"
     )
     known = {h.trajectory.trajectory_id: h.trajectory for hits in adapted.arm_inputs.hits.values() for h in hits}
     known |= {t.trajectory_id: t for t in adapted.arm_inputs.trajectories}
@@ -235,7 +235,7 @@ def test_strength_zero_is_the_static_arm(adapted: Adapted) -> None:
     from rune.hypernet import export
 
     source = export.AdapterGenerator(
-        adapted.arm_inputs.checkpoints / "hypernet", adapted.arm_inputs.model, device="cpu", dtype="float32", cache=None
+        adapted.arm_inputs.checkpoints / "hypernet", adapted.arm_inputs.model, device="cpu", dtype="float32"
     )
     sets = next(iter(adapted.arm_inputs.hits.values()))
     silent = source.generate([[h.trajectory for h in sets]], strength=0.0)

@@ -96,7 +96,6 @@ def make_arm_inputs(
         hits=hits,
         checkpoints=folder / "checkpoints",
         adapters=folder / "adapters",
-        cache=context.cache,
     )
 
 

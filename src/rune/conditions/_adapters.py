@@ -30,7 +30,7 @@ def maker(arm_inputs: ArmInputs) -> AdapterGenerator:
     """The run's hypernetwork; loaded once for all arms of a process."""
     from rune.hypernet.export import maker as shared
 
-    return shared(arm_inputs.checkpoints / "hypernet", arm_inputs.model, arm_inputs.device, arm_inputs.dtype, None)
+    return shared(arm_inputs.checkpoints / "hypernet", arm_inputs.model, arm_inputs.device, arm_inputs.dtype)
 
 
 def generate(

@@ -324,8 +324,7 @@ def opened(
     from rune.hypernet import export
 
     try:
-        dtype = export.reading_dtype(device)
-        return registry, export.AdapterGenerator(checkpoint, model, device=device, dtype=dtype, cache=None)
+        return registry, export.outside(checkpoint, model, device=device)
     except RuneError as error:
         raise ConfigError(
             f"{error}; pass --checkpoint DIR for a hypernetwork of this model, or --checkpoint '' to learn nothing"

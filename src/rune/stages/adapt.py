@@ -285,19 +285,19 @@ def _training(metrics: Path) -> dict[str, Any]:
 def one(
     trajectories: Sequence[Trajectory], output: Path, checkpoint: Path, model: ModelRef, *, strength: float
 ) -> AdapterRef:
-    """One adapter from all of these trajectories, for use outside of any run; made on the CPU."""
-    from rune.adapters import convert
+    """One adapter from all of these trajectories, for use outside of any run: a PEFT folder, made on the CPU.
+
+    `strength`: λ. Raises AdapterError for a checkpoint of another base model, DataError for no hypernetwork.
+    """
+    from rune.adapters import peft
     from rune.adapters.registry import origin
-    from rune.adapters.registry.records import MadeFrom, Source
     from rune.hypernet import export
 
-    source = export.AdapterGenerator(checkpoint, model, device="cpu", dtype=export.reading_dtype("cpu"), cache=None)
-    made = source.generate([list(trajectories)], strength=strength)
-    ref = convert.write(output, made, source.stored.layout, source.model)
+    made = export.adapter_from(export.outside(checkpoint, model, device="cpu"), trajectories, strength=strength)
+    name, revision = registry.hub_name(model.name)
+    ref = peft.write_peft(output, made.adapter, base_model_name=name, base_revision=revision)
     store.write_atomic(output / "README.md", _card(trajectories, checkpoint, model, ref, strength))
-    sources = tuple(Source(trajectory_id=t.trajectory_id, task_id=t.task_id) for t in trajectories)
-    digest = store.sha256_file(checkpoint / "model.safetensors")
-    origin.write(output, MadeFrom(sources=sources, hypernet=digest, how=f"hypernet, strength {strength:g}"))
+    origin.write(output, made.made_from)
     return ref
 
 

@@ -204,7 +204,6 @@ def arm_inputs(folder: RunDir, settings: RunConfig, context: Context) -> ArmInpu
         hits=retrieve.hits(held_out, [*trajectories, *shown], settings.retrieve),
         checkpoints=folder / "checkpoints",
         adapters=folder / "adapters",
-        cache=context.cache,
     )
 
 

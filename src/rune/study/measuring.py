@@ -32,6 +32,7 @@ from rune.types import ModelRef, Outcome, Problem, Split, Trajectory, Treatment,
 
 if TYPE_CHECKING:
     from rune.adapters.peft import Adapter
+    from rune.hypernet.export import AdapterGenerator
 
 
 class EngineEvaluator:
@@ -154,6 +155,7 @@ class Hypernetwork:
     def __init__(self, settings: MemoryConfig, model: ModelRef) -> None:
         self._checkpoint, self._model = Path(settings.evolve.checkpoint), model
         self._strength = settings.evolve.strength
+        self._maker: AdapterGenerator | None = None  # loaded when the first adapter is made
         self.name = store.sha256_file(self._checkpoint / "model.safetensors")
         found = reading.read_all([Path(name) for name in settings.evolve.trajectories])
         found.check_exclusion([])
@@ -167,7 +169,6 @@ class Hypernetwork:
         ]
 
     def make(self, sources: Sequence[Source]) -> Adapter:
-        from rune.adapters import convert
         from rune.hypernet import export
 
         chosen: list[Trajectory] = []
@@ -178,9 +179,9 @@ class Hypernetwork:
                     "made from it; add its file"
                 )
             chosen.append(self._trajectories[source.trajectory_id])
-        generator = export.maker(self._checkpoint, self._model, "cpu", "float32", None)
-        made = generator.generate([chosen], strength=self._strength)
-        return convert.to_adapter(made, generator.stored.layout, base_model=self._model.digest)
+        if self._maker is None:
+            self._maker = export.outside(self._checkpoint, self._model, device="cpu")
+        return export.adapter_from(self._maker, chosen, strength=self._strength).adapter
 
 
 def problems(section: BenchmarkSection) -> list[Problem]:

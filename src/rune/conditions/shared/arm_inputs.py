@@ -27,7 +27,6 @@ class ArmInputs:
     hits: Mapping[str, tuple[Hit, ...]]  # task_id → its nearest training trajectories, best first
     checkpoints: Path  # what train wrote
     adapters: Path  # where PEFT folders go: adapters/<condition>/<key>/
-    cache: Path  # features by content hash; may be deleted at any time
     keep: Keep | None = None  # where adapters go instead of folders: straight to an engine, say
 
     def retrieved(self, task_id: str) -> tuple[Trajectory, ...]:

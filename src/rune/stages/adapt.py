@@ -150,22 +150,20 @@ def _inspect(
     from rune.hypernet import base as bases
     from rune.hypernet.settings import MODULES
 
-    session = context.session() if context.session else None
-    base = session.base if session else bases.load(context.model(), device=context.device, dtype=context.dtype)
-    layout = base.layout(MODULES)
-    prove_live(base, list(applied.values()), problems[0].prompt, load=adapters.adapter)
+    held = context.session().base if context.session else None
     arms = {}
     swap = {}
-    for arm in config.arms:
-        own = {t.task_id: t.adapter for t in treatments if t.condition == arm and t.adapter is not None}
-        if not own:
-            continue
-        arms[arm] = describe(base, layout, own, adapters)
-        if config.swap_tasks and len({a.adapter_id for a in own.values()}) > 1:
-            some = [p for p in problems if p.task_id in own][: config.swap_tasks]
-            swap[arm] = swapped(base, some, own, context.seed, load=adapters.adapter)
-    if session is None:
-        base.hooks.remove()
+    with bases.lent(held, context.model(), device=context.device, dtype=context.dtype) as base:
+        layout = base.layout(MODULES)
+        prove_live(base, list(applied.values()), problems[0].prompt, load=adapters.adapter)
+        for arm in config.arms:
+            own = {t.task_id: t.adapter for t in treatments if t.condition == arm and t.adapter is not None}
+            if not own:
+                continue
+            arms[arm] = describe(base, layout, own, adapters)
+            if config.swap_tasks and len({a.adapter_id for a in own.values()}) > 1:
+                some = [p for p in problems if p.task_id in own][: config.swap_tasks]
+                swap[arm] = swapped(base, some, own, context.seed, load=adapters.adapter)
     store.write_json(folder / "diagnostics.json", {"arms": arms, "training": training, "swap": swap})
 
 

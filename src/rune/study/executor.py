@@ -195,6 +195,7 @@ def arm_inputs(folder: RunDir, settings: RunConfig, context: Context) -> ArmInpu
     shown = store.read_jsonl(folder / collect.SHOWN, Trajectory)
     if not trajectories:
         raise DataError(f"{folder / 'trajectories.jsonl'}: no trajectories; run `rune collect {folder.path}` first")
+    session = context.session
     return ArmInputs(
         model=context.model(),
         device=context.device,
@@ -204,6 +205,7 @@ def arm_inputs(folder: RunDir, settings: RunConfig, context: Context) -> ArmInpu
         hits=retrieve.hits(held_out, [*trajectories, *shown], settings.retrieve),
         checkpoints=folder / "checkpoints",
         adapters=folder / "adapters",
+        base=None if session is None else lambda: session().base,
     )
 
 

@@ -11,6 +11,7 @@ from rune.types import AdapterRef, Hit, ModelRef, Trajectory
 
 if TYPE_CHECKING:
     from rune.adapters.factors import Adapters, LoraTargets
+    from rune.hypernet.base import Base
 
     Keep = Callable[[str, str, Adapters, LoraTargets], AdapterRef]  # (arm, key, one adapter, layout)
 
@@ -27,6 +28,9 @@ class ArmInputs:
     hits: Mapping[str, tuple[Hit, ...]]  # task_id → its nearest training trajectories, best first
     checkpoints: Path  # what train wrote
     adapters: Path  # where PEFT folders go: adapters/<condition>/<key>/
+    base: Callable[[], Base] | None = (
+        None  # the base model that the process trains with; None: whoever needs one loads it
+    )
     keep: Keep | None = None  # where adapters go instead of folders: straight to an engine, say
 
     def retrieved(self, task_id: str) -> tuple[Trajectory, ...]:

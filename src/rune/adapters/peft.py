@@ -29,11 +29,11 @@ from torch import Tensor, nn
 
 from rune.adapters.folders import CONFIG_FILE as CONFIG_FILE
 from rune.adapters.folders import WEIGHTS_FILE as WEIGHTS_FILE
+from rune.adapters.modules import MODULES
 from rune.errors import AdapterError
 from rune.runs import store
 from rune.types import AdapterRef
 
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _PREFIX = "base_model.model."
 
 
@@ -57,7 +57,7 @@ class Adapter:
         return max(pair.a.shape[1] for pair in self.pairs.values())
 
 
-def target_linears(model: nn.Module, targets: Sequence[str] = TARGETS) -> dict[str, nn.Linear]:
+def target_linears(model: nn.Module, targets: Sequence[str] = MODULES) -> dict[str, nn.Linear]:
     """Dotted name → linear layer for every module whose last name is in `targets`, in model order."""
     found = {
         name: module
@@ -106,7 +106,7 @@ class LoraHooks:
     runs again inside `backward()`: keep that call within the same `using(...)`.
     """
 
-    def __init__(self, model: nn.Module, targets: Sequence[str] = TARGETS) -> None:
+    def __init__(self, model: nn.Module, targets: Sequence[str] = MODULES) -> None:
         self.linears = target_linears(model, targets)
         self._stack: Mapping[str, Pair] = {}
         self._slots_N: Tensor | None = None

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import rune
 from rune import console, plugins
+from rune.adapters.modules import MODULES
 from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.config import build as build_config
 from rune.config import derive_seed
@@ -148,7 +149,6 @@ def _inspect(
         store.write_json(folder / "diagnostics.json", {"arms": {}, "training": training, "swap": {}})
         return
     from rune.hypernet import base as bases
-    from rune.hypernet.settings import MODULES
 
     held = context.session().base if context.session else None
     arms = {}

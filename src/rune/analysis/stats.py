@@ -4,7 +4,7 @@ Pure and seeded; numpy and scipy load inside the functions that need them. The u
 draws of one task resemble each other, so every interval resamples tasks and every test permutes tasks
 (Miller 2024, "Adding Error Bars to Evals", sections 2.2 and 4). Effects are in percentage points.
 
-Shapes: T tasks · D domains · S trainings (seeds) · A arms or contrasts · R resamples.
+Shapes: T tasks · D domains · S trainings (seeds) · R resamples.
 """
 
 from __future__ import annotations

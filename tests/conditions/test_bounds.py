@@ -13,6 +13,7 @@ import torch
 from rune import plugins, prompts
 from rune.adapters.folders import Folders
 from rune.adapters.peft import read_peft, stack
+from rune.adapters.store import FolderStore
 from rune.benchmarks import families
 from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.errors import DataError
@@ -54,6 +55,7 @@ def make_arm_inputs(
             for task, found in hits.items()
         },
         checkpoints=folder,
+        keep=FolderStore(folder / "adapters", model, dtype="float32").put,
         adapters=folder / "adapters",
     )
 

@@ -102,9 +102,6 @@ class MemoryStore:
         pair = adapter.pairs[path]
         return pair.a.T.float(), adapter.scale * pair.b.float()
 
-    def holds(self, ref: AdapterRef) -> bool:
-        return ref.adapter_id in self._kept
-
     def close(self) -> None:
         for name in self._kept:
             self._engine.drop_adapter(name)

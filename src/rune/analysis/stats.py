@@ -146,12 +146,6 @@ def crossed_error(values: Any) -> Crossed:
     return Crossed(np.sqrt(scale / (num_units * num_trainings)), freedom)
 
 
-def training_sd(values: Any) -> float:
-    """Standard deviation of trainings in values_TS, in their unit; 0 where the estimate of its square is below 0."""
-    _, trainings, rest = _mean_squares(values)
-    return math.sqrt(max(0.0, float(trainings - rest)) / len(values))
-
-
 def _mean_squares(values: Any) -> tuple[Any, Any, Any]:
     """Two-way analysis of variance of values_…TS: mean squares of units, trainings and the rest (0 if S = 1)."""
     import numpy as np

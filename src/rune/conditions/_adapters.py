@@ -12,10 +12,9 @@ from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.config import derive_seed
 from rune.corpus import exclusion
 from rune.errors import DataError
-from rune.types import AdapterRef, Problem, Trajectory, Treatment
+from rune.types import Problem, Trajectory, Treatment
 
 if TYPE_CHECKING:
-    from rune.adapters.factors import Adapters, LoraTargets
     from rune.hypernet.export import AdapterGenerator
 
 Sets = Mapping[str, tuple[Trajectory, ...]]  # task_id → what its adapter is made from
@@ -46,7 +45,7 @@ def generate(
     source = maker(arm_inputs)
     chosen = [sets[p.task_id] for p in problems]
     for problem, used, made in zip(problems, chosen, source.iter_generate(chosen, strength=strength), strict=True):
-        adapter = place(arm_inputs, condition, key(problem.task_id), made, source.stored.layout)
+        adapter = arm_inputs.keep(condition, key(problem.task_id), made, source.stored.layout)
         on_done(
             Treatment(
                 task_id=problem.task_id,
@@ -69,19 +68,10 @@ def constant(
 
     stored = checkpoints.load(checkpoint, arm_inputs.model, device="cpu")
     made = {m: type(f)(*(t.detach() for t in f)) for m, f in stored.static.factors().items()}
-    adapter = place(arm_inputs, condition, "all", made, stored.layout)
+    adapter = arm_inputs.keep(condition, "all", made, stored.layout)
     ids = tuple(t.trajectory_id for t in arm_inputs.trajectories)
     for problem in problems:
         on_done(Treatment(task_id=problem.task_id, condition=condition, adapter=adapter, trajectory_ids=ids))
-
-
-def place(arm_inputs: ArmInputs, condition: str, name: str, made: Adapters, layout: LoraTargets) -> AdapterRef:
-    """One adapter as a PEFT folder of the run, or to where `arm_inputs.keep` wants it."""
-    if arm_inputs.keep:
-        return arm_inputs.keep(condition, name, made, layout)
-    from rune.adapters.store import FolderStore
-
-    return FolderStore(arm_inputs.adapters, arm_inputs.model, dtype=arm_inputs.dtype).put(condition, name, made, layout)
 
 
 def permuted(arm_inputs: ArmInputs) -> dict[str, tuple[Trajectory, ...]]:

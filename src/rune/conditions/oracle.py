@@ -61,7 +61,7 @@ class Oracle:
                     )
                 name = _adapters.key(problem.task_id)
                 factors = {m: type(f)(*(t.detach() for t in f)) for m, f in tuned.factors().items()}
-                adapter = _adapters.place(arm_inputs, "oracle", name, factors, layout)
+                adapter = arm_inputs.keep("oracle", name, factors, layout)
                 seconds = round(time.monotonic() - started, 3)
                 store.write_json(arm_inputs.adapters / "oracle" / name / "seconds.json", {"seconds": seconds})
                 on_done(

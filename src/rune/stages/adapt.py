@@ -7,7 +7,6 @@ score like the base model and pass for "no effect".
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -58,15 +57,14 @@ def run(
     context: Context,
     *,
     arm_inputs: ArmInputs,
-    adapters: AdapterStore | None = None,
+    adapters: AdapterStore,
 ) -> list[Treatment]:
     """Make what is missing, prove adapters live, write diagnostics. Returns all treatments.
 
-    `adapters` keeps what is made; by default as PEFT folders of the run. Raises AdapterError for a dead adapter,
-    ConfigError for an unknown arm or setting (before any model is loaded).
+    `adapters` gives back what `arm_inputs.keep` took. Raises AdapterError for a dead adapter, ConfigError for an
+    unknown arm or setting.
     """
-    adapters = adapters or _folders(context, arm_inputs)
-    conditions = build(config, dataclasses.replace(arm_inputs, keep=adapters.put))
+    conditions = build(config, arm_inputs)
     problems = [p for p in store.read_jsonl(folder / "problems.jsonl", Problem) if p.split is Split.HELD_OUT]
     path = folder / "treatments.jsonl"
     if path.exists():
@@ -91,12 +89,6 @@ def build(config: Config, arm_inputs: ArmInputs) -> dict[str, Condition]:
     return conditions
 
 
-def _folders(context: Context, arm_inputs: ArmInputs) -> AdapterStore:
-    from rune.adapters.store import FolderStore
-
-    return FolderStore(arm_inputs.adapters, context.model(), dtype=context.dtype, device=context.device)
-
-
 def _treat(
     conditions: Mapping[str, Condition],
     problems: Sequence[Problem],
@@ -116,11 +108,11 @@ def _treat(
                 condition.treat(missing, on_done)
 
 
-def remake(folder: store.RunDir, config: Config, *, arm_inputs: ArmInputs, adapters: AdapterStore) -> None:
+def remake(folder: store.RunDir, config: Config, *, arm_inputs: ArmInputs) -> None:
     """Adapters that were in another process's memory, made again. Raises AdapterError if one comes out different."""
     problems = [p for p in store.read_jsonl(folder / "problems.jsonl", Problem) if p.split is Split.HELD_OUT]
     made: list[Treatment] = []
-    _treat(build(config, dataclasses.replace(arm_inputs, keep=adapters.put)), problems, made.append, set())
+    _treat(build(config, arm_inputs), problems, made.append, set())
     again = {(t.condition, t.task_id): t for t in made}
     for treatment in store.read_jsonl(folder / "treatments.jsonl", Treatment):
         found = again.get((treatment.condition, treatment.task_id))

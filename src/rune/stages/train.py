@@ -56,8 +56,8 @@ class Config:
             raise ValueError("encoder_first is for an encoder that knows nothing; leave it out, or start_from")
 
 
-def run(folder: store.RunDir, config: Config, context: Context) -> dict[str, Any]:
-    """Train what is not trained yet. Returns {"lora": …, "hypernet": …}: convergence of each phase.
+def run(folder: store.RunDir, config: Config, context: Context) -> None:
+    """Train what is not trained yet: checkpoints/lora and checkpoints/hypernet, losses in checkpoints/metrics.jsonl.
 
     Raises ContaminationError for a held-out task in the corpus, DataError if there is nothing to train on.
     """
@@ -70,7 +70,7 @@ def run(folder: store.RunDir, config: Config, context: Context) -> dict[str, Any
     exclusion.check_corpus(trajectories, held_out, where=str(folder / "trajectories.jsonl"), by=by)
     if config.start_from:
         check_start(Path(config.start_from), held_out, by=by)
-    return fit(trajectories, config, context, folder / "checkpoints")
+    fit(trajectories, config, context, folder / "checkpoints")
 
 
 def check_start(folder: Path, held_out: Sequence[Problem], *, by: str) -> None:
@@ -138,22 +138,16 @@ class TrainingSession:
         self._read.clear()
 
 
-def fit(trajectories: Sequence[Trajectory], config: Config, context: Context, folder: Path) -> dict[str, Any]:
+def fit(trajectories: Sequence[Trajectory], config: Config, context: Context, folder: Path) -> None:
     """Both phases on a corpus that was checked. The context's TrainingSession serves several calls."""
-    from rune.hypernet import diagnostics
-
-    metrics = folder / "metrics.jsonl"
-    if not _done(folder / "hypernet"):
-        own = context.session() if context.session else TrainingSession(context)
-        try:
-            _fit(trajectories, config, context, folder, own)
-        finally:
-            if context.session is None:
-                own.close()
-    losses: dict[str, list[float]] = {"lora": [], "hypernet": []}
-    for _, row in store.read_lines(metrics):
-        losses.setdefault(row["phase"], []).append(row["loss"])
-    return {phase: diagnostics.convergence(curve) for phase, curve in losses.items()}
+    if _done(folder / "hypernet"):
+        return
+    own = context.session() if context.session else TrainingSession(context)
+    try:
+        _fit(trajectories, config, context, folder, own)
+    finally:
+        if context.session is None:
+            own.close()
 
 
 def _done(folder: Path) -> bool:

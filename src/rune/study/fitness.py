@@ -25,10 +25,15 @@ RESAMPLES = 4000
 Passes = Mapping[str, tuple[int, int]]  # task → (passes, draws)
 
 
+def fault(alpha: float) -> str:
+    """What is wrong with an α, "" if nothing is."""
+    return "" if 0 <= alpha <= 1 else f"alpha is a share, 0 to 1 (the specified one is {ALPHA}); found {alpha:g}"
+
+
 def check_alpha(alpha: float) -> None:
     """Raises ConfigError outside 0..1."""
-    if not 0 <= alpha <= 1:
-        raise ConfigError(f"α is a share, 0 to 1 (the specified one is {ALPHA}); found {alpha:g}")
+    if said := fault(alpha):
+        raise ConfigError(said)
 
 
 def fitness(

@@ -24,7 +24,7 @@ from rune.errors import ConfigError, DataError
 from rune.runs import store
 from rune.sandbox.judging import verdict_cache
 from rune.stages import sample, score
-from rune.study.config import BenchmarkSection
+from rune.study.cells import problems
 from rune.study.evolution import Found, Tasks, Wanted
 from rune.study.machines import Machines
 from rune.study.memory import MemoryConfig
@@ -182,14 +182,6 @@ class Hypernetwork:
         if self._maker is None:
             self._maker = export.outside(self._checkpoint, self._model, device="cpu")
         return export.adapter_from(self._maker, chosen, strength=self._strength).adapter
-
-
-def problems(section: BenchmarkSection) -> list[Problem]:
-    """The tasks of a benchmark. Raises ConfigError, DataError."""
-    module = plugins.load("benchmarks", section.name)
-    part = module.build(config.build(module.Config, section.settings, where="benchmark.settings"))
-    found: list[Problem] = part.problems()
-    return found
 
 
 @contextlib.contextmanager

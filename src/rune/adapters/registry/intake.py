@@ -113,7 +113,7 @@ def load(registry: Registry, found: Entry, *, base: str = "") -> peft.Adapter:
 
 
 def load_all(registry: Registry, entries: Sequence[Entry]) -> list[peft.Adapter]:
-    """Adapters that are to be combined: of one base. Raises AdapterError."""
+    """Adapters that are to be combined: of one base. Raises DataError for none, AdapterError as `load` does."""
     if not entries:
         raise DataError("no adapters to combine; name one or more")
     return [load(registry, found, base=entries[0].base) for found in entries]

@@ -41,7 +41,10 @@ def generate(
     *,
     strength: float,
 ) -> None:
-    """One adapter per problem from its set."""
+    """One adapter per problem from its set, kept under the arm's name and told to `on_done` one by one.
+
+    `strength`: λ. Raises AdapterError or DataError for a checkpoint that is none of this base model's hypernetworks.
+    """
     source = maker(arm_inputs)
     chosen = [sets[p.task_id] for p in problems]
     for problem, used, made in zip(problems, chosen, source.iter_generate(chosen, strength=strength), strict=True):
@@ -63,7 +66,10 @@ def constant(
     problems: Sequence[Problem],
     on_done: Callable[[Treatment], None],
 ) -> None:
-    """The static part of a checkpoint, one adapter for all problems."""
+    """The static part of a checkpoint, one adapter for all problems: its sources are the whole corpus.
+
+    Raises AdapterError for a checkpoint of another base model, DataError for what is none.
+    """
     from rune.hypernet import checkpoint as checkpoints
 
     stored = checkpoints.load(checkpoint, arm_inputs.model, device="cpu")
@@ -75,7 +81,7 @@ def constant(
 
 
 def permuted(arm_inputs: ArmInputs) -> dict[str, tuple[Trajectory, ...]]:
-    """Every task gets another task's set, with nothing in it of a training task or a family that its own set has.
+    """Every task gets another task's set, with nothing in it of a task or a domain that its own set has.
 
     Drawn once for all tasks from the run's seed, so a resumed run permutes the same way. A task for which no other
     task's set will do gets as many trajectories of the corpus. Raises DataError if the corpus has none either.

@@ -5,7 +5,8 @@
 
 A stage that is done is skipped, one that was interrupted goes on where it stopped. What cells have in common is made
 once: the loop's attempts, and every stage whose inputs another cell shares (see `cells.key`), which is then copied.
-`run_stage` is the one place that calls a stage.
+`run_stage` is the one place that calls a stage of an experiment; what adapters of the registry are measured with calls
+`sample` and `score` itself (`measuring.py`).
 """
 
 from __future__ import annotations

@@ -39,7 +39,10 @@ def check_alpha(alpha: float) -> None:
 def fitness(
     inside: Passes, outside: Passes, *, alpha: float, protocol: str, measured: str, level: float = LEVEL, seed: int = 0
 ) -> Fitness:
-    """φ of one adapter from its passes. A part of weight zero may have no tasks; its rate is NaN.
+    """φ of one adapter from its passes, in 0..1. A part of weight zero may have no tasks; its rate is NaN.
+
+    `alpha`: the weight of `inside`; `level` of the interval, whose bootstrap `seed` draws. `protocol` is the digest
+    that the passes were drawn under, `measured` a time; both are kept as they are.
 
     Raises ConfigError for α outside 0..1, DataError for a part that counts and has no tasks.
     """

@@ -70,7 +70,13 @@ def _written(
     kept: bool = False,
     numbers: Mapping[str, Any] | None = None,
 ) -> Operation:
-    row = {"kind": kind, "key": name, "inputs": list(inputs), "arguments": dict(arguments), "result": result}
+    row: dict[str, Any] = {
+        "kind": kind,
+        "key": name,
+        "inputs": list(inputs),
+        "arguments": dict(arguments),
+        "result": result,
+    }
     row |= {"kept": kept, "numbers": dict(numbers or {}), "done": now()}
     connection.execute(operations.insert().values(**row))
     return _operation(connection.execute(sa.select(operations).where(operations.c.key == name)).one())

@@ -20,9 +20,9 @@ from tests.stages import test_crossfit_decide as byhand
 
 
 def test_a_mean_over_cells_is_over_those_that_have_a_value() -> None:
-    assert combine._mean([1.0, None, 4.0, 7.0]) == 4.0
-    assert combine._mean([-1.0, 1.0]) == 0.0
-    assert combine._mean([None]) is None and combine._mean([]) is None
+    assert tables.mean([1.0, None, 4.0, 7.0]) == 4.0
+    assert tables.mean([-1.0, 1.0]) == 0.0
+    assert tables.mean([None]) is None and tables.mean([]) is None
 
 
 def test_a_study_by_domain_is_decided_over_domains(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rune.analysis import evidence
@@ -72,11 +72,12 @@ def brief(result: Mapping[str, Any]) -> str:
     return (
         f"{markdown(Table('', header, tuple(rows)))}\n\n{measure} in %, {tasks} tasks, {held}, training seeds: "
         f"{', '.join(map(str, result['seeds']))}; {result['device']}; mean cosine of the generated ΔW "
-        f"{variants.number(_mean(cosines), 3)}; {variants.interval(first)}.{said}"
+        f"{variants.number(mean(cosines), 3)}; {variants.interval(first)}.{said}"
     )
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def mean(values: Iterable[float | None]) -> float | None:
+    """Of those that were measured; None if none was."""
     known = [v for v in values if v is not None]
     return sum(known) / len(known) if known else None
 

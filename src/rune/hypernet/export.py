@@ -30,15 +30,11 @@ class AdapterGenerator:
         if self.stored.both is None or self.stored.hypernet is None:
             raise DataError(f"{folder}: a static LoRA, not a hypernetwork; pass the folder checkpoints/hypernet")
         self.both = self.stored.both
-        self.folder, self.model, self.device = folder, model, device
+        self.digest = store.sha256_file(folder / checkpoint.WEIGHTS)  # of what is loaded now, whatever lies there later
+        self.model, self.device = model, device
         taps = self.stored.hypernet.taps
         base, tokenizer = load_trunk(model, max(taps), device=device, dtype=dtype)
         self.reader = Reader(base, tokenizer, taps=taps, digest=model.digest, folder=None)
-
-    @functools.cached_property
-    def digest(self) -> str:
-        """sha256 of the hypernetwork's weights file."""
-        return store.sha256_file(self.folder / checkpoint.WEIGHTS)
 
     @torch.no_grad()
     def generate(self, sets: Sequence[Sequence[Trajectory]], *, strength: float = 1.0) -> dict[str, Factors]:

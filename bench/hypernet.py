@@ -80,7 +80,7 @@ def adapter(model: ModelRef, device: str) -> dict[str, Any]:
         checkpoint.save_hypernet(Path(folder), both, layout, lora, settings, model, dtype=torch.float16)
         megabytes = (Path(folder) / checkpoint.WEIGHTS).stat().st_size / 1e6
         del base
-        source = export.AdapterGenerator(Path(folder), model, device=device, dtype=dtype, cache=None)
+        source = export.AdapterGenerator(Path(folder), model, device=device, dtype=dtype)
     trajectory = long_trajectory(source)
     times = []
     for _ in range(6):

@@ -126,7 +126,7 @@ def sound(root: Path) -> str:
     gains = [f"{_span(found[f't{heat}']['as named']['gain'])} at {heat}" for heat in ("0.8", "0.2")]
     return (
         f"The two rows learned from HumanEval alone are to be run again: in {misread} of their {folds + misread} folds "
-        "adapters were made from layers that they had not learned from "
+        "the hypernetwork was given other layers of the base model to read than it was trained on "
         f"([reader-layers](studies/reader-layers/README.md)). On the {folds} sound folds the effect is "
         f"{' and '.join(gains)}, over tasks."
     )

@@ -46,8 +46,8 @@ def private_imports(text: str, folder: str) -> Iterator[tuple[int, str]]:
             private = next((i for i, part in enumerate(parts) if part.startswith("_") and part[1:2] != "_"), None)
             if parts[0] == "rune" and private is not None:
                 # A private module of this folder, or a private name in a module of this folder.
-                homes = {".".join(parts[:private]), ".".join(parts[: private - 1])}
-                if folder not in homes:
+                in_folder = (ROOT / "src").joinpath(*parts[:private]).is_dir()
+                if folder != ".".join(parts[: private if in_folder else private - 1]):
                     yield node.lineno, name
 
 

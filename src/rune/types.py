@@ -37,7 +37,7 @@ class FailureKind(StrEnum):
 
 
 class Split(StrEnum):
-    """Which side of the experiment a task is on. Only TRAIN tasks may give trajectories."""
+    """Which side of the experiment a task is on. Only TRAIN tasks may give trajectories that something trains on."""
 
     TRAIN = "train"
     HELD_OUT = "held_out"
@@ -134,7 +134,7 @@ class Treatment:
     condition: str  # the arm
     context: str = ""  # text put before the task; "" for none
     adapter: AdapterRef | None = None
-    trajectory_ids: tuple[str, ...] = ()  # what it was made from: never one of a held-out task
+    trajectory_ids: tuple[str, ...] = ()  # what it was made from; the task's own one only if the run asks for recall
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,7 +288,7 @@ _WORDS = frozenset(kind.value for kind in FailureKind)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """A confidence interval in percentage points."""
+    """A confidence interval: percentage points of a Contrast, percent of an ArmScore or a Loss, 0..1 of a fitness."""
 
     low: float
     high: float

@@ -112,7 +112,7 @@ def likelihood(args: argparse.Namespace) -> None:
     some = everything[:: len(everything) // count][:count]
     context = machines(args.out).context(SETTINGS["seed"])
     model = context.model()
-    maker = export.AdapterGenerator(CHECKPOINT, model, device=context.device, dtype=context.dtype, cache=None)
+    maker = export.AdapterGenerator(CHECKPOINT, model, device=context.device, dtype=context.dtype)
     base = bases.load(model, device=context.device, dtype=context.dtype)
     found = []
     for readers in (1, 2, 3):
@@ -144,7 +144,7 @@ def again(args: argparse.Namespace) -> None:
     machine = machines(args.out)
     context = machine.context(SETTINGS["seed"])
     model = context.model()
-    maker = export.AdapterGenerator(CHECKPOINT, model, device=context.device, dtype=context.dtype, cache=None)
+    maker = export.AdapterGenerator(CHECKPOINT, model, device=context.device, dtype=context.dtype)
     adapters = FolderStore(args.out / "adapters", model, dtype=context.dtype)
     treatments = []
     for arm in ARMS:

@@ -565,7 +565,7 @@ def sample(out: Path, machine: Machine, cases: Sequence[Case], args: argparse.Na
     if len(have) == len(ADAPTER_ARMS) * len(cases) * DRAWS:
         return
     source = export.AdapterGenerator(
-        out / "checkpoints" / "hypernet", machine.model, device=machine.device, dtype=machine.dtype, cache=None
+        out / "checkpoints" / "hypernet", machine.model, device=machine.device, dtype=machine.dtype
     )
     layout, dtype = source.stored.layout, getattr(torch, machine.dtype)
 

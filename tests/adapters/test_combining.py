@@ -121,6 +121,21 @@ def test_factors_for_training_hold_the_scale() -> None:
         torch.testing.assert_close(delta(back, name), delta(one, name), rtol=1e-5, atol=1e-5)
 
 
+def test_an_adapter_without_a_module_that_is_learned_is_refused_by_its_folder_and_the_modules_name(
+    tmp_path: Path,
+) -> None:
+    """As `train.hypernet.reconstruct_from` meets one: PEFT's own default adapts two kinds of module."""
+    one = small.adapter(1, names=WHOLE[::2])
+    folder = tmp_path / "one"
+    peft.write_peft(folder, one)
+    size = Size(*small.SIZES[WHOLE[0]])
+    paths = {"q_proj": "model.layers.{}.self_attn.q_proj", "o_proj": "model.layers.{}.self_attn.o_proj"}
+    layout = LoraTargets(layers=2, width=12, sizes={"q_proj": size, "o_proj": size}, paths=paths)
+    words = r"/one: the adapter has no 'model\.layers\.0\.self_attn\.o_proj'; what fits has q_proj, o_proj in 2 layers"
+    with pytest.raises(AdapterError, match=words):
+        convert.read(folder, layout)
+
+
 # --------------------------------------------------------------------------- what stands between two
 
 

@@ -19,6 +19,15 @@ from rune.adapters.registry.registry import Registry, View
 from rune.errors import StoreError
 from tests.adapters import small
 
+
+def steps(made: Database, query: sa.Executable) -> str:
+    """How SQLite would answer `query`, a line a step."""
+    compiled = query.compile(made._engine, compile_kwargs={"literal_binds": True})  # type: ignore[attr-defined]
+    with made.read() as connection:
+        rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled}").all()
+    return "\n".join(str(row[3]) for row in rows)
+
+
 VERSION_1 = Path(__file__).with_name("version1.sql")  # a database as version 1 wrote it
 
 
@@ -122,7 +131,7 @@ def test_a_write_that_fails_in_the_middle_changes_nothing(tmp_path: Path) -> Non
 )
 def test_selection_is_one_step_along_an_index(tmp_path: Path, place: Place) -> None:
     made = Database(tmp_path / "r", create=True)
-    plan = made.plan(selection.query("b", place))
+    plan = steps(made, selection.query("b", place))
     columns = "base=? AND project=? AND domain=? AND task=? AND status=?"
     assert plan == f"SEARCH adapters USING INDEX by_place ({columns})"
 
@@ -139,7 +148,7 @@ def test_selection_is_one_step_along_an_index(tmp_path: Path, place: Place) -> N
     ],
 )
 def test_a_page_is_read_in_the_order_of_an_index(tmp_path: Path, view: View, index: str) -> None:
-    plan = Database(tmp_path / "r", create=True).plan(view.query(1000, 50))
+    plan = steps(Database(tmp_path / "r", create=True), view.query(1000, 50))
     assert plan.startswith("SEARCH adapters") and index in plan
     assert "SCAN" not in plan and "TEMP B-TREE" not in plan
 
@@ -147,12 +156,12 @@ def test_a_page_is_read_in_the_order_of_an_index(tmp_path: Path, view: View, ind
 def test_ids_aliases_and_lineage_are_looked_up_by_index(tmp_path: Path) -> None:
     made = Database(tmp_path / "r", create=True)
     by_id = sa.select(database.adapters).where(database.adapters.c.id >= "ab", database.adapters.c.id < "abg").limit(2)
-    assert "SEARCH adapters USING INDEX sqlite_autoindex_adapters_1 (id>? AND id<?)" in made.plan(by_id)
+    assert "SEARCH adapters USING INDEX sqlite_autoindex_adapters_1 (id>? AND id<?)" in steps(made, by_id)
     for down in (False, True):
-        assert "SCAN parents" not in made.plan(lineage.walk("a", down=down))
+        assert "SCAN parents" not in steps(made, lineage.walk("a", down=down))
 
 
 def test_the_check_of_plans_can_fail(tmp_path: Path) -> None:
     made = Database(tmp_path / "r", create=True)
-    plan = made.plan(sa.select(database.adapters).order_by(database.adapters.c.created))
+    plan = steps(made, sa.select(database.adapters).order_by(database.adapters.c.created))
     assert "SCAN adapters" in plan and "TEMP B-TREE" in plan

@@ -155,7 +155,7 @@ def test_passes_that_all_agree_still_leave_doubt() -> None:
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.01, math.nan, math.inf])
 def test_alpha_outside_its_range_is_refused(alpha: float) -> None:
-    with pytest.raises(ConfigError, match=r"α is a share, 0 to 1 \(the specified one is 0\.7\); found"):
+    with pytest.raises(ConfigError, match=r"alpha is a share, 0 to 1 \(the specified one is 0\.7\); found"):
         fitness.fitness({"t": (1, 1)}, {"u": (1, 1)}, alpha=alpha, protocol="", measured="")
 
 
@@ -450,7 +450,7 @@ def test_what_may_be_strong_enough_is_not_forgotten(registry: Registry) -> None:
     unmeasured = small.put(registry, 3, DATES)
     registry.set_fitness(doubtful.id, small.measured(0.3, low=0.1, high=0.41))
     registry.set_fitness(weak.id, small.measured(0.3, low=0.1, high=0.39))
-    outcome = evolution.Outcome()
+    outcome = evolution.Evolved()
     entries = [registry.get(e.id) for e in (doubtful, weak, unmeasured)]
     evolution.forget(registry, entries, below=0.4, outcome=outcome)
     assert [o.inputs for o in outcome.operations] == [(weak.id,)]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from rune import config
-from rune.adapters import merging
+from rune.adapters import merging, peft
 from rune.adapters.merge_settings import Settings as MergeSettings
 from rune.adapters.registry import intake
 from rune.adapters.registry.records import MadeFrom, Place, Status
@@ -170,6 +170,15 @@ def test_adapters_are_drawn_judged_consolidated_and_merged(
     assert {k: n["value"] for k, n in operation["numbers"]["inputs"].items()} == {pair[0].id: 0.5, pair[1].id: 0.0}
     assert registry.get(child).status is Status.ARCHIVED and registry.get(child).place == Place(project="shop")
     assert registry.verify() == []
+
+
+def test_an_evolution_makes_from_a_trajectory_the_adapter_that_rune_adapt_makes_from_it(world: World) -> None:
+    """In the same precision too: where the processor multiplies bfloat16 itself, trajectories are read in it."""
+    settings = memory.load(world.config())
+    with measuring.opened(settings, world.registry.folder) as evaluator:
+        generator = measuring.Hypernetwork(settings, evaluator.model)
+    for adapter in (one for ids in world.ids.values() for one in ids):
+        assert peft.content_id(generator.make(world.registry.sources(adapter))) == adapter
 
 
 def test_what_was_drawn_before_a_stop_is_not_drawn_again(

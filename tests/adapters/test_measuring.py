@@ -9,7 +9,8 @@ import pytest
 
 from rune import config
 from rune.errors import DataError
-from rune.study import measuring, memory
+from rune.study import cells, measuring, memory
+from rune.study.config import BenchmarkSection
 from rune.types import ModelRef, Problem
 
 FAMILIES = {"families": 4, "held_out": 0, "tasks": 4, "seed": 5}
@@ -29,9 +30,7 @@ def raw(tiny_model: ModelRef) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def problems() -> dict[str, Problem]:
-    from rune.study.config import BenchmarkSection
-
-    return {p.task_id: p for p in measuring.problems(BenchmarkSection(name="families", settings=FAMILIES))}
+    return {p.task_id: p for p in cells.problems(BenchmarkSection(name="families", settings=FAMILIES))}
 
 
 def evaluator(raw: dict[str, Any], **changes: Any) -> measuring.EngineEvaluator:
@@ -83,3 +82,31 @@ def test_an_adapter_is_measured_on_its_own_domains_and_on_others_and_the_two_do_
     assert {problems[t].domain for t in apart.outside} == set(domains[1:]) and len(apart.outside) == 4 * 3
     with pytest.raises(DataError, match="no domain with held-out tasks named 'nothing'"):
         one.tasks(["nothing"])
+
+
+def test_paths_in_the_config_are_relative_to_it_wherever_they_stand(
+    raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("here/base", "here/tasks", "home"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "home" / "others.jsonl").touch()
+    changed = {
+        **raw,
+        "model": {**raw["model"], "name": "base"},
+        "benchmark": {"name": "mbpp", "settings": {"path": "tasks"}},
+        "elsewhere": {"name": "mbpp", "settings": {"path": "~/others.jsonl"}},
+        "evolve": {**raw["evolve"], "checkpoint": "net", "trajectories": ["a.jsonl", "~/b.jsonl"]},
+    }
+    (tmp_path / "here" / "memory.toml").write_text(config.dump_toml(changed))
+    found = memory.load(tmp_path / "here" / "memory.toml")
+    here, home = tmp_path / "here", tmp_path / "home"
+    assert found.model.name == str(here / "base")
+    assert found.benchmark.settings["path"] == str(here / "tasks")
+    assert found.elsewhere is not None and found.elsewhere.settings["path"] == str(home / "others.jsonl")
+    assert found.evolve.checkpoint == str(here / "net")
+    assert found.evolve.trajectories == (str(here / "a.jsonl"), str(home / "b.jsonl"))
+    # What is no path there is a name: of a model, of data on the hub.
+    named = {**changed, "model": {**raw["model"], "name": "qwen2.5-coder-0.5b-instruct"}, "elsewhere": raw["benchmark"]}
+    (here / "memory.toml").write_text(config.dump_toml(named))
+    assert memory.load(here / "memory.toml").model.name == "qwen2.5-coder-0.5b-instruct"

@@ -12,7 +12,7 @@ import pytest
 
 from rune.benchmarks import repositories
 from rune.benchmarks.formats import checkout
-from rune.benchmarks.scorers import _swebench, judging, repository
+from rune.benchmarks.scorers import judging, repository, swebench
 from rune.benchmarks.scorers.judging import Item
 from rune.errors import DataError, SandboxError
 from rune.sandbox import fork, subprocess
@@ -262,11 +262,11 @@ def test_a_report_of_pytest_and_of_unittest_is_read_test_by_test() -> None:
 
 
 def test_a_report_of_the_swebench_package_is_a_verdict() -> None:
-    assert _swebench.verdict("k", "a-1", {"a-1": {"resolved": True}}).outcome is Outcome.PASSED
+    assert swebench.verdict("k", "a-1", {"a-1": {"resolved": True}}).outcome is Outcome.PASSED
     failed = {"resolved": False, "tests_status": {"FAIL_TO_PASS": {"failure": ["t::x"]}}}
-    assert "t::x" in _swebench.verdict("k", "a-1", {"a-1": failed}).error
+    assert "t::x" in swebench.verdict("k", "a-1", {"a-1": failed}).error
     unapplied = {"resolved": False, "patch_successfully_applied": False}
-    assert _swebench.verdict("k", "a-1", {"a-1": unapplied}).error_kind == "BadEdit"
+    assert swebench.verdict("k", "a-1", {"a-1": unapplied}).error_kind == "BadEdit"
 
 
 def test_two_commits_of_a_repository_are_two_tasks(tmp_path: Path) -> None:

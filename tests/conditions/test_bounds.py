@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from rune import plugins, prompts
 from rune.adapters.folders import Folders
 from rune.adapters.peft import read_peft, stack
+from rune.adapters.store import FolderStore
 from rune.benchmarks import families
 from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.errors import DataError
@@ -53,8 +55,8 @@ def make_arm_inputs(
             for task, found in hits.items()
         },
         checkpoints=folder,
+        keep=FolderStore(folder / "adapters", model, dtype="float32").put,
         adapters=folder / "adapters",
-        cache=folder,
     )
 
 
@@ -186,3 +188,24 @@ def test_every_setting_of_the_oracle_reaches_its_training(
     assert len(made) == len(changes)
     with pytest.raises(DataError, match="none of 2 trajectories has a solution of at most 20 tokens"):
         treat("oracle", arm_inputs, **STEPS, max_tokens=20)
+
+
+def test_the_oracle_trains_on_the_base_that_the_process_holds_and_leaves_it_as_it_was(
+    tmp_path: Path, tiny_model: ModelRef, lessons: list[Trajectory]
+) -> None:
+    """A second copy of a 7B base is 15 GB; here the files of another copy are not there to be read."""
+    own = treat("oracle", make_arm_inputs(tmp_path / "a", tiny_model, lessons, {"T/1": lessons[:2]}), **STEPS)
+    held = bases.load(tiny_model, device="cpu", dtype="float32")
+    gone = replace(tiny_model, path=str(tmp_path / "gone"))
+    arm_inputs = replace(make_arm_inputs(tmp_path / "b", gone, lessons, {"T/1": lessons[:2]}), base=lambda: held)
+    assert weights(treat("oracle", arm_inputs, **STEPS)["T/1"]) == weights(own["T/1"])
+    assert all(linear._forward_hooks for linear in held.hooks.linears.values())
+    held.hooks.remove()
+
+
+def test_a_base_that_was_loaded_for_a_block_is_unhooked_whatever_happens_in_it(tiny_model: ModelRef) -> None:
+    with pytest.raises(KeyError), bases.lent(None, tiny_model, device="cpu", dtype="float32") as base:
+        linears = list(base.hooks.linears.values())
+        assert all(linear._forward_hooks for linear in linears)
+        raise KeyError
+    assert not any(linear._forward_hooks for linear in linears)

@@ -10,6 +10,7 @@ from rune import plugins, prompts
 from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.retrievers import bm25
 from rune.types import Attempt, Hit, ModelRef, Outcome, Problem, Trajectory, Treatment
+from tests.conditions.keep import no_adapters
 
 
 def problem(task_id: str, prompt: str) -> Problem:
@@ -48,8 +49,8 @@ def arm_inputs(tmp_path: Path) -> ArmInputs:
         trajectories=tuple(CORPUS),
         hits={k: tuple(retriever.retrieve(v, top_k=1)) for k, v in tasks.items()},
         checkpoints=tmp_path,
+        keep=no_adapters,
         adapters=tmp_path,
-        cache=tmp_path,
     )
 
 

@@ -13,6 +13,7 @@ from rune.conditions import _adapters
 from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.errors import DataError
 from rune.types import Hit, ModelRef, Trajectory
+from tests.conditions.keep import no_adapters
 
 
 def tried(name: str, task: str, *, domain: str = "", solved: bool = True) -> Trajectory:
@@ -34,8 +35,8 @@ def arm_inputs(
         trajectories=tuple(found),
         hits={task: tuple(Hit(trajectory=t, snippet="", score=1.0) for t in some) for task, some in own.items()},
         checkpoints=Path(),
+        keep=no_adapters,
         adapters=Path(),
-        cache=Path(),
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from rune.adapters.folders import Folders
-from rune.adapters.peft import TARGETS, Adapter, Pair, target_linears
+from rune.adapters.peft import Adapter, Pair, target_linears
 from rune.engines import torch as engine
 from rune.engines.local.torch_engine import TorchEngine
 from rune.types import AdapterRef, ModelRef
@@ -49,7 +49,7 @@ def random_adapter(
             torch.randn(linear.in_features, rank, generator=rng) * spread,
             torch.randn(rank, linear.out_features, generator=rng) * spread,
         )
-        for name, linear in target_linears(model, TARGETS).items()
+        for name, linear in target_linears(model).items()
     }
     return Adapter(pairs=pairs, scale=scale, base_model=base_model)
 

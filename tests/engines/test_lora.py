@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save, save_file
 from transformers import AutoModelForCausalLM
 
 from rune.adapters import peft
+from rune.adapters.folders import Folders
 from rune.adapters.peft import Adapter, LoraHooks, Pair
 from rune.errors import AdapterError
 from rune.types import ModelRef
@@ -133,7 +134,7 @@ def test_changing_one_weight_changes_the_id(model: torch.nn.Module) -> None:
         ({"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
         ({"alpha_pattern": {"q_proj": 2}}, "alpha_pattern"),
         ({"peft_type": "IA3"}, "IA3"),
-        ({"r": 3}, "rank 3"),
+        ({"r": 3, "lora_alpha": 3.0}, "rank 3"),
     ],
 )
 def test_what_cannot_be_carried_is_refused(
@@ -209,3 +210,33 @@ def test_a_rank_or_alpha_that_scales_nothing_is_refused(change: dict[str, float]
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
     with pytest.raises(AdapterError, match=r"not a PEFT LoRA config.*r = .*lora_alpha = "):
         peft.read_peft(tmp_path)
+
+
+def test_a_scale_edited_in_the_config_is_refused_as_the_id_would_not_show_it(tmp_path: Path) -> None:
+    """An adapter's id is the digest of its weights file, so what that file says of the scale holds."""
+    pairs = {"layers.0.q_proj": peft.Pair(torch.randn(4, 2), torch.randn(2, 4))}
+    ref = peft.write_peft(tmp_path, peft.Adapter(pairs=pairs, scale=2.0))
+    path = tmp_path / peft.CONFIG_FILE
+    written = json.loads(path.read_text(encoding="utf-8"))
+    opened = peft.open_peft(Folders(tmp_path).folder(ref))
+    assert torch.equal(opened.layer("layers.0.q_proj")[1], 2.0 * pairs["layers.0.q_proj"].b)
+    for change in ({"lora_alpha": 2 * written["lora_alpha"]}, {"use_rslora": True}):
+        path.write_text(json.dumps(written | change), encoding="utf-8")
+        for read in (peft.read_peft, peft.open_peft):
+            with pytest.raises(AdapterError, match=r"contradicts the weights file, which says α/r = 2\.0, not"):
+                read(Folders(tmp_path).folder(ref))
+
+
+def test_an_rslora_folder_of_others_gives_its_layers_as_scaled_as_the_whole(tmp_path: Path) -> None:
+    pairs = {"layers.0.q_proj": peft.Pair(torch.randn(4, 4), torch.randn(4, 4))}
+    peft.write_peft(tmp_path, peft.Adapter(pairs=pairs, scale=1.0))
+    weights, config = tmp_path / peft.WEIGHTS_FILE, tmp_path / peft.CONFIG_FILE
+    weights.write_bytes(save(load(weights.read_bytes())))  # as PEFT writes it: nothing in the metadata
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"use_rslora": True}), encoding="utf-8")
+    whole = peft.read_peft(tmp_path)
+    assert whole.scale == 2.0
+    down_RI, up_RO = peft.open_peft(tmp_path).layer("layers.0.q_proj")
+    assert torch.equal(down_RI, whole.pairs["layers.0.q_proj"].a.T)
+    assert torch.equal(up_RO, 2.0 * whole.pairs["layers.0.q_proj"].b)
+    with pytest.raises(AdapterError, match=r"nothing for 'layers\.1\.q_proj'"):
+        peft.open_peft(tmp_path).layer("layers.1.q_proj")

@@ -17,6 +17,8 @@ def test_a_private_import_from_another_folder_is_found() -> None:
     ]
     assert list(lint_names.private_imports("from rune.conditions import _adapters\n", "rune.conditions")) == []
     assert list(lint_names.private_imports("from rune import __version__\n", "rune.runs")) == []
+    below = "from rune.engines.local import _session\n"
+    assert list(lint_names.private_imports(below, "rune.engines")) == [(1, "rune.engines.local._session")]
 
 
 def test_a_retired_word_is_found_wherever_it_names_something() -> None:

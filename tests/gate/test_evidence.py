@@ -157,7 +157,7 @@ def power(**changes: Any) -> Power:
         at_threshold=Point(5.0, passes=0.52, significant=0.3),
         at_twice=Point(10.0, passes=0.9, significant=0.7),
         detectable=12.62,
-        curve=(),
+        curve=(Point(0.0, passes=0.125, significant=0.05), Point(25.0, passes=1.0, significant=0.79)),
     )
     return record._replace(**changes)
 
@@ -187,6 +187,13 @@ def test_a_control_that_was_not_measured_is_said_to_be_missing() -> None:
     )
     assert "right − wrong trajectory was not measured, so nothing is said about trajectories" in said
     assert "static" not in said and said.endswith("8 times in 10 is more than 25 points.")
+
+
+def test_an_effect_that_is_never_found_is_larger_than_any_that_was_tried() -> None:
+    """A threshold of 20 points is tried at 40 too."""
+    tried = power(detectable=math.inf, curve=(Point(40.0, passes=0.9, significant=0.7),))
+    said = evidence.sentence("short", primary=GOOD, wrong=None, static=None, power=tried, threshold=20.0)
+    assert said.endswith("8 times in 10 is more than 40 points.")
 
 
 @pytest.mark.parametrize(
@@ -269,6 +276,7 @@ def reasons(**changes: Any) -> tuple[str, ...]:
         "leakage_points": 15.0,
         "effect_without": None,
         "power": power(false_pass=0.01),
+        "alpha": 0.05,
         **changes,
     }
     return evidence.reasons(**given)
@@ -286,6 +294,7 @@ def test_a_gate_that_luck_passes_or_that_misses_effects_says_so() -> None:
     loose = power(false_pass=0.125)
     assert "A gate of this size passes without any effect one time in 8." in reasons(power=loose)
     assert "passes without any effect" not in " ".join(reasons(power=power(false_pass=0.05)))
+    assert "passes without any effect" not in " ".join(reasons(power=loose, alpha=0.2))
     blind = "A gate of this size fails a true effect of 5 points 48 times in 100."
     assert blind in reasons(passed=False) and blind not in reasons(passed=True)
     sharp = power(at_threshold=Point(5.0, passes=0.8, significant=0.1))

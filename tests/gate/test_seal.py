@@ -288,3 +288,22 @@ def test_the_promise_says_what_the_interval_will_be_over(
     assert analysis["version"] == version
     assert all(word in analysis["interval"] for word in words)
     assert ("domain" in analysis["interval"]) is (design.get("by") == "domain")
+
+
+@pytest.mark.parametrize("design", list(preregistration.ANALYSES), ids=str)
+def test_a_new_version_of_the_analysis_leaves_old_runs_with_the_one_that_they_promised(
+    design: preregistration.Design, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = {"by": design.unit, "seeds": [0, 1] if design.trainings else [0]}
+    changes = {"design": raw}
+    run = runs.build(tmp_path, held_out=21, arms=("vanilla", "hypernet"), extras=False, change_settings=changes)
+    before = store.read_json(run / "preregistration.json")["analysis"]
+    versions = preregistration.ANALYSES[design]
+    newer = {**versions[before["version"]], "version": 9, "interval": "drawn from a hat"}
+    known = dict(preregistration.ANALYSES)
+    monkeypatch.setattr(preregistration, "ANALYSES", {**known, design: {**versions, 9: newer}})
+    integrity.demand(run)
+    assert preregistration.freeze(config.raw_in(run), runs.problems(21))["analysis"] == newer
+    monkeypatch.setattr(preregistration, "ANALYSES", {**known, design: {9: newer}})
+    with pytest.raises(GateError, match=rf"version {before['version']} was promised, and 9 is what .*with the commit"):
+        integrity.demand(run)

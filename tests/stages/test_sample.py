@@ -107,6 +107,14 @@ def test_a_resumed_run_draws_what_is_missing_and_nothing_twice(
     assert sample.run(folder, CONFIG, context) == 0
 
 
+def test_draws_beyond_n_are_not_counted_against_the_one_that_is_missing(folder: store.RunDir, context: Context) -> None:
+    sample.run(folder, replace(CONFIG, n=5), context)
+    path = folder / "samples.jsonl"
+    (lost, *_), kept = _samples(folder), path.read_text().splitlines(keepends=True)
+    path.write_text("".join(kept[1:]))
+    assert sample.run(folder, CONFIG, context) == 1 and lost in _samples(folder)
+
+
 def test_more_draws_keep_those_that_were_drawn(folder: store.RunDir, context: Context) -> None:
     sample.run(folder, CONFIG, context)
     before = _samples(folder)

@@ -7,20 +7,22 @@ from pathlib import Path
 
 import pytest
 
+from rune.analysis.relative import Loss
+from rune.config import plain
 from rune.errors import StoreError
 from rune.runs import records
 from rune.runs.store import RunDir
-from rune.study import combine, config, folders, version1
-from rune.types import ModelRef
+from rune.study import combine, config, folders, tables, version1
+from rune.types import Interval, ModelRef
 from tests.pipeline.experiment import settings, write
 from tests.report import runs
 from tests.stages import test_crossfit_decide as byhand
 
 
 def test_a_mean_over_cells_is_over_those_that_have_a_value() -> None:
-    assert combine._mean([1.0, None, 4.0, 7.0]) == 4.0
-    assert combine._mean([-1.0, 1.0]) == 0.0
-    assert combine._mean([None]) is None and combine._mean([]) is None
+    assert tables.mean([1.0, None, 4.0, 7.0]) == 4.0
+    assert tables.mean([-1.0, 1.0]) == 0.0
+    assert tables.mean([None]) is None and tables.mean([]) is None
 
 
 def test_a_study_by_domain_is_decided_over_domains(tmp_path: Path) -> None:
@@ -59,3 +61,13 @@ def test_a_run_of_version_1_whose_config_was_edited_is_not_decided_again(tmp_pat
     folder.update(seals={"config.toml": "0" * 64})
     with pytest.raises(StoreError, match=r"config\.toml: edited after the run was made"):
         combine.decide(version1.source(folder))
+
+
+def test_the_losses_say_the_level_of_their_interval() -> None:
+    interval = Interval(low=-1.0, high=5.0, level=0.9, over="tasks and trainings")
+    loss = Loss(
+        variant="nf4", condition="hypernet", reference_pass_at_1=0.5, pass_at_1=0.49, percent=2.0, interval=interval
+    )
+    table = tables._losses({"variants": {"bf16": {}, "nf4": {}}, "losses": [plain(loss)]})
+    assert table.header[-1] == "90 % interval over tasks and trainings"
+    assert table.rows == (("hypernet", "nf4", "50.0", "49.0", "+2.0", "[−1.0, +5.0]"),)

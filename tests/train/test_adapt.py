@@ -54,13 +54,22 @@ class Adapted(NamedTuple):
         return {t.task_id: t for t in self.treatments if t.condition == arm}
 
 
+def kept(arm_inputs: ArmInputs) -> FolderStore:
+    return FolderStore(arm_inputs.adapters, arm_inputs.model, dtype="float32")
+
+
 @pytest.fixture(scope="module")
 def adapted(tmp_path_factory: pytest.TempPathFactory, trained: tuple[store.RunDir, Context], corpus: Corpus) -> Adapted:
     source, context = trained
     folder = store.RunDir(tmp_path_factory.mktemp("adapted") / "run")
     shutil.copytree(source.path, folder.path)
     arm_inputs = make_arm_inputs(folder, context, corpus, siblings=True)
-    return Adapted(folder, context, arm_inputs, adapt.run(folder, CONFIG, context, arm_inputs=arm_inputs))
+    return Adapted(
+        folder,
+        context,
+        arm_inputs,
+        adapt.run(folder, CONFIG, context, arm_inputs=arm_inputs, adapters=kept(arm_inputs)),
+    )
 
 
 def test_every_arm_treats_every_held_out_task_once(adapted: Adapted, corpus: Corpus) -> None:
@@ -89,7 +98,7 @@ def test_adapters_made_again_must_be_those_of_the_records(adapted: Adapted, tmp_
 
     def remake() -> None:
         where = FolderStore(tmp_path / "again", model, dtype="float32")
-        adapt.remake(folder, CHEAP, arm_inputs=arm_inputs, adapters=where)
+        adapt.remake(folder, CHEAP, arm_inputs=dataclasses.replace(arm_inputs, keep=where.put))
 
     remake()
     kept = store.read_jsonl(folder / "treatments.jsonl", Treatment)
@@ -112,9 +121,10 @@ def test_adapters_that_went_with_another_process_are_made_anew(adapted: Adapted,
     arm_inputs = dataclasses.replace(adapted.arm_inputs, checkpoints=folder / "checkpoints")
     engine = scripted.build(scripted.Config(), model=model, device="cpu", dtype="float32")
     memory = MemoryStore(engine, model, dtype="float32", device="cpu")
+    arm_inputs = dataclasses.replace(arm_inputs, keep=memory.put)
     found = adapt.run(folder, CHEAP, adapted.context, arm_inputs=arm_inputs, adapters=memory)
     worn = [t.adapter for t in found if t.adapter]
-    assert len(worn) == 2 * len(adapted.of("vanilla")) and all(memory.holds(ref) for ref in worn)
+    assert len(worn) == 2 * len(adapted.of("vanilla")) and all(memory.adapter(ref).rank for ref in worn)
     assert store.read_jsonl(folder / "treatments.jsonl", Treatment) == found
 
 
@@ -173,7 +183,7 @@ def test_an_adapter_is_what_the_hypernetwork_writes_from_the_trajectories_it_nam
     from rune.hypernet import export
 
     source = export.AdapterGenerator(
-        adapted.arm_inputs.checkpoints / "hypernet", adapted.arm_inputs.model, device="cpu", dtype="float32", cache=None
+        adapted.arm_inputs.checkpoints / "hypernet", adapted.arm_inputs.model, device="cpu", dtype="float32"
     )
     known = {h.trajectory.trajectory_id: h.trajectory for hits in adapted.arm_inputs.hits.values() for h in hits}
     known |= {t.trajectory_id: t for t in adapted.arm_inputs.trajectories}
@@ -235,7 +245,7 @@ def test_strength_zero_is_the_static_arm(adapted: Adapted) -> None:
     from rune.hypernet import export
 
     source = export.AdapterGenerator(
-        adapted.arm_inputs.checkpoints / "hypernet", adapted.arm_inputs.model, device="cpu", dtype="float32", cache=None
+        adapted.arm_inputs.checkpoints / "hypernet", adapted.arm_inputs.model, device="cpu", dtype="float32"
     )
     sets = next(iter(adapted.arm_inputs.hits.values()))
     silent = source.generate([[h.trajectory for h in sets]], strength=0.0)
@@ -302,10 +312,11 @@ def test_an_interrupted_stage_goes_on_where_it_stopped(adapted: Adapted, tmp_pat
     path = folder / "treatments.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:30]) + lines[30][:25])  # a torn line at the end
+    where = FolderStore(folder / "adapters", adapted.context.model(), dtype="float32")
     arm_inputs = dataclasses.replace(
-        adapted.arm_inputs, checkpoints=folder / "checkpoints", adapters=folder / "adapters"
+        adapted.arm_inputs, checkpoints=folder / "checkpoints", adapters=folder / "adapters", keep=where.put
     )
-    again = adapt.run(folder, CONFIG, adapted.context, arm_inputs=arm_inputs)
+    again = adapt.run(folder, CONFIG, adapted.context, arm_inputs=arm_inputs, adapters=where)
     # Adapter ids are content hashes: equal ids mean equal weights.
     assert {(t.condition, t.task_id, t.adapter and t.adapter.adapter_id) for t in again} == {
         (t.condition, t.task_id, t.adapter and t.adapter.adapter_id) for t in adapted.treatments
@@ -330,11 +341,12 @@ def test_a_dead_adapter_stops_the_stage_with_one_line(adapted: Adapted) -> None:
 
 
 def test_an_unknown_arm_or_setting_is_refused_before_anything_is_made(adapted: Adapted) -> None:
+    given = {"arm_inputs": adapted.arm_inputs, "adapters": kept(adapted.arm_inputs)}
     with pytest.raises(ConfigError, match="did you mean 'hypernet'"):
-        adapt.run(adapted.folder, adapt.Config(arms=("hypernets",)), adapted.context, arm_inputs=adapted.arm_inputs)
+        adapt.run(adapted.folder, adapt.Config(arms=("hypernets",)), adapted.context, **given)
     wrong = adapt.Config(arms=("hypernet",), settings={"hypernet": {"strenth": 2.0}})
     with pytest.raises(ConfigError, match="did you mean 'strength'"):
-        adapt.run(adapted.folder, wrong, adapted.context, arm_inputs=adapted.arm_inputs)
+        adapt.run(adapted.folder, wrong, adapted.context, **given)
 
 
 def test_one_adapter_from_a_trajectory_file_by_the_command_line(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rune.adapters.store import FolderStore
 from rune.benchmarks import families
 from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.hypernet.settings import HypernetConfig, LoraConfig, PairMix, Schedule, Weights
@@ -95,8 +96,8 @@ def make_arm_inputs(
         trajectories=tuple(trained),
         hits=hits,
         checkpoints=folder / "checkpoints",
+        keep=FolderStore(folder / "adapters", context.model(), dtype="float32").put,
         adapters=folder / "adapters",
-        cache=context.cache,
     )
 
 

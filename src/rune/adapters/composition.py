@@ -17,7 +17,7 @@ from torch import Tensor
 from rune.adapters.peft import Adapter, Pair
 from rune.errors import AdapterError
 
-# Shapes: I inputs · O outputs · R rank
+# Shapes: I inputs · O outputs · R rank · K, L numbers of singular values
 
 Weight = float | Mapping[str, float]  # of a whole adapter, or of each module by its dotted name
 
@@ -39,8 +39,8 @@ def compose(adapters: Sequence[Adapter], weights: Sequence[Weight] | None = None
             if name in a.pairs
         ]
         same_shape(name, [pair for pair, _ in here])
-        a_IR = torch.cat([pair.a.to(exact(pair.a)) for pair, _ in here], 1)
-        b_RO = torch.cat([pair.b.to(exact(pair.b)) * factor for pair, factor in here], 0)
+        a_IR = torch.cat([pair.a.to(at_least_float32(pair.a)) for pair, _ in here], 1)
+        b_RO = torch.cat([pair.b.to(at_least_float32(pair.b)) * factor for pair, factor in here], 0)
         short = total - a_IR.shape[1]
         pairs[name] = Pair(torch.nn.functional.pad(a_IR, (0, short)), torch.nn.functional.pad(b_RO, (0, 0, 0, short)))
     return Adapter(pairs=pairs, scale=1.0, base_model=adapters[0].base_model)
@@ -50,15 +50,8 @@ def shrink(adapter: Adapter, rank: int) -> Adapter:
     """The adapter of at most `rank` whose ΔW is nearest in every module (Frobenius)."""
     pairs = {}
     for name, pair in adapter.pairs.items():
-        u_IK, s_K, v_OK = decompose(pair, adapter.scale)
-        kept = min(rank, s_K.shape[0])
-        root_K = s_K[:kept].sqrt()
-        a_IR, b_RO = u_IK[:, :kept] * root_K, (v_OK[:, :kept] * root_K).T
-        short = rank - kept
-        pairs[name] = Pair(
-            torch.nn.functional.pad(a_IR, (0, short)).to(exact(pair.a)).contiguous(),
-            torch.nn.functional.pad(b_RO, (0, 0, 0, short)).to(exact(pair.b)).contiguous(),
-        )
+        a_IR, b_RO = truncated(*decompose(pair, adapter.scale), rank)
+        pairs[name] = Pair(a_IR.to(at_least_float32(pair.a)), b_RO.to(at_least_float32(pair.b)))
     return Adapter(pairs=pairs, scale=1.0, base_model=adapter.base_model)
 
 
@@ -68,6 +61,18 @@ def decompose(pair: Pair, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     p_OL, t_LR = torch.linalg.qr(pair.b.double().T)
     left, s_K, right = torch.linalg.svd(scale * r_KR @ t_LR.T, full_matrices=False)
     return q_IK @ left, s_K, p_OL @ right.T
+
+
+def truncated(u_IK: Tensor, s_K: Tensor, v_OK: Tensor, rank: int) -> Pair:
+    """The largest `rank` singular values as a pair, half of each in either factor; zeros where there are fewer."""
+    kept = min(rank, s_K.shape[0])
+    root_K = s_K[:kept].sqrt()
+    a_IR, b_RO = u_IK[:, :kept] * root_K, (v_OK[:, :kept] * root_K).T
+    short = rank - kept
+    return Pair(
+        torch.nn.functional.pad(a_IR, (0, short)).contiguous(),
+        torch.nn.functional.pad(b_RO, (0, 0, 0, short)).contiguous(),
+    )
 
 
 def names(adapters: Sequence[Adapter]) -> list[str]:
@@ -105,6 +110,6 @@ def of(weight: Weight, name: str) -> float:
     return float(weight[name]) if isinstance(weight, Mapping) else float(weight)
 
 
-def exact(tensor: Tensor) -> torch.dtype:
-    """float32, or more where the adapter has more: a half-precision product would round the weight in."""
+def at_least_float32(tensor: Tensor) -> torch.dtype:
+    """float64 of a tensor that has it: a half-precision product would round the weight in."""
     return torch.promote_types(tensor.dtype, torch.float32)

@@ -9,6 +9,7 @@ import torch
 
 from rune.adapters.factors import Adapters, Factors, LoraTargets
 from rune.adapters.peft import Adapter, Pair, read_peft, write_peft
+from rune.errors import AdapterError
 from rune.models import registry
 from rune.types import AdapterRef, ModelRef
 
@@ -26,9 +27,17 @@ def to_adapter(
 
 
 def from_adapter(adapter: Adapter, layout: LoraTargets) -> dict[str, Factors]:
-    """The way back: N = 1, the adapter's scale folded into B."""
+    """The way back: N = 1, the adapter's scale folded into B. What it has beyond the layout is left out.
+
+    Raises AdapterError if it lacks a module of the layout.
+    """
     factors = {}
     for module, path in layout.paths.items():
+        missing = [name for layer in range(layout.layers) if (name := path.format(layer)) not in adapter.pairs]
+        if missing:
+            raise AdapterError(
+                f"the adapter has no '{missing[0]}'; what fits has {', '.join(layout.paths)} in {layout.layers} layers"
+            )
         found = [adapter.pairs[path.format(layer)] for layer in range(layout.layers)]
         down_YNRI = torch.stack([pair.a.T for pair in found])[:, None].float()
         factors[module] = Factors(down_YNRI, torch.stack([pair.b for pair in found])[:, None].float() * adapter.scale)
@@ -45,5 +54,9 @@ def write(
 
 
 def read(folder: Path, layout: LoraTargets, *, device: str = "cpu") -> dict[str, Factors]:
-    """A PEFT folder as factors, N = 1."""
-    return from_adapter(read_peft(folder, device=device), layout)
+    """A PEFT folder as factors, N = 1. Raises AdapterError for one that is none, or lacks a module of the layout."""
+    adapter = read_peft(folder, device=device)
+    try:
+        return from_adapter(adapter, layout)
+    except AdapterError as error:
+        raise AdapterError(f"{folder}: {error}") from None

@@ -40,7 +40,7 @@ class LoraTargets:
 
     layers: int
     width: int  # of the residual stream
-    sizes: Mapping[str, Size]  # module type → size, in the order of settings.MODULES
+    sizes: Mapping[str, Size]  # module type → size, in the order of modules.MODULES
     paths: Mapping[str, str]  # module type → "model.layers.{}.self_attn.q_proj"
 
     def plain(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rune.adapters import peft
 from rune.adapters.composition import decompose, same_shape
 from rune.adapters.peft import Adapter, Pair
 
@@ -48,7 +49,7 @@ def cosine(first: Adapter, second: Adapter) -> float:
         for name, pair in first.pairs.items()
         if name in second.pairs
     )
-    norms = [math.sqrt(max(sum(inner(p, a.scale, p, a.scale) for p in a.pairs.values()), 0.0)) for a in (first, second)]
+    norms = [peft.delta_w_norm(one) for one in (first, second)]
     return dot / (norms[0] * norms[1]) if all(norms) else math.nan
 
 
@@ -61,7 +62,7 @@ def summary(first: Adapter, second: Adapter) -> Between:
     def mean(values: list[float]) -> float:
         return math.fsum(w * v for w, v in zip(weights, values, strict=True) if w) / total if total else math.nan
 
-    norms = [math.sqrt(max(sum(inner(p, a.scale, p, a.scale) for p in a.pairs.values()), 0.0)) for a in (first, second)]
+    norms = [peft.delta_w_norm(one) for one in (first, second)]
     return Between(
         cosine(first, second), mean([b.inputs for b in each]), mean([b.outputs for b in each]), (norms[0], norms[1])
     )

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from rune.adapters import composition
-from rune.adapters.composition import exact, names, same_shape
+from rune.adapters.composition import at_least_float32, names, same_shape, truncated
 from rune.adapters.merge_settings import ON_DELTAS, Settings
 from rune.adapters.peft import Adapter, Pair
 from rune.errors import AdapterError
@@ -75,14 +75,7 @@ def _on_deltas(adapters: Sequence[Adapter], weights: Sequence[float], combine: C
         deltas = [a.scale * a.pairs[name].b.float().T @ a.pairs[name].a.float().T for a, _ in here]
         merged_OI = combine(deltas, torch.tensor([w for _, w in here]))
         u_OK, s_K, v_KI = torch.linalg.svd(merged_OI, full_matrices=False)
-        kept = min(rank, s_K.shape[0])
-        root_K = s_K[:kept].sqrt()
-        a_IR, b_RO = v_KI[:kept].T * root_K, (u_OK[:, :kept] * root_K).T
-        short = rank - kept
-        pairs[name] = Pair(
-            torch.nn.functional.pad(a_IR, (0, short)).contiguous(),
-            torch.nn.functional.pad(b_RO, (0, 0, 0, short)).contiguous(),
-        )
+        pairs[name] = truncated(v_KI.T, s_K, u_OK, rank)
     return Adapter(pairs=pairs, scale=1.0, base_model=adapters[0].base_model)
 
 
@@ -100,7 +93,9 @@ def _on_factors(adapters: Sequence[Adapter], weights: Sequence[float], combine: 
         # Half of a weight goes to A and half to B; its sign to A alone.
         roots = [math.sqrt(abs(w)) for _, w in here]
         signed = [math.copysign(root, w) for root, (_, w) in zip(roots, here, strict=True)]
-        down_RI = combine([a.pairs[name].a.T.to(exact(a.pairs[name].a)) for a, _ in here], torch.tensor(signed))
-        up_OR = combine([a.pairs[name].b.T.to(exact(a.pairs[name].b)) for a, _ in here], torch.tensor(roots))
+        down_RI = combine(
+            [a.pairs[name].a.T.to(at_least_float32(a.pairs[name].a)) for a, _ in here], torch.tensor(signed)
+        )
+        up_OR = combine([a.pairs[name].b.T.to(at_least_float32(a.pairs[name].b)) for a, _ in here], torch.tensor(roots))
         pairs[name] = Pair(down_RI.T.contiguous(), up_OR.T.contiguous())
     return Adapter(pairs=pairs, scale=1.0, base_model=adapters[0].base_model)

@@ -29,11 +29,11 @@ from torch import Tensor, nn
 
 from rune.adapters.folders import CONFIG_FILE as CONFIG_FILE
 from rune.adapters.folders import WEIGHTS_FILE as WEIGHTS_FILE
+from rune.adapters.modules import MODULES
 from rune.errors import AdapterError
 from rune.runs import store
 from rune.types import AdapterRef
 
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _PREFIX = "base_model.model."
 
 
@@ -57,7 +57,7 @@ class Adapter:
         return max(pair.a.shape[1] for pair in self.pairs.values())
 
 
-def target_linears(model: nn.Module, targets: Sequence[str] = TARGETS) -> dict[str, nn.Linear]:
+def target_linears(model: nn.Module, targets: Sequence[str] = MODULES) -> dict[str, nn.Linear]:
     """Dotted name → linear layer for every module whose last name is in `targets`, in model order."""
     found = {
         name: module
@@ -106,7 +106,7 @@ class LoraHooks:
     runs again inside `backward()`: keep that call within the same `using(...)`.
     """
 
-    def __init__(self, model: nn.Module, targets: Sequence[str] = TARGETS) -> None:
+    def __init__(self, model: nn.Module, targets: Sequence[str] = MODULES) -> None:
         self.linears = target_linears(model, targets)
         self._stack: Mapping[str, Pair] = {}
         self._slots_N: Tensor | None = None
@@ -266,8 +266,8 @@ def encode(
     (rank,) = ranks
     tensors = {}
     for name, (a_IR, b_RO) in adapter.pairs.items():
-        tensors[f"{_PREFIX}{name}.lora_A.weight"] = a_IR.detach().cpu().T.contiguous()
-        tensors[f"{_PREFIX}{name}.lora_B.weight"] = b_RO.detach().cpu().T.contiguous()
+        tensors[_key(name, "A")] = a_IR.detach().cpu().T.contiguous()
+        tensors[_key(name, "B")] = b_RO.detach().cpu().T.contiguous()
     modules = sorted({name.rpartition(".")[2] for name in adapter.pairs})
     config = {
         "peft_type": "LORA",
@@ -298,9 +298,66 @@ def _ordered(data: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + data[8 + size :]
 
 
+class Opened(NamedTuple):
+    """A PEFT folder of which nothing but its settings has been read."""
+
+    folder: Path
+    file: Any  # safetensors' handle
+    rank: int
+    scale: float  # α/r (α/√r under rsLoRA)
+    base_model: str  # "" when the folder does not say
+
+    def layer(self, name: str) -> tuple[Tensor, Tensor]:
+        """(down_RI, up_RO) of one module in float32, the scale folded into `up`. Raises AdapterError without it."""
+        try:
+            down_RI, up_OR = (self.file.get_tensor(_key(name, letter)).float() for letter in "AB")
+        except SafetensorError as error:
+            raise AdapterError(f"{self.folder}: nothing for '{name}' ({error})") from None
+        return down_RI, self.scale * up_OR.T
+
+
+def _key(name: str, letter: str) -> str:
+    return f"{_PREFIX}{name}.lora_{letter}.weight"
+
+
 def read_peft(folder: Path | str, *, device: str = "cpu") -> Adapter:
-    """Read a PEFT LoRA folder. Raises AdapterError if it is missing, corrupt, non-finite or of an unknown kind."""
+    """Read a PEFT LoRA folder whole. Raises AdapterError as `open_peft` does, and for numbers that are not finite."""
+    opened = open_peft(folder, device=device)
+    try:
+        tensors = {key: opened.file.get_tensor(key) for key in opened.file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(opened.folder, error) from None
+    pairs = _pairs(tensors, opened.rank, opened.folder)
+    return Adapter(pairs=pairs, scale=opened.scale, base_model=opened.base_model)
+
+
+def open_peft(folder: Path | str, *, device: str = "cpu") -> Opened:
+    """Read a PEFT LoRA folder's settings.
+
+    Raises AdapterError if it is missing, corrupt, of an unknown kind, or its config scales otherwise than the weights
+    file says: an adapter's id is the digest of that file alone.
+    """
     folder = Path(folder)
+    rank, scale = _settings(folder)
+    try:
+        file = safe_open(str(folder / WEIGHTS_FILE), framework="pt", device=device)
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(folder, error) from None
+    metadata = file.metadata() or {}
+    try:
+        stated = float(metadata.get("scale", scale))  # PEFT's own files state none
+    except ValueError:
+        stated = math.nan
+    if not math.isclose(stated, scale, rel_tol=1e-9, abs_tol=1e-12):
+        raise AdapterError(
+            f"{folder / CONFIG_FILE}: contradicts the weights file, which says α/r = {metadata['scale']}, "
+            f"not {scale:g}; write the adapter again"
+        )
+    return Opened(folder, file, rank, scale, metadata.get("base_model", ""))
+
+
+def _settings(folder: Path) -> tuple[int, float]:
+    """Rank and α/r of a plain LoRA's config. Raises AdapterError."""
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         rank, alpha = int(config["r"]), float(config["lora_alpha"])
@@ -317,14 +374,12 @@ def read_peft(folder: Path | str, *, device: str = "cpu") -> Adapter:
     for key, what in _REFUSED.items():
         if config.get(key):
             raise AdapterError(f"{folder}: {what} is not supported; export a plain LoRA ({key} unset)")
-    try:
-        with safe_open(str(folder / WEIGHTS_FILE), framework="pt", device=device) as file:
-            base_model = (file.metadata() or {}).get("base_model", "")
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
-        raise AdapterError(f"{folder / WEIGHTS_FILE}: cannot be read ({error}); write the adapter again") from None
     scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
-    return Adapter(pairs=_pairs(tensors, rank, folder), scale=scale, base_model=base_model)
+    return rank, scale
+
+
+def _unreadable(folder: Path, error: Exception) -> AdapterError:
+    return AdapterError(f"{folder / WEIGHTS_FILE}: cannot be read ({error}); write the adapter again")
 
 
 def _pairs(tensors: Mapping[str, Tensor], rank: int, folder: Path) -> dict[str, Pair]:

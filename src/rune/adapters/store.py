@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from rune.adapters import convert, peft
 from rune.adapters.factors import to_dtype
 from rune.adapters.folders import Folders
-from rune.runs import store
 from rune.types import AdapterRef, ModelRef
 
 if TYPE_CHECKING:
@@ -55,7 +53,7 @@ class FolderStore:
         self._root, self._model, self._device = root, model, device
         self._dtype = getattr(torch, dtype)
         self._folders = folders or Folders(root)
-        self._handles: dict[str, tuple[Any, float]] = {}
+        self._opened: dict[str, peft.Opened] = {}
 
     def put(self, arm: str, key: str, made: Adapters, layout: LoraTargets) -> AdapterRef:
         folder = self._root / arm / key
@@ -67,18 +65,12 @@ class FolderStore:
         return peft.read_peft(self._folders.folder(ref))
 
     def layer(self, ref: AdapterRef, path: str) -> tuple[Tensor, Tensor]:
-        if ref.adapter_id not in self._handles:
-            folder = self._folders.folder(ref)
-            settings = store.read_json(folder / peft.CONFIG_FILE)
-            handle = safe_open(folder / peft.WEIGHTS_FILE, framework="pt", device=self._device)
-            self._handles[ref.adapter_id] = handle, float(settings["lora_alpha"]) / float(settings["r"])
-        handle, scale = self._handles[ref.adapter_id]
-        name = f"base_model.model.{path}"
-        down_RI = handle.get_tensor(f"{name}.lora_A.weight").float()
-        return down_RI, scale * handle.get_tensor(f"{name}.lora_B.weight").float().T
+        if ref.adapter_id not in self._opened:
+            self._opened[ref.adapter_id] = peft.open_peft(self._folders.folder(ref), device=self._device)
+        return self._opened[ref.adapter_id].layer(path)
 
     def close(self) -> None:
-        self._handles.clear()
+        self._opened.clear()
 
 
 class MemoryStore:
@@ -109,9 +101,6 @@ class MemoryStore:
         adapter = self.adapter(ref)
         pair = adapter.pairs[path]
         return pair.a.T.float(), adapter.scale * pair.b.float()
-
-    def holds(self, ref: AdapterRef) -> bool:
-        return ref.adapter_id in self._kept
 
     def close(self) -> None:
         for name in self._kept:

@@ -6,10 +6,11 @@ controls (did the *trajectory* do it?). It never changes the answer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rune.analysis.power import Design, Power
+from rune.analysis.power import TARGET_POWER, Design, Power
 from rune.types import Contrast, Interval
 
 GRADES: Mapping[str, str] = {
@@ -69,12 +70,13 @@ def sentence(
         parts.append(f"right − wrong trajectory {points(wrong.points)} {span(wrong.interval)}")
     if static is not None:
         parts.append(f"right − static adapter {points(static.points)} {span(static.interval)}")
-    seen = f"{power.detectable:.1f} points" if power.detectable < 1e9 else "more than 25 points"
+    most = power.curve[-1].true_points
+    seen = f"{power.detectable:.1f} points" if math.isfinite(power.detectable) else f"more than {most:g} points"
     missed = chance(1 - power.at_threshold.passes)
     parts.append(
         f"a gate of {size(power.design)} passes by luck "
         f"{chance(power.false_pass)}, misses a true effect of {threshold:g} points {missed}, "
-        f"and the smallest effect it finds significant 8 times in 10 is {seen}"
+        f"and the smallest effect it finds significant {10 * TARGET_POWER:g} times in 10 is {seen}"
     )
     return "; ".join(parts) + "."
 
@@ -86,7 +88,7 @@ def size(design: Design) -> str:
 
 
 def chance(probability: float) -> str:
-    """ "one time in seven": what 0.14 means."""
+    """ "one time in 7": what 0.14 means."""
     if probability < 0.001:
         return "less than one time in 1,000"
     if probability > 0.28:
@@ -138,8 +140,13 @@ def reasons(
     leakage_points: float,
     effect_without: float | None,
     power: Power,
+    alpha: float,
 ) -> tuple[str, ...]:
-    """The grounds of the answer, then the doubts, one sentence each."""
+    """The grounds of the answer, then the doubts, one sentence each.
+
+    `threshold`, `leakage_points` and `effect_without` (the effect on the tasks that leakage does not touch; None: there
+    is none) are in points; `leakage` is a status of `leakage.assess`, or "not required".
+    """
     sign = "≥" if passed else "<"
     said = [
         f"{primary.name} = {points(primary.points)} points {sign} {threshold:g}: {'passed' if passed else 'failed'}."
@@ -148,9 +155,9 @@ def reasons(
         f"Of {primary.wins + primary.losses + primary.ties} tasks {primary.wins} got better, {primary.losses} worse, "
         f"{primary.ties} stayed."
     )
-    if power.false_pass > 0.05:
+    if power.false_pass > alpha:
         said.append(f"A gate of this size passes without any effect {chance(power.false_pass)}.")
-    if not passed and power.at_threshold.passes < 0.8:
+    if not passed and power.at_threshold.passes < TARGET_POWER:
         missed = chance(1 - power.at_threshold.passes)
         said.append(f"A gate of this size fails a true effect of {threshold:g} points {missed}.")
     if primary.points > leakage_points:
@@ -176,7 +183,7 @@ def told(contrast: Contrast) -> str:
 
 def power_record(power: Power) -> dict[str, Any]:
     """JSON-ready: an unreachable effect is null, not infinity."""
-    finite = power.detectable if power.detectable < 1e9 else None
+    finite = power.detectable if math.isfinite(power.detectable) else None
     return {
         **power._asdict(),
         "design": power.design._asdict(),

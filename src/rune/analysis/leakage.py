@@ -33,7 +33,7 @@ class Row:
 
     task_id: str
     nearest: str  # task id of that item
-    similarity: float  # the largest of the two shares below, 0..1
+    similarity: float  # the larger of the two shares below, 0..1; 1 for the same tree or id
     prompt_share: float
     solution_share: float
     same_tree: bool
@@ -78,7 +78,10 @@ def rows(
 
 
 def assess(rows: Sequence[Row], items: int, treated: Sequence[int], base: Sequence[int], n: int) -> dict[str, Any]:
-    """What rows mean for the effect, JSON-ready; passes in the order of the rows."""
+    """What rows mean for the effect, JSON-ready. `items`: how many training items were looked through.
+
+    `treated` and `base`: passes of `n` draws in the gated arm and the baseline, in the order of the rows.
+    """
     return {
         "status": "suspicious" if any(r.suspicious for r in rows) else "clean",
         "items": items,

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from rune.analysis import stats
 
+TARGET_POWER = 0.8  # the gate asks which effect is found significant so often
 GRID_POINTS = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 15.0, 20.0, 25.0)
 
 # Standard deviation of trainings, in points of right − bare: what `rune power` assumes unless it is told otherwise.
@@ -57,7 +58,7 @@ class Power(NamedTuple):
     luck: float  # 95th percentile of the measured effect without any, points
     at_threshold: Point
     at_twice: Point
-    detectable: float  # smallest true effect found significant with the wanted power; inf if above 25 points
+    detectable: float  # smallest true effect found significant with the wanted power; inf if beyond the curve
     curve: tuple[Point, ...]
 
 
@@ -75,7 +76,8 @@ def simulate(
 ) -> Power:
     """Monte Carlo over `simulations` experiments per true effect, the same tasks and base draws at each.
 
-    `effect_sd` is of tasks, in log-odds; `seed_sd` of trainings, in points.
+    `threshold` of the gate is in points, `alpha` and `target_power` in 0..1. `effect_sd` is of tasks, in log-odds;
+    `seed_sd` of trainings, in points.
     """
     import numpy as np
 

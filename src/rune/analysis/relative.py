@@ -41,6 +41,8 @@ def losses(
 ) -> list[Loss]:
     """Of every arm that both variants have, in the reference's order.
 
+    `clusters`: each task's domain, () where the interval is over tasks. `level` of the interval, 0..1; `resamples` and
+    `seed` of its bootstrap, which one training alone has.
     Raises GateError if the two were not drawn over the same tasks and trainings, or the reference passes nothing.
     """
     import numpy as np

@@ -4,7 +4,7 @@ Pure and seeded; numpy and scipy load inside the functions that need them. The u
 draws of one task resemble each other, so every interval resamples tasks and every test permutes tasks
 (Miller 2024, "Adding Error Bars to Evals", sections 2.2 and 4). Effects are in percentage points.
 
-Shapes: T tasks · D domains · S trainings (seeds) · A arms or contrasts · R resamples.
+Shapes: T tasks · D domains · S trainings (seeds) · R resamples.
 """
 
 from __future__ import annotations
@@ -144,12 +144,6 @@ def crossed_error(values: Any) -> Crossed:
         parts = parts + rest**2 / ((num_units - 1) * (num_trainings - 1))
         freedom = np.where(more > 0, scale**2 / np.where(parts > 0, parts, 1.0), freedom)
     return Crossed(np.sqrt(scale / (num_units * num_trainings)), freedom)
-
-
-def training_sd(values: Any) -> float:
-    """Standard deviation of trainings in values_TS, in their unit; 0 where the estimate of its square is below 0."""
-    _, trainings, rest = _mean_squares(values)
-    return math.sqrt(max(0.0, float(trainings - rest)) / len(values))
 
 
 def _mean_squares(values: Any) -> tuple[Any, Any, Any]:

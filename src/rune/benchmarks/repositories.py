@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from rune import editing
 from rune.benchmarks.formats import checkout, data
-from rune.benchmarks.scorers import _swebench, repository
+from rune.benchmarks.scorers import repository, swebench
 from rune.benchmarks.scorers.repository import Task
 from rune.errors import DataError
 from rune.types import Problem, Scorer
@@ -65,7 +65,7 @@ class Repositories:
         """Raises DataError for a path that is neither, a dirty work tree, a commit or a clone that is not there."""
         path = Path(self.config.path).expanduser()
         if self.config.evaluate == "swebench":
-            _swebench.demand()
+            swebench.demand()
         if self.config.path and path.is_dir():
             return [self._local(path)]
         found, where = data.load(self.config.path, FILE, {}, hub=HUB, verify=False)

@@ -12,7 +12,7 @@ from pathlib import Path
 from rune import config, console
 from rune.errors import ConfigError
 
-TRAINABLE = ("mbpp", "puzzles")  # all others are for evaluation
+TRAINABLE = ("mbpp", "puzzles")  # benchmarks with references to break; generated ones make trajectories of their own
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

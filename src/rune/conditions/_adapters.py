@@ -12,10 +12,9 @@ from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.config import derive_seed
 from rune.corpus import exclusion
 from rune.errors import DataError
-from rune.types import AdapterRef, Problem, Trajectory, Treatment
+from rune.types import Problem, Trajectory, Treatment
 
 if TYPE_CHECKING:
-    from rune.adapters.factors import Adapters, LoraTargets
     from rune.hypernet.export import AdapterGenerator
 
 Sets = Mapping[str, tuple[Trajectory, ...]]  # task_id → what its adapter is made from
@@ -30,7 +29,7 @@ def maker(arm_inputs: ArmInputs) -> AdapterGenerator:
     """The run's hypernetwork; loaded once for all arms of a process."""
     from rune.hypernet.export import maker as shared
 
-    return shared(arm_inputs.checkpoints / "hypernet", arm_inputs.model, arm_inputs.device, arm_inputs.dtype, None)
+    return shared(arm_inputs.checkpoints / "hypernet", arm_inputs.model, arm_inputs.device, arm_inputs.dtype)
 
 
 def generate(
@@ -42,11 +41,14 @@ def generate(
     *,
     strength: float,
 ) -> None:
-    """One adapter per problem from its set."""
+    """One adapter per problem from its set, kept under the arm's name and told to `on_done` one by one.
+
+    `strength`: λ. Raises AdapterError or DataError for a checkpoint that is none of this base model's hypernetworks.
+    """
     source = maker(arm_inputs)
     chosen = [sets[p.task_id] for p in problems]
     for problem, used, made in zip(problems, chosen, source.iter_generate(chosen, strength=strength), strict=True):
-        adapter = place(arm_inputs, condition, key(problem.task_id), made, source.stored.layout)
+        adapter = arm_inputs.keep(condition, key(problem.task_id), made, source.stored.layout)
         on_done(
             Treatment(
                 task_id=problem.task_id,
@@ -64,28 +66,22 @@ def constant(
     problems: Sequence[Problem],
     on_done: Callable[[Treatment], None],
 ) -> None:
-    """The static part of a checkpoint, one adapter for all problems."""
+    """The static part of a checkpoint, one adapter for all problems: its sources are the whole corpus.
+
+    Raises AdapterError for a checkpoint of another base model, DataError for what is none.
+    """
     from rune.hypernet import checkpoint as checkpoints
 
     stored = checkpoints.load(checkpoint, arm_inputs.model, device="cpu")
     made = {m: type(f)(*(t.detach() for t in f)) for m, f in stored.static.factors().items()}
-    adapter = place(arm_inputs, condition, "all", made, stored.layout)
+    adapter = arm_inputs.keep(condition, "all", made, stored.layout)
     ids = tuple(t.trajectory_id for t in arm_inputs.trajectories)
     for problem in problems:
         on_done(Treatment(task_id=problem.task_id, condition=condition, adapter=adapter, trajectory_ids=ids))
 
 
-def place(arm_inputs: ArmInputs, condition: str, name: str, made: Adapters, layout: LoraTargets) -> AdapterRef:
-    """One adapter as a PEFT folder of the run, or to where `arm_inputs.keep` wants it."""
-    if arm_inputs.keep:
-        return arm_inputs.keep(condition, name, made, layout)
-    from rune.adapters.store import FolderStore
-
-    return FolderStore(arm_inputs.adapters, arm_inputs.model, dtype=arm_inputs.dtype).put(condition, name, made, layout)
-
-
 def permuted(arm_inputs: ArmInputs) -> dict[str, tuple[Trajectory, ...]]:
-    """Every task gets another task's set, with nothing in it of a training task or a family that its own set has.
+    """Every task gets another task's set, with nothing in it of a task or a domain that its own set has.
 
     Drawn once for all tasks from the run's seed, so a resumed run permutes the same way. A task for which no other
     task's set will do gets as many trajectories of the corpus. Raises DataError if the corpus has none either.

@@ -1,4 +1,4 @@
-"""The arm the gate is about: an adapter generated from the retrieved training trajectories in one forward pass."""
+"""The arm the gate is about: an adapter generated from the retrieved trajectories in one forward pass."""
 
 from __future__ import annotations
 

@@ -44,34 +44,34 @@ class Oracle:
         arm_inputs, config = self._arm_inputs, self._config
         schedule = Schedule(steps=config.steps, learning_rate=config.learning_rate, checkpoint_every=config.steps)
         settings = LoraConfig(schedule=schedule, rank=config.rank, alpha=config.alpha, rows=config.rows)
-        base = bases.load(arm_inputs.model, device=arm_inputs.device, dtype=arm_inputs.dtype)
-        layout = base.layout(settings.modules)
-        for problem in problems:
-            trajectories = arm_inputs.retrieved(problem.task_id)
-            started = time.monotonic()
-            with tempfile.TemporaryDirectory() as scratch:
-                tuned = trainer.train_lora(
-                    base,
-                    Corpus(base, trajectories, max_tokens=config.max_tokens),
-                    settings,
-                    seed=derive_seed(arm_inputs.seed, "oracle", problem.task_id),
-                    folder=Path(scratch),
-                    metrics=Path(scratch) / "metrics.jsonl",
+        held = arm_inputs.base() if arm_inputs.base else None
+        with bases.lent(held, arm_inputs.model, device=arm_inputs.device, dtype=arm_inputs.dtype) as base:
+            layout = base.layout(settings.modules)
+            for problem in problems:
+                trajectories = arm_inputs.retrieved(problem.task_id)
+                started = time.monotonic()
+                with tempfile.TemporaryDirectory() as scratch:
+                    tuned = trainer.train_lora(
+                        base,
+                        Corpus(base, trajectories, max_tokens=config.max_tokens),
+                        settings,
+                        seed=derive_seed(arm_inputs.seed, "oracle", problem.task_id),
+                        folder=Path(scratch),
+                        metrics=Path(scratch) / "metrics.jsonl",
+                    )
+                name = _adapters.key(problem.task_id)
+                factors = {m: type(f)(*(t.detach() for t in f)) for m, f in tuned.factors().items()}
+                adapter = arm_inputs.keep("oracle", name, factors, layout)
+                seconds = round(time.monotonic() - started, 3)
+                store.write_json(arm_inputs.adapters / "oracle" / name / "seconds.json", {"seconds": seconds})
+                on_done(
+                    Treatment(
+                        task_id=problem.task_id,
+                        condition="oracle",
+                        adapter=adapter,
+                        trajectory_ids=tuple(t.trajectory_id for t in trajectories),
+                    )
                 )
-            name = _adapters.key(problem.task_id)
-            factors = {m: type(f)(*(t.detach() for t in f)) for m, f in tuned.factors().items()}
-            adapter = _adapters.place(arm_inputs, "oracle", name, factors, layout)
-            seconds = round(time.monotonic() - started, 3)
-            store.write_json(arm_inputs.adapters / "oracle" / name / "seconds.json", {"seconds": seconds})
-            on_done(
-                Treatment(
-                    task_id=problem.task_id,
-                    condition="oracle",
-                    adapter=adapter,
-                    trajectory_ids=tuple(t.trajectory_id for t in trajectories),
-                )
-            )
-        base.hooks.remove()
 
 
 def build(config: Config, arm_inputs: ArmInputs) -> Oracle:

@@ -3,7 +3,8 @@
 # Shapes: B rows · T tokens · D width · P packed response tokens of all rows · V vocabulary · N adapters
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
@@ -112,6 +113,17 @@ def load(ref: ModelRef, *, device: str, dtype: str) -> Base:
     # cuDNN's attention makes a plan for every new shape, and almost every training step has one.
     torch.backends.cuda.enable_cudnn_sdp(False)
     return Base(ref, model, loader.tokenizer(ref), LoraHooks(model))
+
+
+@contextmanager
+def lent(held: Base | None, ref: ModelRef, *, device: str, dtype: str) -> Iterator[Base]:
+    """The base that a process holds already, or one that is loaded and unhooked with the block."""
+    base = held or load(ref, device=device, dtype=dtype)
+    try:
+        yield base
+    finally:
+        if held is None:
+            base.hooks.remove()
 
 
 def pairs(adapters: Adapters, layout: LoraTargets) -> dict[str, Pair]:

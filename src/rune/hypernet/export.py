@@ -1,35 +1,40 @@
-"""Trajectories in, PEFT adapters out: the hypernetwork at work, without the upper layers of the base model."""
+"""Trajectories in, adapters out: the hypernetwork at work, without the upper layers of the base model."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from rune.adapters import convert
 from rune.adapters.factors import Factors, concatenate, select
+from rune.adapters.peft import Adapter
+from rune.adapters.registry.records import MadeFrom, Source
 from rune.errors import DataError
 from rune.hypernet import checkpoint
 from rune.hypernet.features import FeatureTable, Reader
 from rune.models import loader
+from rune.runs import store
 from rune.types import ModelRef, Trajectory
 
 
 class AdapterGenerator:
     """A loaded checkpoint and the first layers of its base model."""
 
-    def __init__(self, folder: Path, model: ModelRef, *, device: str, dtype: str, cache: Path | None) -> None:
+    def __init__(self, folder: Path, model: ModelRef, *, device: str, dtype: str) -> None:
         """Raises AdapterError if the checkpoint was made for another base model, DataError if it is no hypernetwork."""
         self.stored = checkpoint.load(folder, model, device=device)
         if self.stored.both is None or self.stored.hypernet is None:
             raise DataError(f"{folder}: a static LoRA, not a hypernetwork; pass the folder checkpoints/hypernet")
         self.both = self.stored.both
+        self.digest = store.sha256_file(folder / checkpoint.WEIGHTS)  # of what is loaded now, whatever lies there later
         self.model, self.device = model, device
         taps = self.stored.hypernet.taps
         base, tokenizer = load_trunk(model, max(taps), device=device, dtype=dtype)
-        self.reader = Reader(base, tokenizer, taps=taps, digest=model.digest, folder=cache)
+        self.reader = Reader(base, tokenizer, taps=taps, digest=model.digest, folder=None)
 
     @torch.no_grad()
     def generate(self, sets: Sequence[Sequence[Trajectory]], *, strength: float = 1.0) -> dict[str, Factors]:
@@ -69,10 +74,33 @@ class AdapterGenerator:
 _NOTHING = Trajectory(trajectory_id="nothing", task_id="nothing", benchmark="", prompt="nothing", attempts=())
 
 
+class Made(NamedTuple):
+    """An adapter and what the registry keeps of its origin."""
+
+    adapter: Adapter
+    made_from: MadeFrom
+
+
+def adapter_from(generator: AdapterGenerator, trajectories: Sequence[Trajectory], *, strength: float = 1.0) -> Made:
+    """One adapter from all of these trajectories, for use outside of a run: float32, α/r = 1 (B carries the scale).
+
+    `strength`: λ, the factor on the part of ΔW that comes from the trajectories.
+    """
+    made = generator.generate([list(trajectories)], strength=strength)
+    adapter = convert.to_adapter(made, generator.stored.layout, base_model=generator.model.digest)
+    sources = tuple(Source(trajectory_id=t.trajectory_id, task_id=t.task_id) for t in trajectories)
+    return Made(adapter, MadeFrom(sources=sources, hypernet=generator.digest, how=f"hypernet, strength {strength:g}"))
+
+
+def outside(folder: Path, model: ModelRef, *, device: str) -> AdapterGenerator:
+    """A generator for use outside of a run. Raises as `AdapterGenerator` does."""
+    return AdapterGenerator(folder, model, device=device, dtype=reading_dtype(device))
+
+
 @functools.lru_cache(maxsize=2)
-def maker(folder: Path, model: ModelRef, device: str, dtype: str, cache: Path | None) -> AdapterGenerator:
+def maker(folder: Path, model: ModelRef, device: str, dtype: str) -> AdapterGenerator:
     """An `AdapterGenerator` that several arms share."""
-    return AdapterGenerator(folder, model, device=device, dtype=dtype, cache=cache)
+    return AdapterGenerator(folder, model, device=device, dtype=dtype)
 
 
 def reading_dtype(device: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+from rune.adapters.modules import MODULES as MODULES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,6 @@ from rune.runs.store import RunDir
 from rune.types import Contrast, Decision, Sample, Scorer, Split, Trajectory, Verdict
 
 CONDITIONS = ("vanilla", "rag", "lora", "hypernet")  # the specified four; every other arm is a control
-MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 MEANING: Mapping[str, str] = {
     "vanilla": "the bare model",
     "rag": "retrieved trajectories as text in the context",

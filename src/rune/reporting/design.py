@@ -6,6 +6,7 @@ correlation. Writes power.json and, with a plot, power.html.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,7 @@ def table(question: Question, pairs: Sequence[tuple[Power, Power]]) -> Table:
             span(a.at_threshold.passes, b.at_threshold.passes),
             span(a.at_threshold.significant, b.at_threshold.significant),
             span(a.at_twice.passes, b.at_twice.passes),
-            f"{_points(a.detectable)} – {_points(b.detectable)}",
+            f"{_detectable(a)} – {_detectable(b)}",
         )
         for a, b in pairs
     )
@@ -152,5 +153,5 @@ def write(path: Path, question: Question, pairs: Sequence[tuple[Power, Power]], 
     store.write_atomic(path / "power.html", render("power.html.j2", view))
 
 
-def _points(value: float) -> str:
-    return f"{value:.1f}" if value < 1e9 else "> 25"
+def _detectable(found: Power) -> str:
+    return f"{found.detectable:.1f}" if math.isfinite(found.detectable) else f"> {found.curve[-1].true_points:g}"

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from rune.adapters.modules import MODULES
 from rune.analysis import evidence
-from rune.reporting.data import CONDITIONS, COUNTED, MEANING, MODULES, Report, Training
+from rune.reporting.data import CONDITIONS, COUNTED, MEANING, Report, Training
 from rune.types import ArmScore, Contrast
 
 NONE = "not measured"

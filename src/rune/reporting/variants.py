@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from rune.analysis import evidence
 from rune.reporting.tables import Table
 from rune.runs import store
-from rune.types import Contrast, Decision
+from rune.types import Contrast, Decision, Interval
 
 
 class Variant(NamedTuple):
@@ -134,7 +134,10 @@ def difference(contrast: Contrast) -> str:
 
 def interval(decision: Decision) -> str:
     """ "95 % interval over tasks and trainings"."""
-    found = decision.contrasts[0].interval
+    return interval_said(decision.contrasts[0].interval)
+
+
+def interval_said(found: Interval) -> str:
     return f"{100 * found.level:g} % interval over {found.over}"
 
 

@@ -11,7 +11,6 @@ manifest's `preregistration` digest elsewhere (a commit, an e-mail, the tracker)
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -53,9 +52,18 @@ def preregister(folder: RunDir) -> None:
 
 
 def current(folder: RunDir) -> dict[str, Any]:
-    """The promise as the folder's config and problems would make it now."""
+    """The promise as the folder's config and problems make it now, with the analysis that it promised, if it has.
+
+    Raises GateError if that analysis is not computed any more.
+    """
     raw = config.parse((folder / "config.toml").read_text(encoding="utf-8"), where=str(folder / "config.toml"))
-    return promise.freeze(raw, store.read_jsonl(folder / "problems.jsonl", Problem))
+    return promise.freeze(raw, store.read_jsonl(folder / "problems.jsonl", Problem), version=analysis_of(folder))
+
+
+def analysis_of(folder: RunDir) -> int | None:
+    """The version of the analysis that a run promised; None before it promised anything."""
+    frozen = folder / PREREGISTRATION
+    return promise.version_in(store.read_json(frozen)) if frozen.exists() else None
 
 
 def seal(folder: RunDir, stage: str) -> None:
@@ -214,9 +222,12 @@ def _promise_changes(folder: RunDir, manifest: Mapping[str, Any]) -> list[str]:
         changes.append(f"{PREREGISTRATION} does not match the digest in manifest.json")
     if manifest.get("gate_digest") != before.get("gate_digest"):
         changes.append("manifest.json: gate_digest differs from the pre-registered one")
-    # A file that no longer reads has been named by its lines already.
-    with contextlib.suppress(RuneError, OSError):
+    try:
         changes += promise.differences(before, current(folder))
+    except GateError as error:
+        changes.append(str(error))
+    except (RuneError, OSError):
+        pass  # a file that no longer reads has been named by its lines already
     return changes
 
 

@@ -8,25 +8,52 @@ gate refuses to decide if today's config and split would promise something else.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rune import config
+from rune.errors import GateError
 from rune.types import Problem, Scorer, Split
 
-# How the numbers are made. Whoever changes an estimator raises the version: old runs keep their promise.
-ANALYSIS: Mapping[str, Any] = {
-    "version": 1,
-    "estimand": "mean over held-out tasks of (passes / draws), treatment − baseline, paired by task",
-    "decision": "exact fraction of integers >= threshold",
-    "interval": "task bootstrap, percentile with small-sample expansion, the same resamples for all contrasts",
-    "test": "exact sign-flip test over tasks; primary one-sided (greater), others two-sided",
-    "multiplicity": "Holm over the secondary contrasts",
-    "hierarchical": "beta-binomial per arm, grid posterior, flat prior on mean and intra-class correlation",
+
+class Design(NamedTuple):
+    """What the effect's interval is over."""
+
+    unit: str  # "task" or "domain"
+    trainings: bool  # several of them, too
+
+
+def _analysis(version: int, interval: str) -> Mapping[str, Any]:
+    return {
+        "version": version,
+        "estimand": "mean over held-out tasks of (passes / draws), treatment − baseline, paired by task",
+        "decision": "exact fraction of integers >= threshold",
+        "interval": interval,
+        "test": "exact sign-flip test over tasks; primary one-sided (greater), others two-sided",
+        "multiplicity": "Holm over the secondary contrasts",
+        "hierarchical": "beta-binomial per arm, grid posterior, flat prior on mean and intra-class correlation",
+    }
+
+
+_BOOTSTRAP = "{} bootstrap, percentile with small-sample expansion, the same resamples for all contrasts"
+_CROSSED = "{}s and trainings as crossed random effects, t with Satterthwaite's degrees of freedom"
+
+# How the numbers are made: what `analysis/` computes for each design, by version. New runs promise the last one, and a
+# run is held to the one that it froze. Whoever changes an estimator adds a version to each design that it touches; an
+# older one stays as long as `analysis/` can still compute it, and without it `gate` refuses the runs that promised it.
+ANALYSES: Mapping[Design, Mapping[int, Mapping[str, Any]]] = {
+    Design("task", trainings=False): {1: _analysis(1, _BOOTSTRAP.format("task"))},
+    Design("domain", trainings=False): {2: _analysis(2, _BOOTSTRAP.format("domain"))},
+    Design("task", trainings=True): {2: _analysis(2, _CROSSED.format("task"))},
+    Design("domain", trainings=True): {2: _analysis(2, _CROSSED.format("domain"))},
 }
 
 
-def freeze(raw: Mapping[str, Any], problems: Sequence[Problem]) -> dict[str, Any]:
-    """The promise as plain data. `raw` is the resolved config, section by section. Pure."""
+def freeze(raw: Mapping[str, Any], problems: Sequence[Problem], *, version: int | None = None) -> dict[str, Any]:
+    """The promise as plain data. `raw` is the resolved config, section by section. Pure.
+
+    `version`: of the analysis, where a run has promised one; None: the newest. Raises GateError for one that is not
+    computed any more.
+    """
     gate = dict(raw.get("gate", {}))
     treatment, baseline = gate.get("treatment", "hypernet"), gate.get("baseline", "vanilla")
     threshold = gate.get("threshold_points", 5.0)
@@ -51,7 +78,7 @@ def freeze(raw: Mapping[str, Any], problems: Sequence[Problem]) -> dict[str, Any
         "sampling": dict(raw.get("sample", {})),
         "model": dict(raw.get("model", {})),
         "rule": {"unit": "percentage points", **gate},
-        "analysis": {**ANALYSIS, **_interval(raw.get("design", {})), **_counted(scorer)},
+        "analysis": {**_promised(raw.get("design", {}), version), **_counted(scorer)},
         "seeds": {
             "run": raw.get("run", {}).get("seed"),
             "split": raw.get("design", raw.get("benchmark", {})).get("split_seed"),
@@ -69,13 +96,22 @@ def _rule(gate: Mapping[str, Any], treatment: str, threshold: float) -> str:
     return f"passed if the measured effect is at least {threshold:g} percentage points, else failed"
 
 
-def _interval(design: Mapping[str, Any]) -> dict[str, Any]:
-    """What differs where domains are drawn, or several trainings; one training over tasks is version 1."""
+def version_in(frozen: Any) -> int | None:
+    """Of the analysis that a promise on disk names; None if it names none, as one that was edited may."""
+    analysis = frozen.get("analysis") if isinstance(frozen, Mapping) else None
+    version = analysis.get("version") if isinstance(analysis, Mapping) else None
+    return int(version) if isinstance(version, int) else None
+
+
+def _promised(design: Mapping[str, Any], version: int | None) -> Mapping[str, Any]:
     unit = "domain" if design.get("by") == "domain" else "task"
-    if len(design.get("seeds", ())) > 1:
-        how = f"{unit}s and trainings as crossed random effects, t with Satterthwaite's degrees of freedom"
-        return {"version": 2, "interval": how}
-    return {"version": 2, "interval": ANALYSIS["interval"].replace("task", unit)} if unit == "domain" else {}
+    known = ANALYSES[Design(unit, trainings=len(design.get("seeds", ())) > 1)]
+    if version is not None and version not in known:
+        raise GateError(
+            f"analysis version {version} was promised, and {', '.join(map(str, known))} is what this rune computes for "
+            "such a design; decide with the commit that manifest.json names"
+        )
+    return known[max(known) if version is None else version]
 
 
 def _counted(scorer: Scorer) -> dict[str, Any]:

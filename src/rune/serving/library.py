@@ -130,9 +130,7 @@ def _memory(key: str) -> AdapterMemory:
     config, model, device = _model(key)
     registry, generator = memories.opened(config.registry, model, config.checkpoint, device=device)
     assert isinstance(registry, Registry)
-    return AdapterMemory(
-        registry, model, generator, checkpoint=config.checkpoint, strength=config.serve.strength, keep=config.kept
-    )
+    return AdapterMemory(registry, model, generator, strength=config.serve.strength, keep=config.kept)
 
 
 @functools.lru_cache(maxsize=2)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from rune.adapters.registry import intake, operations
-from rune.adapters.registry.records import Entry, MadeFrom, Place, Source, Status, place
+from rune.adapters.registry.records import Entry, MadeFrom, Place, Status, place
 from rune.adapters.registry.registry import Registry, View
 from rune.adapters.registry.selection import select
 from rune.corpus import reading
@@ -34,7 +34,7 @@ from rune.types import AdapterRef, ModelRef, Trajectory
 
 if TYPE_CHECKING:
     from rune.adapters.peft import Adapter
-    from rune.hypernet.export import AdapterGenerator
+    from rune.hypernet.export import AdapterGenerator, Made
 
 REFS = 4096  # verified adapters whose records are kept
 DEFAULT_PROJECT = "default"
@@ -59,7 +59,6 @@ class AdapterMemory:
         model: ModelRef,
         generator: AdapterGenerator | None,
         *,
-        checkpoint: Path | None = None,
         strength: float = 1.0,
         keep: Path | None = None,
         most_bytes: int = 16 << 20,
@@ -67,7 +66,6 @@ class AdapterMemory:
         """`keep`: folder for redacted trajectories. `most_bytes`: of what a gzip file of trajectories unpacks to."""
         self.registry, self.model = registry, model
         self._generator, self._strength, self._keep, self._most_bytes = generator, strength, keep, most_bytes
-        self._hypernet = store.sha256_file(checkpoint / "model.safetensors") if generator and checkpoint else ""
         self._making = threading.Lock()  # one pass at a time: it has all the cores that it can use
         self._refs: OrderedDict[str, AdapterRef] = OrderedDict()
         self._refs_guard = threading.Lock()
@@ -166,11 +164,6 @@ class AdapterMemory:
 
     # ------------------------------------------------------------------ in
 
-    @property
-    def learns(self) -> bool:
-        """Whether there is a hypernetwork."""
-        return self._generator is not None
-
     def learn(self, data: bytes, where: Place, *, name: str = "session", alias: str = "") -> Learned:
         """One adapter from a file of trajectories in any known format, registered. `name`: of a session without one.
 
@@ -187,13 +180,8 @@ class AdapterMemory:
         self._can_learn()
         ids = tuple(trajectory.trajectory_id for trajectory in trajectories)
         with self._making:
-            adapter = self._make(trajectories)
+            adapter, made_from = self._make(trajectories)
         hub_id, revision = names.hub_name(self.model.name)
-        made_from = MadeFrom(
-            sources=tuple(Source(trajectory_id=t.trajectory_id, task_id=t.task_id) for t in trajectories),
-            hypernet=self._hypernet,
-            how=f"hypernet, strength {self._strength:g}",
-        )
         entry, new = self._enter(adapter, where, made_from, base_name=hub_id, base_revision=revision, alias=alias)
         if self._keep is not None:
             store.write_jsonl(self._keep / f"{entry.id}.jsonl", trajectories)
@@ -247,12 +235,11 @@ class AdapterMemory:
                 raise Refusal(400, _clean(str(error), path), code="no_trajectory") from None
             return found, tuple(_clean(words, path) for words in found.words())
 
-    def _make(self, trajectories: Sequence[Trajectory]) -> Adapter:
-        from rune.adapters import convert
+    def _make(self, trajectories: Sequence[Trajectory]) -> Made:
+        from rune.hypernet import export
 
         assert self._generator is not None
-        made = self._generator.generate([list(trajectories)], strength=self._strength)
-        return convert.to_adapter(made, self._generator.stored.layout, base_model=self.model.digest)
+        return export.adapter_from(self._generator, trajectories, strength=self._strength)
 
     def _enter(
         self,
@@ -324,8 +311,7 @@ def opened(
     from rune.hypernet import export
 
     try:
-        dtype = export.reading_dtype(device)
-        return registry, export.AdapterGenerator(checkpoint, model, device=device, dtype=dtype, cache=None)
+        return registry, export.outside(checkpoint, model, device=device)
     except RuneError as error:
         raise ConfigError(
             f"{error}; pass --checkpoint DIR for a hypernetwork of this model, or --checkpoint '' to learn nothing"

@@ -50,7 +50,6 @@ class Service:
             registry,
             self.model,
             generator,
-            checkpoint=config.checkpoint,
             strength=config.serve.strength,
             keep=config.kept,
             most_bytes=config.serve.trajectory_bytes,

@@ -7,7 +7,6 @@ score like the base model and pass for "no effect".
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import rune
 from rune import console, plugins
+from rune.adapters.modules import MODULES
 from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.config import build as build_config
 from rune.config import derive_seed
@@ -57,15 +57,14 @@ def run(
     context: Context,
     *,
     arm_inputs: ArmInputs,
-    adapters: AdapterStore | None = None,
+    adapters: AdapterStore,
 ) -> list[Treatment]:
     """Make what is missing, prove adapters live, write diagnostics. Returns all treatments.
 
-    `adapters` keeps what is made; by default as PEFT folders of the run. Raises AdapterError for a dead adapter,
-    ConfigError for an unknown arm or setting (before any model is loaded).
+    `adapters` gives back what `arm_inputs.keep` took. Raises AdapterError for a dead adapter, ConfigError for an
+    unknown arm or setting.
     """
-    adapters = adapters or _folders(context, arm_inputs)
-    conditions = build(config, dataclasses.replace(arm_inputs, keep=adapters.put))
+    conditions = build(config, arm_inputs)
     problems = [p for p in store.read_jsonl(folder / "problems.jsonl", Problem) if p.split is Split.HELD_OUT]
     path = folder / "treatments.jsonl"
     if path.exists():
@@ -90,12 +89,6 @@ def build(config: Config, arm_inputs: ArmInputs) -> dict[str, Condition]:
     return conditions
 
 
-def _folders(context: Context, arm_inputs: ArmInputs) -> AdapterStore:
-    from rune.adapters.store import FolderStore
-
-    return FolderStore(arm_inputs.adapters, context.model(), dtype=context.dtype, device=context.device)
-
-
 def _treat(
     conditions: Mapping[str, Condition],
     problems: Sequence[Problem],
@@ -115,11 +108,11 @@ def _treat(
                 condition.treat(missing, on_done)
 
 
-def remake(folder: store.RunDir, config: Config, *, arm_inputs: ArmInputs, adapters: AdapterStore) -> None:
+def remake(folder: store.RunDir, config: Config, *, arm_inputs: ArmInputs) -> None:
     """Adapters that were in another process's memory, made again. Raises AdapterError if one comes out different."""
     problems = [p for p in store.read_jsonl(folder / "problems.jsonl", Problem) if p.split is Split.HELD_OUT]
     made: list[Treatment] = []
-    _treat(build(config, dataclasses.replace(arm_inputs, keep=adapters.put)), problems, made.append, set())
+    _treat(build(config, arm_inputs), problems, made.append, set())
     again = {(t.condition, t.task_id): t for t in made}
     for treatment in store.read_jsonl(folder / "treatments.jsonl", Treatment):
         found = again.get((treatment.condition, treatment.task_id))
@@ -148,24 +141,21 @@ def _inspect(
         store.write_json(folder / "diagnostics.json", {"arms": {}, "training": training, "swap": {}})
         return
     from rune.hypernet import base as bases
-    from rune.hypernet.settings import MODULES
 
-    session = context.session() if context.session else None
-    base = session.base if session else bases.load(context.model(), device=context.device, dtype=context.dtype)
-    layout = base.layout(MODULES)
-    prove_live(base, list(applied.values()), problems[0].prompt, load=adapters.adapter)
+    held = context.session().base if context.session else None
     arms = {}
     swap = {}
-    for arm in config.arms:
-        own = {t.task_id: t.adapter for t in treatments if t.condition == arm and t.adapter is not None}
-        if not own:
-            continue
-        arms[arm] = describe(base, layout, own, adapters)
-        if config.swap_tasks and len({a.adapter_id for a in own.values()}) > 1:
-            some = [p for p in problems if p.task_id in own][: config.swap_tasks]
-            swap[arm] = swapped(base, some, own, context.seed, load=adapters.adapter)
-    if session is None:
-        base.hooks.remove()
+    with bases.lent(held, context.model(), device=context.device, dtype=context.dtype) as base:
+        layout = base.layout(MODULES)
+        prove_live(base, list(applied.values()), problems[0].prompt, load=adapters.adapter)
+        for arm in config.arms:
+            own = {t.task_id: t.adapter for t in treatments if t.condition == arm and t.adapter is not None}
+            if not own:
+                continue
+            arms[arm] = describe(base, layout, own, adapters)
+            if config.swap_tasks and len({a.adapter_id for a in own.values()}) > 1:
+                some = [p for p in problems if p.task_id in own][: config.swap_tasks]
+                swap[arm] = swapped(base, some, own, context.seed, load=adapters.adapter)
     store.write_json(folder / "diagnostics.json", {"arms": arms, "training": training, "swap": swap})
 
 
@@ -285,19 +275,19 @@ def _training(metrics: Path) -> dict[str, Any]:
 def one(
     trajectories: Sequence[Trajectory], output: Path, checkpoint: Path, model: ModelRef, *, strength: float
 ) -> AdapterRef:
-    """One adapter from all of these trajectories, for use outside of any run; made on the CPU."""
-    from rune.adapters import convert
+    """One adapter from all of these trajectories, for use outside of any run: a PEFT folder, made on the CPU.
+
+    `strength`: λ. Raises AdapterError for a checkpoint of another base model, DataError for no hypernetwork.
+    """
+    from rune.adapters import peft
     from rune.adapters.registry import origin
-    from rune.adapters.registry.records import MadeFrom, Source
     from rune.hypernet import export
 
-    source = export.AdapterGenerator(checkpoint, model, device="cpu", dtype=export.reading_dtype("cpu"), cache=None)
-    made = source.generate([list(trajectories)], strength=strength)
-    ref = convert.write(output, made, source.stored.layout, source.model)
+    made = export.adapter_from(export.outside(checkpoint, model, device="cpu"), trajectories, strength=strength)
+    name, revision = registry.hub_name(model.name)
+    ref = peft.write_peft(output, made.adapter, base_model_name=name, base_revision=revision)
     store.write_atomic(output / "README.md", _card(trajectories, checkpoint, model, ref, strength))
-    sources = tuple(Source(trajectory_id=t.trajectory_id, task_id=t.task_id) for t in trajectories)
-    digest = store.sha256_file(checkpoint / "model.safetensors")
-    origin.write(output, MadeFrom(sources=sources, hypernet=digest, how=f"hypernet, strength {strength:g}"))
+    origin.write(output, made.made_from)
     return ref
 
 

@@ -42,7 +42,7 @@ class Config:
     history: int = 2  # failed attempts shown in the prompt: more did not fit a 2k context
     restart: int = 0  # every so many attempts the model starts afresh, without the history; 0 = never
     error_chars: int = 1000  # error text kept of an attempt, middle cut
-    keep: int = 100  # trajectories kept at most
+    keep: int = 100  # of its own trajectories at most; imports are added to them
     keep_per_task: int = 1
     wave: int = 512  # chains worked on together
     imports: tuple[str, ...] = ()  # trajectory files to add, see `rune collect --import`

@@ -41,7 +41,7 @@ class Config:
 
 
 def run(folder: store.RunDir, config: Config, context: Context) -> int:
-    """Draw what is missing; returns how many samples were drawn now."""
+    """Draw what is missing; returns how many samples were drawn now. Raises DataError without treatments."""
     problems = {p.task_id: p for p in store.read_jsonl(folder / "problems.jsonl", Problem)}
     treatments = store.read_jsonl(folder / "treatments.jsonl", Treatment)
     if not treatments:
@@ -50,10 +50,11 @@ def run(folder: store.RunDir, config: Config, context: Context) -> int:
     if path.exists():
         store.repair(path)
     have = {(s.condition, s.task_id, s.draw) for s in store.read_jsonl(path, Sample)}
-    total = len(treatments) * config.n
     requests, meaning = _requests(problems, treatments, config, context, have)
     if not requests:
         return 0
+    left = sum(request.n for request in requests)
+    done = len(treatments) * config.n - left
     tokens, started = 0, time.monotonic()
     engine = context.engine()
 
@@ -62,7 +63,7 @@ def run(folder: store.RunDir, config: Config, context: Context) -> int:
 
     with (
         store.Appender(path) as log,
-        console.Progress("sample", total, unit="sample", initial=len(have), pulse=pulse) as bar,
+        console.Progress("sample", done + left, unit="sample", initial=done, pulse=pulse) as bar,
     ):
         for completion in engine.complete(requests):
             treatment, first = meaning[completion.key]
@@ -85,7 +86,7 @@ def run(folder: store.RunDir, config: Config, context: Context) -> int:
             log.write(sample)
             tokens += completion.num_tokens
             bar.advance(1, **pulse())
-    return total - len(have)
+    return left
 
 
 def pace(engine: Engine, tokens: int, seconds: float) -> dict[str, object]:

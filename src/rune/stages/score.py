@@ -58,7 +58,7 @@ def build_sandbox(config: Config, *, cache: Path) -> Sandbox:
 
 
 def run(folder: store.RunDir, config: Config, context: Context) -> int:
-    """Judge what has no verdict yet; returns how many were judged now."""
+    """Judge what has no verdict yet; returns how many were judged now. Raises DataError for records that do not fit."""
     problems, wanted = _wanted(folder)
     path = folder / VERDICTS
     if path.exists():

@@ -36,7 +36,7 @@ class Config:
     retriever: str = "bm25"  # finds the sources of retrieved pairs, with its default settings
     neighbours: int = 8  # nearest trajectories of other tasks kept for each target
     per_task: int = 1  # of one task among them at most, as retrieve.per_task; 0 = no limit
-    spare: float = 0.0  # share of the tasks outside families that phase A never sees: retrieved pairs are about those
+    spare: float = 0.0  # share of the tasks without a domain that phase A never sees: retrieved pairs are about those
     start_from: str = ""  # checkpoints to go on from: a run's checkpoints/, or a hypernetwork's own folder
     start_static: bool = True  # from its static part as well; if not, phase A begins at zero
     cache_features: bool = False  # keep features on disk: 7 kB a token for four taps of the 0.5B
@@ -56,8 +56,8 @@ class Config:
             raise ValueError("encoder_first is for an encoder that knows nothing; leave it out, or start_from")
 
 
-def run(folder: store.RunDir, config: Config, context: Context) -> dict[str, Any]:
-    """Train what is not trained yet. Returns {"lora": …, "hypernet": …}: convergence of each phase.
+def run(folder: store.RunDir, config: Config, context: Context) -> None:
+    """Train what is not trained yet: checkpoints/lora and checkpoints/hypernet, losses in checkpoints/metrics.jsonl.
 
     Raises ContaminationError for a held-out task in the corpus, DataError if there is nothing to train on.
     """
@@ -70,7 +70,7 @@ def run(folder: store.RunDir, config: Config, context: Context) -> dict[str, Any
     exclusion.check_corpus(trajectories, held_out, where=str(folder / "trajectories.jsonl"), by=by)
     if config.start_from:
         check_start(Path(config.start_from), held_out, by=by)
-    return fit(trajectories, config, context, folder / "checkpoints")
+    fit(trajectories, config, context, folder / "checkpoints")
 
 
 def check_start(folder: Path, held_out: Sequence[Problem], *, by: str) -> None:
@@ -138,22 +138,16 @@ class TrainingSession:
         self._read.clear()
 
 
-def fit(trajectories: Sequence[Trajectory], config: Config, context: Context, folder: Path) -> dict[str, Any]:
+def fit(trajectories: Sequence[Trajectory], config: Config, context: Context, folder: Path) -> None:
     """Both phases on a corpus that was checked. The context's TrainingSession serves several calls."""
-    from rune.hypernet import diagnostics
-
-    metrics = folder / "metrics.jsonl"
-    if not _done(folder / "hypernet"):
-        own = context.session() if context.session else TrainingSession(context)
-        try:
-            _fit(trajectories, config, context, folder, own)
-        finally:
-            if context.session is None:
-                own.close()
-    losses: dict[str, list[float]] = {"lora": [], "hypernet": []}
-    for _, row in store.read_lines(metrics):
-        losses.setdefault(row["phase"], []).append(row["loss"])
-    return {phase: diagnostics.convergence(curve) for phase, curve in losses.items()}
+    if _done(folder / "hypernet"):
+        return
+    own = context.session() if context.session else TrainingSession(context)
+    try:
+        _fit(trajectories, config, context, folder, own)
+    finally:
+        if context.session is None:
+            own.close()
 
 
 def _done(folder: Path) -> bool:
@@ -165,6 +159,10 @@ def _done(folder: Path) -> bool:
 def _fit(
     trajectories: Sequence[Trajectory], config: Config, context: Context, folder: Path, session: TrainingSession
 ) -> None:
+    """Phase A into folder/lora unless it is there, phase B into folder/hypernet; a killed one goes on in either.
+
+    Raises ConfigError or AdapterError for what [train] names and does not fit.
+    """
     from rune.hypernet import checkpoint, trainer
     from rune.hypernet.data import Corpus
     from rune.hypernet.features import FeatureTable
@@ -215,7 +213,7 @@ def _fit(
 
 
 def spared(trajectories: Sequence[Trajectory], share: float, *, seed: int) -> set[str]:
-    """The tasks outside families that phase A leaves out: each by its own number, whatever else is in the corpus."""
+    """The tasks without a domain that phase A leaves out: each by its own number, whatever else is in the corpus."""
     plain = {t.task_id for t in trajectories if not t.domain}
     return {task for task in plain if derive_seed(seed, "spare", task) < share * 2**31}
 
@@ -245,7 +243,7 @@ def _report_left_out(corpus: Any, limit: int) -> None:
 def neighbours(trajectories: Sequence[Trajectory], config: Config) -> dict[str, list[str]]:
     """Each trajectory's nearest ones of *other* tasks: a target's own solution is never in its sources.
 
-    Family tasks take no part: their sources are their siblings.
+    Tasks of a domain take no part: their sources are their siblings.
     """
     module = plugins.load("retrievers", config.retriever)
     plain = [t for t in trajectories if not t.domain]

@@ -18,8 +18,8 @@ from rune.corpus import splits
 from rune.errors import ConfigError
 from rune.runs import preregistration
 from rune.stages import collect
-from rune.study.config import Design, RunConfig, changed, located, raw_of
-from rune.types import Problem, Split
+from rune.study.config import BenchmarkSection, Design, RunConfig, changed, located, raw_of
+from rune.types import Benchmark, Problem, Split
 
 MAIN = "main"  # the variant of an experiment that has none
 
@@ -96,13 +96,16 @@ def settings_of(settings: RunConfig, cell: Cell) -> RunConfig:
 # --------------------------------------------------------------------------- tasks
 
 
-def tasks(settings: RunConfig) -> list[Problem]:
-    """The benchmark's tasks that take part, with the benchmark's own marks. Raises ConfigError or DataError."""
-    section = settings.benchmark
+def problems(section: BenchmarkSection) -> list[Problem]:
+    """All tasks of a benchmark, with its own marks. Raises ConfigError or DataError."""
     module = plugins.load("benchmarks", section.name)
-    part = config.build(module.Config, section.settings, where="benchmark.settings")
-    found: list[Problem] = module.build(part).problems()
-    design = settings.design
+    part: Benchmark = module.build(config.build(module.Config, section.settings, where="benchmark.settings"))
+    return part.problems()
+
+
+def tasks(settings: RunConfig) -> list[Problem]:
+    """The benchmark's tasks that take part. Raises as `problems` does."""
+    found, design = problems(settings.benchmark), settings.design
     return collect.choose(found, design.tasks, seed=design.split_seed) if design.tasks else found
 
 

@@ -8,11 +8,12 @@ intervals are over tasks (or domains) and trainings.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from rune import config
 from rune.analysis import evidence, relative
@@ -133,9 +134,10 @@ def decide(source: Source) -> Decision:
     Raises GateError if anything under seal changed in any cell, and for whatever the gate refuses.
     """
     source.verify()
-    decision, found = _decided(source)
+    decide_on = _once(source)
+    decision, found = _decided(source, decide_on)
     if not source.single:
-        result = {**_head(source), "variants": {name: _variant(source, name) for name in source.variants}}
+        result = {**_head(source), "variants": {name: _variant(source, name, decide_on) for name in source.variants}}
         if source.gate.most_loss:
             result |= {
                 "most_loss": source.gate.most_loss,
@@ -157,27 +159,42 @@ def digest_of(folder: RunDir) -> str:
 
 def made_again(source: Source) -> Decision:
     """The decision as its verdicts give it now, written nowhere. Raises GateError for whatever the gate refuses."""
-    return _decided(source)[0]
+    return _decided(source, _once(source))[0]
 
 
-def _decided(source: Source) -> tuple[Decision, dict[str, Any]]:
+class DecideOn(Protocol):
+    """Decision and leakage check over a variant's cells; of these seeds, or of all."""
+
+    def __call__(self, variant: str, *seeds: int) -> tuple[Decision, dict[str, Any]]: ...
+
+
+def _once(source: Source) -> DecideOn:
+    """Each is asked for by the decision, by the losses and by the variant's tables, and made once."""
+
+    @functools.cache
+    def made(variant: str, seeds: tuple[int, ...]) -> tuple[Decision, dict[str, Any]]:
+        return over(source, source.of(variant, *seeds))
+
+    return lambda variant, *seeds: made(variant, seeds or tuple(source.seeds))
+
+
+def _decided(source: Source, decide_on: DecideOn) -> tuple[Decision, dict[str, Any]]:
     """The first variant's, by the gate's rule; or by what the others lose against it, if that is the rule."""
     name, *others = source.variants
-    decision, found = over(source, source.of(name))
+    decision, found = decide_on(name)
     if not source.gate.most_loss:
         return decision, found
     if not others:
         raise GateError("[gate] most_loss compares variants with the first one, and there is one alone; add another")
-    return _by_loss(decision, losses(source), source.gate), found
+    return _by_loss(decision, losses(source, decide_on), source.gate), found
 
 
-def losses(source: Source) -> list[relative.Loss]:
+def losses(source: Source, decide_on: DecideOn) -> list[relative.Loss]:
     """What each arm loses from the first variant to each other one. Raises GateError if they cannot be compared."""
     name, *others = source.variants
 
     def table(variant: str) -> relative.Table:
-        seeds = [over(source, source.of(variant, seed))[0] for seed in source.seeds]
-        return relative.table(over(source, source.of(variant))[0], seeds)
+        return relative.table(decide_on(variant)[0], [decide_on(variant, seed)[0] for seed in source.seeds])
 
     reference = table(name)
     domains = {p.task_id: p.domain for p in source.problems}
@@ -278,17 +295,17 @@ def _head(source: Source) -> dict[str, Any]:
     }
 
 
-def _variant(source: Source, name: str) -> dict[str, Any]:
+def _variant(source: Source, name: str, decide_on: DecideOn) -> dict[str, Any]:
     """One variant: all seeds together, seed by seed, and its adapters."""
 
-    def told(cells: Sequence[Done]) -> dict[str, Any]:
-        decision, found = over(source, cells)
+    def told(*seeds: int) -> dict[str, Any]:
+        decision, found = decide_on(name, *seeds)
         return {"decision": config.plain(decision), "suspicious": found["suspicious"]}
 
     return {
         "settings": source.variants[name],
-        "pooled": told(source.of(name)),
-        "seeds": {str(seed): told(source.of(name, seed)) for seed in source.seeds},
+        "pooled": told(),
+        "seeds": {str(seed): told(seed) for seed in source.seeds},
         "diagnostics": {
             str(seed): seen
             for seed in source.seeds
@@ -305,12 +322,12 @@ def _adapters(cells: Sequence[Done], arm: str) -> dict[str, Any]:
     if not own:
         return {}
     return {
-        "cosine_raw": _mean(o["cosine_raw"]["mean_off_diagonal"] for o in own),
-        "cosine_centred": _mean(o["cosine_centred"]["mean_off_diagonal"] for o in own),
-        "effective_rank": _mean(o["effective_rank"] for o in own),
-        "delta_w_norm": _mean(o["delta_w_norm_mean"] for o in own),
-        "ratio": {m: _mean(x for o in own for x in o["ratio"][m]) for m in own[0]["ratio"]},
-        "swap_mean_lead_nats": _mean(s["mean_lead"] for s in swaps),
+        "cosine_raw": tables.mean(o["cosine_raw"]["mean_off_diagonal"] for o in own),
+        "cosine_centred": tables.mean(o["cosine_centred"]["mean_off_diagonal"] for o in own),
+        "effective_rank": tables.mean(o["effective_rank"] for o in own),
+        "delta_w_norm": tables.mean(o["delta_w_norm_mean"] for o in own),
+        "ratio": {m: tables.mean(x for o in own for x in o["ratio"][m]) for m in own[0]["ratio"]},
+        "swap_mean_lead_nats": tables.mean(s["mean_lead"] for s in swaps),
     }
 
 
@@ -320,8 +337,3 @@ def _devices(cells: Sequence[Done]) -> str:
     if len(found) == 1:
         return next(iter(found))
     return ", ".join(f"{name} ({count} of the cells)" for name, count in found.most_common())
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return sum(known) / len(known) if known else None

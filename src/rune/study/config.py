@@ -7,6 +7,7 @@ makes them absolute for the work itself.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -244,25 +245,39 @@ def changed(settings: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
 
 def located(settings: RunConfig, base: Path, *, seed: int, fold: int) -> RunConfig:
     """Settings whose input paths are absolute. `{seed}` and `{fold}` in train.start_from are the cell's."""
-
-    def at(path: str) -> str:
-        return str((base / Path(path).expanduser()).resolve()) if path else ""
-
-    def if_there(path: str) -> str:
-        return at(path) if path and (base / Path(path).expanduser()).exists() else path
-
+    at = functools.partial(path_at, base)
     start = settings.train.start_from.format(seed=seed, fold=fold)
     hypernet = replace(settings.train.hypernet, reconstruct_from=at(settings.train.hypernet.reconstruct_from))
-    part = settings.benchmark.settings
-    places = {k: if_there(str(part[k])) for k in ("path", "clones") if part.get(k)}
     return replace(
         settings,
-        model=replace(settings.model, name=if_there(settings.model.name)),
+        model=located_model(settings.model, base),
         collect=replace(
             settings.collect,
             imports=tuple(map(at, settings.collect.imports)),
             shown=tuple(map(at, settings.collect.shown)),
         ),
         train=replace(settings.train, start_from=at(start), hypernet=hypernet),
-        benchmark=replace(settings.benchmark, settings={**part, **places}),
+        benchmark=located_benchmark(settings.benchmark, base),
     )
+
+
+def path_at(base: Path, path: str) -> str:
+    """A path as a config writes it, absolute; "" stays."""
+    return str((base / Path(path).expanduser()).resolve()) if path else ""
+
+
+def located_model(section: ModelSection, base: Path) -> ModelSection:
+    """A model's name may be a folder relative to the config."""
+    return replace(section, name=_if_there(base, section.name))
+
+
+def located_benchmark(section: BenchmarkSection, base: Path) -> BenchmarkSection:
+    """With its data's paths absolute, where they lead to something."""
+    part = section.settings
+    places = {k: _if_there(base, str(part[k])) for k in ("path", "clones") if part.get(k)}
+    return replace(section, settings={**part, **places})
+
+
+def _if_there(base: Path, path: str) -> str:
+    found = path_at(base, path)
+    return found if path and Path(found).exists() else path

@@ -109,7 +109,7 @@ class Step:
 
 
 @dataclass(kw_only=True)
-class Outcome:
+class Evolved:
     """What an evolution did, and what it left for want of draws."""
 
     measured: list[Entry] = field(default_factory=list)
@@ -197,7 +197,7 @@ class Evaluation:
         )
 
 
-def measure(evaluation: Evaluation, entries: Sequence[Entry], outcome: Outcome) -> None:
+def measure(evaluation: Evaluation, entries: Sequence[Entry], outcome: Evolved) -> None:
     """Fitness of entries on their own domains, as far as the budget goes; what is known is not drawn again."""
     registry, wanted, chosen, cost = evaluation.registry, [], [], 0
     for entry in entries:
@@ -223,7 +223,7 @@ def measure(evaluation: Evaluation, entries: Sequence[Entry], outcome: Outcome) 
             outcome.measured.append(registry.get(entry.id))
 
 
-def perform(evaluation: Evaluation, steps: Sequence[Step], remake: Remake, outcome: Outcome) -> None:
+def perform(evaluation: Evaluation, steps: Sequence[Step], remake: Remake, outcome: Evolved) -> None:
     """Make, measure together, decide one by one. Steps that are done are passed over, those over the budget left."""
     registry = evaluation.registry
     with registry.database.files(alone=False):  # what was made is not yet named by an entry: nobody may sweep it away
@@ -292,10 +292,14 @@ def _decide(evaluation: Evaluation, step: Step, ready: Prepared, domains: Sequen
     return operation
 
 
-def forget(registry: Registry, entries: Sequence[Entry], *, below: float, outcome: Outcome) -> None:
-    """Archive measured adapters whose whole interval lies below a fitness."""
-    weak = [e for e in entries if e.fitness_high is not None and e.fitness_high < below]
-    for entry in weak:
+def weak(entries: Sequence[Entry], below: float) -> list[Entry]:
+    """Measured adapters whose whole interval of φ lies below a fitness."""
+    return [e for e in entries if e.fitness_high is not None and e.fitness_high < below]
+
+
+def forget(registry: Registry, entries: Sequence[Entry], *, below: float, outcome: Evolved) -> None:
+    """Archive the weak."""
+    for entry in weak(entries, below):
         reason = f"φ {entry.fitness:.3f}, interval up to {entry.fitness_high:.3f}, below {below:g}"
         outcome.operations.append(operations.forget(registry, [entry], reason=reason))
 

@@ -5,13 +5,14 @@
 
 A stage that is done is skipped, one that was interrupted goes on where it stopped. What cells have in common is made
 once: the loop's attempts, and every stage whose inputs another cell shares (see `cells.key`), which is then copied.
-`run_stage` is the one place that calls a stage.
+`run_stage` is the one place that calls a stage of an experiment; what adapters of the registry are measured with calls
+`sample` and `score` itself (`measuring.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,10 +37,10 @@ from rune.types import Problem, Split, Trajectory
 
 if TYPE_CHECKING:
     from rune.adapters.store import AdapterStore, MemoryStore
+    from rune.conditions.shared.arm_inputs import Keep
 
 IN_CELLS = ("collect", "train", "adapt", "sample", "score")
 OVER_ALL = ("gate", "report")
-STAGES = (*IN_CELLS, *OVER_ALL)
 
 
 def run(loaded: Loaded, *, resume: bool, jobs: int = 1, ray: str | None = None) -> Experiment:
@@ -159,8 +160,9 @@ def _in_cell(experiment: Experiment, name: str, place: Place, runner: Runner) ->
     elif name == "train":
         train.run(folder, settings.train, context)
     elif name == "adapt":
-        shared = arm_inputs(folder, settings, context)
-        adapt.run(folder, settings.adapt, context, arm_inputs=shared, adapters=runner.adapters(place, context))
+        kept = runner.adapters(place, context)
+        shared = arm_inputs(folder, settings, context, kept.put)
+        adapt.run(folder, settings.adapt, context, arm_inputs=shared, adapters=kept)
     elif name == "sample":
         runner.bring_adapters(place, settings, context)
         drawing = runner.sampling(settings, context)
@@ -188,13 +190,17 @@ def _same_model(folder: RunDir, context: Context) -> None:
         )
 
 
-def arm_inputs(folder: RunDir, settings: RunConfig, context: Context) -> ArmInputs:
-    """The same hits for every arm: each held-out task's nearest trajectories, by its prompt alone."""
+def arm_inputs(folder: RunDir, settings: RunConfig, context: Context, keep: Keep) -> ArmInputs:
+    """The same hits for every arm: each held-out task's nearest trajectories, by its prompt alone.
+
+    `keep`: where an arm's adapters go. Raises DataError without trajectories.
+    """
     held_out = [p for p in store.read_jsonl(folder / "problems.jsonl", Problem) if p.split is Split.HELD_OUT]
     trajectories = store.read_jsonl(folder / "trajectories.jsonl", Trajectory)
     shown = store.read_jsonl(folder / collect.SHOWN, Trajectory)
     if not trajectories:
         raise DataError(f"{folder / 'trajectories.jsonl'}: no trajectories; run `rune collect {folder.path}` first")
+    session = context.session
     return ArmInputs(
         model=context.model(),
         device=context.device,
@@ -203,8 +209,9 @@ def arm_inputs(folder: RunDir, settings: RunConfig, context: Context) -> ArmInpu
         trajectories=tuple(trajectories),
         hits=retrieve.hits(held_out, [*trajectories, *shown], settings.retrieve),
         checkpoints=folder / "checkpoints",
+        keep=keep,
         adapters=folder / "adapters",
-        cache=context.cache,
+        base=None if session is None else lambda: session().base,
     )
 
 
@@ -317,9 +324,8 @@ class Runner:
             return
         if any(name in self._stores for name in (place.cell.name, *self._alike(place))):
             return
-        again = self.adapters(place, context)
-        shared = arm_inputs(place.folder, settings, context)
-        adapt.remake(place.folder, settings.adapt, arm_inputs=shared, adapters=again)
+        shared = arm_inputs(place.folder, settings, context, self.adapters(place, context).put)
+        adapt.remake(place.folder, settings.adapt, arm_inputs=shared)
 
     def _alike(self, place: Place) -> list[str]:
         wanted = self._key(place, "adapt")
@@ -340,11 +346,3 @@ class Runner:
 
     def close(self) -> None:
         self._close_machines()
-
-
-@contextlib.contextmanager
-def one_cell(experiment: Experiment) -> Iterator[tuple[Place, Context]]:
-    """The cell of an experiment of one, and what its stages work with: for verbs that do more than a stage."""
-    with contextlib.closing(Runner(experiment)) as runner:
-        place = experiment.places()[0]
-        yield place, runner.context(experiment.located(place), place.cell)

@@ -25,16 +25,24 @@ RESAMPLES = 4000
 Passes = Mapping[str, tuple[int, int]]  # task → (passes, draws)
 
 
+def fault(alpha: float) -> str:
+    """What is wrong with an α, "" if nothing is."""
+    return "" if 0 <= alpha <= 1 else f"alpha is a share, 0 to 1 (the specified one is {ALPHA}); found {alpha:g}"
+
+
 def check_alpha(alpha: float) -> None:
     """Raises ConfigError outside 0..1."""
-    if not 0 <= alpha <= 1:
-        raise ConfigError(f"α is a share, 0 to 1 (the specified one is {ALPHA}); found {alpha:g}")
+    if said := fault(alpha):
+        raise ConfigError(said)
 
 
 def fitness(
     inside: Passes, outside: Passes, *, alpha: float, protocol: str, measured: str, level: float = LEVEL, seed: int = 0
 ) -> Fitness:
-    """φ of one adapter from its passes. A part of weight zero may have no tasks; its rate is NaN.
+    """φ of one adapter from its passes, in 0..1. A part of weight zero may have no tasks; its rate is NaN.
+
+    `alpha`: the weight of `inside`; `level` of the interval, whose bootstrap `seed` draws. `protocol` is the digest
+    that the passes were drawn under, `measured` a time; both are kept as they are.
 
     Raises ConfigError for α outside 0..1, DataError for a part that counts and has no tasks.
     """

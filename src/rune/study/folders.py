@@ -158,7 +158,9 @@ def check_promises(experiment: Experiment) -> None:
         if not place.folder.manifest_path.is_file():
             raise GateError(f"{place.folder.path}: the cell is gone; put it back, or start a new run")
         found = place.folder.manifest().get("preregistration")
-        if found != preregistration.freeze(raw_of(place.settings), _problems(experiment, place))["digest"]:
+        version = integrity.analysis_of(place.folder)
+        wanted = preregistration.freeze(raw_of(place.settings), _problems(experiment, place), version=version)
+        if found != wanted["digest"]:
             raise GateError(
                 f"{place.folder.path}: its pre-registration is not what {experiment.folder / 'config.toml'} makes of "
                 "this cell; put it back, or start a new run"

@@ -25,7 +25,7 @@ class Machines:
         self._settings, self._together = settings, together
         self._exit = contextlib.ExitStack()
         self._session: train.TrainingSession | None = None
-        self._others: dict[str, Engine] = {}  # quantisation → engine, where [sample] wants another than [model]
+        self._engines: dict[str, Engine] = {}  # quantisation → engine: [sample] may want another than [model]
 
     @functools.cached_property
     def device(self) -> str:
@@ -50,14 +50,10 @@ class Machines:
         return identity.carrying(identity.quantised(self._files, quantize), self._model)
 
     def engine(self, quantize: str) -> Engine:
-        """An engine over that base, beside the other one."""
-        if quantize not in self._others:
-            self._others[quantize] = self._new_engine(self.model(quantize))
-        return self._others[quantize]
-
-    @functools.cached_property
-    def _engine(self) -> Engine:
-        return self._new_engine(self._model)
+        """An engine over that base, kept until `close`."""
+        if quantize not in self._engines:
+            self._engines[quantize] = self._new_engine(self.model(quantize))
+        return self._engines[quantize]
 
     def _new_engine(self, model: ModelRef) -> Engine:
         part = self._settings.engine
@@ -85,7 +81,7 @@ class Machines:
             model=lambda: self._model,
             device=self.device,
             dtype=self.dtype,
-            engine=lambda: self._engine,
+            engine=lambda: self.engine(self._settings.model.quantize),
             sandbox=lambda: self._sandbox,
             cache=resolve.default_cache(),
             session=self._get_session,
@@ -102,13 +98,19 @@ class Machines:
             self._session = None
 
     def make_room(self) -> None:
-        """Training follows: a small GPU needs the memory of the engine's cache, which it takes again by itself."""
-        if self.device == "cuda" and "_engine" in self.__dict__:
+        """Training follows: a small GPU needs the memory of the engines' caches."""
+        if self.device == "cuda" and self._engines:
             import torch
 
             free, total = torch.cuda.mem_get_info()
             if free < total / 2:
-                self._engine.close()
+                self.release()
+
+    def release(self) -> None:
+        """Engines that can (torch) give their caches' memory back. All of them stay: the next cell draws with them."""
+        for engine in self._engines.values():
+            if hasattr(engine, "release"):
+                engine.release()
 
     def close(self) -> None:
         self.close_session()

@@ -24,7 +24,7 @@ from rune.errors import ConfigError, DataError
 from rune.runs import store
 from rune.sandbox.judging import verdict_cache
 from rune.stages import sample, score
-from rune.study.config import BenchmarkSection
+from rune.study.cells import problems
 from rune.study.evolution import Found, Tasks, Wanted
 from rune.study.machines import Machines
 from rune.study.memory import MemoryConfig
@@ -32,6 +32,7 @@ from rune.types import ModelRef, Outcome, Problem, Split, Trajectory, Treatment,
 
 if TYPE_CHECKING:
     from rune.adapters.peft import Adapter
+    from rune.hypernet.export import AdapterGenerator
 
 
 class EngineEvaluator:
@@ -154,6 +155,7 @@ class Hypernetwork:
     def __init__(self, settings: MemoryConfig, model: ModelRef) -> None:
         self._checkpoint, self._model = Path(settings.evolve.checkpoint), model
         self._strength = settings.evolve.strength
+        self._maker: AdapterGenerator | None = None  # loaded when the first adapter is made
         self.name = store.sha256_file(self._checkpoint / "model.safetensors")
         found = reading.read_all([Path(name) for name in settings.evolve.trajectories])
         found.check_exclusion([])
@@ -167,7 +169,6 @@ class Hypernetwork:
         ]
 
     def make(self, sources: Sequence[Source]) -> Adapter:
-        from rune.adapters import convert
         from rune.hypernet import export
 
         chosen: list[Trajectory] = []
@@ -178,17 +179,9 @@ class Hypernetwork:
                     "made from it; add its file"
                 )
             chosen.append(self._trajectories[source.trajectory_id])
-        generator = export.maker(self._checkpoint, self._model, "cpu", "float32", None)
-        made = generator.generate([chosen], strength=self._strength)
-        return convert.to_adapter(made, generator.stored.layout, base_model=self._model.digest)
-
-
-def problems(section: BenchmarkSection) -> list[Problem]:
-    """The tasks of a benchmark. Raises ConfigError, DataError."""
-    module = plugins.load("benchmarks", section.name)
-    part = module.build(config.build(module.Config, section.settings, where="benchmark.settings"))
-    found: list[Problem] = part.problems()
-    return found
+        if self._maker is None:
+            self._maker = export.outside(self._checkpoint, self._model, device="cpu")
+        return export.adapter_from(self._maker, chosen, strength=self._strength).adapter
 
 
 @contextlib.contextmanager

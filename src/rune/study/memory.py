@@ -20,8 +20,15 @@ from rune.adapters.registry.registry import Registry, View
 from rune.errors import ConfigError, DataError
 from rune.stages import sample, score
 from rune.study import evolution, fitness
-from rune.study.config import BenchmarkSection, EngineSection, ModelSection
-from rune.study.evolution import Evaluation, Evaluator, Generator, Outcome, Step
+from rune.study.config import (
+    BenchmarkSection,
+    EngineSection,
+    ModelSection,
+    located_benchmark,
+    located_model,
+    path_at,
+)
+from rune.study.evolution import Evaluation, Evaluator, Evolved, Generator, Step
 
 if TYPE_CHECKING:
     from rune.adapters.registry.intake import Prepared
@@ -49,8 +56,8 @@ class Evolve:
     strength: float = 1.0  # λ on its trajectory part
 
     def __post_init__(self) -> None:
-        if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha is a share, 0 to 1 (the specified one is {fitness.ALPHA}); found {self.alpha:g}")
+        if said := fitness.fault(self.alpha):
+            raise ValueError(said)
         if min(self.budget, self.inside, self.outside, self.consolidate, self.merges) < 0:
             raise ValueError("budget, inside, outside, consolidate and merges must be 0 or more")
         if self.consolidate == 1:
@@ -75,20 +82,26 @@ class MemoryConfig:
 
 
 def load(path: Path, changes: Sequence[str] = ()) -> MemoryConfig:
-    """Read a config and apply `--set`; input paths are absolute after. Raises ConfigError."""
+    """Read a config and apply `--set`; its input paths are absolute after. Raises ConfigError."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot read the config: {getattr(error, 'strerror', None) or error}") from None
     raw = config.override(config.parse(text, where=str(path)), changes)
-    found: dict[str, Any] = raw.get("evolve", {})
-    if isinstance(found, Mapping):
-        at = path.parent.resolve()
-        if isinstance(found.get("checkpoint"), str) and found["checkpoint"]:
-            found["checkpoint"] = str(at / found["checkpoint"])
-        if isinstance(found.get("trajectories"), list):
-            found["trajectories"] = [str(at / str(name)) for name in found["trajectories"]]
-    return config.build(MemoryConfig, raw)
+    return located(config.build(MemoryConfig, raw), path.parent)
+
+
+def located(settings: MemoryConfig, base: Path) -> MemoryConfig:
+    """Settings whose input paths are absolute; `base` is what they are relative to."""
+    evolve = settings.evolve
+    trajectories = tuple(path_at(base, name) for name in evolve.trajectories)
+    return replace(
+        settings,
+        model=located_model(settings.model, base),
+        benchmark=located_benchmark(settings.benchmark, base),
+        elsewhere=settings.elsewhere and located_benchmark(settings.elsewhere, base),
+        evolve=replace(evolve, checkpoint=path_at(base, evolve.checkpoint), trajectories=trajectories),
+    )
 
 
 class Memory:
@@ -107,9 +120,9 @@ class Memory:
         self.registry, self.settings, self.base, self.generator = registry, settings, base, generator
         self.evaluation = Evaluation(registry, evaluator, alpha=settings.alpha, budget=settings.budget)
 
-    def evolve(self) -> Outcome:
+    def evolve(self) -> Evolved:
         """Everything that is not done yet, in the order measure, consolidate, update, merge, forget."""
-        outcome = Outcome()
+        outcome = Evolved()
         if not self.entries():
             raise DataError(
                 f"{self.registry.folder}: no active adapter of project '{self.settings.project}' and this base"
@@ -136,7 +149,6 @@ class Memory:
             for step in (*self.consolidations(), *self.updates(), *self.merges())
             if operations.done(self.registry, step.key) is None
         ]
-        weak = [e.id for e in entries if e.fitness_high is not None and e.fitness_high < self.settings.forget_below]
         scored = sorted({d for e in entries for d in self.evaluation.domains(e)})
         return {
             "measure": [w.ref.adapter_id for w in wanted if w.tasks],
@@ -145,7 +157,7 @@ class Memory:
             "operations": [
                 {"kind": s.kind, "inputs": [e.id for e in s.inputs], "arguments": dict(s.arguments)} for s in steps
             ],
-            "forget": weak,
+            "forget": [e.id for e in evolution.weak(entries, self.settings.forget_below)],
             "scored": {domain: list(self.evaluation.evaluator.tasks([domain]).inside) for domain in scored},
         }
 

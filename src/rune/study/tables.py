@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rune.analysis import evidence
 from rune.analysis.relative import Loss
 from rune.models import identity
 from rune.reporting import variants, words
@@ -71,11 +72,12 @@ def brief(result: Mapping[str, Any]) -> str:
     return (
         f"{markdown(Table('', header, tuple(rows)))}\n\n{measure} in %, {tasks} tasks, {held}, training seeds: "
         f"{', '.join(map(str, result['seeds']))}; {result['device']}; mean cosine of the generated ΔW "
-        f"{variants.number(_mean(cosines), 3)}; {variants.interval(first)}.{said}"
+        f"{variants.number(mean(cosines), 3)}; {variants.interval(first)}.{said}"
     )
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def mean(values: Iterable[float | None]) -> float | None:
+    """Of those that were measured; None if none was."""
     known = [v for v in values if v is not None]
     return sum(known) / len(known) if known else None
 
@@ -87,12 +89,9 @@ def _losses(result: Mapping[str, Any]) -> Table:
     rows = []
     for loss in losses:
         shares = (f"{100 * loss.reference_pass_at_1:.1f}", f"{100 * loss.pass_at_1:.1f}")
-        interval = f"[{_signed(loss.interval.low)}, {_signed(loss.interval.high)}]"
-        rows.append((loss.condition, loss.variant, *shares, _signed(loss.percent), interval))
-    over = losses[0].interval.over
-    header = ("arm", "variant", f"{first}, %", "variant, %", "loss, %", f"95 % interval over {over}")
+        rows.append(
+            (loss.condition, loss.variant, *shares, evidence.points(loss.percent), evidence.span(loss.interval))
+        )
+    over = variants.interval_said(losses[0].interval)
+    header = ("arm", "variant", f"{first}, %", "variant, %", "loss, %", over)
     return Table("", header, tuple(rows))
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.1f}".replace("-", "−")

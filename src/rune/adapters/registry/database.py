@@ -172,13 +172,6 @@ class Database:
             stray = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
         return "" if stray is None else f"a row of '{stray[0]}' names an adapter that is not there"
 
-    def plan(self, query: sa.Executable) -> str:
-        """How SQLite would answer `query`, a line a step: tests read it."""
-        compiled = query.compile(self._engine, compile_kwargs={"literal_binds": True})  # type: ignore[attr-defined]
-        with self.read() as connection:
-            rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled}").all()
-        return "\n".join(str(row[3]) for row in rows)
-
     # ------------------------------------------------------------------ version
 
     def version(self) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rune.adapters import peft
+from rune.adapters.modules import MODULES
 from rune.adapters.registry.records import Draft, Entry, MadeFrom, Place
 from rune.adapters.registry.registry import Registry
 from rune.errors import AdapterError, DataError
@@ -49,9 +50,9 @@ def prepare(
             "the adapter does not say which base model it belongs to; add --base MODEL (a name that "
             "`rune models list` shows, or the sha256 of the weights)"
         )
-    unknown = sorted({name.rpartition(".")[2] for name in adapter.pairs} - set(peft.TARGETS))
+    unknown = sorted({name.rpartition(".")[2] for name in adapter.pairs} - set(MODULES))
     if unknown:
-        raise AdapterError(f"the adapter changes '{unknown[0]}'; known target modules: {', '.join(peft.TARGETS)}")
+        raise AdapterError(f"the adapter changes '{unknown[0]}'; known target modules: {', '.join(MODULES)}")
     if adapter.rank > max_rank:
         raise AdapterError(
             f"the adapter has rank {adapter.rank}, the limit is {max_rank}; reduce it, or raise --max-rank"
@@ -112,7 +113,7 @@ def load(registry: Registry, found: Entry, *, base: str = "") -> peft.Adapter:
 
 
 def load_all(registry: Registry, entries: Sequence[Entry]) -> list[peft.Adapter]:
-    """Adapters that are to be combined: of one base. Raises AdapterError."""
+    """Adapters that are to be combined: of one base. Raises DataError for none, AdapterError as `load` does."""
     if not entries:
         raise DataError("no adapters to combine; name one or more")
     return [load(registry, found, base=entries[0].base) for found in entries]

@@ -55,18 +55,31 @@ def commit(
         set_status(connection, list(archive), Status.ARCHIVED)
         for old, heir in (successor or {}).items():
             connection.execute(sa.update(aliases).where(aliases.c.adapter == old).values(adapter=heir))
-        row = {
-            "kind": kind,
-            "key": name,
-            "inputs": list(inputs),
-            "arguments": dict(arguments),
-            "result": made.id if made else "",
-            "kept": kept,
-            "numbers": dict(numbers),
-            "done": now(),
-        }
-        connection.execute(operations.insert().values(**row))
-        return _operation(connection.execute(sa.select(operations).where(operations.c.key == name)).one())
+        result = made.id if made else ""
+        return _written(connection, name, kind, inputs, arguments, result=result, kept=kept, numbers=numbers)
+
+
+def _written(
+    connection: sa.Connection,
+    name: str,
+    kind: str,
+    inputs: Sequence[str],
+    arguments: Mapping[str, Any],
+    *,
+    result: str = "",
+    kept: bool = False,
+    numbers: Mapping[str, Any] | None = None,
+) -> Operation:
+    row: dict[str, Any] = {
+        "kind": kind,
+        "key": name,
+        "inputs": list(inputs),
+        "arguments": dict(arguments),
+        "result": result,
+    }
+    row |= {"kept": kept, "numbers": dict(numbers or {}), "done": now()}
+    connection.execute(operations.insert().values(**row))
+    return _operation(connection.execute(sa.select(operations).where(operations.c.key == name)).one())
 
 
 def forget(registry: Registry, entries: Sequence[Entry], *, reason: str) -> Operation:
@@ -85,13 +98,7 @@ def _turn(registry: Registry, kind: str, entries: Sequence[Entry], status: Statu
         earlier = sa.select(sa.func.count()).select_from(operations).where(operations.c.kind == kind)
         arguments = {"reason": reason, "after": connection.execute(earlier).scalar()}
         set_status(connection, ids, status)
-        name = key(kind, ids, arguments)
-        connection.execute(
-            operations.insert().values(
-                kind=kind, key=name, inputs=ids, arguments=arguments, result="", kept=False, numbers={}, done=now()
-            )
-        )
-        return _operation(connection.execute(sa.select(operations).where(operations.c.key == name)).one())
+        return _written(connection, key(kind, ids, arguments), kind, ids, arguments)
 
 
 def done(registry: Registry, name: str) -> Operation | None:

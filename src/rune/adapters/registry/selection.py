@@ -59,15 +59,17 @@ def select(registry: Registry, place: Place, *, base: str, threshold: float | No
     tried = []
     with registry.database.read() as connection:
         for level in place.upward():
-            row = connection.execute(query(base, level)).first()
-            best = None if row is None else entry(row)
-            enough = best is not None and (
-                threshold is None or (best.fitness is not None and best.fitness >= threshold)
-            )
-            tried.append(Tried(level, best, enough))
-            if enough:
-                return Selected(best, tuple(tried))
+            tried.append(_tried(connection, base, level, threshold))
+            if tried[-1].enough:
+                return Selected(tried[-1].best, tuple(tried))
     return Selected(None, tuple(tried))
+
+
+def _tried(connection: sa.Connection, base: str, level: Place, threshold: float | None) -> Tried:
+    row = connection.execute(query(base, level)).first()
+    best = None if row is None else entry(row)
+    enough = best is not None and (threshold is None or (best.fitness is not None and best.fitness >= threshold))
+    return Tried(level, best, enough)
 
 
 def chain(registry: Registry, place: Place, *, base: str, threshold: float | None = None) -> list[Entry]:
@@ -76,12 +78,9 @@ def chain(registry: Registry, place: Place, *, base: str, threshold: float | Non
     What a composed adapter among them holds already is left out, or it would be added twice.
     """
     check_threshold(threshold)
-    found = []
     with registry.database.read() as connection:
-        for level in reversed(place.upward()):
-            row = connection.execute(query(base, level)).first()
-            if row is not None and (threshold is None or (row.fitness is not None and row.fitness >= threshold)):
-                found.append(entry(row))
+        levels = [_tried(connection, base, level, threshold) for level in reversed(place.upward())]
+    found = [one.best for one in levels if one.best is not None and one.enough]
     held = {e.parent for one in found if one.how == "composed" for e in registry.lineage(one.id).ancestors}
     return [one for one in found if one.id not in held]
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from rune import editing
 from rune.benchmarks.formats import checkout
-from rune.benchmarks.scorers import _swebench
+from rune.benchmarks.scorers import swebench
 from rune.benchmarks.scorers.judging import Check, Item, Trial
 from rune.errors import DataError, SandboxError
 from rune.models import resolve
@@ -207,7 +207,7 @@ def judge(sandbox: Sandbox, items: Iterable[Item]) -> Iterator[Execution]:
             yield Execution(key=item.key, outcome=Outcome.FAILED, error_kind=FailureKind.BAD_EDIT, error=str(error))
             continue
         if task.instance:
-            yield _swebench.judge(item.key, task.instance, editing.patch(task.files, changed))
+            yield swebench.judge(item.key, task.instance, editing.patch(task.files, changed))
             continue
         waiting[item.key] = task, before
         commands.append(task.run(item.key, changed))

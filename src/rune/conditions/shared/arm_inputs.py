@@ -11,6 +11,7 @@ from rune.types import AdapterRef, Hit, ModelRef, Trajectory
 
 if TYPE_CHECKING:
     from rune.adapters.factors import Adapters, LoraTargets
+    from rune.hypernet.base import Base
 
     Keep = Callable[[str, str, Adapters, LoraTargets], AdapterRef]  # (arm, key, one adapter, layout)
 
@@ -24,11 +25,13 @@ class ArmInputs:
     dtype: str  # "float32" or "bfloat16"
     seed: int
     trajectories: tuple[Trajectory, ...]  # the whole training corpus
-    hits: Mapping[str, tuple[Hit, ...]]  # task_id → its nearest training trajectories, best first
+    hits: Mapping[str, tuple[Hit, ...]]  # task_id → its nearest trajectories, trained on or shown, best first
     checkpoints: Path  # what train wrote
-    adapters: Path  # where PEFT folders go: adapters/<condition>/<key>/
-    cache: Path  # features by content hash; may be deleted at any time
-    keep: Keep | None = None  # where adapters go instead of folders: straight to an engine, say
+    keep: Keep  # where adapters go: a PEFT folder adapters/<condition>/<key>/, or the engine
+    adapters: Path  # adapters/ of the run, for what an arm writes beside its adapters
+    base: Callable[[], Base] | None = (
+        None  # the base model that the process trains with; None: whoever needs one loads it
+    )
 
     def retrieved(self, task_id: str) -> tuple[Trajectory, ...]:
         """The trajectories that RAG and hypernet both get for a task."""

@@ -228,7 +228,12 @@ class TorchEngine:
         if self._session is not None:
             self._session.close()
             self._session = None
-        self.decoder.release()
+        self.release()
+
+    def release(self) -> None:
+        """Give the cache's memory back between two lists; the next one takes its own. A session keeps what it has."""
+        if self._session is None:
+            self.decoder.release()
 
     # ------------------------------------------------------------------ inside
 

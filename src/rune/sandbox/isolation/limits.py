@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -38,6 +39,32 @@ class Limits:
         unknown = set(self.without) - set(LAYERS)
         if unknown:
             raise ValueError(f"without: unknown layer '{min(unknown)}'; known: {', '.join(LAYERS)}")
+
+    @property
+    def processes(self) -> int:
+        """Programs at a time."""
+        if self.workers or not hasattr(os, "sched_getaffinity"):
+            return self.workers or os.cpu_count() or 1
+        return len(os.sched_getaffinity(0))
+
+    @property
+    def test_seconds(self) -> float:
+        """CPU time of a test by itself, beside its program's."""
+        return 10.0 + 5.0 * self.cpu_seconds
+
+    @property
+    def test_mb(self) -> int:
+        """Address space of the process that runs a test: the program's limit, an interpreter and numpy."""
+        return self.memory_mb + 1024
+
+
+def environment(*kept: str) -> dict[str, str]:
+    """Of a process that judges: hashes alike in all, one thread for numpy, and these variables of this process.
+
+    A Python that was moved finds its shared library by LD_LIBRARY_PATH.
+    """
+    fixed = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    return fixed | {name: os.environ[name] for name in (*kept, "LD_LIBRARY_PATH") if name in os.environ}
 
 
 def python_command(*, module: str, isolated: bool, source: str = SOURCE, executable: str = "") -> list[str]:

@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import secrets
 import selectors
 import socket
@@ -25,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from rune.errors import SandboxError
-from rune.sandbox.isolation.limits import Limits, below_floor, box_options, python_command
+from rune.sandbox.isolation.limits import Limits, below_floor, box_options, environment, python_command
 from rune.sandbox.judging.commands import run as run_commands
 from rune.types import Command, Execution, FailureKind, Finished, Outcome, Program
 
@@ -55,10 +54,12 @@ class _WorkerHandle:
             str(theirs.fileno()),
             json.dumps(options),
         ]
-        environment = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        environment |= {k: os.environ[k] for k in ("PATH", "LD_LIBRARY_PATH") if k in os.environ}
         self.process = subprocess.Popen(
-            command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            command,
+            pass_fds=[theirs.fileno()],
+            env=environment("PATH"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
         )
         theirs.close()
         self.socket = ours
@@ -132,12 +133,12 @@ class Pool:
     def __init__(self, limits: Limits, launch: Callable[[dict[str, Any]], list[str]], *, name: str) -> None:
         self.limits = limits
         self.name = name
-        self.workers = limits.workers or _processors()
+        self.workers = limits.processes
         self._options = {
             "cpu_seconds": limits.cpu_seconds,
             "wall_seconds": limits.wall_seconds,
-            "test_seconds": 10.0 + 5.0 * limits.cpu_seconds,
-            "test_mb": limits.memory_mb + 1024,  # the program's own limit, and what an interpreter and numpy take
+            "test_seconds": limits.test_seconds,
+            "test_mb": limits.test_mb,
             "site": [p for p in sys.path if p.endswith(("site-packages", "dist-packages"))],
             "die_with_parent": threading.current_thread() is threading.main_thread(),
         }
@@ -398,9 +399,3 @@ class _Round:
 def _digest(program: Program) -> bytes:
     parts = (program.code, program.test, program.entry_point, program.prelude)
     return hashlib.sha256(json.dumps(parts).encode()).digest()
-
-
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -8,7 +8,6 @@ makes a pass; it only doubts one.
 from __future__ import annotations
 
 import json
-import os
 import struct
 import subprocess
 import threading
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from rune.errors import SandboxError
-from rune.sandbox.isolation.limits import Limits, below_floor, box_options, python_command
+from rune.sandbox.isolation.limits import Limits, below_floor, box_options, environment, python_command
 from rune.sandbox.judging import one_process
 from rune.types import Outcome, Program
 
@@ -37,17 +36,17 @@ class SecondOpinion:
 
     def __init__(self, limits: Limits, launch: Callable[[dict[str, Any]], list[str]]) -> None:
         """Raises SandboxError where untrusted code cannot be held and `allow_weak` is off."""
-        self.workers = limits.workers or _processors()
+        self.workers = limits.processes
         self._servers: set[_Server] = set()
         self._mine = threading.local()
         self._lock = threading.Lock()
         self._closed = False
         # The judge gives the test a clock and memory of its own; here both draw on one.
-        self.cpu_seconds = limits.cpu_seconds + 10.0 + 5.0 * limits.cpu_seconds
+        self.cpu_seconds = limits.cpu_seconds + limits.test_seconds
         self._options = {
             **box_options(limits),
             "cpu_seconds": self.cpu_seconds,
-            "memory_mb": limits.memory_mb + 1024,
+            "memory_mb": limits.test_mb,
             "wall_seconds": 30.0 + 10.0 * max(self.cpu_seconds, limits.wall_seconds),
             "demand": [],
         }
@@ -130,12 +129,10 @@ class _Server:
     """A fresh interpreter that copies itself for each program (see `one_process`)."""
 
     def __init__(self, command: list[str]) -> None:
-        environment = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        environment |= {k: os.environ[k] for k in ("LD_LIBRARY_PATH",) if k in os.environ}
         self.command = command
         self.gone = False
         self._process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            command, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
 
     def ask(self, job: bytes, seconds: float) -> dict[str, Any]:
@@ -165,9 +162,3 @@ class _Server:
 def of_server(options: dict[str, Any]) -> list[str]:
     """The command line of a process that makes its own walls."""
     return [*python_command(module="judging.one_process", isolated=True), json.dumps(options)]
-
-
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -1,0 +1,40 @@
+"""One process keeps its engines over all of its cells: between them they give memory back, and go on."""
+
+from __future__ import annotations
+
+import pytest
+
+from rune.adapters.folders import Folders
+from rune.study import config
+from rune.study.machines import Machines
+from rune.types import Completion, ModelRef, Request, Sampling
+from tests.study.test_checks import CONFIG
+
+REQUEST = Request(key="x", prompt="def f", sampling=Sampling(temperature=1.0, max_new_tokens=6), seed=3)
+SCRIPTED = ["engine.name=scripted", "engine.settings={default = ['return 1']}"]
+
+
+def machines(model: ModelRef, overrides: list[str]) -> Machines:
+    settings = config.load(CONFIG, [f"model.name={model.path}", "model.device=cpu", *overrides]).settings
+    return Machines(settings, "one", together=1, adapters=Folders())
+
+
+@pytest.mark.parametrize("overrides", [["engine.name=torch"], SCRIPTED], ids=["torch", "scripted"])
+def test_an_engine_that_gave_memory_back_draws_as_before(tiny_model: ModelRef, overrides: list[str]) -> None:
+    made = machines(tiny_model, overrides)
+    engine = made.context(0).engine()
+    (before,) = engine.complete([REQUEST])
+    made.release()
+    assert made.context(0).engine() is engine
+    (after,) = engine.complete([REQUEST])
+    assert after == before
+    heard: list[object] = []
+    engine.submit(REQUEST, heard.append)  # a closed engine of one of the other kinds would refuse here
+    made.close()
+    assert isinstance(before, Completion) and heard
+
+
+def test_a_base_loaded_as_the_run_says_is_the_runs_own_engine(tiny_model: ModelRef) -> None:
+    made = machines(tiny_model, ["engine.name=torch"])
+    assert made.engine("none") is made.context(0).engine()
+    made.close()

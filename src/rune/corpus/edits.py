@@ -62,9 +62,23 @@ class Effect:
                 self.whole.append(path)
 
 
+_COMMANDS = (
+    "command",
+    "cmd",
+    "script",
+    "shell_command",
+    "bash_command",
+    "command_line",
+    "commandline",
+    "CommandLine",
+    "keystrokes",
+    "code",
+)
+
+
 def shell_text(call: Call) -> str:
     """The shell command of a call, or "" if the tool is no shell."""
-    for key in ("command", "cmd", "script", "bash_command", "commandline", "CommandLine", "keystrokes", "code"):
+    for key in _COMMANDS:
         given = call.arguments.get(key)
         if key == "code" and not _is(call.name, _SHELLS):
             continue

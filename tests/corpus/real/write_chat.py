@@ -7,7 +7,7 @@ shell_gpt: shell-gpt==1.5.1 click, and 1.4.5. The chat cache (`sgpt --chat`): `t
 qwen_agent: qwen-agent==0.0.34 soundfile python-dateutil tqdm. The messages of `Assistant.run`: `function_call`.
 langchain: langchain==1.5.2 langchain-openai==1.7.4. `convert_to_openai_messages` of an agent's state: `tool_calls`.
 openai_agents: openai-agents==0.24.0. `RunResult.to_input_list()`: items of the Responses API.
-inspect_ai: inspect-ai==0.3.285 openai. The messages of a sample of its log, without its prompt: `tool_calls` of its own.
+inspect_ai: inspect-ai==0.3.285 openai. The messages of a sample of its log, without its prompt: its own `tool_calls`.
 ag2: ag2[openai]==0.14.0. `ChatResult.chat_history`, and `chat_messages` of the agent that calls: `tool_responses`.
 
 Not run by the tests: they read what it wrote.

@@ -285,6 +285,9 @@ def _command(command: shell.Command, found: Effect, depth: int) -> None:
             paths = [p for p in paths if _CODE.search(p)]
         for path in paths:
             found.write(path, whole="-a" not in rest and "--append" not in rest)
+    elif name == "sponge":
+        for path in (w for w in rest if not w.startswith("-")):
+            found.write(path, whole="-a" not in rest)
     elif name in ("rm", "unlink"):
         found.removed += [w for w in rest if not w.startswith("-")]
     elif name in ("mv", "cp"):

@@ -16,6 +16,7 @@ from safetensors.numpy import save
 from rune.cli import main as cli
 from rune.errors import ModelError
 from rune.models import registry, resolve
+from rune.runs import store
 
 SOURCE = Path(cli.__file__).resolve().parents[1]
 RUN = SOURCE.parents[1] / "results" / "phase1-0.5b"
@@ -97,17 +98,6 @@ def test_lower_hard_limits_are_respected(limit: str, tmp_path: Path) -> None:
     assert "pass@1: 1.0000" in done.stdout, done.stderr
 
 
-def test_samples_come_through_a_pipe(tmp_path: Path) -> None:
-    task = {"task_id": "t/0", "prompt": "def f(a):\n", "entry_point": "f", "canonical_solution": "    return a\n"}
-    task["test"] = "def check(candidate):\n    assert candidate(1) == 1\n"
-    (tmp_path / "p.jsonl").write_text(json.dumps(task), encoding="utf-8")
-    command = [sys.executable, "-m", "rune", "score", "--benchmark", "humaneval", "/dev/stdin", "--problems", "p.jsonl"]
-    text = json.dumps({"task_id": "t/0", "completion": "    return a\n"})
-    done = subprocess.run(command, cwd=tmp_path, input=text, capture_output=True, text=True, check=False, timeout=120)
-    assert "pass@1: 1.0000" in done.stdout, done.stderr
-    assert (tmp_path / "stdin_results.jsonl").is_file()
-
-
 def _one_task(folder: Path) -> list[str]:
     """A problem file and a sample in `folder`; the command that scores them, without the program's name."""
     task = {"task_id": "t/0", "prompt": "def f(a):\n", "entry_point": "f", "canonical_solution": "    return a\n"}
@@ -160,13 +150,64 @@ def test_a_folder_with_spaces_is_a_folder(tmp_path: Path) -> None:
     assert done.returncode == 0 and "Gate FAILED" in done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("piped", ["stdin", "fifo"])
-def test_trajectories_come_through_a_pipe(piped: str, tmp_path: Path) -> None:
-    file = Path(__file__).parents[1] / "corpus" / "real" / "mini" / "v1_sed_twice.traj.json"
-    rune = f"{sys.executable} -m rune collect -o o.jsonl --import"
-    line = f"cat {file} | {rune} /dev/stdin" if piped == "stdin" else f"{rune} <(cat {file})"
-    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0 and len((tmp_path / "o.jsonl").read_text(encoding="utf-8").splitlines()) == 1
+MINI = Path(__file__).parents[1] / "corpus" / "real" / "mini" / "v1_sed_twice.traj.json"
+
+
+def _shell(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    line = line.replace("rune ", f"{sys.executable} -m rune ").replace("MINI", str(MINI))
+    return subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "cat MINI | rune collect -o o.jsonl --import /dev/stdin",
+        "gzip -c MINI | rune collect -o o.jsonl --import /dev/stdin",
+        "rune collect -o o.jsonl --import <(cat MINI)",
+        "mkfifo f; cat MINI > f & rune collect -o o.jsonl --import f",
+        "rune collect -o o.jsonl --import /dev/fd/3 3< MINI",
+        "rune collect -o /dev/stdout --import MINI > o.jsonl",
+        "rune collect -o >(cat > o.jsonl) --import MINI; sleep 1",
+    ],
+)
+def test_trajectories_come_and_go_through_a_pipe(line: str, tmp_path: Path) -> None:
+    done = _shell(line, tmp_path)
+    assert done.returncode == 0, done.stderr
+    (first, *rest) = (tmp_path / "o.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(first)["prompt"] == "half(3) should be 1.5"
+    assert not any(line.startswith("{") for line in rest)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "cat s.jsonl | rune score --benchmark humaneval /dev/stdin --problems p.jsonl",
+        "gzip -c s.jsonl | rune score --benchmark humaneval /dev/stdin --problems p.jsonl",
+        "cat p.jsonl | rune score --benchmark humaneval s.jsonl --problems /dev/stdin",
+        "rune score --benchmark humaneval s.jsonl --problems <(gzip -c p.jsonl)",
+        "rune score --benchmark humaneval <(cat s.jsonl) --problems <(cat p.jsonl)",
+    ],
+)
+def test_samples_and_problems_come_through_a_pipe(line: str, tmp_path: Path) -> None:
+    _one_task(tmp_path)
+    done = _shell(line, tmp_path)
+    assert "pass@1: 1.0000" in done.stdout, done.stderr
+    assert len(list(tmp_path.glob("*_results.jsonl"))) == 1
+
+
+def test_what_goes_to_a_device_leaves_it_a_device(tmp_path: Path) -> None:
+    """A file in the place of /dev/null or /dev/stdout would break the machine for every process."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        store.write_atomic(pipe, "text")
+        assert os.read(reader, 9) == b"text" and pipe.is_fifo()
+    finally:
+        os.close(reader)
+    store.write_atomic(Path("/dev/null"), "text")
+    assert Path("/dev/null").is_char_device()
+    assert [p.name for p in tmp_path.iterdir()] == ["pipe"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import save
 
 from rune.cli import main as cli
-from rune.errors import ModelError
+from rune.errors import ModelError, RuneError
 from rune.models import registry, resolve
 from rune.runs import store
 
@@ -50,6 +50,38 @@ def test_weights_that_are_none_are_found_before_anything_is_loaded(name: str, tm
         resolve.check_name(str(tmp_path))
     assert cli.main(["models", "path", str(tmp_path)]) == 2
     (tmp_path / "model.safetensors").write_bytes(_weights())
+    resolve.check_name(str(tmp_path))
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+INDEX = "model.safetensors.index.json"
+INCOMPLETE = {
+    "a tokenizer that is a pointer": ({"tokenizer.json": POINTER}, r"tokenizer\.json: a git-lfs pointer"),
+    "a config that is a pointer": ({"config.json": POINTER}, r"config\.json: a git-lfs pointer"),
+    "an index that is a pointer": ({INDEX: POINTER}, r"index\.json: a git-lfs pointer"),
+    "an index of another kind": ({INDEX: b"[1]"}, "no index of weights"),
+    "an index cut off": ({INDEX: b'{"weight_map": {'}, "not valid JSON"),
+    "a missing shard": (
+        {INDEX: b'{"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors", "c": "model-2.safetensors"}}'},
+        r"model-2\.safetensors is missing \(1 of its files",
+    ),
+    "one shard of two a pointer": ({"model-2.safetensors": POINTER}, "a git-lfs pointer"),
+}
+
+
+@pytest.mark.parametrize("name", INCOMPLETE)
+def test_a_model_folder_that_is_not_whole_is_found_before_anything_is_loaded(name: str, tmp_path: Path) -> None:
+    whole = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": _weights()}
+    more, words = INCOMPLETE[name]
+    for file, content in {**whole, **more}.items():
+        (tmp_path / file).write_bytes(content)
+    with pytest.raises(RuneError, match=words):
+        resolve.check_name(str(tmp_path))
+    assert cli.main(["models", "path", str(tmp_path)]) == 2
+    for file in more:
+        (tmp_path / file).unlink()
+    for file, content in whole.items():
+        (tmp_path / file).write_bytes(content)
     resolve.check_name(str(tmp_path))
 
 

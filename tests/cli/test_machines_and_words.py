@@ -98,6 +98,27 @@ def test_a_terminal_of_another_encoding_gets_replacements(encoding: str, args: t
     assert done.returncode == 0 and b"Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("name", ["naïve ∑.json".encode(), b"s\xe9ssion.json", b"\xff\xfe.json"])
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_a_file_of_any_name_is_read_and_every_text_comes_back(name: bytes, locale: str, tmp_path: Path) -> None:
+    """Names are bytes: of another encoding than the locale's, or of none at all."""
+    asked = [
+        {"role": "user", "content": "naïve ∑ 数"},
+        {"role": "assistant", "content": "```bash\nsed -i s/é/ü/ x\n```"},
+    ]
+    path = os.fsencode(tmp_path) + b"/" + name
+    Path(os.fsdecode(path)).write_text(json.dumps(asked, ensure_ascii=False), encoding="utf-8")
+    command = [sys.executable, "-X", "utf8=0", "-m", "rune", "collect", "--import", path, "-o", str(tmp_path / "o")]
+    environment = {**os.environ, "LC_ALL": locale, "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(command, env=environment, capture_output=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (line,) = (tmp_path / "o").read_text(encoding="utf-8").splitlines()
+    found = json.loads(line)
+    stem = name.decode("utf-8", "replace").removesuffix(".json")
+    assert (found["task_id"], found["source"]) == (stem, f"imported:{stem}.json")
+    assert (found["prompt"], found["attempts"][0]["code"]) == ("naïve ∑ 数", "sed -i s/é/ü/ x")
+
+
 def test_every_file_is_opened_with_its_encoding_said() -> None:
     """ruff's PLW1514 sees `open`; what it cannot see are the methods of a path whose type it does not know."""
     lacking = []

@@ -24,8 +24,10 @@ _VERBS = {"create_file": "Add", "update_file": "Update", "delete_file": "Delete"
 def message(item: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The item as a message; None for one that is no part of the talk."""
     kind = item.get("type")
-    if not isinstance(kind, str) or kind in _SILENT:
-        return None if isinstance(kind, str) else item
+    if not isinstance(kind, str):
+        return item
+    if kind in _SILENT:
+        return None
     identity = item.get("call_id") or item.get("id")
     if kind in ANSWERS:
         failed = kind == "apply_patch_call_output" and item.get("status") == "failed"

@@ -14,8 +14,9 @@ import pytest
 from safetensors.numpy import save
 
 from rune.cli import main as cli
-from rune.errors import ModelError
+from rune.errors import ModelError, RuneError
 from rune.models import registry, resolve
+from rune.runs import store
 
 SOURCE = Path(cli.__file__).resolve().parents[1]
 RUN = SOURCE.parents[1] / "results" / "phase1-0.5b"
@@ -52,6 +53,38 @@ def test_weights_that_are_none_are_found_before_anything_is_loaded(name: str, tm
     resolve.check_name(str(tmp_path))
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+INDEX = "model.safetensors.index.json"
+INCOMPLETE = {
+    "a tokenizer that is a pointer": ({"tokenizer.json": POINTER}, r"tokenizer\.json: a git-lfs pointer"),
+    "a config that is a pointer": ({"config.json": POINTER}, r"config\.json: a git-lfs pointer"),
+    "an index that is a pointer": ({INDEX: POINTER}, r"index\.json: a git-lfs pointer"),
+    "an index of another kind": ({INDEX: b"[1]"}, "no index of weights"),
+    "an index cut off": ({INDEX: b'{"weight_map": {'}, "not valid JSON"),
+    "a missing shard": (
+        {INDEX: b'{"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors", "c": "model-2.safetensors"}}'},
+        r"model-2\.safetensors is missing \(1 of its files",
+    ),
+    "one shard of two a pointer": ({"model-2.safetensors": POINTER}, "a git-lfs pointer"),
+}
+
+
+@pytest.mark.parametrize("name", INCOMPLETE)
+def test_a_model_folder_that_is_not_whole_is_found_before_anything_is_loaded(name: str, tmp_path: Path) -> None:
+    whole = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": _weights()}
+    more, words = INCOMPLETE[name]
+    for file, content in {**whole, **more}.items():
+        (tmp_path / file).write_bytes(content)
+    with pytest.raises(RuneError, match=words):
+        resolve.check_name(str(tmp_path))
+    assert cli.main(["models", "path", str(tmp_path)]) == 2
+    for file in more:
+        (tmp_path / file).unlink()
+    for file, content in whole.items():
+        (tmp_path / file).write_bytes(content)
+    resolve.check_name(str(tmp_path))
+
+
 def _rune(*args: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-X", "utf8=0", "-m", "rune", *args]
     inherited = {k: v for k, v in os.environ.items() if k not in ("LC_ALL", "LANG", "PYTHONUTF8")}
@@ -63,6 +96,27 @@ def _rune(*args: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
 def test_a_terminal_of_another_encoding_gets_replacements(encoding: str, args: tuple[str, ...]) -> None:
     done = _rune(*args, PYTHONIOENCODING=encoding, LC_ALL="C", PYTHONCOERCECLOCALE="0")
     assert done.returncode == 0 and b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["naïve ∑.json".encode(), b"s\xe9ssion.json", b"\xff\xfe.json"])
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_a_file_of_any_name_is_read_and_every_text_comes_back(name: bytes, locale: str, tmp_path: Path) -> None:
+    """Names are bytes: of another encoding than the locale's, or of none at all."""
+    asked = [
+        {"role": "user", "content": "naïve ∑ 数"},
+        {"role": "assistant", "content": "```bash\nsed -i s/é/ü/ x\n```"},
+    ]
+    path = os.fsencode(tmp_path) + b"/" + name
+    Path(os.fsdecode(path)).write_text(json.dumps(asked, ensure_ascii=False), encoding="utf-8")
+    command = [sys.executable, "-X", "utf8=0", "-m", "rune", "collect", "--import", path, "-o", str(tmp_path / "o")]
+    environment = {**os.environ, "LC_ALL": locale, "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(command, env=environment, capture_output=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (line,) = (tmp_path / "o").read_text(encoding="utf-8").splitlines()
+    found = json.loads(line)
+    stem = name.decode("utf-8", "replace").removesuffix(".json")
+    assert (found["task_id"], found["source"]) == (stem, f"imported:{stem}.json")
+    assert (found["prompt"], found["attempts"][0]["code"]) == ("naïve ∑ 数", "sed -i s/é/ü/ x")
 
 
 def test_every_file_is_opened_with_its_encoding_said() -> None:
@@ -95,17 +149,6 @@ def test_lower_hard_limits_are_respected(limit: str, tmp_path: Path) -> None:
         timeout=120,
     )
     assert "pass@1: 1.0000" in done.stdout, done.stderr
-
-
-def test_samples_come_through_a_pipe(tmp_path: Path) -> None:
-    task = {"task_id": "t/0", "prompt": "def f(a):\n", "entry_point": "f", "canonical_solution": "    return a\n"}
-    task["test"] = "def check(candidate):\n    assert candidate(1) == 1\n"
-    (tmp_path / "p.jsonl").write_text(json.dumps(task), encoding="utf-8")
-    command = [sys.executable, "-m", "rune", "score", "--benchmark", "humaneval", "/dev/stdin", "--problems", "p.jsonl"]
-    text = json.dumps({"task_id": "t/0", "completion": "    return a\n"})
-    done = subprocess.run(command, cwd=tmp_path, input=text, capture_output=True, text=True, check=False, timeout=120)
-    assert "pass@1: 1.0000" in done.stdout, done.stderr
-    assert (tmp_path / "stdin_results.jsonl").is_file()
 
 
 def _one_task(folder: Path) -> list[str]:
@@ -160,13 +203,64 @@ def test_a_folder_with_spaces_is_a_folder(tmp_path: Path) -> None:
     assert done.returncode == 0 and "Gate FAILED" in done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("piped", ["stdin", "fifo"])
-def test_trajectories_come_through_a_pipe(piped: str, tmp_path: Path) -> None:
-    file = Path(__file__).parents[1] / "corpus" / "real" / "mini" / "v1_sed_twice.traj.json"
-    rune = f"{sys.executable} -m rune collect -o o.jsonl --import"
-    line = f"cat {file} | {rune} /dev/stdin" if piped == "stdin" else f"{rune} <(cat {file})"
-    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0 and len((tmp_path / "o.jsonl").read_text(encoding="utf-8").splitlines()) == 1
+MINI = Path(__file__).parents[1] / "corpus" / "real" / "mini" / "v1_sed_twice.traj.json"
+
+
+def _shell(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    line = line.replace("rune ", f"{sys.executable} -m rune ").replace("MINI", str(MINI))
+    return subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "cat MINI | rune collect -o o.jsonl --import /dev/stdin",
+        "gzip -c MINI | rune collect -o o.jsonl --import /dev/stdin",
+        "rune collect -o o.jsonl --import <(cat MINI)",
+        "mkfifo f; cat MINI > f & rune collect -o o.jsonl --import f",
+        "rune collect -o o.jsonl --import /dev/fd/3 3< MINI",
+        "rune collect -o /dev/stdout --import MINI > o.jsonl",
+        "rune collect -o >(cat > o.jsonl) --import MINI; sleep 1",
+    ],
+)
+def test_trajectories_come_and_go_through_a_pipe(line: str, tmp_path: Path) -> None:
+    done = _shell(line, tmp_path)
+    assert done.returncode == 0, done.stderr
+    (first, *rest) = (tmp_path / "o.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(first)["prompt"] == "half(3) should be 1.5"
+    assert not any(line.startswith("{") for line in rest)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "cat s.jsonl | rune score --benchmark humaneval /dev/stdin --problems p.jsonl",
+        "gzip -c s.jsonl | rune score --benchmark humaneval /dev/stdin --problems p.jsonl",
+        "cat p.jsonl | rune score --benchmark humaneval s.jsonl --problems /dev/stdin",
+        "rune score --benchmark humaneval s.jsonl --problems <(gzip -c p.jsonl)",
+        "rune score --benchmark humaneval <(cat s.jsonl) --problems <(cat p.jsonl)",
+    ],
+)
+def test_samples_and_problems_come_through_a_pipe(line: str, tmp_path: Path) -> None:
+    _one_task(tmp_path)
+    done = _shell(line, tmp_path)
+    assert "pass@1: 1.0000" in done.stdout, done.stderr
+    assert len(list(tmp_path.glob("*_results.jsonl"))) == 1
+
+
+def test_what_goes_to_a_device_leaves_it_a_device(tmp_path: Path) -> None:
+    """A file in the place of /dev/null or /dev/stdout would break the machine for every process."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        store.write_atomic(pipe, "text")
+        assert os.read(reader, 9) == b"text" and pipe.is_fifo()
+    finally:
+        os.close(reader)
+    store.write_atomic(Path("/dev/null"), "text")
+    assert Path("/dev/null").is_char_device()
+    assert [p.name for p in tmp_path.iterdir()] == ["pipe"]
 
 
 @pytest.mark.parametrize(

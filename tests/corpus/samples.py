@@ -110,6 +110,74 @@ SCRATCH_CHAT = [
 ]
 
 
+def item(kind: str, identity: str, **given: Any) -> dict[str, Any]:
+    """An item of OpenAI's Responses API."""
+    return {"type": kind, "id": f"it_{identity}", "call_id": identity, **given}
+
+
+def printed(text: str, code: int = 0, kind: str = "exit") -> dict[str, Any]:
+    """What one command of a shell call printed."""
+    return {"stdout": text, "stderr": "", "outcome": {"type": kind, "exit_code": code}}
+
+
+def diff_of(kind: str, path: str, diff: str = "", **given: Any) -> dict[str, Any]:
+    """What an `apply_patch_call` asks for."""
+    return {"type": kind, "path": path, **({"diff": diff} if diff else {}), **given}
+
+
+HALVED = "@@ def half(x):\n-    return x // 2\n+    return x / 2\n"
+ITEMS = [
+    user(ISSUE),
+    {"type": "reasoning", "id": "rs", "summary": []},
+    item("shell_call", "a", action={"commands": ["cat calc.py", "ls"]}),
+    item("shell_call_output", "a", output=[printed("def half(x):"), printed("calc.py")]),
+    # Two calls at once; the answer to the second comes first.
+    item("apply_patch_call", "b", operation=diff_of("update_file", "calc.py", HALVED.replace("x / 2", "x / y"))),
+    item("apply_patch_call", "c", operation=diff_of("create_file", "t.py", "+import calc\n+calc.half(3)\n")),
+    item("apply_patch_call_output", "c", output="Created\nImportError: t", status="completed"),
+    item("apply_patch_call_output", "b", output="Updated\nNameError: y", status="completed"),
+    {"type": "web_search_call", "id": "w", "action": {"query": "sed -i"}},
+    item("apply_patch_call", "d", operation=diff_of("update_file", "calc.py", HALVED)),
+    item("apply_patch_call_output", "d", output="Invalid Context", status="failed"),
+    item("shell_call", "e", action={"commands": ["sed -i 's#/ y#/ 2#' calc.py", "python t.py"]}),
+    item("shell_call_output", "e", output=[printed(""), printed("", kind="timeout")]),
+    item("apply_patch_call", "f", operation=diff_of("delete_file", "t.py")),
+    item("apply_patch_call_output", "f", output="Deleted", status="completed"),
+    {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Done."}]},
+]
+
+
+def responses(*answers: tuple[str, str]) -> dict[str, Any]:
+    """AutoGen's answer to all calls of a turn; its own text is all of theirs."""
+    each = [{"tool_call_id": i, "role": "tool", "content": text} for i, text in answers]
+    text = "\n\n".join(text for _, text in answers)
+    return {"role": "tool", "name": "runner", "content": text, "tool_responses": each}
+
+
+def calls(*given: tuple[str, str]) -> dict[str, Any]:
+    """Several shell calls of one turn."""
+    made = [call(identity, "run_shell", command=command)["tool_calls"][0] for identity, command in given]
+    return {"role": "assistant", "content": None, "tool_calls": made}
+
+
+# The chat as the agent keeps it who asked: its request is the "assistant"'s, the other's words are a "user"'s.
+ASKERS = [
+    {"role": "assistant", "name": "runner", "content": ISSUE},
+    calls(("a", WRONG), ("b", "printf 'import calc' > more.py && python more.py")),
+    responses(("a", FAILED), ("b", "ImportError: more")),
+    calls(("c", SED)),
+    responses(("c", "")),
+    {"role": "user", "name": "writer", "content": "half(3) is 1.5. TERMINATE"},
+]
+
+
+def inspected(identity: str, error: dict[str, str] | None = None, text: str = "", **given: Any) -> list[dict[str, Any]]:
+    """A call and its answer as Inspect's logs have them."""
+    made = {"id": identity, "function": "bash", "arguments": given, "type": "function"}
+    answer = {"role": "tool", "tool_call_id": identity, "function": "bash", "content": text}
+    return [{"role": "assistant", "content": "", "tool_calls": [made]}, answer | ({"error": error} if error else {})]
+
+
 def columns(message: dict[str, Any]) -> dict[str, Any]:
     """A message with every column of the data set, as parquet gives it."""
     empty = dict.fromkeys(("content", "function_call", "name", "role", "tool_call_id", "tool_calls"))
@@ -545,6 +613,48 @@ SAMPLES: dict[str, list[Sample]] = {
                 user(result("t", "NameError: x")),
             ],
             ("NameError",),
+            task="FILE",
+            lines=True,
+        ),
+        Sample(ITEMS, ("NameError", "ImportError", "Superseded", "Superseded"), task="FILE", lines=True),
+        # Without a patch the solution is what stands: not the refused edit, nor the file that was deleted again.
+        Sample(
+            {"messages": ITEMS, "resolved": True},
+            ("NameError", "ImportError", "Superseded", ""),
+            "    return x / y\n*** End Patch\nsed -i 's#/ y#/ 2#' calc.py",
+            task="FILE",
+        ),
+        Sample(ASKERS, ("AssertionError", "ImportError", "Superseded"), task="FILE", lines=True),
+        Sample(
+            {
+                "messages": [
+                    user(ISSUE),
+                    *inspected("a", {"type": "parsing", "message": "TypeError: no such argument"}, cmd=SED),
+                    *inspected("b", {"type": "timeout", "message": "Command timed out"}, "half", command=SED),
+                ],
+                "resolved": True,
+            },
+            ("TypeError", ""),
+            SED,
+            task="FILE",
+        ),
+        # Functions without ids: what the user says after the last words is no answer of the tool's.
+        Sample(
+            [
+                user(ISSUE),
+                {
+                    "role": "assistant",
+                    "content": "",
+                    "function_call": {
+                        "name": "execute_shell_command",
+                        "arguments": json.dumps({"shell_command": SED}),
+                    },
+                },
+                {"role": "function", "name": "execute_shell_command", "content": "Exit code: 0, Output:\n"},
+                assistant("Done."),
+                user("ValueError: is it?"),
+            ],
+            ("Superseded",),
             task="FILE",
             lines=True,
         ),

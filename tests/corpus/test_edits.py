@@ -72,6 +72,7 @@ OTHERS = [
     "echo 'x = 1' > x.py",
     "echo 'x = 1' >> requirements.txt",
     "printf 'x = %s\\n' 1 >| x.py",
+    "sed s/a/b/ x.py | sponge x.py",
     "echo 'x = 1' | tee x.py",
     "echo 'x = 1' |\n  sudo tee -a x.py",
     "git show HEAD:x.py | sed 's/a/b/' > x.py",

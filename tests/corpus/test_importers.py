@@ -271,6 +271,54 @@ def test_sessions_that_codex_writes() -> None:
     assert third.error.endswith("\nok")
 
 
+# Lists of messages, each as its tool keeps it; NameError is what the first program raises.
+CHATS = {
+    "shell_gpt_1.4": ["NameError", "Superseded"],
+    "shell_gpt_1.5": ["NameError", "Superseded"],
+    "qwen_agent_twice": ["NameError", "Superseded"],
+    "qwen_agent_scratch": ["Superseded", "Superseded"],
+    "langchain_twice": ["NameError", "Superseded"],
+    "langchain_scratch": ["Superseded", "Superseded"],
+    "openai_agents_functions": ["NameError", "Superseded"],
+    "openai_agents_patches": ["NameError", "Superseded", "Superseded"],  # the second was refused: no such line
+    "openai_agents_scratch": ["Superseded", "Superseded"],  # the patch that deletes the scratch file is no edit
+    "inspect_ai": ["Superseded", "NameError", "Superseded"],  # the first named an argument that the tool has not
+    "ag2_twice": ["NameError", "Superseded"],
+    "ag2_scratch": ["Superseded", "Superseded"],
+    "ag2_chat_history": ["NameError", "Superseded"],
+}
+
+
+@pytest.mark.parametrize("name", list(CHATS))
+def test_lists_of_messages_that_tools_keep(name: str) -> None:
+    (found,) = reading.read(REAL / "chat" / f"{name}.json")
+    assert (kinds(found), found.prompt, found.solution) == (CHATS[name], ISSUE, "")
+    first, last = found.attempts[0], found.attempts[-1]
+    assert last.error.endswith("ok")  # what `t.py` prints when it passes; nothing that was said later
+    if "NameError" in kinds(found):
+        (failed,) = (a for a in found.attempts if a.error_kind == "NameError")
+        assert "return x / y" in failed.code and "name 'y' is not defined" in failed.error
+        assert "return x / 2" in last.code
+    if name.endswith("scratch"):
+        assert "repro.py" in first.code and "sed -i 's#x // 2#x / 2#' calc.py" in last.code
+
+
+@pytest.mark.parametrize("name", list(CHATS))
+def test_said_to_be_solved_such_a_list_gives_the_edits_that_stand(name: str, tmp_path: Path) -> None:
+    """Neither what was refused nor the scratch file is of the solution."""
+    messages = json.loads((REAL / "chat" / f"{name}.json").read_text(encoding="utf-8"))
+    (found,) = reading.read(write(tmp_path / "t.jsonl", json.dumps({"messages": messages, "resolved": True})))
+    assert found.solved and kinds(found) == [*CHATS[name][:-1], ""]
+    if name == "openai_agents_patches":  # two patches, one upon the other
+        assert re.findall(r"^[-+]    (.*)$", found.solution, re.MULTILINE) == [
+            "return x // 2", "return x / y", "return x / y", "return x / 2",
+        ]  # fmt: skip
+    elif name.endswith("scratch"):
+        assert found.solution.startswith("sed -i")
+    else:
+        assert "return x / 2" in found.solution and "x / y" not in found.solution
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -381,7 +429,7 @@ def test_two_equal_tries_are_one_session(data_dir: Path, tmp_path: Path) -> None
 
 def test_a_whole_folder_of_real_files_at_once() -> None:
     found = reading.read_all([REAL])
-    assert len(found.trajectories) == 12 + 3 + 3 + 3 + 3 + 3 + 3
+    assert len(found.trajectories) == 12 + 3 + 3 + 3 + 3 + 3 + 3 + len(CHATS)
     assert not found.left_out and not found.strangers
 
 

@@ -40,6 +40,9 @@ SECRETS = {
         f"aws_secret_access_key: {A}{A}",
         f'"auth_token": "{A}"',
         f"export GITHUB_TOKEN='{A}'",
+        f"https://discord.com/api/webhooks/123456789012345678/{A}{A}{A}",
+        f"123456789:AA{A}{A[:13]}",
+        "aws_secret_access_key = SeCrEtWiThOuTaNyDiGiTsInItAnDfOrTyLong//",
     ],
     "password in a URL": [f"https://bob:{A}@host/x", f"postgres://u:{A}@db:5432/x", f"git clone https://x:{A}@h.org/r"],
     "password": [f'password = "{A}"', f"PASSWORD: '{A}'", f"MYSQL_ROOT_PASSWORD={A}", f'"passwd": "{A}"'],
@@ -48,13 +51,15 @@ SECRETS = {
         "/home/alice/code",
         "/Users/bob.smith/code",
         "C:\\Users\\carol\\x",
+        "/mnt/c/Users/carol/x",
+        "/c/Users/carol/x",
         "C:\\\\Users\\\\dave\\\\x",
         "file:///home/erin/x.py",
         "~/.claude/projects/-Users-frank-code/x",
     ],
     "private key": [f"-----BEGIN RSA PRIVATE KEY-----\n{A}\n{A}\n-----END RSA PRIVATE KEY-----"],
 }
-NAMES = ["alice", "bob.smith", "carol", "dave", "erin", "frank", "jane.doe", "a_b@", "me@", A]
+NAMES = ["alice", "bob.smith", "carol", "dave", "erin", "frank", "jane.doe", "a_b@", "me@", "SeCrEt", A]
 CODE = [
     "password = form.cleaned_data['password']",
     "token = tokens[0]",
@@ -76,6 +81,9 @@ CODE = [
     "index 20edef5..5857437 100755",
     "sha256:99a5b822202b4a5d8d9d8d3b0b7e6b5a",
     "secret_key = 'dev'",
+    "secret_access_key = self.settings_of_the_store_that_is_used_here",
+    "git diff a/Users/b.py",
+    "at 12:AA in the morning",
     "sk-learn-contrib-py is a name",
 ]
 

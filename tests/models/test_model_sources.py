@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from rune.errors import ModelError
 from rune.models import registry
 from rune.models.registry import ModelSpec, WheelPart
-from rune.models.resolve import resolve
+from rune.models.resolve import check_name, resolve
 from rune.types import ModelRef
 from tests.models.gguf_files import write
 from tests.models.hub_server import HubServer
@@ -226,6 +226,27 @@ def test_a_local_gguf_file_is_converted_once(tmp_path: Path, gguf_bytes: bytes) 
     again = resolve(str(tmp_path / "my.gguf"), cache=tmp_path)
     assert again == first
     assert (Path(again.path) / "model.safetensors").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize("name", ["a pointer", "empty", "another kind", "cut in the header", "cut in the weights"])
+def test_a_gguf_file_that_is_none_is_found_before_anything_is_loaded(
+    name: str, tmp_path: Path, gguf_bytes: bytes
+) -> None:
+    content = {
+        "a pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+        "empty": b"",
+        "another kind": b"PK\x03\x04" + gguf_bytes[4:],
+        "cut in the header": gguf_bytes[:200],
+        "cut in the weights": gguf_bytes[:-500],
+    }[name]
+    (tmp_path / "m.gguf").write_bytes(content)
+    words = {"a pointer": "a git-lfs pointer", "empty": "not a GGUF file", "another kind": "not a GGUF file"}
+    with pytest.raises(ModelError, match=words.get(name, "truncated or damaged GGUF file")):
+        check_name(str(tmp_path / "m.gguf"))
+    with pytest.raises(ModelError):
+        resolve(str(tmp_path / "m.gguf"), cache=tmp_path)
+    (tmp_path / "m.gguf").write_bytes(gguf_bytes)
+    check_name(str(tmp_path / "m.gguf"))
 
 
 def _pickles_only(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """Messages of a chat → what the agent did and what it was answered.
 
-Read are calls as OpenAI's APIs write them (`tool_calls`, `function_call`, response items), as Anthropic's does
+Read are calls as OpenAI's APIs write them (`tool_calls`, `function_call`, `items`), as Anthropic's does
 (`tool_use` and `tool_result` blocks), as mini-swe-agent does (`extra.actions`, bash blocks in the text), as SWE-agent
 does (`action`) and as OpenHands does for models without tool calls (`<function=…>` in the text).
 """
@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rune.corpus import files
+from rune.corpus import files, items
 from rune.corpus.edits import Call
 from rune.corpus.session import Step
 from rune.errors import DataError
@@ -53,7 +53,8 @@ def check(messages: Sequence[Any], where: str, name: str = "messages") -> None:
             raise DataError(
                 f"{where}: field '{name}[{number}]': expected a message with role and content, found {kind}"
             )
-        if not role(message):
+        said = items.message(message)
+        if said is not None and not role(said):
             raise DataError(f"{where}: field '{name}[{number}].role' is missing")
 
 
@@ -87,8 +88,22 @@ def text_of(content: Any) -> str:
 
 def first_request(messages: Sequence[Any]) -> str:
     """The first user message that is no demonstration."""
+    if request := _by_the_one_who_asked(messages):
+        return request
     asked = (m for m in messages if isinstance(m, Mapping) and role(m) in ("user", "human") and not m.get("is_demo"))
     return next((text for m in asked if (text := text_of(m.get("content")).strip())), "")
+
+
+def _by_the_one_who_asked(messages: Sequence[Any]) -> str:
+    """AutoGen's agents keep a chat each from its own side: the request is the assistant's where the one who asked kept
+    it. It is told by the name, which is that of the agent who ran the tools. "" in any other chat."""
+    talk = [m for m in messages if isinstance(m, Mapping) and role(m) != "system"]
+    first = talk[0] if talk else {}
+    name = first.get("name")
+    if not isinstance(name, str) or role(first) != "assistant" or {"tool_calls", "function_call"} & set(first):
+        return ""
+    ran = any(m.get("name") == name and "tool_responses" in m for m in talk)
+    return text_of(first.get("content")).strip() if ran else ""
 
 
 def steps(messages: Sequence[Any], where: str, name: str = "messages", *, any_block: bool = False) -> list[Step]:
@@ -99,9 +114,10 @@ def steps(messages: Sequence[Any], where: str, name: str = "messages", *, any_bl
     check(messages, where, name)
     found: list[tuple[Call, list[str], list[bool]]] = []
     by_id: dict[str, int] = {}
-    structured = False  # the last calls had ids: what a user says after them is no answer
-    for number, message in enumerate(messages):
-        if message.get("is_demo"):
+    structured = False  # calls have ids, or answers a role of their own: what a user says is no answer
+    for number, raw in enumerate(messages):
+        message = items.message(raw)
+        if message is None or message.get("is_demo"):
             continue
         who = role(message)
         if who == "assistant":
@@ -110,13 +126,14 @@ def steps(messages: Sequence[Any], where: str, name: str = "messages", *, any_bl
                 if identity:
                     by_id[identity] = len(found)
                 found.append((call, [], []))
-            structured = bool(calls) and all(identity for identity, _ in calls)
+            structured = all(identity for identity, _ in calls) if calls else structured
         elif who not in ("system", "developer", "exit"):
             for identity, text, failed in _answers(message, structured):
                 if found and (identity in by_id or text.strip()):
                     target = found[by_id.get(identity, len(found) - 1)]
                     target[1].append(_OBSERVATION.sub("", text))
                     target[2].append(failed)
+                    structured |= who in ("tool", "function")
     return [Step(call, "\n".join(t for t in said if t.strip()), any(failed)) for call, said, failed in found]
 
 
@@ -129,9 +146,16 @@ def _answers(message: Mapping[str, Any], structured: bool) -> Iterator[tuple[str
         for block in results:
             yield str(block.get("tool_use_id", "")), text_of(block.get("content")), block.get("is_error") is True
     elif message.get("type") == "function_call_output":
-        yield str(message.get("call_id", "")), text_of(message.get("output")), False
+        yield str(message.get("call_id", "")), text_of(message.get("output")), message.get("failed") is True
+    elif isinstance(message.get("tool_responses"), list):  # AutoGen: the answers to all calls of a turn
+        for answer in message["tool_responses"]:
+            if isinstance(answer, Mapping):
+                yield str(answer.get("tool_call_id") or ""), text_of(answer.get("content")), False
     elif role(message) in ("tool", "function", "observation", "environment"):
-        yield str(message.get("tool_call_id") or ""), text_of(content), False
+        given = message.get("error")  # Inspect's: what kept the tool from its work
+        error = given if isinstance(given, Mapping) else {}
+        said = "\n".join(t for t in (text_of(content), text_of(error.get("message"))) if t.strip())
+        yield str(message.get("tool_call_id") or ""), said, bool(error) and error.get("type") != "timeout"
     elif not structured:
         yield "", text_of(content), False
 
@@ -180,7 +204,8 @@ def _structured(message: Mapping[str, Any]) -> list[tuple[str, str, str, Any]]:
             inner = call["function"] if isinstance(call.get("function"), Mapping) else call
             arguments = inner.get("arguments", inner.get("args", inner.get("input", {})))
             place = f"tool_calls[{number}].function.arguments"
-            found.append((place, str(call.get("id") or ""), str(inner.get("name") or ""), arguments))
+            tool = inner.get("name") or inner.get("function")  # Inspect's calls have the tool's name alone there
+            found.append((place, str(call.get("id") or ""), tool if isinstance(tool, str) else "", arguments))
     call = message.get("function_call")
     if not found and isinstance(call, Mapping):
         found.append(("function_call.arguments", "", str(call.get("name") or ""), call.get("arguments", {})))

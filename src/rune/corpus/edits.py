@@ -62,9 +62,23 @@ class Effect:
                 self.whole.append(path)
 
 
+_COMMANDS = (
+    "command",
+    "cmd",
+    "script",
+    "shell_command",
+    "bash_command",
+    "command_line",
+    "commandline",
+    "CommandLine",
+    "keystrokes",
+    "code",
+)
+
+
 def shell_text(call: Call) -> str:
     """The shell command of a call, or "" if the tool is no shell."""
-    for key in ("command", "cmd", "script", "bash_command", "commandline", "CommandLine", "keystrokes", "code"):
+    for key in _COMMANDS:
         given = call.arguments.get(key)
         if key == "code" and not _is(call.name, _SHELLS):
             continue
@@ -271,6 +285,9 @@ def _command(command: shell.Command, found: Effect, depth: int) -> None:
             paths = [p for p in paths if _CODE.search(p)]
         for path in paths:
             found.write(path, whole="-a" not in rest and "--append" not in rest)
+    elif name == "sponge":
+        for path in (w for w in rest if not w.startswith("-")):
+            found.write(path, whole="-a" not in rest)
     elif name in ("rm", "unlink"):
         found.removed += [w for w in rest if not w.startswith("-")]
     elif name in ("mv", "cp"):

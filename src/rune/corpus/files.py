@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -47,6 +48,12 @@ def _order(path: Path) -> list[tuple[str, int, str]]:
     """Folder by folder, numbers in names by their value: 2.json before 10.json."""
     parts = re.split(r"(\d+)", path.name)
     return [(str(path.parent), int(part) if part.isdecimal() else -1, part) for part in parts]
+
+
+def shown(name: str) -> str:
+    """A file's name as text that any record may hold: names are bytes, and Python keeps those that the locale cannot
+    read as halves of surrogate pairs."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def read_text(path: Path) -> str:

@@ -78,8 +78,8 @@ def read_all(paths: Sequence[Path]) -> Imported:
     first: dict[str, int] = {}
     for path in paths:
         before = len(found.trajectories)
-        for name, where, items in _sources(path):
-            _take(name, where, items, found, folder=path.is_dir())
+        for file, name, items in _sources(path):
+            _take(file, files.shown(name), items, found, folder=path.is_dir())
         if len(found.trajectories) == before:
             raise _nothing(path, found)
         for number in range(before, len(found.trajectories)):
@@ -187,7 +187,7 @@ def _sessions(module: ModuleType, record: Any, where: str, name: str, path: Path
     for number, one in enumerate(module.read(record, where, name)):
         if isinstance(one, Session):
             try:
-                trajectory = to_trajectory(replace(one, where=where, source=path.name), found.redactor)
+                trajectory = to_trajectory(replace(one, where=where, source=files.shown(path.name)), found.redactor)
             except NothingToLearn as error:
                 found.left_out.append(str(error))
                 continue

@@ -104,6 +104,7 @@ _KEYS = (
     r"|gsk_[A-Za-z0-9]{30,}|r8_[A-Za-z0-9]{30,}|tvly-[\w-]{20,}|dop_v1_[a-f0-9]{64}|SG\.[\w-]{16,}\.[\w-]{16,}"
     r"|lin_api_[A-Za-z0-9]{30,}|ya29\.[\w-]{30,}|dckr_pat_[\w-]{20,}|nvapi-[\w-]{40,}|xai-[A-Za-z0-9]{40,}"
     r"|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,}|https://hooks\.slack\.com/services/[\w/]{20,}|AccountKey=[\w+/=]{40,}"
+    r"|https://(?:\w+\.)?discord(?:app)?\.com/api/webhooks/\d+/[\w-]{40,}|\d{8,10}:AA[\w-]{33}(?![\w-])"
 )
 
 _RULES: list[tuple[str, re.Pattern[str], Callable[[re.Match[str]], str]]] = [
@@ -134,6 +135,13 @@ _RULES: list[tuple[str, re.Pattern[str], Callable[[re.Match[str]], str]]] = [
         ),
         _if_random("key"),
     ),
+    (  # Forty characters of AWS are a secret whatever they look like: one in a hundred holds no two digits.
+        "API key or token",
+        re.compile(
+            r"(?i:secret_?access_?key)[\"']?\s*(?:[:=]|=>)\s*[\"']?(?P<value>[A-Za-z0-9/+]{40})(?![A-Za-z0-9/+=(\[._])"
+        ),
+        _value("key"),
+    ),
     (
         "password",
         re.compile(rf"(?i:{_PASSWORD})[\"']?\s*(?:[:=]|=>)\s*([\"'])(?P<value>(?!\[redacted )[^\"'\n]{{4,}})\1"),
@@ -155,7 +163,9 @@ _RULES: list[tuple[str, re.Pattern[str], Callable[[re.Match[str]], str]]] = [
     (
         "home folder",
         re.compile(
-            r"(?P<base>(?:(?<![\w.-])|(?<=/mnt)|(?<=/nfs)|(?<=/net)|(?<=/data)|(?<=/export))/(?:home|Users)/|\b[A-Za-z]:\\{1,2}Users\\{1,2}|\b[A-Za-z]:/Users/|(?<=/projects/)-(?:home|Users)-)"
+            r"(?P<base>(?:(?<![\w.-])|(?<=/mnt)|(?<=/nfs)|(?<=/net)|(?<=/data)|(?<=/export))/(?:home|Users)/"
+            r"|(?<![\w.-])(?:/mnt)?/[a-z]/Users/|\b[A-Za-z]:\\{1,2}Users\\{1,2}|\b[A-Za-z]:/Users/"
+            r"|(?<=/projects/)-(?:home|Users)-)"
             r"(?P<name>[A-Za-z0-9_][\w.]*(?:-(?!-)[\w.]+)*)"
         ),
         _home,

@@ -32,9 +32,9 @@ PROMPT_CHARS = 8000  # kept of a problem statement
 UNVERIFIED = "The agent submitted this patch; the file does not say whether its tests passed."
 UNSOLVED = "The agent submitted this patch; the file says that it did not solve the task."
 
-# The last line of a traceback, pytest's too; not a name in a file that was shown.
+# The last line of a traceback, pytest's and LangChain's shell's too; not a name in a file that was shown.
 _EXCEPTION = re.compile(
-    r"^(?:E\s+|- E\d+ )?(?:\w+\.)*([A-Z]\w*(?:Error|Exception|Interrupt))\b\s*(?::|$)", re.MULTILINE
+    r"^(?:E\s+|- E\d+ |\[stderr\] )?(?:\w+\.)*([A-Z]\w*(?:Error|Exception|Interrupt))\b\s*(?::|$)", re.MULTILINE
 )
 # What a tool says when it did not make the edit; a shell's output may be a test's, so there only the editor counts.
 _REJECTED = re.compile(

@@ -79,6 +79,7 @@ def check_name(name: str, sources: Sequence[str] = SOURCES) -> None:
     elif path.is_file():
         if path.suffix != ".gguf":
             raise ModelError(f"{name}: neither a model folder nor a .gguf file")
+        _whole_gguf(path)
     elif name.startswith((".", "/", "~")) or path.suffix == ".gguf":
         raise ModelError(f"{name}: no such model folder or GGUF file")
     elif "/" not in name.partition("@")[0]:
@@ -160,9 +161,12 @@ def local_folder(path: Path, *, name: str, cache: Path) -> ModelRef:
 
 def _weights(path: Path, *, name: str) -> list[Path]:
     weights = sorted(path.glob("*.safetensors"))
+    for text in _TEXTS:
+        _no_pointer(path / text)
     for file in weights:
         check_weights(file)
     if weights:
+        _all_shards(path)
         return weights
     pickles = sorted(p.name for p in path.iterdir() if p.suffix in _PICKLES)
     if pickles:
@@ -171,6 +175,43 @@ def _weights(path: Path, *, name: str) -> list[Path]:
             "save them as safetensors (model.save_pretrained(…))"
         )
     raise ModelError(f"{name}: no *.safetensors in this folder")
+
+
+_INDEX = "model.safetensors.index.json"
+_TEXTS = ("config.json", "tokenizer.json", _INDEX)
+
+
+def _no_pointer(path: Path) -> None:
+    """Raises ModelError for the few lines that git-lfs leaves in a file's place."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ModelError(f"{path}: cannot read it: {error.strerror}") from None
+    if start == b"version ":
+        raise ModelError(f"{path}: a git-lfs pointer, not the file; fetch it with `git lfs pull`")
+
+
+def _all_shards(path: Path) -> None:
+    """Raises ModelError for weights that the folder's index names and that are not there."""
+    if not (path / _INDEX).is_file():
+        return
+    index = store.read_json(path / _INDEX)
+    named = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(named, dict) or not all(isinstance(file, str) for file in named.values()):
+        raise ModelError(f"{path / _INDEX}: no index of weights (field 'weight_map'); fetch it again")
+    if missing := sorted({file for file in named.values() if not (path / file).is_file()}):
+        raise ModelError(f"{path}: {missing[0]} is missing ({len(missing)} of its files of weights); fetch it again")
+
+
+def _whole_gguf(path: Path) -> None:
+    """Raises ModelError for a pointer, a file that is cut off, or none of GGUF; reads the header only."""
+    from rune.models.offline import gguf
+
+    _no_pointer(path)
+    gguf.check(path)
 
 
 def check_weights(path: Path) -> None:

@@ -18,6 +18,7 @@ import gzip
 import hashlib
 import json
 import os
+import sys
 import time
 import typing
 import zlib
@@ -47,8 +48,17 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Replace `path` in one step. Raises StoreError; the old content stays on failure."""
+    """Replace `path` in one step. Raises StoreError; the old content stays on failure.
+
+    A device or a pipe (`/dev/stdout`) is written to as it is: a file put in its place would break the machine.
+    """
     data = content.encode() if isinstance(content, str) else content
+    if _stream(path):
+        own = str(path) in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")  # opened anew it would begin at its start
+        with writing(path), contextlib.nullcontext(sys.stdout.buffer) if own else path.open("wb") as file:
+            file.write(data)
+            file.flush()
+        return
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with writing(path):
@@ -61,6 +71,15 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     finally:
         with contextlib.suppress(OSError):
             scratch.unlink()
+
+
+def _stream(path: Path) -> bool:
+    """Whether the path is no file's: a device, a pipe, a socket, or what a process has open (`/dev/stdout > file`)."""
+    try:
+        opened = (path.is_symlink() and path.is_relative_to("/dev")) or path.is_relative_to("/proc")
+        return path.exists() and (opened or not (path.is_file() or path.is_dir()))
+    except OSError:
+        return False
 
 
 def replace_block(path: Path, name: str, block: str) -> None:

@@ -99,7 +99,7 @@ def locate(setting: str, relative: str, *, hub: str) -> Path:
     elif root := os.environ.get("RUNE_DATA"):
         tried = [Path(root).expanduser() / relative]
     for path in tried:
-        if path.is_file():
+        if path.exists() and not path.is_dir():  # a pipe will do
             return path
     where = f"not at {' or '.join(map(str, tried))}" if tried else "no path given"
     raise Missing(

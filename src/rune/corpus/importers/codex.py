@@ -12,14 +12,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rune.corpus import conversation, files, statement
+from rune.corpus import conversation, files, items, statement
 from rune.corpus.session import Session
 from rune.errors import DataError
 
 NAME = "Codex session JSONL"
 
-_CALLS = {"function_call", "custom_tool_call", "local_shell_call"}
-_ANSWERS = {"function_call_output", "custom_tool_call_output"}
 # What Codex writes above a tool's output for the model.
 _HEAD = re.compile(
     r"\A(?:Chunk ID: [^\n]*\n)?(?:Exit code: (\d+)\n)?Wall time: [^\n]*\n(?:Process exited with code (\d+)\n)?"
@@ -50,7 +48,7 @@ def _bare(lines: Sequence[Mapping[str, Any]]) -> bool:
         isinstance(head.get("id"), str)
         and "timestamp" in head
         and not {"type", "role", "messages"} & set(head)
-        and any(line.get("type") in ("message", *_CALLS) for line in lines[1:])
+        and any(line.get("type") in ("message", *items.CALLS) for line in lines[1:])
     )
 
 
@@ -83,7 +81,7 @@ def _items(lines: Sequence[Mapping[str, Any]], where: str) -> Iterator[tuple[str
 
 def _messages(item: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:
     """An item as a message that `conversation` reads; none for what is no part of the talk."""
-    kind, identity = item.get("type"), item.get("call_id") or item.get("id")
+    kind = item.get("type")
     if kind is not None and not isinstance(kind, str):
         raise DataError(f"{where}: 'type': expected text, found {type(kind).__name__}")
     if kind == "message":
@@ -92,17 +90,8 @@ def _messages(item: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:
             raise DataError(f"{where}: 'role' is missing")
         if not (role == "user" and _OWN.match(conversation.text_of(content))):
             yield {"role": role, "content": content}
-    elif kind == "custom_tool_call":
-        given = {"input": item.get("input")}
-        yield {"type": "function_call", "call_id": identity, "name": item.get("name"), "arguments": given}
-    elif kind == "local_shell_call":
-        action = item.get("action")
-        given = {"command": action.get("command")} if isinstance(action, Mapping) else {}
-        yield {"type": "function_call", "call_id": identity, "name": "shell", "arguments": given}
-    elif kind == "function_call":
-        yield {**item, "call_id": identity}
-    elif kind in _ANSWERS:
-        yield {"type": "function_call_output", "call_id": identity, "output": _said(item.get("output"))}
+    elif kind in (items.CALLS | items.ANSWERS) and (message := items.message(item)):
+        yield {**message, "output": _said(message["output"])} if "output" in message else {**message}
 
 
 def _said(output: Any) -> str:

@@ -72,6 +72,11 @@ def _file_type(meta: dict[str, Any]) -> str:
         return ""
 
 
+def check(path: Path) -> None:
+    """Raises ModelError for a file that is no GGUF or shorter than its header says; reads the header only."""
+    _open(path)
+
+
 def _open(path: Path) -> Any:
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":

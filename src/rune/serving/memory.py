@@ -194,9 +194,9 @@ class AdapterMemory:
             hypernet=self._hypernet,
             how=f"hypernet, strength {self._strength:g}",
         )
-        entry, new = self._enter(adapter, where, made_from, base_name=hub_id, base_revision=revision, alias=alias)
-        if self._keep is not None:
-            store.write_jsonl(self._keep / f"{entry.id}.jsonl", trajectories)
+        entry, new = self._enter(
+            adapter, where, made_from, base_name=hub_id, base_revision=revision, alias=alias, trajectories=trajectories
+        )
         return Learned(entry, new, ids, tuple(notes), time.perf_counter() - started)
 
     def load(self, folder: Path, where: Place, *, alias: str = "") -> Entry:
@@ -263,6 +263,7 @@ class AdapterMemory:
         base_name: str = "",
         base_revision: str = "",
         alias: str = "",
+        trajectories: Sequence[Trajectory] = (),
     ) -> tuple[Entry, bool]:
         check_alias(alias)
         try:
@@ -277,6 +278,8 @@ class AdapterMemory:
             )
         except AdapterError as error:
             raise Refusal(400, str(error).replace("--", ""), code="adapter_refused") from None
+        if self._keep is not None and trajectories:  # before the entry: whoever finds that finds them too
+            store.write_jsonl(self._keep / f"{ready.draft.id}.jsonl", trajectories)
         full = f"{where.project}/{alias}" if alias else ""
         try:
             entry, new = self.registry.insert(ready.draft, ready.config, ready.weights, alias=full)

@@ -67,7 +67,8 @@ class AdapterMemory:
         """`keep`: folder for redacted trajectories. `most_bytes`: of what a gzip file of trajectories unpacks to."""
         self.registry, self.model = registry, model
         self._generator, self._strength, self._keep, self._most_bytes = generator, strength, keep, most_bytes
-        self._hypernet = store.sha256_file(checkpoint / "model.safetensors") if generator and checkpoint else ""
+        # sha256 of the hypernetwork's weights; "" without one
+        self.hypernet = store.sha256_file(checkpoint / "model.safetensors") if generator and checkpoint else ""
         self._making = threading.Lock()  # one pass at a time: it has all the cores that it can use
         self._refs: OrderedDict[str, AdapterRef] = OrderedDict()
         self._refs_guard = threading.Lock()
@@ -191,7 +192,7 @@ class AdapterMemory:
         hub_id, revision = names.hub_name(self.model.name)
         made_from = MadeFrom(
             sources=tuple(Source(trajectory_id=t.trajectory_id, task_id=t.task_id) for t in trajectories),
-            hypernet=self._hypernet,
+            hypernet=self.hypernet,
             how=f"hypernet, strength {self._strength:g}",
         )
         entry, new = self._enter(
@@ -213,9 +214,9 @@ class AdapterMemory:
         entry, _ = self._enter(adapter, where, MadeFrom(how="imported"), alias=alias)
         return entry
 
-    def archive(self, found: Entry) -> None:
+    def archive(self, found: Entry, *, reason: str = "DELETE") -> None:
         """Take an adapter out of service. It is kept, and comes back when it is learned or loaded again."""
-        operations.forget(self.registry, [found], reason="DELETE")
+        operations.forget(self.registry, [found], reason=reason)
         with self._refs_guard:
             self._refs.pop(found.id, None)
 

@@ -98,10 +98,10 @@ def test_whatever_schemathesis_thinks_of_is_answered_below_500_and_as_the_page_s
     command = [
         sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()", "run",
         str(tmp_path / "openapi.json"), "--url", served.url, "--max-examples", "40", "--seed", "1",
-        "--request-timeout", "30", "--phases", "coverage,fuzzing",
+        "--request-timeout", "300", "--phases", "coverage,fuzzing",
         "--checks", "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=3600)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert [line for line in served.lines() if line["status"] >= 500] == []
     answered = [line for line in served.lines() if line["status"] == 200 and line["route"] in LANGUAGE]

@@ -116,6 +116,12 @@ class AdapterMemory:
     def count(self, client: Client, *, project: str = "") -> int:
         return self.registry.count(self._view(client, project))
 
+    def parents(self, entry: Entry, client: Client) -> list[str]:
+        """Ids of the adapters that one was made from, as far as the client may see them."""
+        edges = self.registry.lineage(entry.id).ancestors
+        found = [self.registry.get(edge.parent) for edge in edges if edge.child == entry.id]
+        return [one.id for one in found if client.projects is None or one.place.project in client.projects]
+
     def aliases(self, entries: Sequence[Entry]) -> dict[str, list[str]]:
         """Id → its aliases as clients of its project write them: without the project in front."""
         projects = {entry.id: entry.place.project for entry in entries}

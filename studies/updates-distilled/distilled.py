@@ -690,7 +690,7 @@ def larger(args: argparse.Namespace) -> None:
 
 
 def tell(args: argparse.Namespace) -> None:
-    """Judge what is not judged; result.json, result.md, figure.svg."""
+    """Judge what is not judged; result.json, result.md, figure.svg, examples.md."""
     out = args.out
     problems = updates._benchmark(args, fold=0).problems()
     result: dict[str, Any] = {"choice": store.read_json(out / "choice.json") if (out / "choice.json").exists() else {}}
@@ -702,7 +702,10 @@ def tell(args: argparse.Namespace) -> None:
             result[part]["updates"] = len({v["task"].rpartition("/")[0] for v in verdicts})
             result[part] |= _by_donor(part, problems, out, verdicts)
     if "held" in result and args.lessons:
-        result["likeness"] = _by_likeness(updates._read_real(args.lessons), out, verdicts)
+        lessons = updates._read_real(args.lessons)
+        result["likeness"] = _by_likeness(lessons, out, verdicts)
+        samples = [s for _, s in store.read_lines(out / "held.jsonl")]
+        store.write_atomic(out / "examples.md", examples(problems, lessons, _learned(out, "held"), samples, verdicts))
     if (out / "donors.json").exists():
         result["donors"] = {name: shares(one) for name, one in store.read_json(out / "donors.json").items()}
     result["seconds"] = store.read_json(out / "seconds.json")
@@ -772,6 +775,49 @@ def _by_likeness(lessons: Sequence[Trajectory], out: Path, verdicts: Sequence[di
         for name, near in (("far", False), ("near", True))
     }
     return {"median": middle, **halves}
+
+
+def examples(
+    problems: Sequence[Problem], lessons: Sequence[Trajectory], learned: dict[str, list[str]],
+    samples: Sequence[dict[str, Any]], verdicts: Sequence[dict[str, Any]],
+) -> str:  # fmt: skip
+    """Three tasks as Markdown: the two of most gain over the wrong donor, of two updates, and the one of most loss."""
+    hits: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for v in verdicts:
+        hits[v["task"]][v["arm"]] += v["used"]
+    if not any("generated" in arms for arms in hits.values()):
+        return ""
+    lead = {task: arms["generated"] - arms["generated_wrong"] for task, arms in hits.items()}
+    order = sorted(lead, key=lambda task: (-lead[task], hits[task].get("vanilla", 0), task))
+    first = order[0]
+    second = next((t for t in order if t.rpartition("/")[0] != first.rpartition("/")[0]), first)
+    signs = [sum(v > 0 for v in lead.values()), sum(v == 0 for v in lead.values()), sum(v < 0 for v in lead.values())]
+    lines = [
+        "# Three held-out tasks side by side", "",
+        "Picked by program: the two where `generated` counts most draws more than `generated_wrong` (of two updates; "
+        "of equals the one that the bare model solves least), and the one where it counts most fewer. Programs are "
+        f"draw 0. Of {len(lead)} tasks `generated` is ahead of `generated_wrong` in {signs[0]}, level in {signs[1]}, "
+        f"behind in {signs[2]}.", "",
+    ]  # fmt: skip
+    known, solved = {p.task_id: p for p in problems}, {t.task_id: t for t in lessons}
+    program = {(s["condition"], s["task_id"]): s["program"] for s in samples if s["draw"] == 0}
+    titles = {
+        "vanilla": "bare model", "generated": "adapter generated from the siblings' trajectories",
+        "context_sibling1": "the first sibling's trajectory in context",
+    }  # fmt: skip
+    for task, why in ((first, "gain"), (second, "gain"), (order[-1], "loss")):
+        arms = ("vanilla", "generated", "generated_wrong", "context_sibling1", "oracle")
+        counts = ", ".join(f"{arm} {hits[task][arm]}" for arm in arms if arm in hits[task])
+        lines += [f"## `{task}` ({why})", "", f"Draws of {DRAWS} that count: {counts}.", ""]
+        lines += ["The task:", "", "```", known[task].prompt.strip(), "```", ""]
+        if task in learned:
+            sibling = learned[task][0]
+            lines += [f"The first sibling's solution, of `{sibling}`:", ""]
+            lines += ["```python", solved[sibling].solution.strip(), "```", ""]
+        for arm, title in titles.items():
+            if (arm, task) in program:
+                lines += [f"{title[0].upper()}{title[1:]}:", "", "```python", program[arm, task].strip(), "```", ""]
+    return "\n".join(lines)
 
 
 def shares(one: dict[str, Any]) -> dict[str, float]:

@@ -123,6 +123,28 @@ def test_a_wrong_donor_of_the_same_function_is_counted_and_the_rule_told_without
     assert study._by_donor("dose", problems, tmp_path, verdicts[1:][len(arms) :]) == {}
 
 
+def test_the_page_of_examples_shows_two_gains_of_two_updates_and_the_greatest_loss(study: ModuleType) -> None:
+    counts = {"a:x:0/0": (5, 0), "a:x:0/1": (4, 0), "b:y:0/0": (3, 0), "c:z:0/0": (2, 2), "d:w:0/0": (0, 4)}
+    verdicts, samples, problems = [], [], []
+    for task, hits in counts.items():
+        problems.append(
+            Problem(task_id=task, benchmark="x", prompt=f"Ask {task}", entry_point="f", test="", reference="")
+        )
+        for arm, count in zip(("generated", "generated_wrong"), hits, strict=True):
+            verdicts += [{"task": task, "arm": arm, "used": n < count} for n in range(5)]
+            samples += [
+                {"task_id": task, "condition": arm, "draw": n, "program": f"{arm} {task} draw {n}"} for n in range(5)
+            ]
+    page = study.examples(problems, [], {}, samples, verdicts)
+    assert [line for line in page.splitlines() if line.startswith("## ")] == [
+        "## `a:x:0/0` (gain)", "## `b:y:0/0` (gain)", "## `d:w:0/0` (loss)",
+    ]  # fmt: skip
+    assert "ahead of `generated_wrong` in 3, level in 1, behind in 1." in page
+    assert "Draws of 5 that count: generated 0, generated_wrong 4" in page
+    assert "generated a:x:0/0 draw 0" in page
+    assert "draw 1" not in page
+
+
 def examples(study: ModuleType, base: Base) -> list[Any]:
     codes = ["return blorp(x)", "return x.zibble", "return snurg + x"]
     texts = [base.encode(f"Write f{n}.\n", f"def f{n}(x):\n    {code}\n") for n, code in enumerate(codes)]

@@ -690,7 +690,7 @@ def larger(args: argparse.Namespace) -> None:
 
 
 def tell(args: argparse.Namespace) -> None:
-    """Judge what is not judged; result.json, result.md, figure.svg, examples.md."""
+    """Judge what is not judged; result.json, result.md, figure.svg; examples.md where an update was carried."""
     out = args.out
     problems = updates._benchmark(args, fold=0).problems()
     result: dict[str, Any] = {"choice": store.read_json(out / "choice.json") if (out / "choice.json").exists() else {}}
@@ -704,8 +704,11 @@ def tell(args: argparse.Namespace) -> None:
     if "held" in result and args.lessons:
         lessons = updates._read_real(args.lessons)
         result["likeness"] = _by_likeness(lessons, out, verdicts)
-        samples = [s for _, s in store.read_lines(out / "held.jsonl")]
-        store.write_atomic(out / "examples.md", examples(problems, lessons, _learned(out, "held"), samples, verdicts))
+        low = result["held"]["used"]["contrasts"].get("generated − generated_wrong", (0.0, 0.0))[1]
+        if low > 0:  # where nothing was carried, the greatest gains are the greatest luck
+            samples = [s for _, s in store.read_lines(out / "held.jsonl")]
+            page = examples(problems, lessons, _learned(out, "held"), samples, verdicts)
+            store.write_atomic(out / "examples.md", page)
     if (out / "donors.json").exists():
         result["donors"] = {name: shares(one) for name, one in store.read_json(out / "donors.json").items()}
     result["seconds"] = store.read_json(out / "seconds.json")

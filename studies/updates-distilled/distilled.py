@@ -690,7 +690,7 @@ def larger(args: argparse.Namespace) -> None:
 
 
 def tell(args: argparse.Namespace) -> None:
-    """Judge what is not judged; result.json, result.md, figure.svg."""
+    """Judge what is not judged; result.json, result.md, figure.svg; examples.md where an update was carried."""
     out = args.out
     problems = updates._benchmark(args, fold=0).problems()
     result: dict[str, Any] = {"choice": store.read_json(out / "choice.json") if (out / "choice.json").exists() else {}}
@@ -700,6 +700,15 @@ def tell(args: argparse.Namespace) -> None:
             verdicts = [v for _, v in store.read_lines(out / f"{part}_verdicts.jsonl")]
             result[part] = {m: updates._numbers(verdicts, m, _contrasts(part)) for m in ("used", "plain")}
             result[part]["updates"] = len({v["task"].rpartition("/")[0] for v in verdicts})
+            result[part] |= _by_donor(part, problems, out, verdicts)
+    if "held" in result and args.lessons:
+        lessons = updates._read_real(args.lessons)
+        result["likeness"] = _by_likeness(lessons, out, verdicts)
+        low = result["held"]["used"]["contrasts"].get("generated − generated_wrong", (0.0, 0.0))[1]
+        if low > 0:  # where nothing was carried, the greatest gains are the greatest luck
+            samples = [s for _, s in store.read_lines(out / "held.jsonl")]
+            page = examples(problems, lessons, _learned(out, "held"), samples, verdicts)
+            store.write_atomic(out / "examples.md", page)
     if (out / "donors.json").exists():
         result["donors"] = {name: shares(one) for name, one in store.read_json(out / "donors.json").items()}
     result["seconds"] = store.read_json(out / "seconds.json")
@@ -715,6 +724,103 @@ def _contrasts(part: str) -> list[tuple[str, str]]:
         return list(CONTRASTS)
     arms = dose_arms() if part == "dose" else variant_arms()
     return [(right, wrong) for _, right, wrong in arms]
+
+
+def _learned(out: Path, part: str) -> dict[str, list[str]]:
+    """The tasks of a part in their order, each with the tasks whose solutions its adapters were made from."""
+    rows = [row for _, row in store.read_lines(out / "training.jsonl")] if (out / "training.jsonl").exists() else []
+    steps = [row["steps"] for row in rows if row["part"] == part]
+    return {
+        row["key"].partition("/")[2]: row["lessons"] for row in rows if row["part"] == part and row["steps"] == steps[0]
+    }
+
+
+def _by_donor(
+    part: str, problems: Sequence[Problem], out: Path, verdicts: Sequence[dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """How many wrong donors are of the same function, for want of another; what the rule chooses without these."""
+    known = {p.task_id: p for p in problems}
+    tasks = list(_learned(out, "held" if part == "held" else "dose"))
+    if set(tasks) != {v["task"] for v in verdicts}:
+        return {}  # another size, cut off: order and pairs are the first size's
+    pairs = updates_oracle.partners([Job("oracle", updates.Case(known[t], None, (), ()), ()) for t in tasks])
+    domains = [(j.case.problem.domain, d.case.problem.domain) for j, d in pairs]
+    far = {
+        j.case.problem.task_id
+        for (j, _), (own, wrong) in zip(pairs, domains, strict=True)
+        if updates._function(own) != updates._function(wrong)
+    }
+    found: dict[str, Any] = {
+        "of": len(pairs), "same_update": sum(own == wrong for own, wrong in domains),
+        "same_function": len(pairs) - len(far),
+        "other_package": sum(j.case.problem.category != d.case.problem.category for j, d in pairs),
+    }  # fmt: skip
+    if part != "held":
+        arms = dose_arms() if part == "dose" else variant_arms()
+        chosen, scores = choose([v for v in verdicts if v["task"] in far], arms)
+        found |= {"chosen_without_same_function": chosen, "scores_without_same_function": scores}
+    return {"wrong_donors": found}
+
+
+LIKENESS_ARMS = ("vanilla", "context_sibling1", "oracle_wrong", "oracle", "generated_wrong", "generated")
+
+
+def _by_likeness(lessons: Sequence[Trajectory], out: Path, verdicts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The oracle study's halves: how much of a task's solution stands in its siblings'."""
+    curves = [{"key": f"oracle/{task}", "lessons": shown} for task, shown in _learned(out, "held").items()]
+    likeness = updates_oracle._likeness(lessons, curves)
+    tasks = {v["task"] for v in verdicts}
+    if not tasks <= set(likeness):
+        return {}
+    middle = float(np.median([likeness[task] for task in tasks]))
+    halves = {
+        name: updates._numbers([v for v in verdicts if (likeness[v["task"]] > middle) is near], "used", CONTRASTS)
+        for name, near in (("far", False), ("near", True))
+    }
+    return {"median": middle, **halves}
+
+
+def examples(
+    problems: Sequence[Problem], lessons: Sequence[Trajectory], learned: dict[str, list[str]],
+    samples: Sequence[dict[str, Any]], verdicts: Sequence[dict[str, Any]],
+) -> str:  # fmt: skip
+    """Three tasks as Markdown: the two of most gain over the wrong donor, of two updates, and the one of most loss."""
+    hits: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for v in verdicts:
+        hits[v["task"]][v["arm"]] += v["used"]
+    if not any("generated" in arms for arms in hits.values()):
+        return ""
+    lead = {task: arms["generated"] - arms["generated_wrong"] for task, arms in hits.items()}
+    order = sorted(lead, key=lambda task: (-lead[task], hits[task].get("vanilla", 0), task))
+    first = order[0]
+    second = next((t for t in order if t.rpartition("/")[0] != first.rpartition("/")[0]), first)
+    signs = [sum(v > 0 for v in lead.values()), sum(v == 0 for v in lead.values()), sum(v < 0 for v in lead.values())]
+    lines = [
+        "# Three held-out tasks side by side", "",
+        "Picked by program: the two where `generated` counts most draws more than `generated_wrong` (of two updates; "
+        "of equals the one that the bare model solves least), and the one where it counts most fewer. Programs are "
+        f"draw 0. Of {len(lead)} tasks `generated` is ahead of `generated_wrong` in {signs[0]}, level in {signs[1]}, "
+        f"behind in {signs[2]}.", "",
+    ]  # fmt: skip
+    known, solved = {p.task_id: p for p in problems}, {t.task_id: t for t in lessons}
+    program = {(s["condition"], s["task_id"]): s["program"] for s in samples if s["draw"] == 0}
+    titles = {
+        "vanilla": "bare model", "generated": "adapter generated from the siblings' trajectories",
+        "context_sibling1": "the first sibling's trajectory in context",
+    }  # fmt: skip
+    for task, why in ((first, "gain"), (second, "gain"), (order[-1], "loss")):
+        arms = ("vanilla", "generated", "generated_wrong", "context_sibling1", "oracle")
+        counts = ", ".join(f"{arm} {hits[task][arm]}" for arm in arms if arm in hits[task])
+        lines += [f"## `{task}` ({why})", "", f"Draws of {DRAWS} that count: {counts}.", ""]
+        lines += ["The task:", "", "```", known[task].prompt.strip(), "```", ""]
+        if task in learned:
+            sibling = learned[task][0]
+            lines += [f"The first sibling's solution, of `{sibling}`:", ""]
+            lines += ["```python", solved[sibling].solution.strip(), "```", ""]
+        for arm, title in titles.items():
+            if (arm, task) in program:
+                lines += [f"{title[0].upper()}{title[1:]}:", "", "```python", program[arm, task].strip(), "```", ""]
+    return "\n".join(lines)
 
 
 def shares(one: dict[str, Any]) -> dict[str, float]:
@@ -761,6 +867,32 @@ def table(result: dict[str, Any]) -> str:
             lines.append(
                 f"| {name} | {points:+.1f} | {low:+.1f} … {high:+.1f} | {p[0]:+.1f} | {p[1]:+.1f} … {p[2]:+.1f} |"
             )
+        lines.append("")
+        donors = result[part].get("wrong_donors")
+        if donors:
+            lines += [
+                f"Wrong donors: {donors['of']}; of the task's update {donors['same_update']}, of its function "
+                f"{donors['same_function']}, of another package {donors['other_package']}.",
+                "",
+            ]
+        if donors and donors["same_function"] and donors.get("chosen_without_same_function"):
+            chosen = " × ".join(map(str, donors["chosen_without_same_function"]))
+            lines += [f"Without the tasks whose wrong donor is of their function the rule chooses {chosen}.", ""]
+    if result.get("likeness"):
+        halves = result["likeness"]
+        lines += [
+            "By the share of the task's own solution (runs of five tokens) that stands in its siblings', parted at the "
+            f"median, {100 * halves['median']:.0f} %; UPass:", "",
+            "| half | tasks | " + " | ".join(LIKENESS_ARMS) + " | oracle − wrong | generated − wrong |",
+            "|---|" + "---:|" * (len(LIKENESS_ARMS) + 3),
+        ]  # fmt: skip
+        for name in ("far", "near"):
+            half = halves[name]
+            cells = [f"{half['arms'][arm]:.1f}" for arm in LIKENESS_ARMS]
+            for arm in ("oracle", "generated"):
+                points, low, high = half["contrasts"][f"{arm} − {arm}_wrong"]
+                cells.append(f"{points:+.1f} [{low:+.1f}, {high:+.1f}]")
+            lines.append(f"| {name} | {half['tasks']} | " + " | ".join(cells) + " |")
         lines.append("")
     for what, one in result["choice"].items():
         how = "by the rule" if one["by_rule"] else "the fallback: not judged in time"

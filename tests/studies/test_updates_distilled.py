@@ -17,7 +17,8 @@ from rune.adapters.factors import Factors
 from rune.hypernet import base as bases
 from rune.hypernet.base import Base
 from rune.hypernet.outer_products import MODULES, OuterProducts, observe
-from rune.types import Attempt, ModelRef, Outcome, Trajectory
+from rune.runs import store
+from rune.types import Attempt, ModelRef, Outcome, Problem, Trajectory
 
 STUDY = Path(__file__).parents[2] / "studies" / "updates-distilled"
 
@@ -91,6 +92,57 @@ def test_the_right_donor_first_or_last_among_donors_of_other_functions(study: Mo
     # Of 2, 2, 3 and 3 donors of other functions; in the package 1, 1, 2 and none.
     assert first["all"] == pytest.approx(np.mean([0.5 / 3, 0.5 / 3, 0.5 / 4, 0.5 / 4]))
     assert last["package"] == pytest.approx(np.mean([1.5 / 2, 1.5 / 2, 2.5 / 3]))
+
+
+def test_a_wrong_donor_of_the_same_function_is_counted_and_the_rule_told_without_it(
+    study: ModuleType, tmp_path: Path
+) -> None:
+    updates = ("math.log:add:0", "math.log:rename:0", "re.sub:add:0", "re.sub:rename:0", "re.split:add:0")
+    tasks = [f"CodeUpdateArena/{update}/0" for update in updates]
+    problems = [
+        Problem(
+            task_id=t, benchmark="x", prompt="", entry_point="f", test="", reference="", domain=u,
+            category=u.partition(".")[0],
+        )
+        for t, u in zip(tasks, updates, strict=True)
+    ]  # fmt: skip
+    rows = [{"part": "dose", "steps": steps, "key": f"oracle/{t}", "lessons": []} for steps in (10, 20) for t in tasks]
+    store.write_jsonl(tmp_path / "training.jsonl", rows)
+
+    def seen(task: str, arm: str) -> bool:
+        if arm == "oracle 40 × 0.5":  # best by far on the functions that have no other in their package
+            return "math" in task
+        return arm == "oracle 10 × 0.3" and task.endswith("re.split:add:0/0")
+
+    arms = [arm for _, right, wrong in study.dose_arms() for arm in (right, wrong)]
+    verdicts = [{"task": t, "arm": arm, "used": seen(t, arm)} for t in tasks for arm in arms]
+    found = study._by_donor("dose", problems, tmp_path, verdicts)["wrong_donors"]
+    assert (found["of"], found["same_update"], found["same_function"], found["other_package"]) == (5, 0, 2, 0)
+    assert study.choose(verdicts, study.dose_arms())[0] == [40, 0.5]
+    assert found["chosen_without_same_function"] == [10, 0.3]
+    assert study._by_donor("dose", problems, tmp_path, verdicts[1:][len(arms) :]) == {}
+
+
+def test_the_page_of_examples_shows_two_gains_of_two_updates_and_the_greatest_loss(study: ModuleType) -> None:
+    counts = {"a:x:0/0": (5, 0), "a:x:0/1": (4, 0), "b:y:0/0": (3, 0), "c:z:0/0": (2, 2), "d:w:0/0": (0, 4)}
+    verdicts, samples, problems = [], [], []
+    for task, hits in counts.items():
+        problems.append(
+            Problem(task_id=task, benchmark="x", prompt=f"Ask {task}", entry_point="f", test="", reference="")
+        )
+        for arm, count in zip(("generated", "generated_wrong"), hits, strict=True):
+            verdicts += [{"task": task, "arm": arm, "used": n < count} for n in range(5)]
+            samples += [
+                {"task_id": task, "condition": arm, "draw": n, "program": f"{arm} {task} draw {n}"} for n in range(5)
+            ]
+    page = study.examples(problems, [], {}, samples, verdicts)
+    assert [line for line in page.splitlines() if line.startswith("## ")] == [
+        "## `a:x:0/0` (gain)", "## `b:y:0/0` (gain)", "## `d:w:0/0` (loss)",
+    ]  # fmt: skip
+    assert "ahead of `generated_wrong` in 3, level in 1, behind in 1." in page
+    assert "Draws of 5 that count: generated 0, generated_wrong 4" in page
+    assert "generated a:x:0/0 draw 0" in page
+    assert "draw 1" not in page
 
 
 def examples(study: ModuleType, base: Base) -> list[Any]:

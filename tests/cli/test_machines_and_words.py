@@ -126,7 +126,7 @@ def test_every_file_is_opened_with_its_encoding_said() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
                 continue
-            ours = ast.unparse(node.func.value) == "store"
+            ours = ast.unparse(node.func.value) in ("store", "files")
             said = any(k.arg == "encoding" for k in node.keywords)
             if node.func.attr in ("read_text", "write_text") and not said and not ours:
                 lacking.append(f"{path.name}:{node.lineno}")

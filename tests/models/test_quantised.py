@@ -110,8 +110,8 @@ def test_static_lora_and_hypernetwork_train_on_it_and_their_adapters_are_its_own
     four: ModelRef, tiny_model: ModelRef, corpus: Any, tmp_path: Path
 ) -> None:
     folder = make_run(tmp_path, corpus)
-    done = train.run(folder, settings(lora_steps=3, steps=3), make_context(four, tmp_path / "cache"))
-    assert set(done) == {"lora", "hypernet"}
+    train.run(folder, settings(lora_steps=3, steps=3), make_context(four, tmp_path / "cache"))
+    assert (folder / "checkpoints" / "lora").is_dir()
     hypernet = folder / "checkpoints" / "hypernet"
     assert checkpoint.load(hypernet, four, device="cpu").both is not None
     with pytest.raises(AdapterError, match=r"the same weights, quantised to NF4; this one is not quantised"):

@@ -22,14 +22,18 @@ PREFILL = (
     "Below is a Python script with a self-contained function that solves the problem "
     "and passes corresponding tests:\n```python\n"
 )
-VALUE_INSTRUCTION = "Please answer the following question with one Python literal in a markdown code block:"
+# A literal is shown and a call named: without that, most answers of the 1.5B repeated the call (studies/pbb).
+VALUE_INSTRUCTION = (
+    "Please answer the following question with the value itself, written as one Python literal in a markdown code "
+    "block. A literal is for example -3, 'ab', [1, 2] or {'a': 1}; neither a call nor an assertion:"
+)
 EDITS_INSTRUCTION = (
     "Please mend the repository below. Answer in a markdown code block with one or more edits, each in this form, "
     "where the search part repeats whole lines of the file that stand there once:\n"
     f"path/to/file.py\n{editing.SEARCH}\nlines of the file\n{editing.MIDDLE}\nnew lines\n{editing.REPLACE}\n"
 )
 EDITS_PREFILL = "Below are the edits that mend it and pass its tests:\n```\n"
-VALUE_PREFILL = "Below is the Python literal that answers the question:\n```python\n"
+VALUE_PREFILL = "The value is written as a Python literal:\n```python\n"
 REFLECTION = "The mistake is"
 FENCE = "\n```"
 ENDS = (FENCE, "<|endoftext|>", "<|im_end|>")  # of any answer

@@ -92,8 +92,8 @@ def swapping(bench: Path, ours: float) -> str:
     left = " PEFT's mixed batch of 8 was stopped at the step's limit and has no figure." if missing else ""
     return (
         f"- PEFT's swapping: {told['rate']:.1f} tokens/s ({told['adapters']} adapters, {told['tasks']} tasks, "
-        f"5 draws each, {told['swap_ms']:.0f} ms a swap); ours with 10 is {times:.0f} times as fast, {SWAPPING} predicted: "
-        f"{kept(times >= SWAPPING)}. Phase 2 shared the GPU with it, so alone it is faster than this.{left}"
+        f"5 draws each, {told['swap_ms']:.0f} ms a swap); ours with 10 is {times:.0f} times as fast, {SWAPPING} "
+        f"predicted: {kept(times >= SWAPPING)}. Phase 2 shared the GPU with it, so alone it is faster than this.{left}"
     )
 
 

@@ -8,7 +8,8 @@ An answer counts as it was taken and judged in the run. Beside it stands what `p
 completions today, and what they consist of.
 
 Question, design, predictions and rule: README.md beside this file. Intervals are paired and over functions: each draw
-of the bootstrap takes whole functions (or compositions), with all their tasks, seeds and draws.
+of the bootstrap takes whole functions (or compositions), with all their tasks, seeds and draws. Where all functions
+agree, as where nothing passes, the interval is that of a share of functions not yet seen (`stats.task_interval`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rune import config, prompts
+from rune.analysis import stats
 from rune.benchmarks import pbb
 from rune.benchmarks.scorers import exact_value
 from rune.runs import store
@@ -201,18 +203,15 @@ def contrasts(scores: Mapping[str, Scores], domains: Sequence[str], member: np.n
 
 
 def contrast(scores: Mapping[str, Scores], domains: Sequence[str], member: np.ndarray, a: str, b: str) -> Any:
-    """Difference in points with its percentile interval over functions; None where there are fewer than two."""
-    difference_T = (scores[a].share_T - scores[b].share_T)[member]
-    labels = np.array(domains)[member]
-    own = sorted(set(labels))
-    if len(own) < 2:
+    """Difference in points with its interval over functions; None where there are fewer than two."""
+    difference_T = 100 * (scores[a].share_T - scores[b].share_T)[member]
+    labels = [d for d, is_in in zip(domains, member, strict=True) if is_in]
+    units = len(set(labels))
+    if units < 2:
         return None
-    sums = np.array([difference_T[labels == d].sum() for d in own])
-    sizes = np.array([(labels == d).sum() for d in own])
-    drawn = np.random.default_rng(0).integers(0, len(own), (RESAMPLES, len(own)))
-    means = sums[drawn].sum(1) / sizes[drawn].sum(1)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return {"points": 100 * float(difference_T.mean()), "low": 100 * float(low), "high": 100 * float(high)}
+    weights_RT = stats.task_weights(units, RESAMPLES, 0)
+    found = stats.mean_interval(difference_T[:, None], labels, weights_RT, level=LEVEL, low=-100.0, high=100.0)
+    return {"points": float(difference_T.mean()), "low": found.low, "high": found.high}
 
 
 def page(found: Mapping[str, Any]) -> str:

@@ -147,9 +147,10 @@ def came_out(result: Mapping[str, Any], speeds: Mapping[str, Any]) -> str:
     seconds = speeds["sampling_seconds"]
     lines += [
         "",
-        f"Drawing all arms of both folds took {seconds['bf16']:.0f} s in bf16, {seconds['nf4-carried-over']:.0f} s carried "
-        f"over and {seconds['nf4']:.0f} s on NF4. Trainings and draws of the run shared the GPU with each other and with "
-        "another experiment, so only the lines alone on the GPU are clean speeds; peaks are of the process itself.",
+        f"Drawing all arms of both folds took {seconds['bf16']:.0f} s in bf16, "
+        f"{seconds['nf4-carried-over']:.0f} s carried over and {seconds['nf4']:.0f} s on NF4. Trainings and draws of "
+        "the run shared the GPU with each other and with another experiment, so only the lines alone on the GPU are "
+        "clean speeds; peaks are of the process itself.",
     ]
     return "\n".join(lines)
 

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.rune-installed
 
-.PHONY: help env demo test test-all check nightly test-slow fuzz test-model test-model-small test-vllm lint mutants mutants-wide bench bench-check bench-score bench-generate bench-hypernet bench-report bench-stats bench-registry bench-serve report-check families clean
+.PHONY: help env demo test test-all check nightly test-slow fuzz test-model test-model-small test-vllm lint mutants mutants-wide bench bench-check bench-score bench-generate bench-hypernet bench-report bench-stats bench-registry bench-serve bench-remember report-check families clean
 help:               ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
 
@@ -88,6 +88,10 @@ bench-registry: $(STAMP)
 
 bench-serve: $(STAMP)
 	$(BIN)/python bench/serve.py --check
+
+bench-remember: $(STAMP) ## a session goes in, an answer changes: the 0.5B on two CPU cores, by curl
+	$(BIN)/python bench/remember.py --check
+	$(BIN)/python tools/findings.py
 
 bench-check: $(STAMP) ## limits that benchmarks hold themselves against
 	$(BIN)/python bench/stats.py --check

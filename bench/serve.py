@@ -7,13 +7,18 @@ every (adapter, prompt) greedily in this process; then the clients ask the serve
 of them for the base model, half as streams, adapters drawn at random with a few favourites (Zipf). An answer must be
 its adapter's own text. Refused with 429, a client waits as it is told and asks again. Memory is the server's resident
 set. Requests/s and latencies are wall time of a machine that the clients share. `--check` exits 1 for a wrong answer,
-an error other than 429, or memory that still grows.
+an error other than 429 on either side, or memory that still grows.
+
+Each client has a connection of its own, as clients on as many machines would. In a pool that all of them shared, httpx
+closed connections on which a request had just begun (encode/httpcore#1110): a ReadError here, a client that hung up
+(499) in the server's log. `server_statuses` is what that log says, so that the two sides can be held together.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import platform
@@ -26,7 +31,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import psutil
@@ -46,17 +51,27 @@ from rune.types import ModelRef, Request, Sampling
 
 PROMPTS = ("def add(a, b):\n", "class Account:\n", "import json\n")
 RANK, TOKENS = 8, 16
-MOST_GROWTH = 0.05  # of the resident set, from the first quarter of the time to the last: beyond it memory grows
+MOST_GROWTH = 0.05  # of the resident set, from the second quarter of the time to the last: beyond it memory grows
+SLICES = 20  # of the time, each with its own numbers
+
+
+class Answered(NamedTuple):
+    """One right or wrong answer, as its client saw it."""
+
+    second: float  # since the start, when it was finished
+    ms: float
+    first_text_ms: float  # of a stream; 0 without one
+    stream: bool
 
 
 @dataclass
 class Found:
     """What all clients together have seen."""
 
-    whole_ms: list[float] = field(default_factory=list)
-    stream_ms: list[float] = field(default_factory=list)
-    first_text_ms: list[float] = field(default_factory=list)
-    statuses: Counter[str] = field(default_factory=Counter)
+    started: float = field(default_factory=time.monotonic)
+    answered: list[Answered] = field(default_factory=list)
+    refused: int = 0  # 429
+    errors: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     asked: set[str] = field(default_factory=set)
     memory: list[tuple[float, int]] = field(default_factory=list)  # (second, bytes)
@@ -76,7 +91,8 @@ def main() -> int:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     store.write_json(args.out, result)
     print(json.dumps(result, indent=2))
-    sound = not result["wrong_answers"] and not result["errors"] and result["memory_growth"] <= MOST_GROWTH
+    sound = not result["wrong_answers"] and not result["errors"] and not result["server_errors"]
+    sound = sound and result["memory_growth"] <= MOST_GROWTH and result["exit_code"] == 0
     return 0 if sound or not args.check else 1
 
 
@@ -138,30 +154,63 @@ def measure(
         finally:
             server.terminate()
             code = server.wait(120)
-    done = len(found.whole_ms) + len(found.stream_ms)
-    errors = {status: n for status, n in found.statuses.items() if status not in ("200", "429")}
+    statuses, said = server_log(root / "log")
     quarter = max(1, len(found.memory) // 4)
     early = statistics.mean(size for _, size in found.memory[quarter : 2 * quarter] or found.memory)
     late = statistics.mean(size for _, size in found.memory[-quarter:])
+    loads = metric(metrics, "rune_adapter_loads_total")
     return {
         "seconds": round(seconds, 1),
-        "requests": done,
-        "requests_per_second": round(done / seconds, 1),
-        "whole_ms": percentiles(found.whole_ms),
-        "stream_ms": percentiles(found.stream_ms),
-        "first_text_ms": percentiles(found.first_text_ms),
-        "refused_429": found.statuses["429"],
-        "errors": errors,
+        "requests": len(found.answered),
+        "requests_per_second": round(len(found.answered) / seconds, 1),
+        "whole_ms": percentiles([one.ms for one in found.answered if not one.stream]),
+        "stream_ms": percentiles([one.ms for one in found.answered if one.stream]),
+        "first_text_ms": percentiles([one.first_text_ms for one in found.answered if one.first_text_ms]),
+        "refused_429": found.refused,
+        "errors": dict(found.errors),
+        "server_statuses": dict(sorted(statuses.items())),
+        "server_errors": said,
         "wrong_answers": len(found.wrong),
         "first_wrong": found.wrong[:3],
         "adapters_asked": len(found.asked - {""}),
-        "adapter_loads": metric(metrics, "rune_adapter_loads_total"),
-        "adapter_load_ms": 1000 * metric(metrics, "rune_adapter_load_seconds_total")
-        / max(1, metric(metrics, "rune_adapter_loads_total")),
-        "memory_mb": [[round(second), round(size / 1e6)] for second, size in found.memory[:: max(1, quarter // 3)]],
+        "adapter_loads": loads,
+        "adapter_load_ms": 1000 * metric(metrics, "rune_adapter_load_seconds_total") / max(1, loads),
         "memory_growth": round(late / early - 1, 4),
+        "over_time": over_time(found, seconds),
         "exit_code": code,
-    }  # fmt: skip
+    }
+
+
+def server_log(path: Path) -> tuple[Counter[str], list[str]]:
+    """(answers by status, the first lines that tell of a fault): what the server itself wrote."""
+    statuses: Counter[str] = Counter()
+    said = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            status = json.loads(line)["status"]
+            statuses[str(status)] += 1
+            if status < 500:
+                continue
+        said.append(line[:300])
+    return statuses, said[:10]
+
+
+def over_time(found: Found, seconds: float) -> list[dict[str, Any]]:
+    """Slices of the time: requests/s, latencies of all answers finished in it, and the resident set at its end."""
+    width = seconds / SLICES
+    slices = []
+    for number in range(SLICES):
+        inside = [one.ms for one in found.answered if number <= one.second / width < number + 1]
+        sizes = [size for second, size in found.memory if number <= second / width < number + 1]
+        slices.append(
+            {
+                "until_second": round(width * (number + 1), 1),
+                "requests_per_second": round(len(inside) / width, 1),
+                "ms": percentiles(inside),
+                "memory_mb": round(sizes[-1] / 1e6, 1) if sizes else None,
+            }
+        )
+    return slices
 
 
 async def crowd(
@@ -169,56 +218,68 @@ async def crowd(
 ) -> tuple[Found, float]:
     found, process = Found(), psutil.Process(pid)
     weights = [1 / (rank + 1) ** 0.7 for rank in range(len(names))]
-    limits = httpx.Limits(max_connections=args.clients, max_keepalive_connections=args.clients)
-    started = time.monotonic()
-    async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as http:
 
-        async def client(number: int) -> None:
-            rng = random.Random(number)
-            while time.monotonic() - started < args.seconds:
+    async def client(number: int) -> None:
+        rng = random.Random(number)
+        limits = httpx.Limits(max_connections=1)
+        async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits, verify=False, trust_env=False) as http:
+            while time.monotonic() - found.started < args.seconds:
                 name = "" if rng.random() < 0.1 else rng.choices(names, weights)[0]
                 await ask(http, found, name, rng.choice(PROMPTS), rng.random() < 0.5, expected)
 
-        async def watch() -> None:
-            while True:
-                found.memory.append((time.monotonic() - started, process.memory_info().rss))
-                await asyncio.sleep(1)
+    async def watch() -> None:
+        while True:
+            found.memory.append((time.monotonic() - found.started, process.memory_info().rss))
+            await asyncio.sleep(1)
 
-        watching = asyncio.create_task(watch())
-        await asyncio.gather(*(client(number) for number in range(args.clients)))
-        watching.cancel()
-    return found, time.monotonic() - started
+    watching = asyncio.create_task(watch())
+    await asyncio.gather(*(client(number) for number in range(args.clients)))
+    watching.cancel()
+    return found, time.monotonic() - found.started
 
 
 async def ask(
     http: httpx.AsyncClient, found: Found, name: str, prompt: str, stream: bool, expected: dict[tuple[str, str], str]
 ) -> None:
     body = {"model": name or "base", "prompt": prompt, "max_tokens": TOKENS, "temperature": 0, "stream": stream}
-    started, first, text = time.perf_counter(), 0.0, ""
+    started, first, text = time.monotonic(), 0.0, ""
     try:
         async with http.stream("POST", "/v1/completions", json=body) as answer:
-            found.statuses[str(answer.status_code)] += 1
-            if answer.status_code != 200:
+            if answer.status_code == 429:
                 await answer.aread()
-                await asyncio.sleep(float(answer.headers.get("retry-after", "1")))
+                found.refused += 1
+                await asyncio.sleep(float(answer.headers["retry-after"]))
+                return
+            if answer.status_code != 200:
+                found.errors[f"{answer.status_code} {(await answer.aread())[:200].decode(errors='replace')}"] += 1
                 return
             if stream:
                 async for line in answer.aiter_lines():
                     if line.startswith("data: {"):
-                        first = first or time.perf_counter()
+                        first = first or time.monotonic()
                         text += json.loads(line[6:])["choices"][0]["text"]
             else:
                 text = json.loads(await answer.aread())["choices"][0]["text"]
     except (httpx.HTTPError, KeyError, ValueError) as error:
-        found.statuses[type(error).__name__] += 1
+        found.errors[told(error)] += 1
         return
-    milliseconds = 1000 * (time.perf_counter() - started)
-    (found.stream_ms if stream else found.whole_ms).append(milliseconds)
-    if first:
-        found.first_text_ms.append(1000 * (first - started))
+    ends = time.monotonic()
+    found.answered.append(
+        Answered(ends - found.started, 1000 * (ends - started), 1000 * (first - started) if first else 0.0, stream)
+    )
     found.asked.add(name)
     if text != expected[name, prompt]:
         found.wrong.append(f"{name[:12] or 'base'} {prompt!r}: {text!r} instead of {expected[name, prompt]!r}")
+
+
+def told(error: BaseException) -> str:
+    """An error and what it came of: httpx says ReadError for a connection that either side has closed."""
+    names = []
+    found: BaseException | None = error
+    while found is not None:
+        names.append(f"{type(found).__name__}({found})")
+        found = found.__cause__ or found.__context__  # httpcore hides which of them it was
+    return " ← ".join(names)
 
 
 def percentiles(values: list[float]) -> dict[str, float]:

@@ -6,7 +6,7 @@
 `findings`: the gate on all 164 tasks, two corpora and two temperatures (results/crossfit-0.5b, crossfit-0.5b-wide).
 `sound`: the same on the folds that a fault did not touch (results/reader-layers). `families`: private conventions
 (results/hypernet-0.5b). `updates`: real API updates (results/updates-exploration), and `oracle`: what a fine-tuned LoRA
-does there (results/updates-oracle).
+does there (results/updates-oracle). `remember`: a session goes in, an answer changes (results/bench-remember-cpu.json).
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ def blocks(root: Path = ROOT) -> dict[str, str]:
         "families": conventions(root),
         "updates": updates(root),
         "oracle": oracle(root),
+        "remember": remember(root),
     }
 
 
@@ -141,6 +142,28 @@ def oracle(root: Path) -> str:
         "([study](studies/updates-oracle/README.md), [result](results/updates-oracle/result.md)). The hypernetwork "
         "does not write such a LoRA yet."
     )
+
+
+def remember(root: Path) -> str:
+    """README's commands, each with what it gave when they were run, and what was measured over several conventions."""
+    found = store.read_json(root / "results" / "bench-remember-cpu.json")
+    start, define, ask, learn, again = found["commands"]
+    worth = {key: "right" if found["shown"][key] == "passed" else "wrong" for key in ("before", "after")}
+    lines = [
+        f"{start:<72}# its hypernetwork has not seen this convention",
+        define,
+        f"{ask:<72}# {worth['before']}",
+        learn,
+        f"{again:<72}# {worth['after']}",
+    ]
+    first, cpu, load = (found[key]["median"] for key in ("first_token_seconds", "cpu_seconds", "load"))
+    took = (
+        f"{found['changed_from_wrong_to_right']} of {found['conventions']} such conventions go from wrong to right. "
+        f"From the start of the upload to the answer's first token: {first:.1f} s, {cpu:.1f} s of CPU time "
+        f"(medians; {found['machine']['cores']} CPU cores, load {load:.0f}; {found['date']}, "
+        "[bench/remember.py](bench/remember.py))."
+    )
+    return "\n".join(["```sh", *lines, "```", took])
 
 
 def _span(effect: tuple[float, float, float]) -> str:

@@ -253,7 +253,7 @@ class Lane:
             some = [[self.encode(t) for t in one] for one in sets[start : start + 8]]
             whole: dict[str, Factors] = {}
             for _ in range(passes):
-                made = model(observe(self.base, some, tokens=RANK, worn=whole or None))
+                made = model(observe(self.base, some, tokens=RANK, applied=whole or None))
                 made = {m: Factors(f.down_YNRI, strength * f.up_YNRO) for m, f in made.items()}
                 whole = concatenate(whole, made) if whole else made
             found += [select(whole, slice(n, n + 1)) for n in range(len(some))]

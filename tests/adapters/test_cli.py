@@ -141,7 +141,7 @@ def config_of(path: Path, **changes: Any) -> None:
         ({"lora_bias": True}, "a bias on B is not supported"),
         ({"peft_type": "IA3"}, "peft_type 'IA3' is not supported"),
         ({"rank_pattern": {"q_proj": 3}}, "rank_pattern is not supported"),
-        ({"r": 5}, "not of the rank 5"),
+        ({"r": 5, "lora_alpha": 10}, "not of the rank 5"),
     ],
 )
 def test_adapters_of_another_kind_are_refused(

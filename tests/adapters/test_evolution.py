@@ -239,6 +239,22 @@ def test_an_adapter_made_from_a_scored_task_is_not_measured(registry: Registry) 
     assert operations.spent(registry, "table") == 0
 
 
+def test_of_several_scored_tasks_the_first_by_name_is_told(registry: Registry) -> None:
+    sources = tuple(Source(trajectory_id=f"t{n}", task_id=f"dates/{n}") for n in (9, 4, 7, 2, 11, 5))
+    small.put(registry, 1, DATES, made_from=MadeFrom(sources=sources))
+    with pytest.raises(ContaminationError, match="'dates/11', which is scored"):
+        Memory(registry, settings(), Table({}), base=small.BASE).evolve()
+
+
+def test_a_projects_adapter_is_about_the_domains_of_what_it_was_made_from(registry: Registry) -> None:
+    a, b = small.put(registry, 1, DATES), small.put(registry, 2, MONEY)
+    child = small.put(registry, 3, Place(project="shop"), made_from=MadeFrom(parents=((a.id, 1.0), (b.id, 1.0))))
+    evaluation = Evaluation(registry, Table({}), alpha=0.7, budget=1)
+    assert evaluation.domains(child) == ("dates", "money")
+    assert evaluation.domains(a) == ("dates",)
+    assert evaluation.domains(small.put(registry, 4, Place(project="shop"))) == ()
+
+
 def test_a_domain_without_tasks_and_a_project_without_adapters_are_refused(registry: Registry) -> None:
     small.put(registry, 1, Place(project="shop", domain="nothing"))
     with pytest.raises(DataError, match="domain nothing has no held-out tasks"):
@@ -265,6 +281,7 @@ def test_a_merge_is_kept_only_if_its_interval_is_above_both_parents(
     outcome = Memory(registry, settings(**SVD), table, base=small.BASE).evolve()
     (operation,) = outcome.operations
     assert operation.kind == "merge" and operation.result == child and operation.kept is kept
+    assert outcome.draws == operations.spent(registry, table.protocol) == 3 * 2 * TASKS * DRAWS
     entry = registry.get(child)
     assert entry.status is (Status.ACTIVE if kept else Status.ARCHIVED)
     assert entry.fitness is not None and entry.fitness_low is not None

@@ -110,3 +110,13 @@ def test_paths_in_the_config_are_relative_to_it_wherever_they_stand(
     named = {**changed, "model": {**raw["model"], "name": "qwen2.5-coder-0.5b-instruct"}, "elsewhere": raw["benchmark"]}
     (here / "memory.toml").write_text(config.dump_toml(named))
     assert memory.load(here / "memory.toml").model.name == "qwen2.5-coder-0.5b-instruct"
+
+
+def test_engine_and_sandbox_end_with_the_block(raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[measuring.EngineEvaluator] = []
+    monkeypatch.setattr(measuring.EngineEvaluator, "close", lambda self: ended.append(self))
+    found = config.build(memory.MemoryConfig, raw)
+    with pytest.raises(KeyboardInterrupt), measuring.opened(found, Path("nowhere")) as one:
+        assert ended == []
+        raise KeyboardInterrupt
+    assert ended == [one]

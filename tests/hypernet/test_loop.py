@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from rune import console
 from rune.errors import DataError
 from rune.hypernet.loop import Rate, Step, fit, learning_rate
 from rune.hypernet.settings import Schedule
@@ -107,6 +108,22 @@ def test_a_gradient_over_the_limit_is_scaled_to_it_and_written_down_as_it_was(
 def test_weights_without_a_gradient_only_decay(tmp_path: Path) -> None:
     after = train(tmp_path, Schedule(steps=1, learning_rate=0.1, warmup=0.0, weight_decay=0.5), scale=0.0)
     assert after.first.tolist() == pytest.approx([3.0 * 0.95, -4.0 * 0.95])
+
+
+def test_the_bar_goes_on_by_the_steps_that_were_made_and_tells_the_last_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[int, str]] = []
+    advance = console.Progress.advance
+
+    def watch(bar: console.Progress, count: int = 1, **words: str) -> None:
+        told.append((count, words["loss"]))
+        advance(bar, count, **words)
+
+    monkeypatch.setattr(console.Progress, "advance", watch)
+    train(tmp_path, Schedule(steps=23, learning_rate=1e-3))
+    assert sum(count for count, _ in told) == 23
+    assert told[-1][1] == f"{lines(tmp_path)[-1]['loss']:.3f}"
 
 
 def test_the_curve_holds_loss_and_terms_of_each_step(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections import OrderedDict, deque
 from fractions import Fraction
 
@@ -41,6 +42,15 @@ def test_an_element_is_one_value_or_the_end(element: object) -> None:
     with pytest.raises(connection.Stop, match="an element that is none"):
         next(it, "the end")
     assert link.finding is not None and link.finding.kind is FailureKind.PROTOCOL
+
+
+def test_a_program_that_is_gone_before_it_is_asked_has_crashed() -> None:
+    link, _ = answering(7)
+    assert link.operate("call", "f", 1) == 7
+    link._sock.shutdown(socket.SHUT_WR)  # every attempt to send fails from here on
+    with pytest.raises(connection.Stop, match="process ended before it answered"):
+        link.operate("call", "f", "x" * 100_000)
+    assert link.finding is not None and link.finding.kind is FailureKind.CRASH
 
 
 # ---------------------------------------------------------------- objects

@@ -499,13 +499,13 @@ def test_a_lane_that_dies_is_replaced_and_its_program_judged_again(sandbox: Pool
 
 def test_a_wall_timeout_is_tried_again_alone_before_it_counts(sandbox: Pool) -> None:
     sent: list[str] = []
-    send = _pool._WorkerHandle.send
+    send = _pool._Lane.send
 
-    def watch(lane: _pool._WorkerHandle, job: _pool._Job) -> None:
+    def watch(lane: _pool._Lane, job: _pool._Job) -> None:
         sent.append(job.program.key)
         send(lane, job)
 
-    _pool._WorkerHandle.send = watch  # type: ignore[method-assign]
+    _pool._Lane.send = watch  # type: ignore[method-assign]
     try:
         sleeper = Program(
             key="sleeper", code="import time\ndef f(x): time.sleep(60)", test=check("candidate(1)"), entry_point="f"
@@ -516,7 +516,7 @@ def test_a_wall_timeout_is_tried_again_alone_before_it_counts(sandbox: Pool) -> 
         ]
         found = {e.key: e for e in sandbox.judge([sleeper, *others])}
     finally:
-        _pool._WorkerHandle.send = send  # type: ignore[method-assign]
+        _pool._Lane.send = send  # type: ignore[method-assign]
     assert found["sleeper"].outcome is Outcome.TIMED_OUT
     assert sent.count("sleeper") == 2 and sent[-1] == "sleeper"
 
@@ -564,9 +564,9 @@ def test_a_program_that_is_never_silent_for_long_has_no_more_time_than_others(sa
 
 def test_a_cpu_timeout_on_an_overloaded_machine_is_tried_again_alone_before_it_counts() -> None:
     sent: list[str] = []
-    send = _pool._WorkerHandle.send
+    send = _pool._Lane.send
 
-    def watch(lane: _pool._WorkerHandle, job: _pool._Job) -> None:
+    def watch(lane: _pool._Lane, job: _pool._Job) -> None:
         sent.append(job.program.key)
         send(lane, job)
 
@@ -584,11 +584,11 @@ def test_a_cpu_timeout_on_an_overloaded_machine_is_tried_again_alone_before_it_c
     try:
         for burner in burners:
             assert burner.stdout is not None and burner.stdout.readline()
-        _pool._WorkerHandle.send = watch  # type: ignore[method-assign]
+        _pool._Lane.send = watch  # type: ignore[method-assign]
         with fork.build(fork.Config(workers=1, cpu_seconds=0.5, wall_seconds=1.0)) as pool:
             found = {e.key: e for e in pool.judge([loop, *others])}
     finally:
-        _pool._WorkerHandle.send = send  # type: ignore[method-assign]
+        _pool._Lane.send = send  # type: ignore[method-assign]
         os.sched_setaffinity(0, processors)
         for burner in burners:
             burner.kill()

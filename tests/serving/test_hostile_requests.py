@@ -167,7 +167,7 @@ HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
     ("data", "status"),
     [
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 64, b"400"),  # TLS at a port without it
-        (b"GET / HTTP/9.9\r\n\r\n", b"404"),
+        (b"GET /nowhere HTTP/9.9\r\n\r\n", b"404"),
         (HEAD + b"Content-Length: many\r\n\r\n{}", b"400"),
         (HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n{}", b"400"),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n", b"400"),

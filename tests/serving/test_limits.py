@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from rune.serving.drawing import Admission
 from rune.serving.keys import OWNER, Client
 from rune.serving.refusals import Refusal
 from rune.types import ModelRef
-from tests.serving.world import PATIENCE, Running, configured, running, trajectory, until
+from tests.serving.world import PATIENCE, Running, configured, running, slowly, trajectory, until
 
 LONG: dict[str, Any] = {"model": "tiny", "prompt": "def f(x):\n", "max_tokens": 480, "temperature": 1}
 
@@ -32,18 +31,6 @@ def small(tiny_model: ModelRef, tmp_path: Path) -> Iterator[Running]:
     with running(configured(tiny_model, tmp_path, None, max_draws=2)) as served:
         served.service.engine.decoder.ends = frozenset()  # type: ignore[attr-defined]
         yield served
-
-
-def slowly(served: Running) -> None:
-    """Steps that take long enough to look at what happens meanwhile."""
-    device = served.service.engine.decoder.device  # type: ignore[attr-defined]
-    forward = device._forward
-
-    def slow(*args: Any) -> None:
-        time.sleep(0.01)
-        forward(*args)
-
-    device._forward = slow
 
 
 def test_beyond_the_limit_a_client_is_told_when_to_come_again(small: Running) -> None:

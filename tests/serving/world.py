@@ -118,3 +118,15 @@ def until(condition: Any) -> None:
     while not condition():
         assert time.monotonic() < ends, "waited too long"
         time.sleep(0.01)
+
+
+def slowly(served: Running, *, seconds: float = 0.01) -> None:
+    """Steps that take long enough to look at what happens meanwhile."""
+    device = served.service.engine.decoder.device  # type: ignore[attr-defined]
+    forward = device._forward
+
+    def slow(*args: Any) -> None:
+        time.sleep(seconds)
+        forward(*args)
+
+    device._forward = slow

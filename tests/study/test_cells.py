@@ -56,6 +56,15 @@ def test_variants_cross_the_grid_and_the_temperatures(tmp_path: Path, tiny_model
     assert read.train.hypernet.schedule.steps != 9
 
 
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [(0.8, "0.8"), (1e-4, "0.0001"), (16, "16"), (True, "True"), ("perceiver", "perceiver"), ("a/b", "3"), ("", "3"),
+     ([1], "3"), (["a"], "3"), ({"a": 1}, "3"), (-0.5, "3")],
+)  # fmt: skip
+def test_a_value_names_its_variants_folder_if_a_folder_may_be_called_so(value: object, word: str) -> None:
+    assert cells._word(value, 3) == word
+
+
 def test_cells_share_a_stage_as_far_as_their_settings_are_the_same(tmp_path: Path, tiny_model: ModelRef) -> None:
     read = loaded(tmp_path, tiny_model, design={"temperatures": [0.8, 0.2], "seeds": [1, 2]})
 

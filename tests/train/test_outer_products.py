@@ -84,8 +84,8 @@ def test_a_second_pass_writes_what_the_first_left_wrong(base: Base) -> None:
     model.calibrate(base, seen)
     with torch.no_grad():
         first = model(seen)
-        again = observe(base, sets, tokens=64, worn=first)
-        alone = observe(base, sets[2:], tokens=64, worn=select(first, slice(2, 3)))
+        again = observe(base, sets, tokens=64, applied=first)
+        alone = observe(base, sets[2:], tokens=64, applied=select(first, slice(2, 3)))
         both = concatenate(first, model(again))
     sizes, by_itself = (seen.error_NRW[n].norm(dim=-1).sort().values for seen, n in ((again, 2), (alone, 0)))
     torch.testing.assert_close(sizes, by_itself, rtol=1e-2, atol=1e-3)

@@ -58,7 +58,10 @@ class Adapter:
 
 
 def target_linears(model: nn.Module, targets: Sequence[str] = MODULES) -> dict[str, nn.Linear]:
-    """Dotted name → linear layer for every module whose last name is in `targets`, in model order."""
+    """Dotted name → linear layer for every module whose last name is in `targets`, in model order.
+
+    Raises AdapterError if there is none.
+    """
     found = {
         name: module
         for name, module in model.named_modules()
@@ -119,7 +122,8 @@ class LoraHooks:
 
         Without `slots_N`, the N rows of a batch are G equal runs: rows g·K … g·K+K−1 wear adapter g. With it,
         row n has adapter `slots_N[n]` (gathered: for batches that cannot be sorted). Both are plain tensors,
-        so a captured CUDA graph may be replayed after their contents were overwritten.
+        so a captured CUDA graph may be replayed after their contents were overwritten. Raises AdapterError for a
+        module that was not hooked.
         """
         unknown = next((name for name in stacked if name not in self.linears), None)
         if unknown is not None:
@@ -166,7 +170,10 @@ def add(y_NTO: Tensor, x_NTI: Tensor, pair: Pair, slots_N: Tensor | None = None)
 
 
 def delta(x_NTI: Tensor, pair: Pair, slots_N: Tensor | None = None) -> Tensor:
-    """B A x for a batch whose rows wear the stacked adapters of `pair`; shape [N, T, O] (or [N, O] for 2-D x)."""
+    """B A x for a batch whose rows wear the stacked adapters of `pair`; shape [N, T, O] (or [N, O] for 2-D x).
+
+    Raises AdapterError where G equal runs do not make up the N rows.
+    """
     a_GIR, b_GRO = pair.a.to(x_NTI.dtype), pair.b.to(x_NTI.dtype)
     if slots_N is not None:
         a_GIR, b_GRO = a_GIR[slots_N], b_GRO[slots_N]

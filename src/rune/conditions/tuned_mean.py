@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rune.conditions import _adapters, _tuned
+from rune.conditions import _tuned
 from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.types import Problem, Treatment
 
@@ -38,7 +38,7 @@ class TunedMean:
         every = [convert.to_adapter(f, tuned.layout, base_model=digest) for f in tuned.by_set.values()]
         mean = composition.shrink(composition.compose(every, [1 / len(every)] * len(every)), self._config.mean_rank)
         factors = convert.from_adapter(mean, tuned.layout)
-        adapter = _adapters.place(self._arm_inputs, "tuned_mean", "all", factors, tuned.layout)
+        adapter = self._arm_inputs.keep("tuned_mean", "all", factors, tuned.layout)
         ids = tuple(sorted({name for names in tuned.by_set for name in names}))
         for problem in problems:
             on_done(Treatment(task_id=problem.task_id, condition="tuned_mean", adapter=adapter, trajectory_ids=ids))

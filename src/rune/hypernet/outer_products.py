@@ -45,10 +45,10 @@ class Observed(NamedTuple):
 
 
 @torch.no_grad()
-def observe(base: Base, sets: Sequence[Sequence[Text]], *, tokens: int, worn: Adapters | None = None) -> Observed:
+def observe(base: Base, sets: Sequence[Sequence[Text]], *, tokens: int, applied: Adapters | None = None) -> Observed:
     """One pass of the base model. `tokens` is R; a set may hold several texts, an empty one gives no token.
 
-    With `worn`, N adapters, each set is read under its own: what is still got wrong then.
+    With `applied`, N adapters, each set is read under its own: what is still got wrong then.
     """
     layout = base.layout(MODULES)
     texts = [text for one in sets for text in one]
@@ -57,9 +57,9 @@ def observe(base: Base, sets: Sequence[Sequence[Text]], *, tokens: int, worn: Ad
     rows = base.rows(texts)
     place = rows.row_P, rows.position_P
     owner_B = torch.tensor([n for n, one in enumerate(sets) for _ in one], device=base.device)
-    stacked = pairs(worn, base.layout(tuple(worn))) if worn else {}
+    stacked = pairs(applied, base.layout(tuple(applied))) if applied else {}
     inner: Any = base.model
-    with base.hooks.using(stacked, owner_B if worn else None), _watching(base, layout, place) as (inputs, norms):
+    with base.hooks.using(stacked, owner_B if applied else None), _watching(base, layout, place) as (inputs, norms):
         hidden_BTW = inner.model(input_ids=rows.ids_BT, use_cache=False).last_hidden_state
     state_PW = hidden_BTW[place]
     embedding_VW = inner.lm_head.weight

@@ -93,6 +93,7 @@ def _shown(context: ServerContext, entries: Sequence[Entry]) -> list[dict[str, A
             "how": entry.how,
             "created": _seconds(entry.created),
             "fitness": entry.fitness,
+            "fitness_interval": None if entry.fitness is None else [entry.fitness_low, entry.fitness_high],
             "resident": None if resident is None else entry.id in resident,
         }
         for entry in entries
@@ -115,12 +116,16 @@ def add_adapters(app: FastAPI, context: ServerContext) -> None:
 
     @app.get("/v1/adapters/{name:path}", responses=error_responses(400, 401, 404))
     async def adapter(request: Request, name: str) -> Any:
-        """One adapter, and the ids of the trajectories that it was made from."""
+        """One adapter, and the ids of the trajectories and adapters that it was made from."""
 
         def one() -> dict[str, Any]:
             entry = context.memory.named(name, request.state.client)
             sources = context.memory.registry.sources(entry.id)
-            return {**_shown(context, [entry])[0], "trajectories": [source.trajectory_id for source in sources]}
+            return {
+                **_shown(context, [entry])[0],
+                "trajectories": [source.trajectory_id for source in sources],
+                "parents": context.memory.parents(entry, request.state.client),
+            }
 
         return await run_in_threadpool(one)
 

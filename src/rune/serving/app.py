@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
 from rune import __version__
-from rune.serving import adapters, completions
+from rune.serving import adapters, completions, page
 from rune.serving.context import ServerContext
 from rune.serving.openapi import error_responses
 from rune.serving.refusals import Refusal
@@ -19,6 +19,7 @@ def build(context: ServerContext) -> FastAPI:
     app = FastAPI(title="rune serve", version=__version__, docs_url=None, redoc_url=None)
     _errors(app)
     _health(app, context)
+    page.add_page(app)
     completions.add_completions(app, context)
     adapters.add_models(app, context)
     adapters.add_adapters(app, context)

@@ -25,7 +25,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 GONE = 499  # in the log, for a client that hung up; nobody reads it as an answer
-OPEN = ("/healthz", "/readyz", "/openapi.json")  # answered without a key
+OPEN = ("/", "/healthz", "/readyz", "/openapi.json")  # answered without a key
 UPLOADS = ("/v1/trajectories",)
 
 

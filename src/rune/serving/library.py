@@ -69,6 +69,11 @@ def learned(
         raise AdapterError(str(refusal)) from None
 
 
+def memory_of(config: Config | None = None) -> AdapterMemory:
+    """What `remember` remembers with: the registry and the hypernetwork, loaded once. Raises RuneError."""
+    return _memory(_key(config))
+
+
 def chat(
     messages: str | Sequence[tuple[str, str]],
     *,

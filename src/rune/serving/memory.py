@@ -66,6 +66,7 @@ class AdapterMemory:
         """`keep`: folder for redacted trajectories. `most_bytes`: of what a gzip file of trajectories unpacks to."""
         self.registry, self.model = registry, model
         self._generator, self._strength, self._keep, self._most_bytes = generator, strength, keep, most_bytes
+        self.hypernet = generator.digest if generator else ""  # sha256 of its weights
         self._making = threading.Lock()  # one pass at a time: it has all the cores that it can use
         self._refs: OrderedDict[str, AdapterRef] = OrderedDict()
         self._refs_guard = threading.Lock()
@@ -112,6 +113,12 @@ class AdapterMemory:
 
     def count(self, client: Client, *, project: str = "") -> int:
         return self.registry.count(self._view(client, project))
+
+    def parents(self, entry: Entry, client: Client) -> list[str]:
+        """Ids of the adapters that one was made from, as far as the client may see them."""
+        edges = self.registry.lineage(entry.id).ancestors
+        found = [self.registry.get(edge.parent) for edge in edges if edge.child == entry.id]
+        return [one.id for one in found if client.projects is None or one.place.project in client.projects]
 
     def aliases(self, entries: Sequence[Entry]) -> dict[str, list[str]]:
         """Id → its aliases as clients of its project write them: without the project in front."""
@@ -164,6 +171,11 @@ class AdapterMemory:
 
     # ------------------------------------------------------------------ in
 
+    @property
+    def learns(self) -> bool:
+        """Whether there is a hypernetwork."""
+        return self._generator is not None
+
     def learn(self, data: bytes, where: Place, *, name: str = "session", alias: str = "") -> Learned:
         """One adapter from a file of trajectories in any known format, registered. `name`: of a session without one.
 
@@ -182,9 +194,9 @@ class AdapterMemory:
         with self._making:
             adapter, made_from = self._make(trajectories)
         hub_id, revision = names.hub_name(self.model.name)
-        entry, new = self._enter(adapter, where, made_from, base_name=hub_id, base_revision=revision, alias=alias)
-        if self._keep is not None:
-            store.write_jsonl(self._keep / f"{entry.id}.jsonl", trajectories)
+        entry, new = self._enter(
+            adapter, where, made_from, base_name=hub_id, base_revision=revision, alias=alias, trajectories=trajectories
+        )
         return Learned(entry, new, ids, tuple(notes), time.perf_counter() - started)
 
     def load(self, folder: Path, where: Place, *, alias: str = "") -> Entry:
@@ -201,9 +213,9 @@ class AdapterMemory:
         entry, _ = self._enter(adapter, where, MadeFrom(how="imported"), alias=alias)
         return entry
 
-    def archive(self, found: Entry) -> None:
+    def archive(self, found: Entry, *, reason: str = "DELETE") -> None:
         """Take an adapter out of service. It is kept, and comes back when it is learned or loaded again."""
-        operations.forget(self.registry, [found], reason="DELETE")
+        operations.forget(self.registry, [found], reason=reason)
         with self._refs_guard:
             self._refs.pop(found.id, None)
 
@@ -250,6 +262,7 @@ class AdapterMemory:
         base_name: str = "",
         base_revision: str = "",
         alias: str = "",
+        trajectories: Sequence[Trajectory] = (),
     ) -> tuple[Entry, bool]:
         check_alias(alias)
         try:
@@ -264,6 +277,8 @@ class AdapterMemory:
             )
         except AdapterError as error:
             raise Refusal(400, str(error).replace("--", ""), code="adapter_refused") from None
+        if self._keep is not None and trajectories:  # before the entry: whoever finds that finds them too
+            store.write_jsonl(self._keep / f"{ready.draft.id}.jsonl", trajectories)
         full = f"{where.project}/{alias}" if alias else ""
         try:
             entry, new = self.registry.insert(ready.draft, ready.config, ready.weights, alias=full)

@@ -141,7 +141,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                timeout_keep_alive=30,
+                timeout_keep_alive=service.config.serve.keep_alive_seconds,  # type: ignore[arg-type]  # also takes parts
                 timeout_graceful_shutdown=math.ceil(seconds),
                 h11_max_incomplete_event_size=64 << 10,  # of a request's head
             )

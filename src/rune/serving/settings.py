@@ -59,6 +59,9 @@ class Serve:
     trajectory_bytes: int = 16 << 20  # also of what a gzip file unpacks to
     upload_seconds: float = 30.0  # until a request's body must be there
     request_seconds: float = 300.0  # until an answer must be finished
+    # For so long an idle connection is kept: longer than clients and proxies keep theirs (httpx 5 s, nginx 60 s, Go
+    # 90 s), so that it is they who close it. A request that meets a connection being closed here would be lost.
+    keep_alive_seconds: float = 120.0
     drain_seconds: float = 30.0  # that requests under way have to finish after SIGTERM
 
     def __post_init__(self) -> None:
@@ -70,7 +73,7 @@ class Serve:
                 raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
         if self.max_draws_per_key < 0:
             raise ValueError(f"max_draws_per_key must be 0 or more, found {self.max_draws_per_key}")
-        for name in ("upload_seconds", "request_seconds", "drain_seconds"):
+        for name in ("upload_seconds", "request_seconds", "keep_alive_seconds", "drain_seconds"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, found {getattr(self, name)}")
 

@@ -42,7 +42,10 @@ _THE_SAME = ("run", "design", "benchmark", "gate", "report", "track", "phase")
 
 
 def variants(design: Design) -> dict[str, dict[str, Any]]:
-    """Name → {"section.key": value}, in the config's order. The first one decides; the others stand beside it."""
+    """Name → {"section.key": value}, in the config's order. The first one decides; the others stand beside it.
+
+    Raises ConfigError for what may not vary, or two variants of one name.
+    """
     named: dict[str, dict[str, Any]] = {name: dict(values) for name, values in design.variants.items()} or {"": {}}
     axes = dict(design.grid)
     if design.temperatures:

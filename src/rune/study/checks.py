@@ -56,7 +56,8 @@ def _quantised(settings: RunConfig) -> None:
 def inputs(settings: RunConfig, written: RunConfig) -> None:
     """What a new run reads from outside. Not asked of an old one: its inputs may be gone when it is scored again.
 
-    `settings` have absolute paths, `written` those of the config, for the message.
+    `settings` have absolute paths, `written` those of the config, for the message. Raises ConfigError for what is not
+    there, or does not fit.
     """
     resolve.check_name(settings.model.name, settings.model.sources)
     files = [("imports", *pair) for pair in zip(settings.collect.imports, written.collect.imports, strict=True)]

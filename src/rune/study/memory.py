@@ -121,7 +121,10 @@ class Memory:
         self.evaluation = Evaluation(registry, evaluator, alpha=settings.alpha, budget=settings.budget)
 
     def evolve(self) -> Evolved:
-        """Everything that is not done yet, in the order measure, consolidate, update, merge, forget."""
+        """Everything that is not done yet, in the order measure, consolidate, update, merge, forget.
+
+        Raises DataError if the project has no active adapter of this base.
+        """
         outcome = Evolved()
         if not self.entries():
             raise DataError(
@@ -243,7 +246,10 @@ class Memory:
     # ------------------------------------------------------------------ doing it, and doing it again
 
     def remake(self, step: Step) -> Prepared:
-        """The adapter that a step makes: the same bytes whenever it is asked for."""
+        """The adapter that a step makes: the same bytes whenever it is asked for.
+
+        Raises DataError without the hypernetwork that the step was done with.
+        """
         from rune.adapters import merging
         from rune.adapters.registry import intake
 

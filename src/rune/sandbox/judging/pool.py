@@ -44,8 +44,8 @@ class _Job:
         self.alone = False
 
 
-class _WorkerHandle:
-    """One judge process with its box."""
+class _Lane:
+    """One judge process with its box, and the programs that it was given."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         ours, theirs = socket.socketpair()
@@ -145,7 +145,7 @@ class Pool:
         self._key = secrets.token_hex(32)  # of the tests' random numbers
         self._launch = launch
         self._watch_seconds = 30.0 + 25.0 * max(limits.cpu_seconds, limits.wall_seconds)
-        self._lanes: list[_WorkerHandle] = []
+        self._lanes: list[_Lane] = []
         self._closed = False
         self._busy = False
         self.layers: tuple[str, ...] = ()
@@ -209,13 +209,13 @@ class Pool:
 
     # -- lanes
 
-    def _start(self) -> _WorkerHandle:
-        lane = _WorkerHandle({**self._options, "box": self._launch(box_options(self.limits))})
+    def _start(self) -> _Lane:
+        lane = _Lane({**self._options, "box": self._launch(box_options(self.limits))})
         # Not among the options: a command line can be read by others.
         lane.say({"key": self._key})
         return lane
 
-    def _ready(self, lane: _WorkerHandle) -> None:
+    def _ready(self, lane: _Lane) -> None:
         lane.socket.setblocking(True)
         lane.socket.settimeout(90.0)
         answers: list[dict[str, Any]] = []
@@ -233,7 +233,7 @@ class Pool:
                 "or pass --allow-weak-sandbox to run it all the same"
             )
 
-    def _replace(self, number: int) -> _WorkerHandle:
+    def _replace(self, number: int) -> _Lane:
         self._lanes[number].close()
         lane = self._lanes[number] = self._start()
         self._ready(lane)

@@ -88,11 +88,11 @@ def read(folder: Path) -> Iterator[Source]:
         with tempfile.TemporaryDirectory(prefix="rune-rejudge-") as scratch:
             with tarfile.open(folder / "run.tar.xz") as archive:
                 archive.extractall(scratch, filter="data")
-            places = sorted(Path(scratch).glob("*/seed-*/fold-*/t*"))
+            places = sorted(path.parent for path in Path(scratch).rglob("samples.jsonl"))
             if not places:
                 raise DataError(f"{folder / 'run.tar.xz'}: no folds with samples in it")
             for place in places:
-                name = "/".join(place.parts[-3:])
+                name = "/".join(place.relative_to(scratch).parts[1:])
                 yield Source(folder.name, name, problems(place), *records(place))
     elif (folder / "samples.jsonl.gz").exists():
         yield Source(folder.name, "", study(folder), *records(folder))

@@ -22,14 +22,18 @@ PREFILL = (
     "Below is a Python script with a self-contained function that solves the problem "
     "and passes corresponding tests:\n```python\n"
 )
-VALUE_INSTRUCTION = "Please answer the following question with one Python literal in a markdown code block:"
+# A literal is shown and a call named: without that, most answers of the 1.5B repeated the call (studies/pbb).
+VALUE_INSTRUCTION = (
+    "Please answer the following question with the value itself, written as one Python literal in a markdown code "
+    "block. A literal is for example -3, 'ab', [1, 2] or {'a': 1}; neither a call nor an assertion:"
+)
 EDITS_INSTRUCTION = (
     "Please mend the repository below. Answer in a markdown code block with one or more edits, each in this form, "
     "where the search part repeats whole lines of the file that stand there once:\n"
     f"path/to/file.py\n{editing.SEARCH}\nlines of the file\n{editing.MIDDLE}\nnew lines\n{editing.REPLACE}\n"
 )
 EDITS_PREFILL = "Below are the edits that mend it and pass its tests:\n```\n"
-VALUE_PREFILL = "Below is the Python literal that answers the question:\n```python\n"
+VALUE_PREFILL = "The value is written as a Python literal:\n```python\n"
 REFLECTION = "The mistake is"
 FENCE = "\n```"
 ENDS = (FENCE, "<|endoftext|>", "<|im_end|>")  # of any answer
@@ -130,6 +134,7 @@ def truncate(text: str, limit: int) -> str:
 _FENCE_LINE = re.compile(r"^(?P<indent>[ \t]*)(?P<mark>`{3,}|~{3,})(?P<info>[^`\n]*)$", re.MULTILINE)
 _THOUGHT = re.compile(r"^[ \t]*<(think|thinking|thought|reasoning)>.*?(?:</\1>|\Z)", re.DOTALL | re.MULTILINE)
 _THOUGHT_ENDS = re.compile(r"(?<![\"'`])</(?:think|thinking|thought|reasoning)>(?![\"'`])")
+_LABEL = re.compile(r"^(?:the )?(?:answer|value|result|output)(?: is|:| is:)\s+", re.IGNORECASE)
 _CLOSINGS = 8  # a docstring may hold fences of its own: so many are tried as the end of a block
 
 
@@ -145,12 +150,43 @@ def stop(prompt: str, answer: Answer = Answer.PROGRAM) -> tuple[str, ...]:
 def value(completion: str) -> str:
     """The literal in a completion that followed `VALUE_PREFILL`, as it was written.
 
-    It stands before the closing fence; the first fenced block that is a literal is taken where that is none. What
-    stands there is taken, not corrected: whether it is a literal, and the right one, is the scorer's to say.
+    It stands before the closing fence; the first fenced block that is a literal is taken where that is none, else what
+    the last line states. What stands there is taken, not corrected: whether it is a literal, and the right one, is the
+    scorer's to say.
     """
     text = _without_thoughts(completion.replace("\r\n", "\n").replace("\r", "\n"))
     blocks = [block.strip() for block in _blocks(text)]
-    return next((block for block in blocks if _literal(block)), text.partition(FENCE)[0].strip())
+    before = text.partition(FENCE)[0].strip()
+    return next((block for block in blocks if _literal(block)), "") or _stated(before) or before
+
+
+def _stated(text: str) -> str:
+    """The literal that the last line is, or states: `f(2) == 8`, `assert f(2) == 8`, `answer = 8`, `Answer: 8.`
+
+    Whatever stands before a line that is a literal; before one that states it, comments only: the last line of a
+    program is no answer. "" if there is none.
+    """
+    lines = [line for line in text.split("\n") if line.strip()]
+    if not lines or lines[-1] != lines[-1].lstrip() or lines[-1].startswith("#"):
+        return ""
+    last = _LABEL.sub("", lines[-1].rstrip()).rstrip(".").strip("`")
+    if _literal(last):
+        return last if last == lines[-1].rstrip() or _comments(lines[:-1]) else ""
+    if not _comments(lines[:-1]) or not _parses(last):
+        return ""
+    (statement, *others) = ast.parse(last).body
+    found: ast.expr | None = None
+    said = statement.test if isinstance(statement, ast.Assert) else getattr(statement, "value", None)
+    if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+        found = statement.value
+    elif isinstance(said, ast.Compare) and [type(op) for op in said.ops] == [ast.Eq]:
+        found = said.comparators[0]
+    stated = (found is not None and not others and ast.get_source_segment(last, found)) or ""
+    return stated if _literal(stated) else ""
+
+
+def _comments(lines: Sequence[str]) -> bool:
+    return all(line.startswith("#") for line in lines)
 
 
 def _literal(text: str) -> bool:

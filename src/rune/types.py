@@ -335,7 +335,7 @@ class Decision:
     answer: str  # "Gate PASSED" or "Gate FAILED — reassessing"
     effect_points: float
     threshold_points: float
-    relative_change: float  # effect / baseline, for information
+    relative_change: float | None  # effect / baseline, for information; None: the baseline passed nothing
     leakage_check: str  # "not required", "required", "clean", "suspicious"
     arms: tuple[ArmScore, ...]
     contrasts: tuple[Contrast, ...]

@@ -1,29 +1,37 @@
 """Programming by Backprop: the trajectories that its runs import, and what came out of them.
 
     python studies/pbb/pbb.py corpus --out runs/pbb        train.jsonl, given.jsonl, for configs/pbb-*.toml
-    python studies/pbb/pbb.py tell RUN … --out results/pbb  result.json, result.md: by kind, size and steps as well
+    python studies/pbb/pbb.py tell RUN … --out results/pbb  result.json, result.md: by kind, size and steps as well,
+                                                            and "What came out" on the page
+
+An answer counts as it was taken and judged in the run. Beside it stands what `prompts.value` takes from the same
+completions today, and what they consist of.
 
 Question, design, predictions and rule: README.md beside this file. Intervals are paired and over functions: each draw
-of the bootstrap takes whole functions (or compositions), with all their tasks, seeds and draws.
+of the bootstrap takes whole functions (or compositions), with all their tasks, seeds and draws. Where all functions
+agree, as where nothing passes, the interval is that of a share of functions not yet seen (`stats.task_interval`).
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from rune import config
+from rune import config, prompts
+from rune.analysis import stats
 from rune.benchmarks import pbb
+from rune.benchmarks.scorers import exact_value
 from rune.runs import store
 from rune.runs.store import RunDir
 from rune.study.folders import reopen
-from rune.types import Outcome, Split, Verdict
+from rune.types import Answer, Outcome, Sample, Split, Verdict
 
 ARMS = ("vanilla", "teacher", "tuned", "tuned_wrong", "tuned_mean")
 CONTRASTS = (
@@ -31,6 +39,20 @@ CONTRASTS = (
     ("tuned_mean", "vanilla"), ("teacher", "vanilla"), ("tuned", "teacher"),
 )  # fmt: skip
 RESAMPLES, LEVEL = 10_000, 0.95
+PAGE = Path(__file__).with_name("README.md")
+RUNS = ("pbb-0.5b", "pbb-0.5b-reason", "pbb-1.5b", "pbb-1.5b-reason")
+# Of the page: what → run → lowest and highest that was predicted, in points.
+PREDICTED: Mapping[str, tuple[tuple[float, float], ...]] = {
+    "vanilla": ((1, 8), (1, 9), (3, 12), (2, 12)),
+    "teacher": ((10, 30), (10, 32), (22, 45), (25, 52)),
+    "tuned": ((2, 10), (1, 9), (4, 15), (3, 15)),
+    "tuned - tuned_wrong": ((-1.5, 3), (-2, 3), (-1, 5), (-2, 6)),
+    "tuned_wrong - vanilla": ((-3, 2), (-4, 2), (-4, 3), (-5, 3)),
+    "tuned_mean - vanilla": ((-3, 3), (-4, 3), (-3, 3), (-4, 3)),
+    "tuned - tuned_wrong, compositions": ((-3, 3),) * 4,
+}
+CEILING = 10.0  # a `teacher` below it: nothing about weights follows
+FORMS = ("a value", "states a value", "the call", "the question", "other")
 
 
 def main() -> int:
@@ -73,10 +95,12 @@ class Scores(NamedTuple):
 
 
 def tell(args: argparse.Namespace) -> None:
-    found = {run.name: one(run) for run in map(Path.resolve, args.runs)}
+    by_name = {run.resolve().name.rpartition("-")[0]: run.resolve() for run in args.runs}
+    found = {name: one(by_name[name]) for name in RUNS}
     args.out.mkdir(parents=True, exist_ok=True)
     store.write_json(args.out / "result.json", {"level": LEVEL, "resamples": RESAMPLES, "runs": found})
     store.write_atomic(args.out / "result.md", page(found))
+    store.replace_block(PAGE, "pbb", came_out(found))
     print(args.out / "result.md")
 
 
@@ -87,7 +111,15 @@ def one(run: Path) -> dict[str, Any]:
     asked = {t.problem.task_id: t for t in pbb.tasks(part) if t.problem.split is Split.HELD_OUT}
     passed: dict[str, dict[str, list[int]]] = {arm: defaultdict(list) for arm in ARMS}
     seconds: dict[str, float] = defaultdict(float)
+    now: dict[str, dict[str, list[int]]] = {arm: defaultdict(list) for arm in ARMS}
+    forms: dict[str, Counter[str]] = {arm: Counter() for arm in ARMS}
     for place in experiment.places():
+        for sample in store.read_jsonl(place.folder / "samples.jsonl", Sample):
+            problem = asked[sample.task_id].problem
+            answer = prompts.extract(sample.completion, prompt=problem.prompt, entry_point="", answer=Answer.VALUE)
+            now[sample.condition][sample.task_id].append(right(answer, problem.test))
+            forms[sample.condition][form(sample, answer, asked[sample.task_id])] += 1
+            forms[sample.condition]["cut"] += sample.finish_reason == "length"
         for verdict in store.read_jsonl(place.folder / "verdicts.jsonl", Verdict):
             passed[verdict.condition][verdict.task_id].append(verdict.outcome is Outcome.PASSED)
         for stage, told in place.folder.manifest().get("stages", {}).items():
@@ -97,6 +129,10 @@ def one(run: Path) -> dict[str, Any]:
     scores = {
         arm: Scores(np.array([np.mean(found[name]) for name in names]), sum(map(len, found.values())))
         for arm, found in passed.items()
+    }
+    again = {
+        arm: Scores(np.array([np.mean(found[name]) for name in names]), sum(map(len, found.values())))
+        for arm, found in now.items()
     }
     domains = [t.problem.domain for t in tasks]
     manifest = RunDir.open(run).told()
@@ -119,6 +155,13 @@ def one(run: Path) -> dict[str, Any]:
         "arms": {arm: {"pass_at_1": 100 * float(s.share_T.mean()), "draws": s.draws} for arm, s in scores.items()},
         "contrasts": contrasts(scores, domains, every),
         "floor_never_answers": {"tasks": int(never.sum()), "contrasts": contrasts(scores, domains, never)},
+        "passed": {arm: int(sum(map(sum, found.values()))) for arm, found in passed.items()},
+        "taken_today": {
+            "passed": {arm: int(sum(map(sum, found.values()))) for arm, found in now.items()},
+            "arms": {arm: 100 * float(s.share_T.mean()) for arm, s in again.items()},
+            "contrasts": contrasts(again, domains, every),
+        },
+        "answers": {arm: {name: count[name] for name in (*FORMS, "cut")} for arm, count in forms.items()},
         "by": {
             name: {
                 label: {
@@ -134,23 +177,41 @@ def one(run: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def right(answer: str, expected: str) -> bool:
+    """Whether an answer is the value, as `exact_value` compares."""
+    try:
+        return exact_value.same(exact_value.parse(answer), exact_value.parse(expected))
+    except exact_value.NoValue:
+        return False
+
+
+def form(sample: Sample, taken: str, task: pbb.Task) -> str:
+    """What an answer consists of, one of FORMS."""
+    try:
+        exact_value.parse(taken)
+        return "a value" if taken == sample.program else "states a value"
+    except exact_value.NoValue:
+        pass
+    text = sample.program.strip()
+    if any(re.fullmatch(rf"(repr\(|print\()*{f.name}\([^\n]*\)", text) for f in task.functions):
+        return "the call"
+    return "the question" if task.problem.prompt.partition("\n")[0] in text else "other"
+
+
 def contrasts(scores: Mapping[str, Scores], domains: Sequence[str], member: np.ndarray) -> dict[str, Any]:
     return {f"{a} - {b}": contrast(scores, domains, member, a, b) for a, b in CONTRASTS}
 
 
 def contrast(scores: Mapping[str, Scores], domains: Sequence[str], member: np.ndarray, a: str, b: str) -> Any:
-    """Difference in points with its percentile interval over functions; None where there are fewer than two."""
-    difference_T = (scores[a].share_T - scores[b].share_T)[member]
-    labels = np.array(domains)[member]
-    own = sorted(set(labels))
-    if len(own) < 2:
+    """Difference in points with its interval over functions; None where there are fewer than two."""
+    difference_T = 100 * (scores[a].share_T - scores[b].share_T)[member]
+    labels = [d for d, is_in in zip(domains, member, strict=True) if is_in]
+    units = len(set(labels))
+    if units < 2:
         return None
-    sums = np.array([difference_T[labels == d].sum() for d in own])
-    sizes = np.array([(labels == d).sum() for d in own])
-    drawn = np.random.default_rng(0).integers(0, len(own), (RESAMPLES, len(own)))
-    means = sums[drawn].sum(1) / sizes[drawn].sum(1)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return {"points": 100 * float(difference_T.mean()), "low": 100 * float(low), "high": 100 * float(high)}
+    weights_RT = stats.task_weights(units, RESAMPLES, 0)
+    found = stats.mean_interval(difference_T[:, None], labels, weights_RT, level=LEVEL, low=-100.0, high=100.0)
+    return {"points": float(difference_T.mean()), "low": found.low, "high": found.high}
 
 
 def page(found: Mapping[str, Any]) -> str:
@@ -175,6 +236,83 @@ def page(found: Mapping[str, Any]) -> str:
                 values = " | ".join(f"{told['arms'][arm]:.1f}" for arm in ARMS)
                 lines.append(f"| {label} | {told['tasks']} | {values} | {span(told['tuned - tuned_wrong'])} |")
     return "\n".join(lines) + "\n"
+
+
+def came_out(found: Mapping[str, Any]) -> str:
+    """What the page says of the runs: each prediction, the rule, and what the answers consist of."""
+    lines = [f"| measured, points | {' | '.join(found)} |", f"|---|{'---:|' * len(found)}"]
+    kept = 0
+    for what, bounds in PREDICTED.items():
+        cells = []
+        for run, (low, high) in zip(found.values(), bounds, strict=True):
+            arm, _, where = what.partition(", ")
+            by = run["by"]["functions"]["composition"]
+            told = by["tuned - tuned_wrong"] if where else run["contrasts"].get(arm)
+            value = told["points"] if told else run["arms"][arm]["pass_at_1"]
+            holds = low <= round(value, 1) <= high
+            kept += holds
+            cells.append(f"{span(told) if told else f'{value:.1f}'}: {'kept' if holds else 'missed'}")
+        lines.append(f"| {what.replace(' - ', ' − ')} | {' | '.join(cells)} |")
+    total = sum(map(len, PREDICTED.values()))
+    lines += ["", f"{kept} of {total} predictions kept.", ""]
+    lines += [f"| answers of `teacher`, % of draws | {' | '.join(found)} |", f"|---|{'---:|' * len(found)}"]
+    lines += [
+        *shares(found, "teacher", (*FORMS, "cut")),
+        f"| right, of those that are or state a value | {' | '.join(of_values(r) for r in found.values())} |",
+        "", f"| of `vanilla` | {' | '.join(found)} |", f"|---|{'---:|' * len(found)}", *shares(found, "vanilla", FORMS),
+        "", f"| passes, as judged in the run → as taken today | {' | '.join(found)} |", f"|---|{'---:|' * len(found)}",
+    ]  # fmt: skip
+    for arm in ARMS:
+        cells = [
+            f"{r['passed'][arm]} → {r['taken_today']['passed'][arm]} of {r['arms'][arm]['draws']}"
+            for r in found.values()
+        ]
+        lines.append(f"| `{arm}` | {' | '.join(cells)} |")
+    lines += ["", "By the rule:"]
+    lines += [f"- **{name}**: {verdict(run)}" for name, run in found.items()]
+    falls = [f"{name} {by_steps(run)}" for name, run in found.items()]
+    return "\n".join([*lines, "", f"`teacher` by lines executed, points: {'; '.join(falls)}."])
+
+
+def by_steps(run: Mapping[str, Any]) -> str:
+    """The ceiling's points by lines executed, and whether they fall as predicted: by 10 or more, at every step."""
+    few, some, many = (run["by"]["steps executed"][label]["arms"]["teacher"] for label in ("few", "some", "many"))
+    kept = few > some > many and few - many >= 10
+    return f"few {few:.1f}, some {some:.1f}, many {many:.1f}: {'kept' if kept else 'missed'}"
+
+
+def shares(found: Mapping[str, Any], arm: str, names: Sequence[str]) -> list[str]:
+    """Rows of the table of what an arm's answers consist of."""
+    words = {"cut": "cut at `max_new_tokens`"}
+    return [
+        f"| {words.get(name, name)} | "
+        + " | ".join(f"{100 * r['answers'][arm][name] / r['arms'][arm]['draws']:.1f}" for r in found.values())
+        + " |"
+        for name in names
+    ]
+
+
+def of_values(run: Mapping[str, Any]) -> str:
+    """How many of the ceiling's answers that are or state a value are right, in percent."""
+    values = sum(run["answers"]["teacher"][name] for name in FORMS[:2])
+    return f"{100 * run['taken_today']['passed']['teacher'] / values:.1f}" if values else "–"
+
+
+def verdict(run: Mapping[str, Any]) -> str:
+    """The page's rule, on the answers as judged in the run and as taken today."""
+    ceilings = (run["arms"]["teacher"]["pass_at_1"], run["taken_today"]["arms"]["teacher"])
+    told = [(run["contrasts"]["tuned - tuned_wrong"], run["contrasts"]["tuned - tuned_mean"])]
+    told.append(
+        (run["taken_today"]["contrasts"]["tuned - tuned_wrong"], run["taken_today"]["contrasts"]["tuned - tuned_mean"])
+    )
+    there = [all(c["low"] > 0 for c in pair) for pair in told]
+    said = "the effect is there" if any(there) else "the effect is not there"
+    if max(ceilings) < CEILING:
+        said += (
+            f", and `teacher` ({ceilings[0]:.1f}; {ceilings[1]:.1f} as taken today) is below {CEILING:g}: "
+            "nothing about weights follows"
+        )
+    return f"{said}."
 
 
 def span(told: Mapping[str, float] | None) -> str:

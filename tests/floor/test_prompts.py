@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rune import prompts
-from rune.types import Attempt, Outcome, Trajectory
+from rune.types import Answer, Attempt, Outcome, Trajectory
 
 PROMPT = 'def add(a, b):\n    """Add."""\n'
 CODE = "def add(a, b):\n    return a + b\n"
@@ -152,3 +152,48 @@ def test_what_a_task_itself_holds_ends_no_answer() -> None:
     mbpp = '"""\nWrite a function to add.\nassert add(1, 2) == 3\n"""\n'
     assert "\nassert " in prompts.stop("def add(a, b):\n") and "\nassert " not in prompts.stop(mbpp)
     assert set(prompts.STOP) - set(prompts.stop(mbpp)) == {"\nassert "}
+
+
+@pytest.mark.parametrize(
+    ("completion", "taken"),
+    [
+        ("8", "8"),
+        ("8\n```\nbecause", "8"),
+        ("assert zib(2) == 8\n```", "8"),
+        ("zib(2) == {'a': [1, 2]}\n```", "{'a': [1, 2]}"),
+        ("answer = 'a b'\n```", "'a b'"),
+        ("Answer: 8.\n```", "8"),
+        ("The answer is `[1, 2]`.\n```", "[1, 2]"),
+        ("# first 1\n# then 8\nzib(2) == -8\n```", "-8"),
+        ("total = 3\nprint(total)\n8\n```", "8"),
+    ],
+)
+def test_a_literal_that_the_last_line_is_or_states_is_taken(completion: str, taken: str) -> None:
+    assert prompts.extract(completion, prompt="", entry_point="", answer=Answer.VALUE) == taken
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "zib(2)",
+        "zib(2) == g(8)",
+        "assert zib(2) >= 8",
+        "answer = zib(2); 8",
+        "1 == x == 8",
+        "# it is 8",
+        "total = 0\nfor i in xs:\n    8",  # a program's last line
+        "xs = [1]\ntotal = 8",
+        "def zib(n):\n    return 8",
+        "What is zib(2)?",
+        "abc",
+        "",
+    ],
+)
+def test_what_states_no_literal_is_left_as_it_was_written(text: str) -> None:
+    assert prompts.extract(f"{text}\n```\n", prompt="", entry_point="", answer=Answer.VALUE) == text
+
+
+@given(st.text(max_size=200))
+def test_an_answer_that_is_a_value_never_raises_and_never_invents(text: str) -> None:
+    taken = prompts.extract(text, prompt="", entry_point="", answer=Answer.VALUE)
+    assert taken in text.replace("\r\n", "\n").replace("\r", "\n")

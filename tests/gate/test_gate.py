@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -115,6 +116,25 @@ def test_a_missing_arm_is_refused() -> None:
 def test_a_base_that_passes_nothing_cannot_be_gated() -> None:
     with pytest.raises(GateError, match="vanilla passed nothing"):
         decide(both(FIVE, [0] * 20))
+
+
+def test_a_base_that_answers_nothing_is_believed_where_values_are_compared_and_the_floor_is_zero() -> None:
+    asked = [replace(p, scorer=Scorer.EXACT_VALUE) for p in tasks(20)]
+    zero = replace(SETTINGS, floor=0.0)
+
+    def of(treated: list[int], settings: gate.Config) -> Decision:
+        judged = [replace(v, scorer=Scorer.EXACT_VALUE) for v in both(treated, [0] * 20)]
+        return gate.decide(asked, judged, settings)
+
+    decision = of(FIVE, zero)
+    assert decision.passed and decision.effect_points == 35.0 and decision.relative_change is None
+    assert json.loads(store.encode(decision))["relative_change"] is None
+    with pytest.raises(GateError, match="vanilla passed nothing"):
+        of(FIVE, SETTINGS)  # a floor above nothing
+    with pytest.raises(GateError, match="vanilla passed nothing"):
+        of([0] * 20, zero)  # nothing at all passed: nothing shows that the scorer works
+    with pytest.raises(GateError, match="vanilla passed nothing"):
+        decide(both(FIVE, [0] * 20), settings=zero)  # programs are run: a broken sandbox fails them all
 
 
 @pytest.mark.parametrize("base", [[1] + [0] * 19, [5] * 19 + [1]])

@@ -21,7 +21,7 @@ from rune.analysis import evidence, leakage, power, stats
 from rune.config import ADDED
 from rune.errors import GateError
 from rune.runs import records
-from rune.types import ArmScore, Contrast, Decision, Problem, Split, Verdict
+from rune.types import ArmScore, Contrast, Decision, Problem, Scorer, Split, Verdict
 
 PASSED = "Gate PASSED"
 FAILED = "Gate FAILED — reassessing"
@@ -88,7 +88,8 @@ def decide(
     counts = replace(counts, trainings=tuple(trainings) if len(trainings) > 1 else (), clusters=clusters)
     base, treated = counts.passes[config.baseline], counts.passes[config.treatment]
     total = counts.n * len(counts.tasks)
-    _check_base(Fraction(sum(base), total), config)
+    compared = counts.scorer is Scorer.EXACT_VALUE
+    _check_base(Fraction(sum(base), total), config, nothing=compared and any(map(sum, counts.passes.values())))
     effect = stats.effect_points(treated, base, counts.n)
     passed = effect >= Fraction(str(config.threshold_points))
     checked = leak.status if leak else ("required" if effect > Fraction(str(config.leakage_points)) else "not required")
@@ -125,7 +126,7 @@ def decide(
         answer=PASSED if passed else FAILED,
         effect_points=float(effect),
         threshold_points=config.threshold_points,
-        relative_change=sum(treated) / sum(base) - 1,
+        relative_change=sum(treated) / sum(base) - 1 if sum(base) else None,
         leakage_check=checked,
         arms=scores,
         contrasts=contrasts,
@@ -225,7 +226,13 @@ def _count(
     )
 
 
-def _check_base(rate: Fraction, config: Config) -> None:
+def _check_base(rate: Fraction, config: Config, *, nothing: bool) -> None:
+    """`nothing`: a base that passes nothing is believed, where `floor` says that it may.
+
+    A scorer that executes may break, and then all fail; values are only compared, and another arm passed something.
+    """
+    if rate == 0 and nothing and config.floor == 0:
+        return
     if rate == 0:
         raise GateError(
             f"{config.baseline} passed nothing: a broken model or scorer, not a baseline; look at verdicts.jsonl"

@@ -238,7 +238,7 @@ def _log_parent(client: Any, run: str, path: Path, manifest: Mapping[str, Any], 
     for start in range(0, len(params), 100):
         client.log_batch(run, params=params[start : start + 100])
     for name in ("effect_points", "threshold_points", "relative_change"):
-        if name in decision:
+        if decision.get(name) is not None:
             client.log_metric(run, name, decision[name])
     for contrast in decision.get("contrasts", []):
         label = f"points_{contrast['treatment']}_minus_{contrast['baseline']}"

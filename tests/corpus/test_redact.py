@@ -42,10 +42,22 @@ SECRETS = {
         f"export GITHUB_TOKEN='{A}'",
         f"https://discord.com/api/webhooks/123456789012345678/{A}{A}{A}",
         f"123456789:AA{A}{A[:13]}",
+        f"curl -H 'Cookie: lang=en; session={A}' http://host",
         "aws_secret_access_key = SeCrEtWiThOuTaNyDiGiTsInItAnDfOrTyLong//",
     ],
     "password in a URL": [f"https://bob:{A}@host/x", f"postgres://u:{A}@db:5432/x", f"git clone https://x:{A}@h.org/r"],
-    "password": [f'password = "{A}"', f"PASSWORD: '{A}'", f"MYSQL_ROOT_PASSWORD={A}", f'"passwd": "{A}"'],
+    "password": [
+        f'password = "{A}"',
+        f"PASSWORD: '{A}'",
+        f"MYSQL_ROOT_PASSWORD={A}",
+        f'"passwd": "{A}"',
+        f"curl -s -u admin:{A} http://host/x",
+        f"curl --user='jane:{A}' http://host/x",
+        f"mysql -h db -u root -p{A} shop",
+        f"mysqldump --all -p'{A}' shop",
+        f"sshpass -p {A} ssh host",
+        f"machine host login jane password {A}",
+    ],
     "e-mail address": ["jane.doe+x@corp.example.com", "<a_b@c.de>", "mailto:me@sub.domain.org"],
     "home folder": [
         "/home/alice/code",
@@ -85,6 +97,13 @@ CODE = [
     "git diff a/Users/b.py",
     "at 12:AA in the morning",
     "sk-learn-contrib-py is a name",
+    "curl -u user http://host:8080/x",
+    "curl -L https://host/a:bcdef -o x",
+    "mysql -u root -p shop",
+    "mkdir -p build && mysql --version",
+    "sshpass -p $PASS ssh host",
+    "login form password field",
+    "Cookie: theme=dark; lang=en",
 ]
 
 

@@ -155,6 +155,32 @@ _RULES: list[tuple[str, re.Pattern[str], Callable[[re.Match[str]], str]]] = [
         ),
         _value("password"),
     ),
+    (  # Given on a command line: curl -u user:password, mysql -ppassword, sshpass -p password.
+        "password",
+        re.compile(
+            r"\bcurl\b[^\n|;&]{0,400}?\s(?:-u|--user)[ =]?[\"']?[\w.@%+-]+:"
+            r"(?P<value>(?!\[redacted )[^\s\"'$<>{}\[]{4,})"
+        ),
+        _value("password"),
+    ),
+    (
+        "password",
+        re.compile(
+            r"\b(?:(?:mysql|mariadb)(?:dump|admin)?\b[^\n|;&]{0,400}?\s-p|sshpass\s+-p\s*)[\"']?"
+            r"(?P<value>(?!\[redacted )[^\s\"'$<>{}\[-][^\s\"'$<>{}]{3,})"
+        ),
+        _value("password"),
+    ),
+    (  # a line of .netrc
+        "password",
+        re.compile(r"\bmachine\s+\S+\s+login\s+\S+\s+password\s+(?P<value>(?!\[redacted )\S{4,})"),
+        _value("password"),
+    ),
+    (
+        "API key or token",
+        re.compile(r"(?i:\bcookie:\s*)(?:[\w.-]+=[^;\n]*;\s*)*?[\w.-]+=(?P<value>[A-Za-z0-9_.~+/%-]{20,}=*)"),
+        _if_random("token"),
+    ),
     (
         "e-mail address",
         re.compile(rf"(?<![\w.+%/])(?!git@)[A-Za-z0-9][\w.+%-]*@(?:[A-Za-z0-9-]+\.)+{_TLD}\b(?![\w(\[]|\.\w)"),

@@ -31,13 +31,14 @@ sys.path.insert(0, str(ROOT / "src"))
 from rune import config, console
 from rune.benchmarks import families
 from rune.benchmarks.scorers import execution as by_execution
+from rune.benchmarks.scorers import judging
 from rune.errors import DataError, RuneError
 from rune.runs import provenance, store
 from rune.sandbox import fork
 from rune.sandbox.judging.verdict_cache import SCORER
 from rune.scoring import audit as _audit
 from rune.stages import score
-from rune.types import Outcome, Problem, Program, Sample, Verdict
+from rune.types import Outcome, Problem, Program, Sample, Scorer, Verdict
 
 SETTINGS = ("seed", "families", "held_out", "tasks")  # of a families study, as its generator takes them
 
@@ -134,21 +135,23 @@ def lines(folder: Path, name: str, cls: type) -> list[Any]:
 
 def rejudge(sources: Sequence[Source], limits: score.Config, cache: Path, out: Path) -> int:
     """Every sample's outcome today beside the committed one."""
-    numbers: dict[Program, int] = {}
-    tasks: dict[Program, Problem] = {}
+    numbers: dict[tuple[Program, Scorer], int] = {}
+    items: list[judging.Item] = []
+    tasks: dict[tuple[Program, Scorer], Problem] = {}
     for source in sources:
         for sample in source.samples:
             problem = source.problems[sample.task_id]
-            program = by_execution.program(sample.task_id, sample.program, problem)
-            numbers.setdefault(program, len(numbers))
-            tasks.setdefault(dataclasses.replace(program, code=""), problem)
+            program, scorer = known = identity(sample, problem)
+            if known not in numbers:
+                numbers[known] = len(items)
+                items.append(judging.Item(str(len(items)), problem, sample.program))
+            tasks.setdefault((dataclasses.replace(program, code=""), scorer), problem)
     sandbox = score.build_sandbox(limits, cache=cache)
     today: dict[int, Any] = {}
     try:
         score.self_check(sandbox, list(tasks.values()))
-        jobs = (dataclasses.replace(program, key=str(number)) for program, number in numbers.items())
-        with console.Progress("judge again", len(numbers), unit="program") as bar:
-            for execution in sandbox.judge(jobs):
+        with console.Progress("judge again", len(items), unit="program") as bar:
+            for execution in judging.judge(sandbox, items):
                 today[int(execution.key)] = execution
                 bar.advance()
     finally:
@@ -160,7 +163,7 @@ def rejudge(sources: Sequence[Source], limits: score.Config, cache: Path, out: P
         before = {(v.condition, v.task_id, v.draw): v for v in source.verdicts}
         for sample in source.samples:
             problem = source.problems[sample.task_id]
-            now = today[numbers[by_execution.program(sample.task_id, sample.program, problem)]]
+            now = today[numbers[identity(sample, problem)]]
             was = before[sample.condition, sample.task_id, sample.draw]
             entry["samples"] += 1
             entry["passed_before"] += was.outcome is Outcome.PASSED
@@ -183,7 +186,7 @@ def rejudge(sources: Sequence[Source], limits: score.Config, cache: Path, out: P
     kinds = collections.Counter(f"{c['before']} → {c['now']}" for c in changed)
     result = {
         "samples": sum(entry["samples"] for entry in runs.values()),
-        "programs": len(numbers),
+        "programs": len(items),
         "changed": len(changed),
         "changes": dict(kinds.most_common()),
         "runs": runs,
@@ -191,8 +194,13 @@ def rejudge(sources: Sequence[Source], limits: score.Config, cache: Path, out: P
         "changed_samples": changed,
     }
     store.write_json(out, result)
-    console.out(f"{result['samples']} verdicts ({len(numbers)} programs) judged again, {len(changed)} changed → {out}")
+    console.out(f"{result['samples']} verdicts ({len(items)} programs) judged again, {len(changed)} changed → {out}")
     return 1 if changed else 0
+
+
+def identity(sample: Sample, problem: Problem) -> tuple[Program, Scorer]:
+    """What makes two samples one program: text, test and how it is judged."""
+    return by_execution.program(sample.task_id, sample.program, problem), problem.scorer
 
 
 def audit(sources: Sequence[Source], number: int | None, seed: int, limits: score.Config, out: Path) -> int:

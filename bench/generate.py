@@ -490,22 +490,25 @@ class Bench:
             **guarded(cut, guard),
         }  # fmt: skip
 
-    def peft(self, num_adapters: int) -> dict[str, Any]:
-        """PEFT's mixed batch (`adapter_names=`) through generate(); fewer tokens where it would take minutes."""
+    def under_peft(self, num_adapters: int) -> Any:
+        """The plain model wrapped by PEFT, with adapters a0, a1, …"""
         from peft import PeftModel
 
-        model = self.plain_model()
         wrapped: Any = None
-        started = time.perf_counter()
         for index, adapter in enumerate(self.adapters(num_adapters)):
             folder = Path(self._scratch.name) / f"adapter-{index}"
             if not folder.exists():
                 peft.write_peft(folder, adapter)
             if wrapped is None:
-                wrapped = PeftModel.from_pretrained(model, str(folder), adapter_name="a0")
+                wrapped = PeftModel.from_pretrained(self.plain_model(), str(folder), adapter_name="a0")
             else:
                 wrapped.load_adapter(str(folder), adapter_name=f"a{index}")
-        wrapped.eval()
+        return wrapped.eval()
+
+    def peft(self, num_adapters: int) -> dict[str, Any]:
+        """PEFT's mixed batch (`adapter_names=`) through generate(); fewer tokens where it would take minutes."""
+        started = time.perf_counter()
+        wrapped = self.under_peft(num_adapters)
         loaded = time.perf_counter() - started
         refs = [
             AdapterRef(adapter_id=f"a{i}", base_model="", rank=ADAPTER_RANK, delta_w_norm=1.0)
@@ -550,19 +553,7 @@ class Bench:
 
         As many tasks as the guard allows; the rate is of those.
         """
-        from peft import PeftModel
-
-        model, wrapped = self.plain_model(), None
-        for index, adapter in enumerate(self.adapters(num_adapters)):
-            folder = Path(self._scratch.name) / f"adapter-{index}"
-            if not folder.exists():
-                peft.write_peft(folder, adapter)
-            if wrapped is None:
-                wrapped = PeftModel.from_pretrained(model, str(folder), adapter_name="a0")
-            else:
-                wrapped.load_adapter(str(folder), adapter_name=f"a{index}")
-        assert wrapped is not None
-        wrapped.eval()
+        wrapped = self.under_peft(num_adapters)
         texts, drawn, swapping = self.texts(), [], 0.0
         self.hf(wrapped, texts[:1], steps=4)  # warm up
         with Clock(self.args) as clock:

@@ -92,6 +92,17 @@ def driver(profile: str) -> Any:
     return webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
 
 
+def look(browser: Any, view: str, scheme: str) -> None:
+    """From here on pages are shown in one of VIEWS, "light" or "dark"."""
+    width, height = VIEWS[view]
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": view == "phone"},
+    )
+    feature = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": feature})
+
+
 def check(page: Path, out: Path, *, name: str = "report") -> list[str]:
     """Everything wrong with the page, one line each. Screenshots go to `out`."""
     out.mkdir(parents=True, exist_ok=True)
@@ -99,14 +110,9 @@ def check(page: Path, out: Path, *, name: str = "report") -> list[str]:
     with tempfile.TemporaryDirectory() as profile:
         browser = driver(profile)
         try:
-            for view, (width, height) in VIEWS.items():
+            for view in VIEWS:
                 for scheme in ("light", "dark"):
-                    browser.execute_cdp_cmd(
-                        "Emulation.setDeviceMetricsOverride",
-                        {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": view == "phone"},
-                    )
-                    feature = [{"name": "prefers-color-scheme", "value": scheme}]
-                    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": feature})
+                    look(browser, view, scheme)
                     browser.get(page.resolve().as_uri())
                     where = f"{view}, {scheme}"
                     _shoot(browser, out / f"{name}-{view}-{scheme}.png")

@@ -106,14 +106,9 @@ def test_a_person_compares_and_teaches(served: Running, browser: Any, tmp_path: 
 @needs_chromium
 @pytest.mark.check
 def test_it_is_legible_wide_and_narrow_light_and_dark(served: Running, browser: Any) -> None:
-    for view, (width, height) in browsers.VIEWS.items():
+    for view in browsers.VIEWS:
         for scheme in ("light", "dark"):
-            browser.execute_cdp_cmd(
-                "Emulation.setDeviceMetricsOverride",
-                {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": view == "phone"},
-            )
-            feature = [{"name": "prefers-color-scheme", "value": scheme}]
-            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": feature})
+            browsers.look(browser, view, scheme)
             browser.get(served.url)
             text(browser, "list", "shop/sums")
             found = [one for code in (browsers.CONTRAST, browsers.OVERFLOW) for one in browser.execute_script(code)]

@@ -11,7 +11,8 @@ import pytest
 
 from rune.adapters import convert, peft
 from rune.adapters.factors import Factors, LoraTargets, Size
-from rune.adapters.folders import CONFIG_FILE, WEIGHTS_FILE, Folders
+from rune.adapters.folders import Folders
+from rune.adapters.layout import CONFIG_FILE, WEIGHTS_FILE
 from rune.adapters.registry import intake
 from rune.adapters.registry.records import MadeFrom, Place
 from rune.adapters.registry.registry import Registry

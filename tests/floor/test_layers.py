@@ -5,7 +5,12 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+
+import grimp
+import pytest
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "rune"
@@ -29,6 +34,45 @@ def test_an_arrow_may_only_point_down() -> None:
     code = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports())"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+
+
+def _imports(root: str) -> dict[str, set[str]]:
+    """Module → modules that it imports, within functions too."""
+    graph = grimp.build_graph(root, exclude_type_checking_imports=True, cache_dir=None)
+    return {module: set(graph.find_modules_directly_imported_by(module)) for module in graph.modules}
+
+
+def _first_cycle(imports: Mapping[str, set[str]]) -> list[str]:
+    """Modules that import each other in a ring, [] if there are none.
+
+    Left out is what a part does by design: it has the settings, which load nothing, and builds from a module beside it
+    that needs those settings: `engines.torch` and `engines.local.torch_engine`, `encoders.X` and `encoders._X`.
+    """
+    acyclic = {module: targets - {_part_of(module)} for module, targets in imports.items()}
+    try:
+        TopologicalSorter(acyclic).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def _part_of(module: str) -> str:
+    return {"rune.engines.local.torch_engine": "rune.engines.torch"}.get(module, module.replace("._", "."))
+
+
+def test_no_modules_import_each_other_in_a_ring_not_even_within_functions() -> None:
+    assert _first_cycle(_imports("rune")) == []
+
+
+def test_a_ring_within_functions_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "ring"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "one.py").write_text("from ring import two\n")
+    (package / "two.py").write_text("def f():\n    from ring import three\n")
+    (package / "three.py").write_text("def f():\n    from ring import one\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert set(_first_cycle(_imports("ring"))) == {"ring.one", "ring.two", "ring.three"}
 
 
 def test_heavy_packages_are_imported_at_the_top_only_where_they_belong() -> None:

@@ -14,7 +14,7 @@ from rune.cli.main import main
 from rune.errors import GateError, StoreError
 from rune.runs import integrity, preregistration, store
 from rune.runs.store import RunDir
-from rune.study import config, folders
+from rune.study import config, creation
 from rune.types import Verdict
 from tests.report import runs
 
@@ -255,7 +255,7 @@ def test_preregister_prints_the_promise_and_holds_it_against_a_run(
 ) -> None:
     plan = str(Path(__file__).parents[2] / "configs" / "phase1-0.5b.toml")
     here = f"run.folder={tmp_path}"
-    made = folders.create(config.load(Path(plan), [here]), resume=False).folder
+    made = creation.create(config.load(Path(plan), [here]), resume=False).folder
     assert main(["preregister", plan, "--set", here, "-o", str(tmp_path / "promise.json")]) == 0
     assert capsys.readouterr().out.strip() == made.manifest()["preregistration"]
     assert store.read_json(tmp_path / "promise.json") == store.read_json(made / "preregistration.json")
@@ -307,3 +307,20 @@ def test_a_new_version_of_the_analysis_leaves_old_runs_with_the_one_that_they_pr
     monkeypatch.setattr(preregistration, "ANALYSES", {**known, design: {9: newer}})
     with pytest.raises(GateError, match=rf"version {before['version']} was promised, and 9 is what .*with the commit"):
         integrity.demand(run)
+
+
+def test_verdicts_made_again_help_only_where_nothing_else_was_touched(run: RunDir) -> None:
+    touch(run, "verdicts.jsonl", turn)
+    touch(run, "treatments.jsonl", reorder)
+    with pytest.raises(
+        GateError, match=r"treatments\.jsonl.*verdicts\.jsonl.*Put it back, or start a new run"
+    ) as caught:
+        runs.decide(run, SETTINGS)
+    assert "--again" not in str(caught.value)
+
+
+def test_a_leak_is_not_looked_for_in_what_was_edited(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    touch(run, "treatments.jsonl", reorder)
+    assert main(["leakage", str(run.path)]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and "treatments.jsonl" in said.err and "changed since pre-registration" in said.err

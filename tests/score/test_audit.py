@@ -26,7 +26,7 @@ from rune.sandbox.judging.second_opinion import SecondOpinion
 from rune.scoring import audit
 from rune.stages import score
 from rune.study import config as study_config
-from rune.study import folders
+from rune.study import creation
 from rune.types import Outcome, Problem, Program, Sample, Scorer, Split, Verdict
 from tests.hostile import suite
 
@@ -209,7 +209,7 @@ def test_nothing_explains_a_wrong_program(second: SecondOpinion, code: str) -> N
 def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     given = [f"run.folder={root}", "design.scored=2", "model.device=cpu", "score.settings.workers=1"]
-    folder = folders.create(study_config.load(CONFIG, given), resume=False).folder
+    folder = creation.create(study_config.load(CONFIG, given), resume=False).folder
     tasks = [p for p in store.read_jsonl(folder / "problems.jsonl", Problem) if p.split is Split.HELD_OUT]
     samples = [
         Sample(

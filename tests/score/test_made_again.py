@@ -14,7 +14,7 @@ from rune.cli.main import main
 from rune.runs import integrity, store
 from rune.runs import outcomes as _outcomes
 from rune.runs.store import RunDir
-from rune.study import config, folders
+from rune.study import config, creation
 from rune.types import Outcome, Problem, Sample, Split, Verdict
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the fork backend is Linux's")
@@ -30,7 +30,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = config.load(
         CONFIG, [f"run.folder={root}", "design.scored=3", "model.device=cpu", "score.settings.workers=1"]
     )
-    folder = folders.create(settings, resume=False).folder
+    folder = creation.create(settings, resume=False).folder
     tasks = [p for p in store.read_jsonl(folder / "problems.jsonl", Problem) if p.split is Split.HELD_OUT]
     assert len(tasks) == 3
     with folder.stage("sample"):

@@ -11,7 +11,7 @@ import pytest
 from rune.corpus import splits
 from rune.errors import ConfigError
 from rune.stages import retrieve
-from rune.study import cells, config, folders
+from rune.study import cells, config, creation, folders
 from rune.types import Attempt, ModelRef, Outcome, Problem, Split, Trajectory
 from tests.pipeline.experiment import settings, write
 
@@ -213,7 +213,7 @@ def test_a_run_folder_finds_the_configs_paths_again(tmp_path: Path, tiny_model: 
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "more.jsonl").write_text("")
     path = write(tmp_path, settings(tmp_path, tiny_model, collect={"imports": ["data/more.jsonl"]}))
-    made = folders.create(config.load(path), resume=False)
+    made = creation.create(config.load(path), resume=False)
     assert str(tmp_path / "data") not in (made.folder / "config.toml").read_text()
     again = folders.reopen(made.folder.path)
     (place,) = again.places()

@@ -9,7 +9,7 @@ import pytest
 
 from rune.errors import ModelError
 from rune.runs.store import RunDir
-from rune.study import cells, config, executor, folders
+from rune.study import cells, config, creation, executor, folders
 from rune.types import ModelRef
 from tests.pipeline.experiment import settings, write
 
@@ -39,7 +39,7 @@ def test_an_engine_serves_the_cells_whose_model_engine_and_scorer_are_the_same(
 def test_a_run_does_not_go_on_with_another_model(
     stage: str, tmp_path: Path, tiny_model: ModelRef, data_dir: Path
 ) -> None:
-    made = folders.create(config.load(write(tmp_path, settings(tmp_path, tiny_model))), resume=False)
+    made = creation.create(config.load(write(tmp_path, settings(tmp_path, tiny_model))), resume=False)
     made.folder.update(model={"name": "the first", "sha256": "0" * 64, "source": "local"})
     with pytest.raises(
         ModelError, match=r"begun with the first \(sha256 000000000000…\), but that is now .*put the model"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rune.study import config, folders, takeover
+from rune.study import config, creation, takeover
 from rune.types import ModelRef
 from tests.pipeline.experiment import settings, write
 
@@ -13,7 +13,7 @@ def test_the_manifest_of_an_experiment_names_its_cells_and_each_has_a_promise(
     tmp_path: Path, tiny_model: ModelRef, data_dir: Path
 ) -> None:
     loaded = config.load(write(tmp_path, settings(tmp_path, tiny_model, design={"seeds": [3, 4]})))
-    made = folders.create(loaded, resume=False)
+    made = creation.create(loaded, resume=False)
     names = [place.cell.name for place in made.places()]
     assert len(names) == 2 and made.folder.manifest()["cells"] == names
     assert all(place.folder.manifest()["preregistration"] for place in made.places())

@@ -17,7 +17,7 @@ from rune.errors import ConfigError, PhaseError
 from rune.reporting import tracking
 from rune.runs import store
 from rune.runs.store import RunDir
-from rune.study import admission, config, folders, phases
+from rune.study import admission, config, creation, phases
 from rune.types import ModelRef
 from tests.pipeline.experiment import settings, write
 from tests.report import runs
@@ -89,7 +89,7 @@ def test_a_later_phase_is_refused_without_a_decision_of_the_one_before(
         match=rf"phase {number} \(.*\) waits for a passed decision of phase {number - 1}: none is named; set \[phase\] "
         "after .* or give --override REASON",
     ):
-        folders.create(loaded, resume=False)
+        creation.create(loaded, resume=False)
     assert not (tmp_path / "runs").exists()
 
 
@@ -97,7 +97,7 @@ def test_a_passed_decision_named_by_its_digest_opens_the_phase_and_stands_in_the
     tmp_path: Path, tiny_model: ModelRef, passed: Path
 ) -> None:
     after = f"before/{passed.name}"  # relative to the config
-    made = folders.create(wanting(tmp_path, tiny_model, number=2, after=after, decision=digest(passed)), resume=False)
+    made = creation.create(wanting(tmp_path, tiny_model, number=2, after=after, decision=digest(passed)), resume=False)
     found = made.folder.manifest()["phase"]
     assert found["number"] == 2 and found["title"] == phases.TITLES[2] and "overrides" not in found
     assert found["after"]["run"] == passed.name and found["after"]["decision"] == digest(passed)
@@ -149,7 +149,7 @@ def test_a_decision_that_was_edited_opens_nothing(
     if what.startswith(("decision.json", "an arm")):
         named = digest(passed)  # whoever edits the decision names the edited one
     with pytest.raises(PhaseError, match=words):
-        folders.create(wanting(tmp_path, tiny_model, number=2, after=str(passed), decision=named), resume=False)
+        creation.create(wanting(tmp_path, tiny_model, number=2, after=str(passed), decision=named), resume=False)
 
 
 def test_a_forged_decision_with_its_digest_in_the_manifest_is_still_not_what_the_verdicts_give(
@@ -169,7 +169,7 @@ def test_a_failed_decision_another_digest_and_another_phase_open_nothing(
 ) -> None:
     def refused(words: str, **phase: Any) -> None:
         with pytest.raises(PhaseError, match=words):
-            folders.create(wanting(tmp_path, tiny_model, **phase), resume=False)
+            creation.create(wanting(tmp_path, tiny_model, **phase), resume=False)
 
     failed = gates["failed"]
     refused("did not pass: Gate FAILED", number=2, after=str(failed), decision=digest(failed))
@@ -188,7 +188,7 @@ def test_a_phase_that_there_is_not_and_settings_that_phase_1_has_no_use_for_are_
         with pytest.raises(ConfigError, match=rf"\[phase\] {name}: phase 1 waits for nothing"):
             config.load(CONFIG, [f"phase.{name}=x"])
     with pytest.raises(ConfigError, match=r"phase.number cannot differ between variants"):
-        folders.create(config.load(CONFIG, ['design.grid={"phase.number" = [2, 3]}']), resume=False)
+        creation.create(config.load(CONFIG, ['design.grid={"phase.number" = [2, 3]}']), resume=False)
 
 
 def test_an_override_needs_a_reason_and_a_new_run(tmp_path: Path, passed: Path, capsys: Any) -> None:

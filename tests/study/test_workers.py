@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from rune.errors import RuneError
-from rune.study import config, executor, folders, workers
+from rune.study import config, creation, executor, folders, workers
 from rune.types import ModelRef
 from tests.pipeline.experiment import settings, write
 
@@ -40,7 +40,7 @@ sys.exit({code})
 def experiment(tmp_path: Path, tiny_model: ModelRef) -> folders.Experiment:
     """Six cells, made and promised."""
     raw = settings(tmp_path, tiny_model, design={"scored": 0, "tasks": 9, "folds": 3, "seeds": [0, 1]})
-    return folders.create(config.load(write(tmp_path, raw)), resume=False)
+    return creation.create(config.load(write(tmp_path, raw)), resume=False)
 
 
 def worker(path: Path, monkeypatch: pytest.MonkeyPatch, *, code: int = 0) -> None:
@@ -53,7 +53,7 @@ def worker(path: Path, monkeypatch: pytest.MonkeyPatch, *, code: int = 0) -> Non
 def deal(experiment: folders.Experiment, jobs: int, gpus: Sequence[str]) -> list[dict[str, Any]]:
     """What each cell's worker was given, in the order of the cells."""
     wanted = executor.pending(experiment)
-    parts = [[p.cell.name for p in group] for group in executor.groups(experiment, wanted)]
+    parts = [[p.cell.name for p in group] for group in executor.groups(wanted)]
     with workers._progress(experiment, wanted) as bar:
         workers._local(experiment, parts, jobs, gpus, bar)
     return [dict(p.folder.manifest()["stages"]["score"]["given"]) for p in experiment.places()]
@@ -86,8 +86,8 @@ def test_without_a_gpu_nothing_is_hidden_and_all_share_one_device(
 
 def test_cells_that_share_a_training_go_to_one_worker(tmp_path: Path, tiny_model: ModelRef) -> None:
     raw = settings(tmp_path, tiny_model, design={"scored": 0, "tasks": 8, "folds": 2, "temperatures": [0.8, 0.2]})
-    experiment = folders.create(config.load(write(tmp_path, raw)), resume=False)
-    found = executor.groups(experiment, experiment.places())
+    experiment = creation.create(config.load(write(tmp_path, raw)), resume=False)
+    found = executor.groups(experiment.places())
     assert [[(p.cell.fold, p.cell.variant) for p in group] for group in found] == [
         [(0, "temperature-0.8"), (0, "temperature-0.2")],
         [(1, "temperature-0.8"), (1, "temperature-0.2")],

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from rune.adapters.folders import WEIGHTS_FILE, Folders
+from rune.adapters.folders import Folders
+from rune.adapters.layout import WEIGHTS_FILE
 from rune.cli.main import main
 from rune.engines import scripted, torch
 from rune.runs import store

@@ -9,12 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from rune.adapters.layout import WEIGHTS_FILE
 from rune.errors import AdapterError
 from rune.runs.store import sha256_file
 from rune.types import AdapterRef
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
 _EARLIER = 32  # digits of an id in records of before the weights file's own sha256 named an adapter
 
 

@@ -27,8 +27,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from rune.adapters.folders import CONFIG_FILE as CONFIG_FILE
-from rune.adapters.folders import WEIGHTS_FILE as WEIGHTS_FILE
+from rune.adapters.layout import CONFIG_FILE as CONFIG_FILE
+from rune.adapters.layout import WEIGHTS_FILE as WEIGHTS_FILE
 from rune.adapters.modules import MODULES
 from rune.errors import AdapterError
 from rune.runs import store

@@ -41,7 +41,7 @@ def changes(args: argparse.Namespace) -> list[str]:
 
 def resolve(args: argparse.Namespace) -> Experiment:
     """The experiment that is meant. Raises ConfigError for --set on an existing one."""
-    from rune.study import config, folders
+    from rune.study import config, creation, folders
 
     target: Path = args.target
     if target.is_dir():
@@ -49,7 +49,7 @@ def resolve(args: argparse.Namespace) -> Experiment:
             what = "--set" if args.settings else "--override"
             raise ConfigError(f"{what} cannot change the finished config of {target}; start another run from a config")
         return folders.reopen(target)
-    return folders.create(config.load(target, changes(args)), resume=True)
+    return creation.create(config.load(target, changes(args)), resume=True)
 
 
 def run_stage(args: argparse.Namespace, name: str) -> Experiment:

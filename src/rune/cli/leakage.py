@@ -1,4 +1,7 @@
-"""`rune leakage RUN`: look for held-out tasks in what trained or was retrieved. Exit code 1 if any is suspicious."""
+"""`rune leakage RUN`: look for held-out tasks in what trained or was retrieved. Exit code 1 if any is suspicious.
+
+What was edited after it was sealed is refused: a corpus with the leak taken out would be clean.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from rune.study import combine, reading
 
-    found = combine.leaks(reading.source(args.run_folder))
+    source = reading.source(args.run_folder)
+    source.verify()
+    found = combine.leaks(source)
     nearest = sorted(found["rows"], key=lambda r: (not r.suspicious, -r.similarity))[:10]
     rows: list[tuple[object, ...]] = [
         (r.task_id, r.nearest or "–", f"{r.prompt_share:.2f}", f"{r.solution_share:.2f}", r.why or "clean")

@@ -30,7 +30,8 @@ from rune.stages.context import Context
 from rune.study import combine, reading, workers
 from rune.study.cells import Cell, key, loop_key
 from rune.study.config import Loaded, RunConfig
-from rune.study.folders import Experiment, Place, create, reopen
+from rune.study.creation import create
+from rune.study.folders import Experiment, Place, reopen
 from rune.study.machines import Machines, described, device_name
 from rune.study.takeover import OUTPUTS, adopt
 from rune.types import Problem, Split, Trajectory
@@ -60,7 +61,7 @@ def go_on(experiment: Experiment, *, jobs: int = 1, ray: str | None = None) -> E
         if (jobs > 1 or ray is not None) and not experiment.single and wanted:
             with contextlib.closing(Runner(experiment)) as runner:
                 runner.gather()
-            workers.run(experiment, wanted, jobs, ray=ray)
+            workers.run(experiment, groups(wanted), jobs, ray=ray)
         else:
             with contextlib.closing(Runner(experiment)) as runner:
                 runner.run(wanted)
@@ -79,7 +80,7 @@ def pending(experiment: Experiment) -> list[Place]:
     return [p for p in experiment.places() if not p.folder.stage_done(IN_CELLS[-1])]
 
 
-def groups(experiment: Experiment, places: Sequence[Place]) -> list[list[Place]]:
+def groups(places: Sequence[Place]) -> list[list[Place]]:
     """Cells that share a training, together: one process does them one after the other."""
     found: dict[str, list[Place]] = {}
     for place in places:
@@ -232,7 +233,7 @@ class Runner:
     def run(self, places: Sequence[Place]) -> None:
         """The given cells through all their stages."""
         remaining = list(places)
-        for group in groups(self._experiment, places):
+        for group in groups(places):
             for place in group:
                 with contextlib.ExitStack() as stack:
                     if not self._experiment.single:

@@ -14,20 +14,16 @@ experiment's config and tasks; `check_promises` makes it again and compares.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from rune import __version__
 from rune.errors import GateError, StoreError
-from rune.runs import integrity, preregistration, provenance, store
+from rune.runs import integrity, preregistration, store
 from rune.runs.store import RunDir
-from rune.study import checks
-from rune.study.cells import Cell, cells, scored, settings_of, split, tasks
-from rune.study.config import Loaded, RunConfig, build, located, raw_in, raw_of
+from rune.study.cells import Cell, cells, settings_of, split
+from rune.study.config import RunConfig, build, located, raw_in, raw_of
 from rune.types import Problem, Split
 
 BASE = "paths_from"  # manifest: the folder, seen from this one, that the config's paths are relative to
@@ -70,62 +66,7 @@ class Experiment:
         return located(place.settings, self.base, seed=place.cell.seed, fold=place.cell.fold)
 
 
-def create(loaded: Loaded, *, resume: bool) -> Experiment:
-    """Make or reopen the folder and those of its cells, all pre-registered.
-
-    Whatever can be refused is refused before a folder is made. Raises ConfigError, PhaseError, StoreError or GateError.
-    """
-    from rune.study import admission  # which reads other experiments, and so this module
-
-    settings, base = loaded
-    path = RunDir.place(Path(settings.run.folder), settings.run.name, settings)
-    everything: Sequence[Problem] = ()
-    every = cells(settings)
-    phase: dict[str, object] = {}
-    if not (path / "manifest.json").exists():
-        phase = {"phase": admission.demand(settings, base)}
-    if not (path / "problems.jsonl").exists():
-        for cell in every:
-            own = settings_of(settings, cell)
-            checks.inputs(located(own, base, seed=cell.seed, fold=cell.fold), own)
-            checks.arms(own)
-        checks.device(settings)
-        first = located(settings, base, seed=every[0].seed, fold=every[0].fold)
-        everything = tasks(first)
-        checked = scored(everything, settings.design)
-    extra = {"rune": __version__, "seed": settings.run.seed, "environment": provenance.environment(), **phase}
-    folder = RunDir.make(path, settings.run.name, settings, extra=extra, resume=resume)
-    extra = {**extra, **{k: v for k, v in folder.manifest().items() if k == "phase"}}
-    if BASE not in folder.manifest():
-        folder.update(**{BASE: _seen_from(path, base)})
-    if everything:
-        store.write_jsonl(folder / "problems.jsonl", checked)
-    integrity.preregister(folder)
-    experiment = Experiment(folder, settings, base)
-    if not experiment.single:
-        folder.update(cells=[c.name for c in every])
-        for place in experiment.places():
-            if "preregistration" not in _manifest(place.folder):
-                _create_cell(experiment, place, extra)
-    return experiment
-
-
-def _seen_from(path: Path, base: Path) -> str:
-    return Path(os.path.relpath(base.resolve(), path.resolve())).as_posix()
-
-
-def _manifest(folder: RunDir) -> dict[str, object]:
-    return folder.manifest() if folder.manifest_path.exists() else {}
-
-
-def _create_cell(experiment: Experiment, place: Place, extra: dict[str, object]) -> None:
-    folder = RunDir.make(place.folder.path, place.cell.name, place.settings, extra=extra, resume=True)
-    folder.update(**{BASE: _seen_from(folder.path, experiment.base)}, cell=place.cell._asdict())
-    store.write_jsonl(folder / "problems.jsonl", _problems(experiment, place))
-    integrity.preregister(folder)
-
-
-def _problems(experiment: Experiment, place: Place) -> list[Problem]:
+def problems_of(experiment: Experiment, place: Place) -> list[Problem]:
     """A cell's tasks from the experiment's."""
     everything = store.read_jsonl(experiment.folder / "problems.jsonl", Problem)
     design = experiment.settings.design
@@ -159,7 +100,7 @@ def check_promises(experiment: Experiment) -> None:
             raise GateError(f"{place.folder.path}: the cell is gone; put it back, or start a new run")
         found = place.folder.manifest().get("preregistration")
         version = integrity.analysis_of(place.folder)
-        wanted = preregistration.freeze(raw_of(place.settings), _problems(experiment, place), version=version)
+        wanted = preregistration.freeze(raw_of(place.settings), problems_of(experiment, place), version=version)
         if found != wanted["digest"]:
             raise GateError(
                 f"{place.folder.path}: its pre-registration is not what {experiment.folder / 'config.toml'} makes of "

@@ -23,14 +23,13 @@ if TYPE_CHECKING:
     from rune.study.folders import Experiment, Place
 
 
-def run(experiment: Experiment, wanted: Sequence[Place], jobs: int, *, ray: str | None = None) -> None:
-    """`wanted` by `jobs` processes; one that fails stops all. Raises RuneError.
+def run(experiment: Experiment, groups: Sequence[Sequence[Place]], jobs: int, *, ray: str | None = None) -> None:
+    """Cells by `jobs` processes, each group by one of them; one process that fails stops all. Raises RuneError.
 
     `ray`: an address of a cluster whose file system is shared, "" for one on this machine; None for plain processes.
     """
-    from rune.study.executor import groups
-
-    parts = [[place.cell.name for place in group] for group in groups(experiment, wanted)]
+    wanted = [place for group in groups for place in group]
+    parts = [[place.cell.name for place in group] for group in groups]
     on_gpu = checks.device(experiment.settings) == "cuda"
     with _progress(experiment, wanted) as advance:
         if ray is None:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rune.adapters.layout import CONFIG_FILE, WEIGHTS_FILE
 from rune.adapters.registry import origin
-from rune.adapters.registry.objects import CONFIG_FILE, WEIGHTS_FILE
 from rune.adapters.registry.records import Entry, MadeFrom
 from rune.adapters.registry.registry import Registry
 from rune.errors import StoreError

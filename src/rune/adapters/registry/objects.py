@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rune.adapters.folders import CONFIG_FILE as CONFIG_FILE
-from rune.adapters.folders import WEIGHTS_FILE as WEIGHTS_FILE
+from rune.adapters.layout import CONFIG_FILE as CONFIG_FILE
+from rune.adapters.layout import WEIGHTS_FILE as WEIGHTS_FILE
 from rune.errors import AdapterError, StoreError
 from rune.runs.store import sha256_file
 from rune.types import AdapterRef

@@ -197,3 +197,13 @@ def test_what_states_no_literal_is_left_as_it_was_written(text: str) -> None:
 def test_an_answer_that_is_a_value_never_raises_and_never_invents(text: str) -> None:
     taken = prompts.extract(text, prompt="", entry_point="", answer=Answer.VALUE)
     assert taken in text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.TIMED_OUT])
+def test_a_retry_says_whether_time_ran_out_or_the_answer_was_wrong(outcome: Outcome) -> None:
+    attempt = Attempt(code="x", outcome=outcome, error_kind="WrongAnswer", error="what was seen")
+    late = outcome is Outcome.TIMED_OUT
+    told = {answer: prompts.feedback(attempt, answer) for answer in Answer}
+    for answer, wrong in {Answer.PROGRAM: "failed its tests", Answer.EDITS: "is not mended"}.items():
+        assert ("did not finish in time" in told[answer], wrong in told[answer]) == (late, not late)
+    assert all("what was seen" in text for text in told.values())

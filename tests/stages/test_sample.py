@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rune import prompts
+from rune import console, prompts
 from rune.engines import scripted
 from rune.runs import store
 from rune.stages import sample
@@ -162,3 +163,31 @@ def test_the_bar_tells_rows_alive_where_the_engine_counts_them(
     assert engine.stats.tokens > 0
     assert sample.pace(context.engine(), 10, 4.0) == {"tok/s": "2"}
     assert "tok/s=" in capsys.readouterr().err
+
+
+def test_the_bar_counts_what_was_there_and_each_draw_once(
+    folder: store.RunDir, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample.run(folder, CONFIG, context)
+    drawn = (folder / "samples.jsonl").read_text().splitlines(keepends=True)
+    (folder / "samples.jsonl").write_text("".join(drawn[:14]))
+    bars: list[Bar] = []
+
+    class Bar(console.Progress):
+        def __init__(self, title: str, total: int, **more: Any) -> None:
+            super().__init__(title, total, **more)
+            self.total, self.initial, self.advanced = total, more["initial"], 0
+            bars.append(self)
+
+        def advance(self, count: int = 1, **shown: object) -> None:
+            super().advance(count, **shown)
+            self.advanced += count
+
+    monkeypatch.setattr(console, "Progress", Bar)
+    assert sample.run(folder, CONFIG, context) == 10
+    assert [(bar.total, bar.initial, bar.advanced) for bar in bars] == [(24, 14, 10)]
+
+
+def test_the_pace_of_less_than_a_second_is_told_and_of_none_is_not(context: Context) -> None:
+    assert sample.pace(context.engine(), 10, 0.5) == {"tok/s": "20"}
+    assert sample.pace(context.engine(), 10, 0.0) == {"tok/s": "?"}

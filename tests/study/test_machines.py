@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from rune.adapters.folders import Folders
 from rune.study import config
@@ -37,4 +38,21 @@ def test_an_engine_that_gave_memory_back_draws_as_before(tiny_model: ModelRef, o
 def test_a_base_loaded_as_the_run_says_is_the_runs_own_engine(tiny_model: ModelRef) -> None:
     made = machines(tiny_model, ["engine.name=torch"])
     assert made.engine("none") is made.context(0).engine()
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("device", "free", "released"), [("cuda", 49, True), ("cuda", 50, False), ("cuda", 99, False), ("cpu", 0, False)]
+)
+def test_room_for_training_is_made_where_over_half_of_a_gpu_is_taken(
+    tiny_model: ModelRef, monkeypatch: pytest.MonkeyPatch, device: str, free: int, released: bool
+) -> None:
+    made = machines(tiny_model, SCRIPTED)
+    engine = made.context(0).engine()
+    calls: list[str] = []
+    monkeypatch.setattr(engine, "release", lambda: calls.append("released"), raising=False)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, 100))
+    made.__dict__["device"] = device
+    made.make_room()
+    assert bool(calls) is released
     made.close()

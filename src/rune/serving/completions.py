@@ -12,12 +12,12 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
-from rune import prompts
 from rune.adapters.registry.records import Entry
 from rune.errors import ModelError
 from rune.models import chat
 from rune.serving import shapes
 from rune.serving.answers import Answer, event
+from rune.serving.calls import CALL_ENDS
 from rune.serving.context import ServerContext
 from rune.serving.drawing import Admission, Drawing, HungUp, unless_gone
 from rune.serving.edge import GONE
@@ -69,14 +69,22 @@ def add_completions(app: FastAPI, context: ServerContext) -> None:
 
 def _chat_plan(context: ServerContext, body: shapes.ChatBody, client: Client) -> Plan:
     body.check()
-    roles = {"developer": "system"}
-    messages = tuple((roles.get(m.role, m.role), m.text) for m in body.messages)
+    tools = body.shown_tools
+    if (tools or body.calls) and not chat.takes_tools(context.model):
+        raise Refusal(
+            400,
+            f"tools: the chat template of {context.base_name} shows none to the model, or in a form that is not read "
+            "here; leave them out, and let the agent talk in text",
+            code="unsupported_parameter",
+            param="tools" if tools else "messages",
+        )
+    messages = [message.shown(f"messages.{number}") for number, message in enumerate(body.messages)]
     try:
-        prompt = chat.render(context.model, prompts.Chat(messages=messages, prefill=""))
+        prompt = chat.converse(context.model, messages, tools)
     except ModelError as error:
         raise Refusal(400, str(error), param="messages") from None
     wanted = body.max_completion_tokens or body.max_tokens
-    return _plan(context, body, [prompt], client, reports=body.reports, wanted=wanted, is_chat=True)
+    return _plan(context, body, [prompt], client, reports=body.reports, wanted=wanted, is_chat=True, calls=bool(tools))
 
 
 def _text_plan(context: ServerContext, body: shapes.CompletionBody, client: Client) -> Plan:
@@ -90,13 +98,14 @@ def _text_plan(context: ServerContext, body: shapes.CompletionBody, client: Clie
 
 def _plan(
     context: ServerContext,
-    body: shapes.Sampled,
+    body: shapes.ChatBody | shapes.CompletionBody,
     texts: Sequence[str],
     client: Client,
     *,
     reports: int | None,
     wanted: int | None,
     is_chat: bool,
+    calls: bool = False,
 ) -> Plan:
     if reports is not None and not getattr(context.engine, "reports_logprobs", False):
         raise shapes.unsupported("logprobs")
@@ -121,7 +130,7 @@ def _plan(
         max_new_tokens=wanted or min(room, context.settings.max_tokens),
         top_p=1.0 if body.top_p is None else max(body.top_p, 1e-9),  # 0 is the best token alone
         top_k=max(body.top_k or 0, 0),
-        stop=body.stops,
+        stop=(*body.stops, CALL_ENDS) if calls and body.parallel_tool_calls is False else body.stops,
     )
     seed = secrets.randbits(31) if body.seed is None else body.seed
     ref = context.memory.ref(entry) if entry else None
@@ -136,6 +145,7 @@ def _plan(
         n=n,
         prompts=len(texts),
         prompt_tokens=sum(counts),
+        calls=calls,
     )
     options = body.stream_options
     return Plan(draws, entry, answer, reports is not None, bool(body.stream), bool(options and options.include_usage))

@@ -12,7 +12,6 @@ import pytest
 from rune.types import ModelRef
 from tests.serving.world import Running, configured, random_hypernet, running, trajectory
 
-
 # As Qwen's: functions in the system message, calls and answers in marks of their own.
 TOOL_TEMPLATE = """\
 {%- if tools %}{{- '<|im_start|>system\\n# Tools\\n' }}

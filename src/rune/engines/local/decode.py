@@ -16,6 +16,7 @@ as requests come. This file is the host's side; `device` is the other.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,7 @@ from rune.engines.local.batch import EMPTY, BatchPlan, Report, Row, arrange, arr
 from rune.engines.local.device import Device, PendingBurst
 from rune.engines.local.kv_cache import Cache
 from rune.engines.local.network import Network
+from rune.engines.local.prefixes import BLOCK, Block, PrefixCache
 from rune.errors import EngineError
 
 
@@ -68,6 +70,7 @@ class Decoder:
         self.device = Device(network, pool, burst=limits.burst, graphs=limits.graphs)
         self.stats = Stats()
         self.waiting: deque[Row] = deque()
+        self.prefixes: PrefixCache | None = None  # a session's
         self._layout = EMPTY
         self._entering: list[Row] = []
         self._moved: list[Row] = []
@@ -194,6 +197,8 @@ class Decoder:
             row.restart()
             self.waiting.appendleft(row)
         self.release()
+        if self.prefixes is not None:
+            self.prefixes.shrink(0)
         if used <= 1:
             raise EngineError(
                 f"one row does not fit in the memory of {self.network.device}: {str(error).splitlines()[0]}; "
@@ -208,6 +213,8 @@ class Decoder:
         # A row also owns logits, their float copies while drawing, and its share of activations.
         row_bytes = Cache.row_bytes(network, length) + 24 * network.vocabulary + 64 * (network.ffn + network.hidden)
         reserve = 48 * self.limits.prefill_tokens * (network.ffn + network.hidden) + adapters * self.pool.adapter_bytes
+        if self.prefixes is not None:
+            reserve += self.prefixes.most_bytes - self.prefixes.bytes
         return plan_rows(
             free_bytes=free_memory(network.device),
             fraction=self.limits.memory_fraction,
@@ -252,17 +259,38 @@ class Decoder:
     def _admit(self, fresh: list[Row]) -> None:
         """Prefill fresh rows, each (adapter, prompt) once, and draw their first tokens."""
         self.device.seed([row.slot for row in fresh], [row.seed for row in fresh])
-        shared: dict[tuple[str | None, tuple[int, ...]], list[Row]] = defaultdict(list)
+        shared: dict[tuple[str | None, str, tuple[int, ...]], list[Row]] = defaultdict(list)
         for row in fresh:
-            shared[row.adapter_id, row.prompt].append(row)
-        for chunk in chunks(list(shared.items()), self.limits.prefill_tokens):
-            self.stats.prompt_tokens += sum(len(prompt) for (_, prompt), _ in chunk)
-            rows = [row for _, members in chunk for row in members]
-            started = time.perf_counter()
-            first = self.device.prefill([key for key, _ in chunk], [len(members) for _, members in chunk], rows)
-            self.stats.prefill_seconds += time.perf_counter() - started
-            for row, token, report in zip(rows, *first, strict=True):
-                self._take(row, [token], [] if report is None else [report])
+            shared[row.adapter_id, row.request.salt, row.prompt].append(row)
+        by_start: dict[int, list[tuple[tuple[str | None, tuple[int, ...]], _Prompt]]] = defaultdict(list)
+        for (adapter_id, salt, prompt), members in shared.items():
+            known = [] if self.prefixes is None else self.prefixes.find(adapter_id, salt, prompt)
+            start = len(known) * BLOCK
+            by_start[start].append(((adapter_id, prompt[start:]), _Prompt(members, known)))
+        for items in by_start.values():
+            for chunk in chunks(items, self.limits.prefill_tokens):
+                self._read(chunk)
+
+    def _read(self, chunk: list[tuple[tuple[str | None, tuple[int, ...]], _Prompt]]) -> None:
+        """Prompts in one pass. All of them go on after equally many tokens that are known already."""
+        self.stats.prompt_tokens += sum(len(tokens) for (_, tokens), _ in chunk)
+        rows = [row for _, prompt in chunk for row in prompt.rows]
+        before = None
+        if chunk[0][1].known:
+            before = (
+                torch.stack([torch.cat([b.keys_LVSD for b in prompt.known], dim=-2) for _, prompt in chunk], dim=1),
+                torch.stack([torch.cat([b.values_LVSD for b in prompt.known], dim=-2) for _, prompt in chunk], dim=1),
+            )
+        started = time.perf_counter()
+        first = self.device.prefill([key for key, _ in chunk], [len(p.rows) for _, p in chunk], rows, before)
+        self.stats.prefill_seconds += time.perf_counter() - started
+        if self.prefixes is not None:
+            for _, prompt in chunk:
+                row = prompt.rows[0]
+                cut = functools.partial(self.device.cut, row.slot, count=BLOCK)
+                self.prefixes.keep(row.adapter_id, row.request.salt, row.prompt, cut)
+        for row, token, report in zip(rows, *first, strict=True):
+            self._take(row, [token], [] if report is None else [report])
 
     def _launch(self) -> _Burst:
         layout, burst = self._layout, self.limits.burst
@@ -287,6 +315,13 @@ class Decoder:
             row.done = True
             self._alive_changed = True
             self.stats.tokens += len(row.tokens)
+
+
+class _Prompt(NamedTuple):
+    """A prompt to read: the rows that share it, and the blocks that it begins with and that need no reading."""
+
+    rows: list[Row]
+    known: Sequence[Block]
 
 
 class _Burst(NamedTuple):

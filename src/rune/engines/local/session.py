@@ -33,6 +33,9 @@ T = TypeVar("T")
 class Adapters(Protocol):
     """What the session asks of the engine's resident adapters."""
 
+    def ready(self, adapter: AdapterRef) -> bool:
+        """Whether `place` would not wait for the disk."""
+
     def place(self, adapter: AdapterRef, in_use: Collection[str | None]) -> bool:
         """Make one resident; False: every place is taken by one that is in use. Raises AdapterError."""
 
@@ -214,6 +217,8 @@ class Session:
                 )
             if len(self._decoder.waiting) >= self._decoder.limits.max_rows:
                 return
+            if ticket.adapter is not None and self._decoder.busy and not self._adapters.ready(ticket.adapter):
+                return  # it is being read while the others are drawn
             try:
                 in_use = {draw.row.adapter_id for draw in self._draws.values()}
                 if ticket.adapter is not None and not self._adapters.place(ticket.adapter, in_use):

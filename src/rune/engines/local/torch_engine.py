@@ -23,11 +23,13 @@ from rune.adapters.peft import Adapter
 from rune.engines.local.adapter_pool import AdapterPool
 from rune.engines.local.batch import Row
 from rune.engines.local.decode import Decoder, Limits, Stats, chunks, out_of_memory
+from rune.engines.local.host_tier import HostTier
 from rune.engines.local.kv_cache import PromptAttention
 from rune.engines.local.network import Network, NoLora
+from rune.engines.local.prefixes import PrefixCache
 from rune.engines.local.session import Session, SessionTicket, logprobs
 from rune.engines.local.text import Detokenizer, StopWatch, Unfolding
-from rune.engines.shared.residency import Residency
+from rune.engines.shared.residency import Prefixes, Residency
 from rune.engines.shared.streams import gather
 from rune.engines.torch import Config
 from rune.errors import AdapterError, EngineError
@@ -48,6 +50,7 @@ class TorchEngine:
         self.network = Network(loaded)
         self.pool = AdapterPool(self.network)
         self._detokenizer = Detokenizer(self.tokenizer)
+        self.host = HostTier(self._read, config.host_bytes)
         self._in_memory: set[str] = set()  # handed over as tensors: nothing to read them from again
         self._pinned: set[str] = set()
         self._loads = self._evictions = 0
@@ -81,6 +84,7 @@ class TorchEngine:
         def put() -> float:
             with torch.inference_mode():
                 norm = self.pool.put(adapter_id, adapter)
+            self._forget_prefixes(adapter_id)
             self._in_memory.add(adapter_id)
             return norm
 
@@ -94,6 +98,7 @@ class TorchEngine:
     def drop_adapter(self, adapter_id: str) -> None:
         def drop() -> None:
             self.pool.drop(adapter_id)
+            self._forget_prefixes(adapter_id)
             self._in_memory.discard(adapter_id)
             self._pinned.discard(adapter_id)
 
@@ -123,7 +128,18 @@ class TorchEngine:
             loads=self._loads,
             evictions=self._evictions,
             load_seconds=self._load_seconds,
+            held=len(self.host),
+            held_bytes=self.host.bytes,
+            held_hits=self.host.hits,
         )
+
+    @property
+    def prefixes(self) -> Prefixes | None:
+        """Prompts whose beginnings need not be read again; None without a session, or without room for any."""
+        kept = self.decoder.prefixes
+        if kept is None:
+            return None
+        return Prefixes(blocks=len(kept), bytes=kept.bytes, hits=kept.hits, asked=kept.asked)
 
     def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
         """Yield every draw of every request as it ends. Adapters and prompt lengths are checked before the first."""
@@ -173,6 +189,8 @@ class TorchEngine:
             )
         if request.adapter is not None:
             self._check_base(request.adapter.adapter_id, request.adapter.base_model)
+            if request.adapter.adapter_id not in self.pool:
+                self.host.fetch(request.adapter)
         return self._open_session().submit(rows, request.adapter, listen)
 
     @property
@@ -228,6 +246,8 @@ class TorchEngine:
         if self._session is not None:
             self._session.close()
             self._session = None
+            self.decoder.prefixes = None
+        self.host.close()
         self.release()
 
     def release(self) -> None:
@@ -242,6 +262,8 @@ class TorchEngine:
             if self._batches:
                 raise EngineError("a list of requests is being drawn; submit when `complete` has ended")
             if self._session is None:
+                if self.config.prefix_bytes:
+                    self.decoder.prefixes = PrefixCache(self.config.prefix_bytes)
                 self._session = Session(
                     self.decoder,
                     self,
@@ -311,7 +333,11 @@ class TorchEngine:
             if adapter_id in self.pool:
                 self.pool.touch(adapter_id)
                 continue
-            self._load(adapter, keep=wanted)
+            self._load(adapter, keep=wanted, read=self._read)  # once: nothing is kept of it
+
+    def ready(self, adapter: AdapterRef) -> bool:
+        """For the session: whether `place` would not wait for the disk."""
+        return adapter.adapter_id in self.pool or self.host.ready(adapter)
 
     def place(self, adapter: AdapterRef, in_use: Collection[str | None]) -> bool:
         """For the session: one adapter resident, in the place of the one unused for longest. False: all are in use.
@@ -329,19 +355,29 @@ class TorchEngine:
             )
         if len(self.pool.slots) >= self.config.max_adapters and not set(self.pool.slots) - keep - set(in_use):
             return False
-        self._load(adapter, keep=in_use)
+        self._load(adapter, keep=in_use, read=self.host.take)
         return True
 
-    def _load(self, adapter: AdapterRef, keep: Collection[str | None]) -> None:
-        started = time.perf_counter()
-        adapter_id = adapter.adapter_id
+    def _read(self, adapter: AdapterRef) -> Adapter:
+        """From the disk. Raises AdapterError."""
         loaded = peft.read_peft(self._adapters.folder(adapter))
-        self._check_base(adapter_id, loaded.base_model)
+        self._check_base(adapter.adapter_id, loaded.base_model)
+        return loaded
+
+    def _load(
+        self, adapter: AdapterRef, keep: Collection[str | None], *, read: Callable[[AdapterRef], Adapter]
+    ) -> None:
+        started = time.perf_counter()
+        loaded = read(adapter)
         self._evict(keep=keep)
         with torch.inference_mode():
-            self.pool.put(adapter_id, loaded)
+            self.pool.put(adapter.adapter_id, loaded)
         self._loads += 1
         self._load_seconds += time.perf_counter() - started
+
+    def _forget_prefixes(self, adapter_id: str) -> None:
+        if self.decoder.prefixes is not None:
+            self.decoder.prefixes.forget(adapter_id)
 
     def _evict(self, keep: Collection[str | None]) -> None:
         for adapter_id in list(self.pool.slots):

@@ -17,7 +17,7 @@ from rune.engines.local.host_tier import HostTier, size_of
 from rune.engines.local.prefixes import BLOCK, PrefixCache
 from rune.engines.local.torch_engine import TorchEngine
 from rune.engines.shared.streams import gather
-from rune.errors import AdapterError
+from rune.errors import AdapterError, EngineError
 from rune.types import AdapterRef, Completion, Request, Sampling
 from tests.engines.engine_helpers import World, random_adapter, torch_engine
 from tests.engines.test_session import LONG, until
@@ -254,4 +254,83 @@ def test_an_idle_engine_waits_for_the_adapter_and_draws(world: World) -> None:
 
     engine.host._read = slow
     assert len(drawn(engine, ask("x", world.adapters[0]))) == 2
+    engine.close()
+
+
+# ---------------------------------------------------------------------------- one budget
+
+
+def spent(engine: TorchEngine) -> tuple[int, int, int]:
+    """Bytes of rows, of adapters (and those lined up), of beginnings, as they lie there."""
+    cache = engine.decoder.device._cache
+    rows = 0 if cache is None else 2 * cache.keys_LRVSD.numel() * cache.keys_LRVSD.element_size()
+    pool = engine.pool
+    adapters = (pool._resident_NE.numel() + pool._active_GE.numel()) * pool.dtype.itemsize
+    return rows, adapters, engine.prefixes.bytes if engine.prefixes else 0
+
+
+def test_rows_adapters_and_beginnings_stay_within_one_number_of_bytes(world: World, tmp_path: Path) -> None:
+    """Adapters of growing rank: wider ones leave fewer places, and every answer is its adapter's."""
+    root = tmp_path / "adapters"
+    model = torch_engine(world).network.model
+    ranks = (2, 2, 2, 2, 4, 2, 8, 2, 2)
+    refs = [
+        peft.write_peft(root / str(i), random_adapter(model, seed=80 + i, rank=r, base_model=world.model.digest))
+        for i, r in enumerate(ranks)
+    ]
+    here = replace(world, root=root)
+    free = torch_engine(here)
+    expected = {c.key: c.text for ref in refs for c in free.complete([ask("x", ref, key=ref.adapter_id, n=1)])}
+    total = 3 << 20
+    engine = torch_engine(here, max_rows=3, window=512, device_bytes=total)
+    places = []
+    for ref in (*refs, *refs):
+        ((_, one),) = drawn(engine, ask("x", ref, key=ref.adapter_id, n=1)).items()
+        assert one.text == expected[one.key]
+        assert sum(spent(engine)) <= total
+        assert len(engine.residency.resident) <= engine.residency.places
+        places.append(engine.residency.places)
+    assert places == sorted(places, reverse=True) and places[0] > 2 * places[-1] and engine.residency.evictions
+    every = [ask("x", ref, key=ref.adapter_id, n=1) for ref in refs]
+    assert {key: one.text for (key, _), one in drawn(engine, *every).items()} == expected
+    assert sum(spent(engine)) <= total
+    engine.close()
+
+
+def test_a_budget_for_not_even_one_request_is_refused_with_what_would_do(world: World) -> None:
+    with pytest.raises(EngineError, match=r"device_bytes = 5000 is too little.*set (\d+) or more") as caught:
+        torch_engine(world, window=512, device_bytes=5000)
+    enough = int(str(caught.value).partition("; set ")[2].partition(" ")[0])
+    with pytest.raises(EngineError, match="too little"):
+        torch_engine(world, window=512, device_bytes=enough - 16)
+    engine = torch_engine(world, window=512, device_bytes=enough)
+    assert len(drawn(engine, ask("x", n=1))) == 1 and spent(engine)[0] < enough
+    engine.close()
+
+
+def test_an_adapter_that_the_budget_has_no_place_for_is_an_error_and_others_are_answered(world: World) -> None:
+    engine = torch_engine(world, window=512, max_rows=1)
+    small = int(engine.decoder.row_bytes(640) * 8 / 5) + 16
+    engine.close()
+    engine = torch_engine(world, window=512, max_rows=1, device_bytes=small)
+    wide = random_adapter(engine.network.model, seed=5, rank=64, base_model=world.model.digest)
+    ref = peft.write_peft(world.root / "wide-one", wide)
+    with pytest.raises(AdapterError, match=r"takes \d+ bytes twice, and engine.settings.device_bytes leaves"):
+        drawn(engine, ask("x", ref, n=1))
+    assert len(drawn(engine, ask("x", n=1))) == 1
+    engine.close()
+
+
+def test_pins_count_within_the_budget(world: World) -> None:
+    engine = torch_engine(world, window=192, max_rows=1)
+    row, size = engine.decoder.row_bytes(320), engine.pool.bytes_with(peft.read_peft(world.folder(world.adapters[1])))
+    engine.close()
+    engine = torch_engine(world, window=192, max_rows=1, prefix_bytes=0, device_bytes=row + 2 * size)
+    assert engine._budget is not None and engine._budget.places(size) == 1
+    engine.pin_adapter(world.adapters[1])
+    with pytest.raises(AdapterError, match=r"no room to pin .*raise engine.settings.device_bytes"):
+        engine.pin_adapter(world.adapters[0])
+    with pytest.raises(AdapterError, match=r"all 1 are pinned; raise engine.settings.device_bytes"):
+        drawn(engine, ask("x", world.adapters[0]))
+    assert len(drawn(engine, ask("x", world.adapters[1], n=1))) == 1
     engine.close()

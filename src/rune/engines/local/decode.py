@@ -208,17 +208,20 @@ class Decoder:
         console.warn(f"out of memory with {used} rows at once; going on with {used // 2}")
         self._rows = used // 2
 
+    def row_bytes(self, length: int) -> int:
+        """Of a row of `length` tokens: keys and values, logits, their float copies while drawing, activations."""
+        network = self.network
+        return Cache.row_bytes(network, length) + 24 * network.vocabulary + 64 * (network.ffn + network.hidden)
+
     def _plan(self, length: int, adapters: int) -> int:
         network = self.network
-        # A row also owns logits, their float copies while drawing, and its share of activations.
-        row_bytes = Cache.row_bytes(network, length) + 24 * network.vocabulary + 64 * (network.ffn + network.hidden)
         reserve = 48 * self.limits.prefill_tokens * (network.ffn + network.hidden) + adapters * self.pool.adapter_bytes
         if self.prefixes is not None:
             reserve += self.prefixes.most_bytes - self.prefixes.bytes
         return plan_rows(
             free_bytes=free_memory(network.device),
             fraction=self.limits.memory_fraction,
-            row_bytes=row_bytes,
+            row_bytes=self.row_bytes(length),
             reserve_bytes=reserve,
             most=self.limits.max_rows,
         )

@@ -106,10 +106,18 @@ class Session:
     """See the module's docstring."""
 
     def __init__(
-        self, decoder: Decoder, adapters: Adapters, detokenizer: Detokenizer, *, window: int, max_adapters: int
+        self,
+        decoder: Decoder,
+        adapters: Adapters,
+        detokenizer: Detokenizer,
+        *,
+        window: int,
+        rows: int,
+        max_adapters: int,
     ) -> None:
+        """`rows` of `window` tokens at most are drawn at once, under `max_adapters` adapters at most."""
         self._decoder, self._adapters, self._detokenizer = decoder, adapters, detokenizer
-        self._window, self._max_adapters = window, max_adapters
+        self._window, self._rows, self._max_adapters = window, rows, max_adapters
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._pending: deque[SessionTicket] = deque()
         self._draws: dict[int, _Draw] = {}  # by the row's identity, of the rows that the decoder has
@@ -210,12 +218,12 @@ class Session:
                 continue
             if not self._decoder.busy and not self._draws:
                 self._decoder.open(
-                    self._decoder.limits.max_rows,
+                    self._rows,
                     length=self._window,
                     steps=self._window,
-                    adapters=min(self._max_adapters, self._decoder.limits.max_rows),
+                    adapters=min(self._max_adapters, self._rows),
                 )
-            if len(self._decoder.waiting) >= self._decoder.limits.max_rows:
+            if len(self._decoder.waiting) >= self._rows:
                 return
             if ticket.adapter is not None and self._decoder.busy and not self._adapters.ready(ticket.adapter):
                 return  # it is being read while the others are drawn

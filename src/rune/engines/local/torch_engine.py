@@ -22,6 +22,7 @@ from rune.adapters.folders import AdapterSource
 from rune.adapters.peft import Adapter
 from rune.engines.local.adapter_pool import AdapterPool
 from rune.engines.local.batch import Row
+from rune.engines.local.budget import Budget, divide
 from rune.engines.local.decode import Decoder, Limits, Stats, chunks, out_of_memory
 from rune.engines.local.host_tier import HostTier
 from rune.engines.local.kv_cache import PromptAttention
@@ -68,6 +69,15 @@ class TorchEngine:
             graphs=config.graphs,
         )
         self.decoder = Decoder(self.network, self.pool, ends=end_tokens(loaded, self.tokenizer), limits=self._limits)
+        self._budget: Budget | None = None
+        if config.device_bytes:
+            self._budget = divide(
+                config.device_bytes,
+                row_bytes=self.decoder.row_bytes(self.window + 128),  # in steps of 64, and the overrun of bursts
+                most_rows=self._limits.max_rows,
+                prefix_bytes=config.prefix_bytes,
+                window=self.window,
+            )
 
     @property
     def stats(self) -> Stats:
@@ -108,12 +118,16 @@ class TorchEngine:
         """Make an adapter resident and keep it so, whatever else is asked for. Raises AdapterError without room."""
 
         def pin() -> None:
-            if len(self._pinned | self._in_memory | {adapter.adapter_id}) > self.config.max_adapters:
-                raise AdapterError(
-                    f"no room to pin adapter {adapter.adapter_id}: all {self.config.max_adapters} places are pinned; "
-                    "raise engine.settings.max_adapters"
-                )
+            def check() -> None:
+                if len(self._pinned | self._in_memory | {adapter.adapter_id}) > self.places:
+                    raise AdapterError(
+                        f"no room to pin adapter {adapter.adapter_id}: all {self.places} places are pinned; "
+                        f"raise {self._limiting}"
+                    )
+
+            check()
             self._ensure([adapter])
+            check()  # a wide one makes places fewer
             self._pinned.add(adapter.adapter_id)
 
         self._alone(pin)
@@ -122,7 +136,7 @@ class TorchEngine:
     def residency(self) -> Residency:
         """Which adapters the device holds, and what it took to bring them there."""
         return Residency(
-            places=self.config.max_adapters,
+            places=self.places,
             resident=tuple(self.pool.slots),
             pinned=frozenset(self._pinned | self._in_memory),
             loads=self._loads,
@@ -140,6 +154,13 @@ class TorchEngine:
         if kept is None:
             return None
         return Prefixes(blocks=len(kept), bytes=kept.bytes, hits=kept.hits, asked=kept.asked)
+
+    @property
+    def places(self) -> int:
+        """Adapters that the device may hold: `max_adapters`, or those of their size that `device_bytes` leave."""
+        if self._budget is None or not self.pool.adapter_bytes:
+            return self.config.max_adapters
+        return min(self.config.max_adapters, self._budget.places(self.pool.adapter_bytes))
 
     def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
         """Yield every draw of every request as it ends. Adapters and prompt lengths are checked before the first."""
@@ -262,13 +283,15 @@ class TorchEngine:
             if self._batches:
                 raise EngineError("a list of requests is being drawn; submit when `complete` has ended")
             if self._session is None:
-                if self.config.prefix_bytes:
-                    self.decoder.prefixes = PrefixCache(self.config.prefix_bytes)
+                budget = self._budget
+                if most := budget.prefixes if budget else self.config.prefix_bytes:
+                    self.decoder.prefixes = PrefixCache(most)
                 self._session = Session(
                     self.decoder,
                     self,
                     self._detokenizer,
                     window=self.window,
+                    rows=budget.rows if budget else self._limits.max_rows,
                     max_adapters=self.config.max_adapters,
                 )
             return self._session
@@ -327,7 +350,7 @@ class TorchEngine:
     def _ensure(self, adapters: Sequence[AdapterRef]) -> None:
         """Every adapter resident, or AdapterError: an unknown one is never answered by the base model."""
         wanted = {adapter.adapter_id: adapter for adapter in adapters}
-        self.pool.reserve(min(len(wanted), self.config.max_adapters))
+        self.pool.reserve(min(len(wanted), self.places))
         for adapter_id, adapter in wanted.items():
             self._check_base(adapter_id, adapter.base_model)
             if adapter_id in self.pool:
@@ -347,16 +370,37 @@ class TorchEngine:
         if adapter.adapter_id in self.pool:
             self.pool.touch(adapter.adapter_id)
             return True
+        # Under a budget its size says how many find a place; else whether there is one is asked before it is read.
+        loaded = self.host.take(adapter) if self._budget else None
+        places = self._places_beside(adapter.adapter_id, loaded) if loaded else self.config.max_adapters
         keep = self._pinned | self._in_memory
-        if len(keep) >= self.config.max_adapters:
+        if len(keep) >= places:
             raise AdapterError(
-                f"no place for adapter {adapter.adapter_id}: all {self.config.max_adapters} are pinned; "
-                "raise engine.settings.max_adapters"
+                f"no place for adapter {adapter.adapter_id}: all {places} are pinned; raise {self._limiting}"
             )
-        if len(self.pool.slots) >= self.config.max_adapters and not set(self.pool.slots) - keep - set(in_use):
+        staying = set(self.pool.slots) & (keep | set(in_use))
+        if len(staying) >= places:
             return False
-        self._load(adapter, keep=in_use, read=self.host.take)
+        self._load(adapter, keep=in_use, read=lambda ref: loaded or self.host.take(ref))
         return True
+
+    @property
+    def _limiting(self) -> str:
+        """The setting that says how many adapters find a place."""
+        return f"engine.settings.{'max_adapters' if self.places == self.config.max_adapters else 'device_bytes'}"
+
+    def _places_beside(self, adapter_id: str, adapter: Adapter) -> int:
+        """Places when this one has come, which may be wider than all before. Raises AdapterError if there are none."""
+        if self._budget is None:
+            return self.config.max_adapters
+        size = self.pool.bytes_with(adapter)
+        places = min(self.config.max_adapters, self._budget.places(size))
+        if not places:
+            raise AdapterError(
+                f"no place for adapter {adapter_id}: it takes {size} bytes twice, and engine.settings.device_bytes "
+                f"leaves {self._budget.adapters} for adapters; raise it"
+            )
+        return places
 
     def _read(self, adapter: AdapterRef) -> Adapter:
         """From the disk. Raises AdapterError."""
@@ -369,7 +413,9 @@ class TorchEngine:
     ) -> None:
         started = time.perf_counter()
         loaded = read(adapter)
-        self._evict(keep=keep)
+        places = self._places_beside(adapter.adapter_id, loaded)
+        self._evict(keep=keep, places=places)
+        self.pool.most = places if self._budget else None
         with torch.inference_mode():
             self.pool.put(adapter.adapter_id, loaded)
         self._loads += 1
@@ -379,9 +425,9 @@ class TorchEngine:
         if self.decoder.prefixes is not None:
             self.decoder.prefixes.forget(adapter_id)
 
-    def _evict(self, keep: Collection[str | None]) -> None:
+    def _evict(self, keep: Collection[str | None], places: int) -> None:
         for adapter_id in list(self.pool.slots):
-            if len(self.pool.slots) < self.config.max_adapters:
+            if len(self.pool.slots) < places:
                 return
             if adapter_id not in keep and adapter_id not in self._in_memory | self._pinned:
                 self.pool.drop(adapter_id)

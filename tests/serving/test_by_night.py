@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 from rune.adapters.registry.registry import Registry
 from rune.types import ModelRef
 from tests.serving.processes import ServerProcess
-from tests.serving.world import PATIENCE, Running, trajectory
+from tests.serving.world import PATIENCE, Running, configured, running, trajectory
 
 pytestmark = pytest.mark.slow
 
@@ -87,9 +88,21 @@ def _locked(numbers: Any, lock: threading.Lock) -> Any:
         yield number
 
 
+@pytest.fixture(scope="module")
+def served_with_tools(
+    tool_model: ModelRef, hypernet: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    with running(configured(tool_model, tmp_path_factory.mktemp("tools"), hypernet)) as served:
+        for number, place in ((1, "project=shop&alias=sums"), (2, "project=shop&alias=shop-wide")):
+            assert served.http.post(f"/v1/trajectories?{place}", content=trajectory(number)).status_code == 201
+        yield served
+
+
+@pytest.mark.parametrize("which", ["served", "served_with_tools"])
 def test_whatever_schemathesis_thinks_of_is_answered_below_500_and_as_the_page_says(
-    served: Running, tmp_path: Path
+    which: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
+    served: Running = request.getfixturevalue(which)
     page = served.http.get("/openapi.json").json()
     for path in ("/v1/completions", "/v1/chat/completions"):  # names that are there, so that it comes further
         fields = page["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]

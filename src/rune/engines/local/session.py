@@ -1,13 +1,15 @@
 """The decoding loop kept running in a thread of its own: requests enter and leave while others are drawn.
 
     submit ──inbox──▶ pending, in order of arrival
-                        │  its adapter is resident, or takes the place of one that no row wears
+                        │  its adapter is resident, or takes the place of one that no row wears; while it is read
+                        │  from the disk the others are drawn
                         ▼
                       the decoder's waiting rows ──turn──▶ deltas to whoever listens
 
 One thread owns the decoder and the adapters; others speak to it through the inbox. First come, first served: a request
 whose adapter finds no place holds up those behind it, so that none waits for ever. What a request's rows may reach is
-fixed when the session begins (`window` tokens a row): the cache is one static block, there is no paging.
+fixed when the session begins (`window` tokens a row): the cache is one static block. What prompts begin with is kept
+beside it, block by block (`prefixes.py`).
 """
 
 from __future__ import annotations

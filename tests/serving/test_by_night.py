@@ -107,6 +107,10 @@ def test_whatever_schemathesis_thinks_of_is_answered_below_500_and_as_the_page_s
     for path in ("/v1/completions", "/v1/chat/completions"):  # names that are there, so that it comes further
         fields = page["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
         fields["model"] = {"type": "string", "enum": ["tiny", "sums", "tiny:shop-wide", "nobody"]}
+        if "messages" in fields:  # and messages that fit their role, beside those that do not
+            plain = {"role": {"enum": ["user", "system"]}, "content": {"type": "string"}}
+            fits = {"type": "object", "properties": plain, "required": list(plain), "additionalProperties": False}
+            fields["messages"]["items"] = {"anyOf": [fits, fields["messages"]["items"]]}
     (tmp_path / "openapi.json").write_text(json.dumps(page), encoding="utf-8")
     command = [
         sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()", "run",

@@ -98,15 +98,16 @@ def _text_plan(context: ServerContext, body: shapes.CompletionBody, client: Clie
 
 def _plan(
     context: ServerContext,
-    body: shapes.ChatBody | shapes.CompletionBody,
+    body: shapes.Sampled,
     texts: Sequence[str],
     client: Client,
     *,
     reports: int | None,
     wanted: int | None,
     is_chat: bool,
-    calls: bool = False,
+    calls: int | None = 0,
 ) -> Plan:
+    """`calls`: how many functions an answer may call; None: any number."""
     if reports is not None and not getattr(context.engine, "reports_logprobs", False):
         raise shapes.unsupported("logprobs")
     entry = _adapter_of(context, body, client)
@@ -130,7 +131,7 @@ def _plan(
         max_new_tokens=wanted or min(room, context.settings.max_tokens),
         top_p=1.0 if body.top_p is None else max(body.top_p, 1e-9),  # 0 is the best token alone
         top_k=max(body.top_k or 0, 0),
-        stop=(*body.stops, CALL_ENDS) if calls and body.parallel_tool_calls is False else body.stops,
+        stop=(*body.stops, CALL_ENDS) if calls == 1 else body.stops,
     )
     seed = secrets.randbits(31) if body.seed is None else body.seed
     ref = context.memory.ref(entry) if entry else None
@@ -147,7 +148,7 @@ def _plan(
         n=n,
         prompts=len(texts),
         prompt_tokens=sum(counts),
-        calls=calls,
+        calls=calls != 0,
     )
     options = body.stream_options
     return Plan(draws, entry, answer, reports is not None, bool(body.stream), bool(options and options.include_usage))

@@ -125,8 +125,8 @@ class ServedMemory:
         if absent and answer.status_code == 404:
             return None
         try:
-            error = answer.json()["error"]
-            words, code = " ".join(str(error["message"]).split())[:500], error["code"]
+            told = answer.json()["error"]
+            words, code = " ".join(str(told["message"]).split())[:500], told["code"]
         except (ValueError, KeyError, TypeError):
             words, code = f"HTTP {answer.status_code}", None
         if code in _OF_THE_SESSION:

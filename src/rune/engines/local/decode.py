@@ -270,8 +270,8 @@ class Decoder:
             known = [] if self.prefixes is None else self.prefixes.find(adapter_id, salt, prompt)
             start = len(known) * BLOCK
             by_start[start].append(((adapter_id, prompt[start:]), _Prompt(members, known)))
-        for items in by_start.values():
-            for chunk in chunks(items, self.limits.prefill_tokens):
+        for start, items in by_start.items():
+            for chunk in chunks(items, self.limits.prefill_tokens, before=start):
                 self._read(chunk)
 
     def _read(self, chunk: list[tuple[tuple[str | None, tuple[int, ...]], _Prompt]]) -> None:
@@ -334,13 +334,16 @@ class _Burst(NamedTuple):
     flight: PendingBurst
 
 
-def chunks(items: list[Any], budget: int) -> Iterator[list[Any]]:
-    """Prompts of like length together, at most `budget` padded tokens a pass; base and adapted apart."""
+def chunks(items: list[Any], budget: int, *, before: int = 0) -> Iterator[list[Any]]:
+    """Prompts of like length together, at most `budget` padded tokens a pass; base and adapted apart.
+
+    `before`: tokens that stand before each, known already: their keys and values are in the pass too.
+    """
     items = sorted(items, key=lambda item: (item[0][0] is None, len(item[0][1])))
     chunk: list[Any] = []
     for item in items:
         same = not chunk or (chunk[0][0][0] is None) == (item[0][0] is None)
-        if chunk and (not same or (len(chunk) + 1) * len(item[0][1]) > budget):
+        if chunk and (not same or (len(chunk) + 1) * (before + len(item[0][1])) > budget):
             yield chunk
             chunk = []
         chunk.append(item)

@@ -109,10 +109,14 @@ class PromptAttention:
             for store_LRVSD, new_PVTD in ((self.cache.keys_LRVSD, k_PVTD), (self.cache.values_LRVSD, v_PVTD)):
                 target_RVTD = store_LRVSD[layer, :, :, : self.start + self.length]
                 target_RVTD.index_copy_(0, self.rows_B, new_PVTD.index_select(0, self.prompt_of_row_B))
-        y_PQTD = functional.scaled_dot_product_attention(
-            q_PQTD, k_PVTD, v_PVTD, attn_mask=self.mask_TS, is_causal=self.mask_TS is None,
-            enable_gqa=network.heads != network.kv_heads,
-        )  # fmt: skip
+        if self.mask_TS is None:
+            y_PQTD = functional.scaled_dot_product_attention(
+                q_PQTD, k_PVTD, v_PVTD, is_causal=True, enable_gqa=network.heads != network.kv_heads
+            )
+        else:  # the fused kernels of a GPU take a mask, or shared key heads, and not both
+            share = network.heads // network.kv_heads
+            k_PQSD, v_PQSD = k_PVTD.repeat_interleave(share, dim=1), v_PVTD.repeat_interleave(share, dim=1)
+            y_PQTD = functional.scaled_dot_product_attention(q_PQTD, k_PQSD, v_PQSD, attn_mask=self.mask_TS)
         return y_PQTD.transpose(1, 2).reshape(qkv_MO.shape[0], -1)
 
     def _per_prompt(self, x_MND: Tensor) -> Tensor:

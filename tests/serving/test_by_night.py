@@ -98,19 +98,22 @@ def served_with_tools(
         yield served
 
 
-@pytest.mark.parametrize("which", ["served", "served_with_tools"])
+@pytest.mark.parametrize("fitting", [False, True])
 def test_whatever_schemathesis_thinks_of_is_answered_below_500_and_as_the_page_says(
-    which: str, request: pytest.FixtureRequest, tmp_path: Path
+    served_with_tools: Running, fitting: bool, tmp_path: Path
 ) -> None:
-    served: Running = request.getfixturevalue(which)
+    """Once as the page has it, and once with what fits together, so that it comes as far as an answer."""
+    served = served_with_tools
     page = served.http.get("/openapi.json").json()
     for path in ("/v1/completions", "/v1/chat/completions"):  # names that are there, so that it comes further
         fields = page["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
         fields["model"] = {"type": "string", "enum": ["tiny", "sums", "tiny:shop-wide", "nobody"]}
-        if "messages" in fields:  # and messages that fit their role, beside those that do not
-            plain = {"role": {"enum": ["user", "system"]}, "content": {"type": "string"}}
-            fits = {"type": "object", "properties": plain, "required": list(plain), "additionalProperties": False}
-            fields["messages"]["items"] = {"anyOf": [fits, fields["messages"]["items"]]}
+        if "messages" in fields and fitting:
+            plain = {"role": {"enum": ["user", "system"]}, "content": {"type": "string", "minLength": 1}}
+            fields["messages"]["items"] = {
+                "type": "object", "properties": plain, "required": list(plain), "additionalProperties": False,
+            }  # fmt: skip
+            del fields["stream_options"]  # only for a stream
     (tmp_path / "openapi.json").write_text(json.dumps(page), encoding="utf-8")
     command = [
         sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()", "run",
@@ -121,6 +124,8 @@ def test_whatever_schemathesis_thinks_of_is_answered_below_500_and_as_the_page_s
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=3600)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert [line for line in served.lines() if line["status"] >= 500] == []
+    if not fitting:
+        return
     answered = [line for line in served.lines() if line["status"] == 200 and line["route"] in LANGUAGE]
     assert {line["route"] for line in answered} == LANGUAGE
 

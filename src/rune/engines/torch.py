@@ -22,7 +22,7 @@ class Config:
     burst: int = 0  # steps between two looks at the tokens (4 on a GPU, 1 on a CPU)
     max_adapters: int = 1024  # kept resident; adapters from folders beyond it leave, oldest first
     window: int = 4096  # tokens that prompt and answer of a submitted request may reach; `complete` looks at its own
-    device_bytes: int = 0  # rows, adapters and beginnings of submitted requests together; 0: by memory_fraction
+    device_bytes: int = 0  # rows, adapters and prefixes of submitted requests together; 0: by memory_fraction
     host_bytes: int = 512 << 20  # adapters in host memory, for submitted requests; 0: each is read from the disk
     prefix_bytes: int = 256 << 20  # keys and values of submitted prompts, for those that begin alike; 0: none
     graphs: bool = True  # CUDA graphs

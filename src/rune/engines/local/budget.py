@@ -1,8 +1,8 @@
 """One number of bytes on the device for all that a session keeps there beside the model.
 
-    total = rows · (keys and values of a row, its logits)  +  adapters  +  beginnings of prompts
+    total = rows · (keys and values of a row, its logits)  +  adapters  +  prefixes of prompts
 
-Beginnings get at most an eighth, adapters at least a quarter; rows take the rest, up to the number that is wanted, and
+Prefixes get at most an eighth, adapters at least a quarter; rows take the rest, up to the number that is wanted, and
 what they leave is the adapters'.
 """
 

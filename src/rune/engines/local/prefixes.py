@@ -1,4 +1,4 @@
-"""Keys and values of prompts that were read before, block by block, for prompts that begin alike.
+"""The prefix cache: keys and values of prompts that were read before, block by block, for those that begin alike.
 
 A block is known by what the model had read up to its end: the adapter, everything before the block, and its own
 tokens, in one chain of sha256. So no adapter ever gets another's keys, and an alias that names another adapter now gets

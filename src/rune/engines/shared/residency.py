@@ -22,7 +22,7 @@ class Residency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prefixes:
-    """Beginnings of prompts that were read before; counters are since the session began."""
+    """Prefixes of prompts that were read before; counters are since the session began."""
 
     blocks: int
     bytes: int

@@ -84,7 +84,8 @@ def _chat_plan(context: ServerContext, body: shapes.ChatBody, client: Client) ->
     except ModelError as error:
         raise Refusal(400, str(error), param="messages") from None
     wanted = body.max_completion_tokens or body.max_tokens
-    return _plan(context, body, [prompt], client, reports=body.reports, wanted=wanted, is_chat=True, calls=bool(tools))
+    calls = 0 if not tools else 1 if body.parallel_tool_calls is False else None
+    return _plan(context, body, [prompt], client, reports=body.reports, wanted=wanted, is_chat=True, calls=calls)
 
 
 def _text_plan(context: ServerContext, body: shapes.CompletionBody, client: Client) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import threading
 import time
@@ -10,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
 from rune.adapters import peft
 from rune.adapters.peft import Adapter
@@ -122,19 +125,50 @@ def test_beginnings_stay_within_their_bytes_and_the_oldest_leave(world: World) -
     engine.close()
 
 
-def test_a_prompt_always_has_a_token_left_to_read() -> None:
-    from torch import zeros
+def numbered(first: int, count: int) -> tuple[Tensor, Tensor]:
+    """Keys [1, 1, S, 1] that say their position; values its negative."""
+    keys_LVSD = torch.arange(first, first + count, dtype=torch.float32).view(1, 1, count, 1)
+    return keys_LVSD, -keys_LVSD
 
-    cache = PrefixCache(1 << 30)
+
+def read_back(cache: PrefixCache, prompt: tuple[int, ...]) -> int:
+    """How many tokens are known, each from its own position."""
+    found = cache.find(None, "", prompt)
+    keys = [value for keys_LVSD, _ in found.parts for value in keys_LVSD.flatten().tolist()]
+    values = [-value for _, values_LVSD in found.parts for value in values_LVSD.flatten().tolist()]
+    assert keys == values == list(range(found.tokens))
+    return found.tokens
+
+
+def test_a_prompt_always_has_a_token_left_to_read() -> None:
+    cache = PrefixCache(1 << 30, block_bytes=8 * BLOCK)
     prompt = tuple(range(2 * BLOCK))
-    cache.keep(None, "", prompt, lambda first: (zeros(1, 1, BLOCK, 2), zeros(1, 1, BLOCK, 2)))
-    assert len(cache) == 2
-    assert len(cache.find(None, "", prompt)) == 1 and len(cache.find(None, "", (*prompt, 7))) == 2
-    assert cache.find(None, "", prompt[1:]) == [] and cache.find("a", "", prompt) == []
-    assert cache.find(None, "", prompt[:BLOCK]) == [] and cache.find(None, "s", prompt) == []
-    assert cache.find(None, "", (*prompt[: BLOCK - 1], 999, *prompt[BLOCK:], 7)) == []
-    cache.shrink(cache.bytes // 2)
-    assert len(cache.find(None, "", (*prompt, 7))) == 1
+    cache.keep(None, "", prompt, numbered)
+    assert len(cache) == 2 and cache.bytes == 16 * BLOCK
+    assert read_back(cache, prompt) == BLOCK and read_back(cache, (*prompt, 7)) == 2 * BLOCK
+    assert read_back(cache, prompt[1:]) == read_back(cache, prompt[:BLOCK]) == 0
+    assert cache.find("a", "", prompt).tokens == cache.find(None, "s", prompt).tokens == 0
+    assert read_back(cache, (*prompt[: BLOCK - 1], 999, *prompt[BLOCK:], 7)) == 0
+
+
+def test_whatever_comes_and_leaves_every_known_token_is_from_its_own_place() -> None:
+    """Prompts that branch, in a cache that holds a few of their blocks."""
+    rng = random.Random(4)
+    stems = [tuple(rng.randrange(9) for _ in range(6 * BLOCK)) for _ in range(3)]
+    cache = PrefixCache(9 * 8 * BLOCK + 5, block_bytes=8 * BLOCK)
+    known = 0
+    for _ in range(400):
+        stem = rng.choice(stems)
+        branch = tuple(rng.randrange(2) for _ in range(rng.randrange(3) * BLOCK))
+        prompt = stem[: rng.randrange(1, 7) * BLOCK] + branch + (1,)
+        known += read_back(cache, prompt)
+        cache.keep(None, "", prompt, numbered)
+        assert cache.bytes <= cache.most_bytes
+        assert len(cache) == sum(run.kept[0].shape[2] // BLOCK for run in cache._runs.values())
+        assert read_back(cache, prompt) > 0
+    assert known > 100 * BLOCK
+    cache.shrink(0)
+    assert len(cache) == 0 and not cache._runs
 
 
 # ---------------------------------------------------------------------------- host memory

@@ -32,7 +32,7 @@ from rune.engines.local.batch import EMPTY, BatchPlan, Report, Row, arrange, arr
 from rune.engines.local.device import Device, PendingBurst
 from rune.engines.local.kv_cache import Cache
 from rune.engines.local.network import Network
-from rune.engines.local.prefixes import BLOCK, Block, PrefixCache
+from rune.engines.local.prefixes import Prefix, PrefixCache
 from rune.errors import EngineError
 
 
@@ -267,9 +267,8 @@ class Decoder:
             shared[row.adapter_id, row.request.salt, row.prompt].append(row)
         by_start: dict[int, list[tuple[tuple[str | None, tuple[int, ...]], _Prompt]]] = defaultdict(list)
         for (adapter_id, salt, prompt), members in shared.items():
-            known = [] if self.prefixes is None else self.prefixes.find(adapter_id, salt, prompt)
-            start = len(known) * BLOCK
-            by_start[start].append(((adapter_id, prompt[start:]), _Prompt(members, known)))
+            known = self.prefixes.find(adapter_id, salt, prompt) if self.prefixes is not None else Prefix(0, ())
+            by_start[known.tokens].append(((adapter_id, prompt[known.tokens :]), _Prompt(members, known)))
         for start, items in by_start.items():
             for chunk in chunks(items, self.limits.prefill_tokens, before=start):
                 self._read(chunk)
@@ -279,18 +278,16 @@ class Decoder:
         self.stats.prompt_tokens += sum(len(tokens) for (_, tokens), _ in chunk)
         rows = [row for _, prompt in chunk for row in prompt.rows]
         before = None
-        if chunk[0][1].known:
-            before = (
-                torch.stack([torch.cat([b.keys_LVSD for b in prompt.known], dim=-2) for _, prompt in chunk], dim=1),
-                torch.stack([torch.cat([b.values_LVSD for b in prompt.known], dim=-2) for _, prompt in chunk], dim=1),
-            )
+        if chunk[0][1].known.tokens:
+            keys_LVND, values_LVND = zip(*(_joined(prompt.known) for _, prompt in chunk), strict=True)
+            before = torch.stack(keys_LVND, dim=1), torch.stack(values_LVND, dim=1)
         started = time.perf_counter()
         first = self.device.prefill([key for key, _ in chunk], [len(p.rows) for _, p in chunk], rows, before)
         self.stats.prefill_seconds += time.perf_counter() - started
         if self.prefixes is not None:
             for _, prompt in chunk:
                 row = prompt.rows[0]
-                cut = functools.partial(self.device.cut, row.slot, count=BLOCK)
+                cut = functools.partial(self.device.cut, row.slot)
                 self.prefixes.keep(row.adapter_id, row.request.salt, row.prompt, cut)
         for row, token, report in zip(rows, *first, strict=True):
             self._take(row, [token], [] if report is None else [report])
@@ -321,10 +318,10 @@ class Decoder:
 
 
 class _Prompt(NamedTuple):
-    """A prompt to read: the rows that share it, and the blocks that it begins with and that need no reading."""
+    """A prompt to read: the rows that share it, and what it begins with and need not be read."""
 
     rows: list[Row]
-    known: Sequence[Block]
+    known: Prefix
 
 
 class _Burst(NamedTuple):
@@ -332,6 +329,12 @@ class _Burst(NamedTuple):
 
     layout: BatchPlan
     flight: PendingBurst
+
+
+def _joined(known: Prefix) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values [L, V, N, D] of all its tokens."""
+    keys, values = zip(*known.parts, strict=True)
+    return torch.cat(keys, dim=2), torch.cat(values, dim=2)
 
 
 def chunks(items: list[Any], budget: int, *, before: int = 0) -> Iterator[list[Any]]:

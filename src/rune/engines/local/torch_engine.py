@@ -25,9 +25,9 @@ from rune.engines.local.batch import Row
 from rune.engines.local.budget import Budget, divide
 from rune.engines.local.decode import Decoder, Limits, Stats, chunks, out_of_memory
 from rune.engines.local.host_tier import HostTier
-from rune.engines.local.kv_cache import PromptAttention
+from rune.engines.local.kv_cache import Cache, PromptAttention
 from rune.engines.local.network import Network, NoLora
-from rune.engines.local.prefixes import PrefixCache
+from rune.engines.local.prefixes import BLOCK, PrefixCache
 from rune.engines.local.session import Session, SessionTicket, logprobs
 from rune.engines.local.text import Detokenizer, StopWatch, Unfolding
 from rune.engines.shared.residency import Prefixes, Residency
@@ -285,7 +285,8 @@ class TorchEngine:
             if self._session is None:
                 budget = self._budget
                 if most := budget.prefixes if budget else self.config.prefix_bytes:
-                    self.decoder.prefixes = PrefixCache(most)
+                    block = Cache.row_bytes(self.network, BLOCK)
+                    self.decoder.prefixes = PrefixCache(most, block_bytes=block)
                 self._session = Session(
                     self.decoder,
                     self,

@@ -209,6 +209,7 @@ class Request:
     n: int = 1
     adapter: AdapterRef | None = None
     logprobs: int | None = None  # how many of the likeliest tokens to report beside each drawn one; None: no report
+    salt: str = ""  # changes no answer: what an engine remembers of a prompt is not used for one of another salt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
+from typing import Any
 
+import httpx
 import pytest
 
 from rune.adapters.folders import Folders
@@ -74,6 +77,34 @@ def test_a_busy_server_is_asked_again_and_nothing_is_lost(server: CompletionServ
     found, error = drain(connect(server, world), requests())
     assert error is None and len(found) == 12
     assert server.calls.count("/v1/completions") == 15
+
+
+def test_no_two_threads_ever_share_a_client_and_clients_are_kept(
+    server: CompletionServer, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy: dict[int, int] = {}  # client → thread that uses it now
+    shared: list[int] = []
+    used: set[int] = set()
+    send = httpx.Client.send
+
+    def watched(client: httpx.Client, *args: Any, **how: Any) -> httpx.Response:
+        me, mine = threading.get_ident(), id(client)
+        used.add(mine)
+        if busy.setdefault(mine, me) != me:
+            shared.append(mine)
+        try:
+            return send(client, *args, **how)
+        finally:
+            busy.pop(mine, None)
+
+    monkeypatch.setattr(httpx.Client, "send", watched)
+    server.faults = Faults(hang_seconds=0.02)  # so that requests are in flight together
+    engine = connect(server, world, concurrency=3)
+    for _ in range(2):
+        found, error = drain(engine, requests())
+        assert error is None and len(found) == 12
+    assert shared == [] and len(used) <= 3
+    engine.close()
 
 
 def test_no_server_at_all_is_one_clear_error(server: CompletionServer, world: World) -> None:

@@ -236,7 +236,8 @@ def test_an_engine_that_breaks_tells_everyone_and_takes_no_more(engine: TorchEng
         raise RuntimeError("device-side assert\nand more lines")
 
     engine.decoder.device._forward = broken  # type: ignore[method-assign]
-    with pytest.raises(EngineError, match=r"^the engine has stopped: device-side assert$"):
+    # The later ones may come when it has stopped already.
+    with pytest.raises(EngineError, match=r"^the engine has stopped: device-side assert(; start it again)?$"):
         list(gather(engine, asks(world, 3)))
     with pytest.raises(EngineError, match="start it again"):
         engine.submit(asks(world, 1)[0], print)

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rune.serving.keys import OWNER
-from rune.serving.watching import Watcher
+from rune.adapters.registry.records import place
+from rune.serving.watching import Here, Watcher
 from rune.types import ModelRef
 from tests.serving.world import PATIENCE, configured, running
 
@@ -33,10 +33,10 @@ def test_the_agent_of_the_example_is_answered_by_what_it_learned(
         first = agent("test -e tried || { touch tried; echo not yet; false; }")
         assert first.returncode == 0, first.stderr
         assert first.stdout.splitlines() == ["tiny: not yet", "tiny: passed"]
-        watcher = Watcher(work / "sessions", memory, memory.place_for(OWNER, "shop", "", ""), still_seconds=0)
+        watcher = Watcher(work / "sessions", Here(memory, place("shop")), still_seconds=0)
         (taken,) = watcher.poll()
         watcher.close()
         assert taken.made is not None, taken.why
         second = agent("false")
         assert second.returncode == 1, second.stderr
-        assert second.stdout.splitlines() == [f"tiny:{taken.made.entry.id}: failed"] * 3
+        assert second.stdout.splitlines() == [f"tiny:{taken.made.id}: failed"] * 3

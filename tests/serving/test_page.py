@@ -64,7 +64,7 @@ def test_a_person_compares_and_teaches(served: Running, browser: Any, tmp_path: 
 
     browser.get(served.url)
     assert "sums" in text(browser, "list", "shop/sums")
-    assert "resident" in text(browser, "live", "places")
+    assert "resident" in text(browser, "live", "in host memory")
 
     # By keys alone: the question, the adapter, the answers of both.
     browser.execute_script("document.getElementById('prompt').focus()")

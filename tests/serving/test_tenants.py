@@ -64,6 +64,20 @@ def test_the_same_trajectory_of_two_tenants_is_two_adapters_and_the_second_learn
     assert registry.verify() == []
 
 
+def test_what_one_tenant_asked_is_read_again_for_another(tenants: Tenants) -> None:
+    """How fast an answer comes must not tell what others ask."""
+    body = {"model": "tiny", "prompt": "def f(x):\n    return x + 1\n" * 12, "max_tokens": 1}
+
+    def hits() -> float:
+        return tenants.served.metric("rune_prefix_hit_tokens_total", tenants.tokens["root"])
+
+    for who in ("anna", "ben", "cleo"):
+        assert tenants.ask(who, "POST", "/v1/completions", json=body).status_code == 200
+    before = hits()
+    tenants.ask("anna", "POST", "/v1/completions", json=body)
+    assert before == 0 < hits()
+
+
 def test_each_lists_its_own_and_the_admin_all(tenants: Tenants) -> None:
     def listed(who: str) -> set[str]:
         found = tenants.ask(who, "GET", "/v1/adapters").json()

@@ -17,19 +17,20 @@ from typing import Any
 
 import pytest
 
-from rune.adapters.registry.records import Status
+from rune.adapters.registry.records import Status, place
 from rune.adapters.registry.registry import Registry
 from rune.cli.main import main
 from rune.errors import ConfigError
 from rune.serving import library
 from rune.serving.keys import OWNER
 from rune.serving.memory import AdapterMemory
-from rune.serving.watching import Taken, Watcher, ended
+from rune.serving.watching import Here, Taken, Watcher, ended
 from rune.types import ModelRef
 from tests.corpus.samples import SAMPLES
 from tests.serving.world import PATIENCE, configured, trajectory
 
 REAL = Path(__file__).parents[1] / "corpus" / "real"
+SHOP = place("shop")
 LONG_AGO = 1_000_000_000  # Unix seconds
 
 
@@ -52,8 +53,8 @@ def watcher(memory: AdapterMemory, folder: Path) -> Iterator[Watcher]:
     made.close()
 
 
-def watching(memory: AdapterMemory, folder: Path, **how: Any) -> Watcher:
-    return Watcher(folder, memory, memory.place_for(OWNER, "shop", "", ""), **how)
+def watching(memory: AdapterMemory, folder: Path, *, alias: str = "", **how: Any) -> Watcher:
+    return Watcher(folder, Here(memory, SHOP, alias=alias), **how)
 
 
 def put(path: Path, data: bytes, *, age: float = 0) -> Path:
@@ -85,7 +86,7 @@ def test_a_session_is_taken_when_it_is_still_and_only_once(watcher: Watcher, mem
     put(path, trajectory(1), age=301)
     (taken,) = watcher.poll()
     assert taken.path == path and taken.made is not None and taken.made.trajectories == ("t1",)
-    assert str(memory.named(taken.made.entry.id, OWNER).place) == "shop"
+    assert str(memory.named(taken.made.id, OWNER).place) == "shop"
     assert list(watcher.poll()) == [] and active(memory) == 1
     put(path, trajectory(1), age=400)  # touched, and the same
     assert list(watcher.poll()) == []
@@ -134,7 +135,7 @@ def test_a_session_that_goes_on_is_learned_again_and_its_shorter_self_is_archive
     put(path, trajectory(1) + trajectory(2), age=400)
     (second,) = watcher.poll()
     assert first.made and second.made and second.made.trajectories == ("t1", "t2")
-    assert memory.registry.get(first.made.entry.id).status is Status.ARCHIVED
+    assert memory.registry.get(first.made.id).status is Status.ARCHIVED
     assert active(memory) == 1
 
 
@@ -144,8 +145,8 @@ def test_the_alias_and_the_place_serve_the_newest_session(memory: AdapterMemory,
     put(folder / "a.jsonl", trajectory(2), age=400)
     older, newer = watcher.poll()
     assert older.path.name == "b.jsonl" and newer.made is not None
-    assert memory.named("shop/latest", OWNER).id == newer.made.entry.id
-    assert memory.chosen(watcher.where, OWNER).id == newer.made.entry.id
+    assert memory.named("shop/latest", OWNER).id == newer.made.id
+    assert memory.chosen(SHOP, OWNER).id == newer.made.id
     watcher.close()
 
 
@@ -184,7 +185,7 @@ def test_started_again_it_goes_on_where_it_was(memory: AdapterMemory, folder: Pa
     put(folder / "new.jsonl", trajectory(2), age=400)
     again = watching(memory, folder)
     assert names(list(again.poll())) == [("new.jsonl", True)]
-    memory.archive(memory.chosen(again.where, OWNER))
+    memory.archive(memory.chosen(SHOP, OWNER))
     again.close()
     third = watching(memory, folder)
     assert list(third.poll()) == [] and active(memory) == 1  # what somebody took out of service stays out

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rune import console
 from rune.cli import _memory
+from rune.errors import AdapterError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -17,18 +18,29 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from rune.serving import library
+    from rune.serving.refusals import Refusal
 
-    made = library.learned(
-        args.session,
-        project=args.project,
-        domain=args.domain,
-        task=args.task,
-        alias=args.alias,
-        config=_memory.config(args),
-    )
-    console.note("\n".join(made.notes))
-    console.note(
-        f"{made.entry.place}, rank {made.entry.rank}, ‖ΔW‖_F {made.entry.delta_w_norm:.3f}, {made.seconds:.1f} s"
-    )
-    console.out(made.entry.id)
+    server = _memory.served(args)
+    if server is None:
+        made = library.learned(
+            args.session,
+            project=args.project,
+            domain=args.domain,
+            task=args.task,
+            alias=args.alias,
+            config=_memory.config(args),
+        )
+        told = (str(made.entry.place), made.entry.rank, made.entry.delta_w_norm, made.seconds)
+        notes, name = made.notes, made.id
+    else:
+        found = library.read(args.session)
+        try:
+            there = server.learn_from(found.trajectories, notes=found.words())
+        except Refusal as refusal:
+            raise AdapterError(f"{server.url}: {refusal}") from None
+        told = (there.where, there.rank, there.delta_w_norm, there.seconds)
+        notes, name = there.notes, there.id
+    console.note("\n".join(notes))
+    console.note("{}, rank {}, ‖ΔW‖_F {:.3f}, {:.1f} s".format(*told))
+    console.out(name)
     return 0

@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rune import console
 from rune.cli import _memory
 from rune.errors import AdapterError, ConfigError
+
+if TYPE_CHECKING:
+    from rune.serving.watching import Here
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -32,14 +36,45 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rune.serving import library
-    from rune.serving.keys import OWNER
-    from rune.serving.memory import check_alias
-    from rune.serving.refusals import Refusal
+    from rune.serving.remote import Away
     from rune.serving.watching import Watcher
 
     if not args.every > 0:
         raise ConfigError(f"--every is {args.every:g}; give seconds above 0")
+    watcher = Watcher(args.folder, _memory.served(args) or _here(args), still_seconds=args.still)
+    away = False
+    try:
+        while True:
+            try:
+                for taken in watcher.poll():
+                    away = False
+                    if taken.made is None:
+                        console.warn(f"{taken.path}: {taken.why}")
+                        continue
+                    console.note("\n".join(taken.made.notes))
+                    console.out(f"{taken.made.id}  {taken.path}")
+            except Away as error:  # the session stays untaken
+                if args.once:
+                    raise
+                if not away:
+                    console.warn(f"{error}; trying again every {args.every:g} s")
+                away = True
+            if args.once:
+                return 0
+            time.sleep(args.every)
+    except KeyboardInterrupt:  # the usual way to end it
+        return 0
+    finally:
+        watcher.close()
+
+
+def _here(args: argparse.Namespace) -> Here:
+    from rune.serving import library
+    from rune.serving.keys import OWNER
+    from rune.serving.memory import check_alias
+    from rune.serving.refusals import Refusal
+    from rune.serving.watching import Here
+
     memory = library.memory_of(_memory.config(args))
     try:
         where = memory.place_for(OWNER, args.project, args.domain, args.task)
@@ -48,19 +83,4 @@ def run(args: argparse.Namespace) -> int:
         raise AdapterError(str(refusal)) from None
     if not memory.learns:
         raise ConfigError("there is no hypernetwork to learn with; give --checkpoint DIR")
-    watcher = Watcher(args.folder, memory, where, alias=args.alias, still_seconds=args.still)
-    try:
-        while True:
-            for taken in watcher.poll():
-                if taken.made is None:
-                    console.warn(f"{taken.path}: {taken.why}")
-                    continue
-                console.note("\n".join(taken.made.notes))
-                console.out(f"{taken.made.entry.id}  {taken.path}")
-            if args.once:
-                return 0
-            time.sleep(args.every)
-    except KeyboardInterrupt:  # the usual way to end it
-        return 0
-    finally:
-        watcher.close()
+    return Here(memory, where, alias=args.alias)

@@ -3,7 +3,8 @@
 One HTTP request per draw, `concurrency` of them in flight, each with its own seed, so that a draw can be asked for
 again without touching its neighbours. An adapter is a model name (for SGLang a field of its own): its id is loaded
 through the server's admin dialect where there is one, and must be in the server's list of models before a draw names
-it; a name that the server does not know is an error, never the base model. HTTP by httpx, tries by tenacity.
+it; a name that the server does not know is an error, never the base model. HTTP by httpx, a client for each request in
+flight; tries by tenacity.
 
 A request that fails in the machinery (connection, timeout, 408, 409, 429, 5xx, unreadable answer) is retried with
 growing pauses; when its tries are used up, what has already finished is still delivered, and then one EngineError
@@ -12,9 +13,11 @@ says what is missing.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -90,7 +93,7 @@ class OpenAIEngine:
                 "without a colon, and set engine.served_name to that"
             )
         self._loaded: dict[str, None] = {}  # adapters that we loaded, oldest first
-        self._http = _client(config)
+        self._clients = _Clients(config)
         self._turns = Turns(self.complete)
 
     def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
@@ -122,7 +125,7 @@ class OpenAIEngine:
                 self._unload(adapter_id)
             except (EngineError, AdapterError):
                 break
-        self._http.close()
+        self._clients.close()
 
     # ------------------------------------------------------------------ draws
 
@@ -287,7 +290,8 @@ class OpenAIEngine:
         import httpx
 
         try:
-            response = self._http.get(path) if body is None else self._http.post(path, json=body)
+            with self._clients.one() as http:
+                response = http.get(path) if body is None else http.post(path, json=body)
             if response.is_error:
                 text = response.text[:2000].strip() or response.reason_phrase
                 if response.status_code not in _AGAIN:
@@ -303,14 +307,37 @@ class OpenAIEngine:
             raise _Again(f"the connection broke ({type(error).__name__}: {error})") from None
 
 
-def _client(config: Config) -> httpx.Client:
-    """Connections that are kept open, as many as requests may be in flight."""
-    import httpx
+class _Clients:
+    """HTTP clients with a connection each, lent to one thread at a time.
 
-    key = os.environ.get(config.api_key_variable, "")
-    return httpx.Client(
-        base_url=config.url.rstrip("/"),
-        headers={"Authorization": f"Bearer {key}"} if key else {},
-        timeout=config.timeout_seconds,
-        limits=httpx.Limits(max_connections=config.concurrency, max_keepalive_connections=config.concurrency),
-    )
+    Threads that share one may be given a connection that is being closed (encode/httpcore#1110).
+    """
+
+    def __init__(self, config: Config) -> None:
+        import httpx
+
+        key = os.environ.get(config.api_key_variable, "")
+        self._new = functools.partial(
+            httpx.Client,
+            base_url=config.url.rstrip("/"),
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=config.timeout_seconds,
+            verify=httpx.create_ssl_context(),  # of all of them: reading the certificates takes longest
+        )
+        self._free: list[httpx.Client] = []  # append and pop are atomic
+
+    @contextmanager
+    def one(self) -> Iterator[httpx.Client]:
+        """The client that was given back last, or a new one."""
+        try:
+            client = self._free.pop()
+        except IndexError:
+            client = self._new()
+        try:
+            yield client
+        finally:
+            self._free.append(client)
+
+    def close(self) -> None:
+        while self._free:
+            self._free.pop().close()

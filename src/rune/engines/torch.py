@@ -22,6 +22,9 @@ class Config:
     burst: int = 0  # steps between two looks at the tokens (4 on a GPU, 1 on a CPU)
     max_adapters: int = 1024  # kept resident; adapters from folders beyond it leave, oldest first
     window: int = 4096  # tokens that prompt and answer of a submitted request may reach; `complete` looks at its own
+    device_bytes: int = 0  # rows, adapters and prefixes of submitted requests together; 0: by memory_fraction
+    host_bytes: int = 512 << 20  # adapters in host memory, for submitted requests; 0: each is read from the disk
+    prefix_bytes: int = 256 << 20  # keys and values of submitted prompts, for those that begin alike; 0: none
     graphs: bool = True  # CUDA graphs
 
     def __post_init__(self) -> None:
@@ -29,6 +32,8 @@ class Config:
             raise ValueError(
                 "max_rows, prefill_tokens and burst must be at least 0, max_adapters and window at least 1"
             )
+        if min(self.device_bytes, self.host_bytes, self.prefix_bytes) < 0:
+            raise ValueError("device_bytes, host_bytes and prefix_bytes must be at least 0")
         if not 0 < self.memory_fraction <= 1:
             raise ValueError(f"memory_fraction must be in (0, 1], found {self.memory_fraction}")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,23 +17,45 @@ from rune import prompts
 from rune.errors import ModelError
 from rune.types import ModelRef
 
+CALL = "<tool_call>"  # before a function call of Qwen's and Hermes' form
+
 
 def render(model: ModelRef, chat: prompts.Chat) -> str:
     """The text to continue: everything up to and including `chat.prefill`, no end-of-turn mark behind it.
 
     Raises ModelError if the template refuses the conversation (a model without a system role, say).
     """
+    messages = [{"role": role, "content": text} for role, text in chat.messages]
+    return converse(model, messages) + chat.prefill
+
+
+def converse(model: ModelRef, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The same for messages and functions (JSON schemas) as chat templates take them; the answer begins at the end.
+
+    A message has `role` and `content`, and may have `tool_calls`. Raises ModelError as `render` does. Whether the
+    template shows tools at all is `takes_tools`'s to say.
+    """
     template, tokens = _template(model.path)
     if template is None:
-        return "\n\n".join(text for _, text in chat.messages) + "\n\n" + chat.prefill
-    messages = [{"role": role, "content": text} for role, text in chat.messages]
+        return "".join(f"{message['content']}\n\n" for message in messages)
     import jinja2
 
     try:
-        text = template.render(messages=messages, tools=None, add_generation_prompt=True, **tokens)
+        text = template.render(messages=messages, tools=tools or None, add_generation_prompt=True, **tokens)
     except (jinja2.TemplateError, TypeError) as error:
         raise ModelError(f"{model.name}: its chat template refuses this conversation: {error}") from None
-    return str(text) + chat.prefill
+    return str(text)
+
+
+@functools.lru_cache(maxsize=8)
+def takes_tools(model: ModelRef) -> bool:
+    """Whether the chat template shows functions to the model and asks for calls of Qwen's and Hermes' form."""
+    probe = {"type": "function", "function": {"name": "rune_probe", "description": "", "parameters": {}}}
+    try:
+        text = converse(model, [{"role": "user", "content": "x"}], [probe])
+    except ModelError:
+        return False
+    return "rune_probe" in text and CALL in text
 
 
 @functools.lru_cache(maxsize=8)

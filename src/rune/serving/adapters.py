@@ -36,6 +36,8 @@ def add_models(app: FastAPI, context: ServerContext) -> None:
             "parent": None,
             "root": context.base_name,
             "max_model_len": context.window,
+            "digest": context.model.digest,
+            "hypernet": context.memory.hypernet,  # its digest; "": trajectories are refused
         }
 
     @app.get("/v1/models", responses=error_responses(401))

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from rune.serving.calls import Call, CallReader, Said, read
 from rune.types import Delta, TokenLogprob
 
 DONE = b"data: [DONE]\n\n"
@@ -21,7 +22,18 @@ def event(value: Any) -> bytes:
 class Answer:
     """One answer on its way; `deltas` in, chunks or the whole out. Choice i·n + d is draw d of prompt i."""
 
-    def __init__(self, *, model: str, fingerprint: str, chat: bool, n: int, prompts: int, prompt_tokens: int) -> None:
+    def __init__(
+        self,
+        *,
+        model: str,
+        fingerprint: str,
+        chat: bool,
+        n: int,
+        prompts: int,
+        prompt_tokens: int,
+        calls: bool = False,
+    ) -> None:
+        """`calls`: functions were offered, and what the model says may be a call of one."""
         self._chat, self._n = chat, n
         kind = "chat.completion" if chat else "text_completion"
         self.id = f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(12)}"
@@ -34,6 +46,7 @@ class Answer:
         self._reports: list[list[TokenLogprob]] = [[] for _ in self._tokens]
         self._offsets = [0] * len(self._tokens)
         self._finish: list[str | None] = [None] * len(self._tokens)
+        self._readers = [CallReader() for _ in self._tokens] if calls else []
 
     @property
     def completion_tokens(self) -> int:
@@ -62,9 +75,13 @@ class Answer:
         choices = []
         for index, texts in enumerate(self._texts):
             text, found = "".join(texts), self._reports[index] if reports else None
-            said: dict[str, Any] = {"message": {"role": "assistant", "content": text, "refusal": None}}
-            choice = {"index": index, "finish_reason": self._finish[index], **(said if self._chat else {"text": text})}
-            choices.append({**choice, "logprobs": self._logprobs(index, found)})
+            text, calls = read(text) if self._readers else Said(text, ())
+            message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+            if calls:
+                message.update(content=text or None, tool_calls=[call.shown() for call in calls])
+            said = {"message": message} if self._chat else {"text": text}
+            finish = _finish(self._finish[index], calls)
+            choices.append({"index": index, "finish_reason": finish, **said, "logprobs": self._logprobs(index, found)})
         return {**self._whole, "choices": choices, "usage": self.usage}
 
     # ------------------------------------------------------------------ as a stream
@@ -77,13 +94,26 @@ class Answer:
 
     def chunk(self, prompt: int, delta: Delta, *, reports: bool) -> bytes:
         index = self.take(prompt, delta)
-        said: dict[str, Any] = {"delta": {"content": delta.text}} if self._chat else {"text": delta.text}
+        text = delta.text
+        asked: Sequence[Call] = ()
+        if self._readers:
+            text = self._readers[index].push(text)
+            if delta.finish_reason:
+                rest, asked = self._readers[index].end()
+                text += rest
         found = self._logprobs(index, delta.logprobs if reports else None)
         self._texts[index].clear()  # they are with the client
         self._reports[index].clear()
-        if self._chat and delta.finish_reason and not delta.text:
+        before = b""
+        if asked:  # the text, the calls, and then the end, as OpenAI's own streams have them
+            before = self._event(index, {"delta": {"content": text}}, None, None) if text else b""
+            parts = [{"index": number, **call.shown()} for number, call in enumerate(asked)]
+            before += self._event(index, {"delta": {"tool_calls": parts}}, None, None)
+            text = ""
+        said: dict[str, Any] = {"delta": {"content": text}} if self._chat else {"text": text}
+        if self._chat and delta.finish_reason and not text:
             said = {"delta": {}}
-        return self._event(index, said, found, delta.finish_reason or None)
+        return before + self._event(index, said, found, _finish(delta.finish_reason or None, asked))
 
     def closing(self, *, with_usage: bool) -> Iterator[bytes]:
         if with_usage:
@@ -109,6 +139,10 @@ class Answer:
             "top_logprobs": [{_text(token): value for token, value in one.top} for one in found],
             "text_offset": offsets,
         }
+
+
+def _finish(reason: str | None, calls: Sequence[Call]) -> str | None:
+    return "tool_calls" if calls and reason == "stop" else reason
 
 
 def _chat_token(one: TokenLogprob) -> dict[str, Any]:

@@ -12,12 +12,12 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
-from rune import prompts
 from rune.adapters.registry.records import Entry
 from rune.errors import ModelError
 from rune.models import chat
 from rune.serving import shapes
 from rune.serving.answers import Answer, event
+from rune.serving.calls import CALL_ENDS
 from rune.serving.context import ServerContext
 from rune.serving.drawing import Admission, Drawing, HungUp, unless_gone
 from rune.serving.edge import GONE
@@ -69,14 +69,23 @@ def add_completions(app: FastAPI, context: ServerContext) -> None:
 
 def _chat_plan(context: ServerContext, body: shapes.ChatBody, client: Client) -> Plan:
     body.check()
-    roles = {"developer": "system"}
-    messages = tuple((roles.get(m.role, m.role), m.text) for m in body.messages)
+    tools = body.shown_tools
+    if (tools or body.calls) and not chat.takes_tools(context.model):
+        raise Refusal(
+            400,
+            f"tools: the chat template of {context.base_name} shows none to the model, or in a form that is not read "
+            "here; leave them out, and let the agent talk in text",
+            code="unsupported_parameter",
+            param="tools" if tools else "messages",
+        )
+    messages = [message.shown(f"messages.{number}") for number, message in enumerate(body.messages)]
     try:
-        prompt = chat.render(context.model, prompts.Chat(messages=messages, prefill=""))
+        prompt = chat.converse(context.model, messages, tools)
     except ModelError as error:
         raise Refusal(400, str(error), param="messages") from None
     wanted = body.max_completion_tokens or body.max_tokens
-    return _plan(context, body, [prompt], client, reports=body.reports, wanted=wanted, is_chat=True)
+    calls = 0 if not tools else 1 if body.parallel_tool_calls is False else None
+    return _plan(context, body, [prompt], client, reports=body.reports, wanted=wanted, is_chat=True, calls=calls)
 
 
 def _text_plan(context: ServerContext, body: shapes.CompletionBody, client: Client) -> Plan:
@@ -97,7 +106,9 @@ def _plan(
     reports: int | None,
     wanted: int | None,
     is_chat: bool,
+    calls: int | None = 0,
 ) -> Plan:
+    """`calls`: how many functions an answer may call; None: any number."""
     if reports is not None and not getattr(context.engine, "reports_logprobs", False):
         raise shapes.unsupported("logprobs")
     entry = _adapter_of(context, body, client)
@@ -121,12 +132,14 @@ def _plan(
         max_new_tokens=wanted or min(room, context.settings.max_tokens),
         top_p=1.0 if body.top_p is None else max(body.top_p, 1e-9),  # 0 is the best token alone
         top_k=max(body.top_k or 0, 0),
-        stop=body.stops,
+        stop=(*body.stops, CALL_ENDS) if calls == 1 else body.stops,
     )
     seed = secrets.randbits(31) if body.seed is None else body.seed
     ref = context.memory.ref(entry) if entry else None
     draws = [
-        Draw(key=str(i), prompt=text, sampling=sampling, seed=seed, n=n, adapter=ref, logprobs=reports)
+        Draw(
+            key=str(i), prompt=text, sampling=sampling, seed=seed, n=n, adapter=ref, logprobs=reports, salt=client.name
+        )
         for i, text in enumerate(texts)
     ]
     answer = Answer(
@@ -136,6 +149,7 @@ def _plan(
         n=n,
         prompts=len(texts),
         prompt_tokens=sum(counts),
+        calls=calls != 0,
     )
     options = body.stream_options
     return Plan(draws, entry, answer, reports is not None, bool(body.stream), bool(options and options.include_usage))

@@ -54,6 +54,17 @@ def learned(
     config: Config | None = None,
 ) -> Learned:
     """`remember`, with what else is known of it."""
+    found = read(sessions)
+    memory = _memory(_key(config))
+    try:
+        where = memory.place_for(OWNER, project, domain, task)
+        return memory.learn_from(found.trajectories, where, alias=alias, notes=found.words())
+    except Refusal as refusal:
+        raise AdapterError(str(refusal)) from None
+
+
+def read(sessions: Session | Sequence[Session]) -> reading.Imported:
+    """Sessions read, redacted and checked. Raises DataError."""
     several = [sessions] if isinstance(sessions, Trajectory | Path | str) else list(sessions)
     found = reading.read_all([Path(one) for one in several if not isinstance(one, Trajectory)])
     found.trajectories += [reading.redacted(one, Redactor()) for one in several if isinstance(one, Trajectory)]
@@ -61,12 +72,7 @@ def learned(
     if not found.trajectories:
         raise DataError("nothing to remember; give a session's file, or a Trajectory")
     found.check_exclusion([])
-    memory = _memory(_key(config))
-    try:
-        where = memory.place_for(OWNER, project, domain, task)
-        return memory.learn_from(found.trajectories, where, alias=alias, notes=found.words())
-    except Refusal as refusal:
-        raise AdapterError(str(refusal)) from None
+    return found
 
 
 def memory_of(config: Config | None = None) -> AdapterMemory:

@@ -49,6 +49,10 @@ class Learned(NamedTuple):
     notes: tuple[str, ...]  # what was redacted and left out
     seconds: float
 
+    @property
+    def id(self) -> str:
+        return self.entry.id
+
 
 class AdapterMemory:
     """See the module's docstring. Safe to call from several threads."""
@@ -181,7 +185,8 @@ class AdapterMemory:
 
         Raises Refusal: 400 for what is no trajectory, 409 if the same adapter is kept at another place of the project.
         """
-        found, notes = self._read(data, name)
+        self._can_learn()
+        found, notes = read(data, name, most=self._most_bytes)
         return self.learn_from(found.trajectories, where, alias=alias, notes=notes)
 
     def learn_from(
@@ -228,25 +233,6 @@ class AdapterMemory:
         if self._generator is None:
             raise Refusal(404, "there is no hypernetwork here: it takes --checkpoint DIR", code="no_hypernetwork")
 
-    def _read(self, data: bytes, name: str) -> tuple[reading.Imported, tuple[str, ...]]:
-        self._can_learn()
-        plain = _unpacked(data, self._most_bytes)
-        # In memory, under a name that readers can open: what is not redacted yet never touches the disk, and a server
-        # that is killed leaves a link to nothing.
-        with (
-            tempfile.TemporaryDirectory(prefix="rune-upload-") as folder,
-            os.fdopen(os.memfd_create("trajectory"), "wb", buffering=0) as held,
-        ):
-            held.write(plain)
-            path = Path(folder) / f"{name}.jsonl"
-            path.symlink_to(f"/proc/self/fd/{held.fileno()}")
-            try:
-                found = reading.read_all([path])
-                found.check_exclusion([])
-            except (DataError, ContaminationError) as error:
-                raise Refusal(400, _clean(str(error), path), code="no_trajectory") from None
-            return found, tuple(_clean(words, path) for words in found.words())
-
     def _make(self, trajectories: Sequence[Trajectory]) -> Made:
         from rune.hypernet import export
 
@@ -288,6 +274,29 @@ class AdapterMemory:
             operations.restore(self.registry, [entry], reason="learned or loaded again")
             entry = self.registry.get(entry.id)
         return entry, new
+
+
+def read(data: bytes, name: str, *, most: int = 16 << 20) -> tuple[reading.Imported, tuple[str, ...]]:
+    """A file of trajectories in any known format, plain or gzip: read, redacted, checked; and what to say of that.
+
+    `name`: of a session without one. `most`: bytes that a gzip file may unpack to. Raises Refusal: 400, 413.
+    """
+    plain = _unpacked(data, most)
+    # In memory, under a name that readers can open: what is not redacted yet never touches the disk, and a server
+    # that is killed leaves a link to nothing.
+    with (
+        tempfile.TemporaryDirectory(prefix="rune-upload-") as folder,
+        os.fdopen(os.memfd_create("trajectory"), "wb", buffering=0) as held,
+    ):
+        held.write(plain)
+        path = Path(folder) / f"{name}.jsonl"
+        path.symlink_to(f"/proc/self/fd/{held.fileno()}")
+        try:
+            found = reading.read_all([path])
+            found.check_exclusion([])
+        except (DataError, ContaminationError) as error:
+            raise Refusal(400, _clean(str(error), path), code="no_trajectory") from None
+        return found, tuple(_clean(words, path) for words in found.words())
 
 
 def check_alias(alias: str) -> None:

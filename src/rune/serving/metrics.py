@@ -8,7 +8,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from rune.engines.shared.residency import Residency
+from rune.engines.shared.residency import Prefixes, Residency
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
@@ -16,7 +16,13 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300
 class Metrics:
     """One server's numbers, in a registry of its own."""
 
-    def __init__(self, *, residency: Callable[[], Residency | None], waiting: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        *,
+        residency: Callable[[], Residency | None],
+        prefixes: Callable[[], Prefixes | None],
+        waiting: Callable[[], int],
+    ) -> None:
         registry = CollectorRegistry()
         self.requests = Counter("rune_requests", "Answers", ["route", "status"], registry=registry)
         self.seconds = Histogram(
@@ -36,7 +42,7 @@ class Metrics:
             "rune_learn_seconds", "From a trajectory's arrival to its adapter", buckets=_SECONDS, registry=registry
         )
         self.cancelled = Counter("rune_cancelled_requests", "Clients that hung up", registry=registry)
-        registry.register(_Engine(residency, waiting))
+        registry.register(_Engine(residency, prefixes, waiting))
         self._registry = registry
 
     def text(self) -> bytes:
@@ -46,11 +52,21 @@ class Metrics:
 class _Engine:
     """The engine's own counters, read when they are asked for."""
 
-    def __init__(self, residency: Callable[[], Residency | None], waiting: Callable[[], int]) -> None:
-        self._residency, self._waiting = residency, waiting
+    def __init__(
+        self,
+        residency: Callable[[], Residency | None],
+        prefixes: Callable[[], Prefixes | None],
+        waiting: Callable[[], int],
+    ) -> None:
+        self._residency, self._prefixes, self._waiting = residency, prefixes, waiting
 
     def collect(self) -> Iterator[Metric]:
         yield _gauge("rune_engine_waiting_draws", "Draws that the engine has not begun", self._waiting())
+        kept = self._prefixes()
+        if kept is not None:
+            yield _gauge("rune_prefix_bytes", "Keys and values of prompts that others may begin with", kept.bytes)
+            yield _count("rune_prefix_asked_tokens", "Tokens of prompts", kept.asked)
+            yield _count("rune_prefix_hit_tokens", "Of these, those that were not read again", kept.hits)
         found = self._residency()
         if found is None:
             return
@@ -60,6 +76,9 @@ class _Engine:
         yield _count("rune_adapter_loads", "Adapters brought to the device", found.loads)
         yield _count("rune_adapter_evictions", "Adapters that made room for others", found.evictions)
         yield _count("rune_adapter_load_seconds", "Spent bringing adapters to the device", found.load_seconds)
+        yield _gauge("rune_adapters_held", "Adapters in host memory", found.held)
+        yield _gauge("rune_adapters_held_bytes", "Their bytes", found.held_bytes)
+        yield _count("rune_adapter_host_hits", "Loads that needed no disk", found.held_hits)
 
 
 def _gauge(name: str, words: str, value: float) -> Any:

@@ -57,6 +57,7 @@ class Service:
         self._pin()
         metrics = Metrics(
             residency=lambda: getattr(self.engine, "residency", None),
+            prefixes=lambda: getattr(self.engine, "prefixes", None),
             waiting=lambda: int(getattr(self.engine, "waiting", 0)),
         )
         tokenizer: Any = loader.tokenizer(self.model)

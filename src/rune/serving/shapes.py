@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -28,14 +29,89 @@ class Part(_Body):
     text: str
 
 
+class Function(_Body):
+    """A function that the model may ask for."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None  # JSON schema
+    strict: bool | None = None
+
+
+class Tool(_Body):
+    type: Literal["function"]
+    function: Function
+
+
+class CalledFunction(_Body):
+    name: Annotated[str, Field(min_length=1, max_length=1000)]
+    arguments: str  # a JSON object
+
+
+class ToolCall(_Body):
+    """A call that the model asked for, as it was told to the client."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+    index: int | None = None  # of a stream's parts, which some clients leave in
+
+
 class ChatMessage(_Body):
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["content"]}, {"required": ["tool_calls"]}]})
+
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[Part]
+    content: str | list[Part] | None = None
     name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    # What answers hold beside that; clients send them back as they came, with nothing in them.
+    refusal: None = None
+    audio: None = None
+    function_call: None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
 
     @property
     def text(self) -> str:
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content)
+        return self.content or ""
+
+    def check(self, where: str) -> None:
+        """Raises Refusal for what belongs to another role, or is missing."""
+        if self.content is None and not self.tool_calls:
+            raise Refusal(400, f"{where}.content: this message has none", param=where)
+        if self.tool_calls and self.role != "assistant":
+            raise Refusal(400, f"{where}.tool_calls: only an assistant calls", param=where)
+        if self.tool_call_id is not None and self.role != "tool":
+            raise Refusal(400, f"{where}.tool_call_id is for the role 'tool'", param=where)
+
+    def shown(self, where: str) -> dict[str, Any]:
+        """As chat templates take it. Raises Refusal for arguments that are no JSON object."""
+        role = "system" if self.role == "developer" else self.role
+        message: dict[str, Any] = {"role": role, "content": self.text}
+        if self.tool_calls:
+            message["tool_calls"] = [
+                {
+                    "id": call.id,
+                    "type": "function",
+                    "function": {"name": call.function.name, "arguments": _object(call.function.arguments, where)},
+                }
+                for call in self.tool_calls
+            ]
+        if self.tool_call_id is not None:
+            message["tool_call_id"] = self.tool_call_id
+        return message
+
+
+def _object(text: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise Refusal(400, f"{where}.tool_calls: arguments are a JSON object, written as a string", param=where)
+    return value
 
 
 class Sampled(_Body):
@@ -58,7 +134,6 @@ class Sampled(_Body):
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-    parallel_tool_calls: bool | None = None
     # Only the value that asks for nothing.
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
@@ -87,20 +162,41 @@ class ChatBody(Sampled):
     max_completion_tokens: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    tools: list[Any] | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     tool_choice: Any = None
+    parallel_tool_calls: bool | None = None  # False: an answer ends with its first call
     response_format: Any = None
 
     def check(self) -> None:
         super().check()
-        if self.tools:
-            raise unsupported("tools")
+        for number, message in enumerate(self.messages):
+            message.check(f"messages.{number}")
+        if any(tool.function.strict for tool in self.tools or ()):
+            raise Refusal(
+                400, "strict is not supported: nothing binds the model to a schema; leave it out", param="tools",
+                code="unsupported_parameter",
+            )  # fmt: skip
         if self.tool_choice not in (None, "none", "auto"):
-            raise unsupported("tool_choice")
+            raise Refusal(
+                400, "tool_choice may be 'auto' or 'none': nothing makes the model call", param="tool_choice",
+                code="unsupported_parameter",
+            )  # fmt: skip
         if self.response_format not in (None, {"type": "text"}):
             raise unsupported("response_format")
         if self.top_logprobs is not None and not self.logprobs:
             raise Refusal(400, "top_logprobs needs logprobs = true", param="top_logprobs")
+
+    @property
+    def shown_tools(self) -> list[dict[str, Any]]:
+        """The functions as chat templates take them; none where none may be called."""
+        if self.tool_choice == "none":
+            return []
+        return [tool.model_dump(exclude_none=True) for tool in self.tools or ()]
+
+    @property
+    def calls(self) -> bool:
+        """Whether calls were asked for before, and stand in the messages."""
+        return any(message.tool_calls for message in self.messages)
 
     @property
     def reports(self) -> int | None:

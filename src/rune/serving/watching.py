@@ -14,10 +14,10 @@ import hashlib
 import re
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from rune import config
 from rune.adapters.registry.records import Place
@@ -53,11 +53,66 @@ class _State(NamedTuple):
     ended: bool
 
 
+class Made(Protocol):
+    """An adapter made from a session, here or by a server."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What was redacted and left out."""
+
+
+class Learner(Protocol):
+    """A memory, and where in it adapters go: this process's (`Here`), or a server's (`remote.ServedMemory`)."""
+
+    @property
+    def folder(self) -> Path:
+        """What was done is written down below it; no session is looked for in it."""
+
+    @property
+    def identity(self) -> Sequence[object]:
+        """What that is good for: the same sessions would make other adapters elsewhere."""
+
+    def learn(self, data: bytes, *, name: str) -> Made:
+        """Raises Refusal for a fault of the session, another RuneError for any other."""
+
+    def retire(self, adapter: str) -> None:
+        """Archive an adapter, unless that was done by hand."""
+
+
+class Here:
+    """The memory of this process."""
+
+    def __init__(self, memory: AdapterMemory, where: Place, *, alias: str = "") -> None:
+        """`alias` always names the newest adapter."""
+        self._memory, self._where, self._alias = memory, where, alias
+
+    @property
+    def folder(self) -> Path:
+        return self._memory.registry.folder
+
+    @property
+    def identity(self) -> Sequence[object]:
+        return [self._where, self._memory.model.digest, self._memory.hypernet]
+
+    def learn(self, data: bytes, *, name: str) -> Learned:
+        return self._memory.learn(data, self._where, name=name, alias=self._alias)
+
+    def retire(self, adapter: str) -> None:
+        try:
+            found = self._memory.named(adapter, OWNER)
+        except Refusal:  # taken out of service by hand
+            return
+        self._memory.archive(found, reason="its session went on")
+
+
 class Taken(NamedTuple):
     """A file that was looked at now."""
 
     path: Path
-    made: Learned | None  # None: nothing was learned
+    made: Made | None  # None: nothing was learned
     why: str
 
 
@@ -102,19 +157,16 @@ class Ledger:
 class Watcher:
     """Takes the sessions of a folder, each once; `poll` looks through it."""
 
-    def __init__(
-        self, folder: Path, memory: AdapterMemory, where: Place, *, alias: str = "", still_seconds: float = 300.0
-    ) -> None:
-        """`alias` always names the newest adapter. Raises ConfigError for a folder that is not there or watched."""
+    def __init__(self, folder: Path, learner: Learner, *, still_seconds: float = 300.0) -> None:
+        """Raises ConfigError for a folder that is not there or watched."""
         if not folder.is_dir():
             raise ConfigError(f"{folder}: no such folder; give the one that the agent writes its sessions to")
         if not still_seconds >= 0:
             raise ConfigError(f"--still is {still_seconds:g}; give seconds, 0 or more")
-        self.folder, self.memory, self.where = folder, memory, where
-        self.alias, self.still_seconds = alias, still_seconds
-        self._own = memory.registry.folder.resolve()
-        name = config.digest([str(folder.resolve()), where, memory.model.digest, memory.hypernet])[:16]
-        self.ledger = Ledger(memory.registry.folder / "watched" / f"{name}.jsonl")
+        self.folder, self.learner, self.still_seconds = folder, learner, still_seconds
+        self._own = learner.folder.resolve()
+        name = config.digest([str(folder.resolve()), *learner.identity])[:16]
+        self.ledger = Ledger(learner.folder / "watched" / f"{name}.jsonl")
         self._found: dict[Path, _State] = {}
         self._judged: dict[Path, tuple[int, int]] = {}  # file → the stamp that it had when it was looked at
 
@@ -166,28 +218,22 @@ class Watcher:
         before = self.ledger.of(name)
         if before is not None and before.sha256 == digest:
             return None
-        made, adapter, why = None, "", ""
+        made: Made | None = None
+        adapter = why = ""
         like = self.ledger.like(digest)
         if like is not None:  # copied or moved
             adapter, why = like.adapter, like.why
         else:
             stem = _NOT_IN_NAMES.sub("-", path.name.removesuffix(".gz").partition(".")[0])[:100]
             try:
-                made = self.memory.learn(data, self.where, name=stem or "session", alias=self.alias)
-                adapter = made.entry.id
+                made = self.learner.learn(data, name=stem or "session")
+                adapter = made.id
             except Refusal as refusal:
                 why = str(refusal)
         self.ledger.write(Done(path=name, sha256=digest, adapter=adapter, why=why, time=store.now()))
         if before is not None and before.adapter and not self.ledger.in_use(before.adapter):
-            self._archive(before.adapter)
+            self.learner.retire(before.adapter)
         return Taken(path, made, why) if like is None else None
-
-    def _archive(self, adapter: str) -> None:
-        try:
-            found = self.memory.named(adapter, OWNER)
-        except Refusal:  # taken out of service by hand
-            return
-        self.memory.archive(found, reason="its session went on")
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -53,6 +53,9 @@ class Block(NamedTuple):
     columns: int
 
 
+Blocks = dict[tuple[int, str], tuple[Block, tuple[Block, ...]]]  # (layer, kind) → A, and a B for each part
+
+
 class AdapterPool:
     """Resident adapters by id. Grows with the number, the largest rank and the kinds of module in use."""
 
@@ -71,8 +74,9 @@ class AdapterPool:
         self.rank = 0
         self.used: frozenset[str] = frozenset()
         self.elements = 0
+        self.most: int | None = None  # rows that the matrix may have; None: it grows as they come
         self.version = 0  # changes when views made before no longer fit
-        self._blocks: dict[tuple[int, str], tuple[Block, tuple[Block, ...]]] = {}
+        self._blocks: Blocks = {}
         self._resident_NE = torch.empty(0, 0, dtype=self.dtype, device=self.device)
         self._active_GE = torch.empty(0, 0, dtype=self.dtype, device=self.device)
 
@@ -82,6 +86,11 @@ class AdapterPool:
     @property
     def adapter_bytes(self) -> int:
         return self.elements * self.dtype.itemsize
+
+    def bytes_with(self, adapter: Adapter) -> int:
+        """What one adapter takes beside another: its rank and kinds of module may widen all."""
+        used = self.used | {kind for _, kind, _ in map(self._place, adapter.pairs)}
+        return self._layout(max(self.rank, adapter.rank), used)[1] * self.dtype.itemsize
 
     def put(self, adapter_id: str, adapter: Adapter) -> float:
         """Make one adapter resident; returns its ‖ΔW‖_F. Raises AdapterError where a module or a shape does not fit.
@@ -175,7 +184,7 @@ class AdapterPool:
         capacity = self._resident_NE.shape[0]
         slot = next((index for index in range(capacity) if index not in taken), capacity)
         if slot == capacity:
-            self.reserve(max(8, 2 * capacity))
+            self.reserve(max(8, 2 * capacity) if self.most is None else max(self.most, capacity + 1))
         return slot
 
     def reserve(self, count: int) -> None:
@@ -186,10 +195,10 @@ class AdapterPool:
             grown_NE[:capacity] = self._resident_NE
             self._resident_NE = grown_NE
 
-    def _relayout(self, rank: int, used: frozenset[str]) -> None:
-        """Make room for a larger rank or another kind of module; what is resident moves over."""
-        old_blocks, old_NE, old_rank = self._blocks, self._resident_NE, self.rank
-        self._blocks, offset = {}, 0
+    def _layout(self, rank: int, used: frozenset[str]) -> tuple[Blocks, int]:
+        """Where each factor lies in an adapter's row, and the row's elements."""
+        blocks: Blocks = {}
+        offset = 0
 
         def block(rows: int, columns: int) -> Block:
             nonlocal offset
@@ -206,20 +215,31 @@ class AdapterPool:
                     blocks_b = (block(parts * rank, sum(spec.parts)),)
                 else:
                     blocks_b = tuple(block(rank, outputs) for outputs in spec.parts)
-                self._blocks[layer, kind] = block_a, blocks_b
-        self.rank, self.used, self.elements = rank, used, offset
-        self._resident_NE = torch.zeros(old_NE.shape[0], offset, dtype=self.dtype, device=self.device)
+                blocks[layer, kind] = block_a, blocks_b
+        return blocks, offset
+
+    def _relayout(self, rank: int, used: frozenset[str]) -> None:
+        """Make room for a larger rank or another kind of module; what is resident moves over."""
+        old_blocks, old_NE, old_rank, capacity = self._blocks, self._resident_NE, self.rank, len(self._resident_NE)
+        if self.most is not None and capacity > self.most:  # wider, and so fewer: those that are there move together
+            old_NE = old_NE[list(self.slots.values())]
+            self.slots = {adapter_id: slot for slot, adapter_id in enumerate(self.slots)}
+            capacity = max(self.most, len(old_NE))
+        self._blocks, self.elements = self._layout(rank, used)
+        self.rank, self.used, count = rank, used, len(old_NE)
+        self._resident_NE = torch.zeros(capacity, self.elements, dtype=self.dtype, device=self.device)
         self.version += 1
         for (layer, kind), (old_a, old_bs) in old_blocks.items():
             new_a, new_bs = self._blocks[layer, kind]
             spec = self.kinds[kind]
             for part in range(len(spec.parts)):
                 was, now = slice(part * old_rank, (part + 1) * old_rank), slice(part * rank, part * rank + old_rank)
-                _view(self._resident_NE, new_a)[..., now] = _view(old_NE, old_a)[..., was]
+                target = self._resident_NE[:count]
+                _view(target, new_a)[..., now] = _view(old_NE, old_a)[..., was]
                 if spec.merged:
-                    _view(self._resident_NE, new_bs[0])[..., now, :] = _view(old_NE, old_bs[0])[..., was, :]
+                    _view(target, new_bs[0])[..., now, :] = _view(old_NE, old_bs[0])[..., was, :]
                 else:
-                    _view(self._resident_NE, new_bs[part])[..., :old_rank, :] = _view(old_NE, old_bs[part])
+                    _view(target, new_bs[part])[..., :old_rank, :] = _view(old_NE, old_bs[part])
 
     def block_of(self, layer: int, kind: str) -> tuple[Block, tuple[Block, ...]] | None:
         return self._blocks.get((layer, kind))

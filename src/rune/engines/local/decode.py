@@ -16,6 +16,7 @@ as requests come. This file is the host's side; `device` is the other.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,7 @@ from rune.engines.local.batch import EMPTY, BatchPlan, Report, Row, arrange, arr
 from rune.engines.local.device import Device, PendingBurst
 from rune.engines.local.kv_cache import Cache
 from rune.engines.local.network import Network
+from rune.engines.local.prefixes import Prefix, PrefixCache
 from rune.errors import EngineError
 
 
@@ -68,6 +70,7 @@ class Decoder:
         self.device = Device(network, pool, burst=limits.burst, graphs=limits.graphs)
         self.stats = Stats()
         self.waiting: deque[Row] = deque()
+        self.prefixes: PrefixCache | None = None  # a session's
         self._layout = EMPTY
         self._entering: list[Row] = []
         self._moved: list[Row] = []
@@ -194,6 +197,8 @@ class Decoder:
             row.restart()
             self.waiting.appendleft(row)
         self.release()
+        if self.prefixes is not None:
+            self.prefixes.shrink(0)
         if used <= 1:
             raise EngineError(
                 f"one row does not fit in the memory of {self.network.device}: {str(error).splitlines()[0]}; "
@@ -203,15 +208,20 @@ class Decoder:
         console.warn(f"out of memory with {used} rows at once; going on with {used // 2}")
         self._rows = used // 2
 
+    def row_bytes(self, length: int) -> int:
+        """Of a row of `length` tokens: keys and values, logits, their float copies while drawing, activations."""
+        network = self.network
+        return Cache.row_bytes(network, length) + 24 * network.vocabulary + 64 * (network.ffn + network.hidden)
+
     def _plan(self, length: int, adapters: int) -> int:
         network = self.network
-        # A row also owns logits, their float copies while drawing, and its share of activations.
-        row_bytes = Cache.row_bytes(network, length) + 24 * network.vocabulary + 64 * (network.ffn + network.hidden)
         reserve = 48 * self.limits.prefill_tokens * (network.ffn + network.hidden) + adapters * self.pool.adapter_bytes
+        if self.prefixes is not None:
+            reserve += self.prefixes.most_bytes - self.prefixes.bytes
         return plan_rows(
             free_bytes=free_memory(network.device),
             fraction=self.limits.memory_fraction,
-            row_bytes=row_bytes,
+            row_bytes=self.row_bytes(length),
             reserve_bytes=reserve,
             most=self.limits.max_rows,
         )
@@ -252,17 +262,35 @@ class Decoder:
     def _admit(self, fresh: list[Row]) -> None:
         """Prefill fresh rows, each (adapter, prompt) once, and draw their first tokens."""
         self.device.seed([row.slot for row in fresh], [row.seed for row in fresh])
-        shared: dict[tuple[str | None, tuple[int, ...]], list[Row]] = defaultdict(list)
+        shared: dict[tuple[str | None, str, tuple[int, ...]], list[Row]] = defaultdict(list)
         for row in fresh:
-            shared[row.adapter_id, row.prompt].append(row)
-        for chunk in chunks(list(shared.items()), self.limits.prefill_tokens):
-            self.stats.prompt_tokens += sum(len(prompt) for (_, prompt), _ in chunk)
-            rows = [row for _, members in chunk for row in members]
-            started = time.perf_counter()
-            first = self.device.prefill([key for key, _ in chunk], [len(members) for _, members in chunk], rows)
-            self.stats.prefill_seconds += time.perf_counter() - started
-            for row, token, report in zip(rows, *first, strict=True):
-                self._take(row, [token], [] if report is None else [report])
+            shared[row.adapter_id, row.request.salt, row.prompt].append(row)
+        by_start: dict[int, list[tuple[tuple[str | None, tuple[int, ...]], _Prompt]]] = defaultdict(list)
+        for (adapter_id, salt, prompt), members in shared.items():
+            known = self.prefixes.find(adapter_id, salt, prompt) if self.prefixes is not None else Prefix(0, ())
+            by_start[known.tokens].append(((adapter_id, prompt[known.tokens :]), _Prompt(members, known)))
+        for start, items in by_start.items():
+            for chunk in chunks(items, self.limits.prefill_tokens, before=start):
+                self._read(chunk)
+
+    def _read(self, chunk: list[tuple[tuple[str | None, tuple[int, ...]], _Prompt]]) -> None:
+        """Prompts in one pass. All of them go on after equally many tokens that are known already."""
+        self.stats.prompt_tokens += sum(len(tokens) for (_, tokens), _ in chunk)
+        rows = [row for _, prompt in chunk for row in prompt.rows]
+        before = None
+        if chunk[0][1].known.tokens:
+            keys_LVND, values_LVND = zip(*(_joined(prompt.known) for _, prompt in chunk), strict=True)
+            before = torch.stack(keys_LVND, dim=1), torch.stack(values_LVND, dim=1)
+        started = time.perf_counter()
+        first = self.device.prefill([key for key, _ in chunk], [len(p.rows) for _, p in chunk], rows, before)
+        self.stats.prefill_seconds += time.perf_counter() - started
+        if self.prefixes is not None:
+            for _, prompt in chunk:
+                row = prompt.rows[0]
+                cut = functools.partial(self.device.cut, row.slot)
+                self.prefixes.keep(row.adapter_id, row.request.salt, row.prompt, cut)
+        for row, token, report in zip(rows, *first, strict=True):
+            self._take(row, [token], [] if report is None else [report])
 
     def _launch(self) -> _Burst:
         layout, burst = self._layout, self.limits.burst
@@ -289,6 +317,13 @@ class Decoder:
             self.stats.tokens += len(row.tokens)
 
 
+class _Prompt(NamedTuple):
+    """A prompt to read: the rows that share it, and what it begins with and need not be read."""
+
+    rows: list[Row]
+    known: Prefix
+
+
 class _Burst(NamedTuple):
     """Steps under way, and the layout they were launched with."""
 
@@ -296,13 +331,22 @@ class _Burst(NamedTuple):
     flight: PendingBurst
 
 
-def chunks(items: list[Any], budget: int) -> Iterator[list[Any]]:
-    """Prompts of like length together, at most `budget` padded tokens a pass; base and adapted apart."""
+def _joined(known: Prefix) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values [L, V, N, D] of all its tokens."""
+    keys, values = zip(*known.parts, strict=True)
+    return torch.cat(keys, dim=2), torch.cat(values, dim=2)
+
+
+def chunks(items: list[Any], budget: int, *, before: int = 0) -> Iterator[list[Any]]:
+    """Prompts of like length together, at most `budget` padded tokens a pass; base and adapted apart.
+
+    `before`: tokens that stand before each, known already: their keys and values are in the pass too.
+    """
     items = sorted(items, key=lambda item: (item[0][0] is None, len(item[0][1])))
     chunk: list[Any] = []
     for item in items:
         same = not chunk or (chunk[0][0][0] is None) == (item[0][0] is None)
-        if chunk and (not same or (len(chunk) + 1) * len(item[0][1]) > budget):
+        if chunk and (not same or (len(chunk) + 1) * (before + len(item[0][1])) > budget):
             yield chunk
             chunk = []
         chunk.append(item)

@@ -137,12 +137,22 @@ class Device:
         uniform_NS = torch.from_numpy(sampler.uniforms(seeds, self._uniform_BS.shape[1]))
         self._uniform_BS[slots] = uniform_NS.to(self.network.device)
 
+    def cut(self, slot: int, first: int, count: int) -> tuple[Tensor, Tensor]:
+        """Copies of what a row has read: keys and values [L, V, S, D] of some positions."""
+        assert self._cache is not None
+        return self._cache.cut(slot, first, count)
+
     def prefill(
-        self, keys: list[tuple[str | None, tuple[int, ...]]], shared_by: list[int], rows: list[Row]
+        self,
+        keys: list[tuple[str | None, tuple[int, ...]]],
+        shared_by: list[int],
+        rows: list[Row],
+        before: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[list[int], list[Report | None]]:
         """Read P (adapter, prompt) pairs into the slots of the rows that share them; the rows' first tokens.
 
         `rows` are in the order of `keys`, `shared_by[p]` of them for pair p. All pairs wear adapters, or none does.
+        `before`: keys and values [L, P, V, N, D] of N tokens that come before each; `keys` have what follows.
         """
         device, longest = self.network.device, max(len(prompt) for _, prompt in keys)
         ids_PT = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for _, prompt in keys], device=device)
@@ -151,8 +161,9 @@ class Device:
         prompt_N = torch.repeat_interleave(torch.tensor(shared_by)).to(device)
         applied = [adapter_id for adapter_id, _ in keys if adapter_id is not None]
         attend = PromptAttention(
-            self.network, len(keys), longest, cache=self._cache, rows_B=slots_N, prompt_of_row_B=prompt_N
-        )
+            self.network, len(keys), longest, cache=self._cache, rows_B=slots_N, prompt_of_row_B=prompt_N,
+            before=before,
+        )  # fmt: skip
         hidden_MH = self.network.forward(
             ids_PT.flatten(), attend, self.pool.gathered(applied, longest) if applied else NoLora()
         )

@@ -36,6 +36,14 @@ class Cache:
         elements = 2 * len(network.layers) * network.kv_heads * network.head_size * length
         return elements * torch.finfo(network.dtype).bits // 8
 
+    def cut(self, row: int, first: int, count: int) -> tuple[Tensor, Tensor]:
+        """Copies of keys and values [L, V, S, D] of `count` positions of a row."""
+        keys_LVSD, values_LVSD = (
+            tensor_LRVSD[:, row, :, first : first + count].clone()
+            for tensor_LRVSD in (self.keys_LRVSD, self.values_LRVSD)
+        )
+        return keys_LVSD, values_LVSD
+
     def move(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
         """Row `sources[i]` becomes row `targets[i]`, all at once; only the first `length` positions are copied."""
         pairs = [(s, t) for s, t in zip(sources, targets, strict=True) if s != t]
@@ -67,18 +75,26 @@ def _zeros(shape: tuple[int, ...], network: Network) -> Tensor:
 class PromptAttention:
     """Causal attention over P right-padded prompts; writes each into the cache rows that share it.
 
-    Padding needs no mask: it stands behind the real tokens, and a causal query never looks ahead.
+    Padding needs no mask: it stands behind the real tokens, and a causal query never looks ahead. `before`: keys and
+    values [L, P, V, N, D] of the N tokens that each prompt begins with; what is read is what follows them.
     """
 
     def __init__(
         self, network: Network, num_prompts: int, length: int, *, cache: Cache | None = None,
         rows_B: Tensor | None = None, prompt_of_row_B: Tensor | None = None,
+        before: tuple[Tensor, Tensor] | None = None,
     ) -> None:  # fmt: skip
         self.network, self.num_prompts, self.length, self.cache = network, num_prompts, length, cache
-        self.rows_B, self.prompt_of_row_B = rows_B, prompt_of_row_B
+        self.rows_B, self.prompt_of_row_B, self.before = rows_B, prompt_of_row_B, before
+        self.start = before[0].shape[-2] if before else 0
         cos_SD, sin_SD = network.rope_table()
-        self.cos_M1D = cos_SD[:length].repeat(num_prompts, 1)[:, None]
-        self.sin_M1D = sin_SD[:length].repeat(num_prompts, 1)[:, None]
+        read = slice(self.start, self.start + length)
+        self.cos_M1D = cos_SD[read].repeat(num_prompts, 1)[:, None]
+        self.sin_M1D = sin_SD[read].repeat(num_prompts, 1)[:, None]
+        self.mask_TS = None
+        if before:
+            everything = torch.ones(length, self.start + length, dtype=torch.bool, device=cos_SD.device)
+            self.mask_TS = everything.tril(self.start)
 
     def __call__(self, layer: int, qkv_MO: Tensor) -> Tensor:
         network = self.network
@@ -86,13 +102,21 @@ class PromptAttention:
         qk_PNTD = self._per_prompt(rotate(qk_MND, self.cos_M1D, self.sin_M1D))
         v_PVTD = self._per_prompt(v_MVD)
         q_PQTD, k_PVTD = qk_PNTD[:, : network.heads], qk_PNTD[:, network.heads :]
+        if self.before:
+            k_PVTD = torch.cat((self.before[0][layer], k_PVTD), dim=-2)
+            v_PVTD = torch.cat((self.before[1][layer], v_PVTD), dim=-2)
         if self.cache is not None and self.rows_B is not None and self.prompt_of_row_B is not None:
             for store_LRVSD, new_PVTD in ((self.cache.keys_LRVSD, k_PVTD), (self.cache.values_LRVSD, v_PVTD)):
-                target_RVTD = store_LRVSD[layer, :, :, : self.length]
+                target_RVTD = store_LRVSD[layer, :, :, : self.start + self.length]
                 target_RVTD.index_copy_(0, self.rows_B, new_PVTD.index_select(0, self.prompt_of_row_B))
-        y_PQTD = functional.scaled_dot_product_attention(
-            q_PQTD, k_PVTD, v_PVTD, is_causal=True, enable_gqa=network.heads != network.kv_heads
-        )
+        if self.mask_TS is None:
+            y_PQTD = functional.scaled_dot_product_attention(
+                q_PQTD, k_PVTD, v_PVTD, is_causal=True, enable_gqa=network.heads != network.kv_heads
+            )
+        else:  # the fused kernels of a GPU take a mask, or shared key heads, and not both
+            share = network.heads // network.kv_heads
+            k_PQSD, v_PQSD = k_PVTD.repeat_interleave(share, dim=1), v_PVTD.repeat_interleave(share, dim=1)
+            y_PQTD = functional.scaled_dot_product_attention(q_PQTD, k_PQSD, v_PQSD, attn_mask=self.mask_TS)
         return y_PQTD.transpose(1, 2).reshape(qkv_MO.shape[0], -1)
 
     def _per_prompt(self, x_MND: Tensor) -> Tensor:

@@ -1,13 +1,15 @@
 """The decoding loop kept running in a thread of its own: requests enter and leave while others are drawn.
 
     submit ──inbox──▶ pending, in order of arrival
-                        │  its adapter is resident, or takes the place of one that no row wears
+                        │  its adapter is resident, or takes the place of one that no row wears; while it is read
+                        │  from the disk the others are drawn
                         ▼
                       the decoder's waiting rows ──turn──▶ deltas to whoever listens
 
 One thread owns the decoder and the adapters; others speak to it through the inbox. First come, first served: a request
 whose adapter finds no place holds up those behind it, so that none waits for ever. What a request's rows may reach is
-fixed when the session begins (`window` tokens a row): the cache is one static block, there is no paging.
+fixed when the session begins (`window` tokens a row): the cache is one static block. What prompts begin with is kept
+beside it, block by block (`prefixes.py`).
 """
 
 from __future__ import annotations
@@ -32,6 +34,9 @@ T = TypeVar("T")
 
 class Adapters(Protocol):
     """What the session asks of the engine's resident adapters."""
+
+    def ready(self, adapter: AdapterRef) -> bool:
+        """Whether `place` would not wait for the disk."""
 
     def place(self, adapter: AdapterRef, in_use: Collection[str | None]) -> bool:
         """Make one resident; False: every place is taken by one that is in use. Raises AdapterError."""
@@ -103,10 +108,18 @@ class Session:
     """See the module's docstring."""
 
     def __init__(
-        self, decoder: Decoder, adapters: Adapters, detokenizer: Detokenizer, *, window: int, max_adapters: int
+        self,
+        decoder: Decoder,
+        adapters: Adapters,
+        detokenizer: Detokenizer,
+        *,
+        window: int,
+        rows: int,
+        max_adapters: int,
     ) -> None:
+        """`rows` of `window` tokens at most are drawn at once, under `max_adapters` adapters at most."""
         self._decoder, self._adapters, self._detokenizer = decoder, adapters, detokenizer
-        self._window, self._max_adapters = window, max_adapters
+        self._window, self._rows, self._max_adapters = window, rows, max_adapters
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._pending: deque[SessionTicket] = deque()
         self._draws: dict[int, _Draw] = {}  # by the row's identity, of the rows that the decoder has
@@ -207,13 +220,15 @@ class Session:
                 continue
             if not self._decoder.busy and not self._draws:
                 self._decoder.open(
-                    self._decoder.limits.max_rows,
+                    self._rows,
                     length=self._window,
                     steps=self._window,
-                    adapters=min(self._max_adapters, self._decoder.limits.max_rows),
+                    adapters=min(self._max_adapters, self._rows),
                 )
-            if len(self._decoder.waiting) >= self._decoder.limits.max_rows:
+            if len(self._decoder.waiting) >= self._rows:
                 return
+            if ticket.adapter is not None and self._decoder.busy and not self._adapters.ready(ticket.adapter):
+                return  # it is being read while the others are drawn
             try:
                 in_use = {draw.row.adapter_id for draw in self._draws.values()}
                 if ticket.adapter is not None and not self._adapters.place(ticket.adapter, in_use):

@@ -22,12 +22,15 @@ from rune.adapters.folders import AdapterSource
 from rune.adapters.peft import Adapter
 from rune.engines.local.adapter_pool import AdapterPool
 from rune.engines.local.batch import Row
+from rune.engines.local.budget import Budget, divide
 from rune.engines.local.decode import Decoder, Limits, Stats, chunks, out_of_memory
-from rune.engines.local.kv_cache import PromptAttention
+from rune.engines.local.host_tier import HostTier
+from rune.engines.local.kv_cache import Cache, PromptAttention
 from rune.engines.local.network import Network, NoLora
+from rune.engines.local.prefixes import BLOCK, PrefixCache
 from rune.engines.local.session import Session, SessionTicket, logprobs
 from rune.engines.local.text import Detokenizer, StopWatch, Unfolding
-from rune.engines.shared.residency import Residency
+from rune.engines.shared.residency import Prefixes, Residency
 from rune.engines.shared.streams import gather
 from rune.engines.torch import Config
 from rune.errors import AdapterError, EngineError
@@ -48,6 +51,7 @@ class TorchEngine:
         self.network = Network(loaded)
         self.pool = AdapterPool(self.network)
         self._detokenizer = Detokenizer(self.tokenizer)
+        self.host = HostTier(self._read, config.host_bytes)
         self._in_memory: set[str] = set()  # handed over as tensors: nothing to read them from again
         self._pinned: set[str] = set()
         self._loads = self._evictions = 0
@@ -65,6 +69,15 @@ class TorchEngine:
             graphs=config.graphs,
         )
         self.decoder = Decoder(self.network, self.pool, ends=end_tokens(loaded, self.tokenizer), limits=self._limits)
+        self._budget: Budget | None = None
+        if config.device_bytes:
+            self._budget = divide(
+                config.device_bytes,
+                row_bytes=self.decoder.row_bytes(self.window + 128),  # in steps of 64, and the overrun of bursts
+                most_rows=self._limits.max_rows,
+                prefix_bytes=config.prefix_bytes,
+                window=self.window,
+            )
 
     @property
     def stats(self) -> Stats:
@@ -81,6 +94,7 @@ class TorchEngine:
         def put() -> float:
             with torch.inference_mode():
                 norm = self.pool.put(adapter_id, adapter)
+            self._forget_prefixes(adapter_id)
             self._in_memory.add(adapter_id)
             return norm
 
@@ -94,6 +108,7 @@ class TorchEngine:
     def drop_adapter(self, adapter_id: str) -> None:
         def drop() -> None:
             self.pool.drop(adapter_id)
+            self._forget_prefixes(adapter_id)
             self._in_memory.discard(adapter_id)
             self._pinned.discard(adapter_id)
 
@@ -103,12 +118,16 @@ class TorchEngine:
         """Make an adapter resident and keep it so, whatever else is asked for. Raises AdapterError without room."""
 
         def pin() -> None:
-            if len(self._pinned | self._in_memory | {adapter.adapter_id}) > self.config.max_adapters:
-                raise AdapterError(
-                    f"no room to pin adapter {adapter.adapter_id}: all {self.config.max_adapters} places are pinned; "
-                    "raise engine.settings.max_adapters"
-                )
+            def check() -> None:
+                if len(self._pinned | self._in_memory | {adapter.adapter_id}) > self.places:
+                    raise AdapterError(
+                        f"no room to pin adapter {adapter.adapter_id}: all {self.places} places are pinned; "
+                        f"raise {self._limiting}"
+                    )
+
+            check()
             self._ensure([adapter])
+            check()  # a wide one makes places fewer
             self._pinned.add(adapter.adapter_id)
 
         self._alone(pin)
@@ -117,13 +136,31 @@ class TorchEngine:
     def residency(self) -> Residency:
         """Which adapters the device holds, and what it took to bring them there."""
         return Residency(
-            places=self.config.max_adapters,
+            places=self.places,
             resident=tuple(self.pool.slots),
             pinned=frozenset(self._pinned | self._in_memory),
             loads=self._loads,
             evictions=self._evictions,
             load_seconds=self._load_seconds,
+            held=len(self.host),
+            held_bytes=self.host.bytes,
+            held_hits=self.host.hits,
         )
+
+    @property
+    def prefixes(self) -> Prefixes | None:
+        """Prompts whose beginnings need not be read again; None without a session, or without room for any."""
+        kept = self.decoder.prefixes
+        if kept is None:
+            return None
+        return Prefixes(blocks=len(kept), bytes=kept.bytes, hits=kept.hits, asked=kept.asked)
+
+    @property
+    def places(self) -> int:
+        """Adapters that the device may hold: `max_adapters`, or those of their size that `device_bytes` leave."""
+        if self._budget is None or not self.pool.adapter_bytes:
+            return self.config.max_adapters
+        return min(self.config.max_adapters, self._budget.places(self.pool.adapter_bytes))
 
     def complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
         """Yield every draw of every request as it ends. Adapters and prompt lengths are checked before the first."""
@@ -173,6 +210,8 @@ class TorchEngine:
             )
         if request.adapter is not None:
             self._check_base(request.adapter.adapter_id, request.adapter.base_model)
+            if request.adapter.adapter_id not in self.pool:
+                self.host.fetch(request.adapter)
         return self._open_session().submit(rows, request.adapter, listen)
 
     @property
@@ -228,6 +267,8 @@ class TorchEngine:
         if self._session is not None:
             self._session.close()
             self._session = None
+            self.decoder.prefixes = None
+        self.host.close()
         self.release()
 
     def release(self) -> None:
@@ -242,11 +283,16 @@ class TorchEngine:
             if self._batches:
                 raise EngineError("a list of requests is being drawn; submit when `complete` has ended")
             if self._session is None:
+                budget = self._budget
+                if most := budget.prefixes if budget else self.config.prefix_bytes:
+                    block = Cache.row_bytes(self.network, BLOCK)
+                    self.decoder.prefixes = PrefixCache(most, block_bytes=block)
                 self._session = Session(
                     self.decoder,
                     self,
                     self._detokenizer,
                     window=self.window,
+                    rows=budget.rows if budget else self._limits.max_rows,
                     max_adapters=self.config.max_adapters,
                 )
             return self._session
@@ -305,13 +351,17 @@ class TorchEngine:
     def _ensure(self, adapters: Sequence[AdapterRef]) -> None:
         """Every adapter resident, or AdapterError: an unknown one is never answered by the base model."""
         wanted = {adapter.adapter_id: adapter for adapter in adapters}
-        self.pool.reserve(min(len(wanted), self.config.max_adapters))
+        self.pool.reserve(min(len(wanted), self.places))
         for adapter_id, adapter in wanted.items():
             self._check_base(adapter_id, adapter.base_model)
             if adapter_id in self.pool:
                 self.pool.touch(adapter_id)
                 continue
-            self._load(adapter, keep=wanted)
+            self._load(adapter, keep=wanted, read=self._read)  # once: nothing is kept of it
+
+    def ready(self, adapter: AdapterRef) -> bool:
+        """For the session: whether `place` would not wait for the disk."""
+        return adapter.adapter_id in self.pool or self.host.ready(adapter)
 
     def place(self, adapter: AdapterRef, in_use: Collection[str | None]) -> bool:
         """For the session: one adapter resident, in the place of the one unused for longest. False: all are in use.
@@ -321,31 +371,64 @@ class TorchEngine:
         if adapter.adapter_id in self.pool:
             self.pool.touch(adapter.adapter_id)
             return True
+        # Under a budget its size says how many find a place; else whether there is one is asked before it is read.
+        loaded = self.host.take(adapter) if self._budget else None
+        places = self._places_beside(adapter.adapter_id, loaded) if loaded else self.config.max_adapters
         keep = self._pinned | self._in_memory
-        if len(keep) >= self.config.max_adapters:
+        if len(keep) >= places:
             raise AdapterError(
-                f"no place for adapter {adapter.adapter_id}: all {self.config.max_adapters} are pinned; "
-                "raise engine.settings.max_adapters"
+                f"no place for adapter {adapter.adapter_id}: all {places} are pinned; raise {self._limiting}"
             )
-        if len(self.pool.slots) >= self.config.max_adapters and not set(self.pool.slots) - keep - set(in_use):
+        staying = set(self.pool.slots) & (keep | set(in_use))
+        if len(staying) >= places:
             return False
-        self._load(adapter, keep=in_use)
+        self._load(adapter, keep=in_use, read=lambda ref: loaded or self.host.take(ref))
         return True
 
-    def _load(self, adapter: AdapterRef, keep: Collection[str | None]) -> None:
-        started = time.perf_counter()
-        adapter_id = adapter.adapter_id
+    @property
+    def _limiting(self) -> str:
+        """The setting that says how many adapters find a place."""
+        return f"engine.settings.{'max_adapters' if self.places == self.config.max_adapters else 'device_bytes'}"
+
+    def _places_beside(self, adapter_id: str, adapter: Adapter) -> int:
+        """Places when this one has come, which may be wider than all before. Raises AdapterError if there are none."""
+        if self._budget is None:
+            return self.config.max_adapters
+        size = self.pool.bytes_with(adapter)
+        places = min(self.config.max_adapters, self._budget.places(size))
+        if not places:
+            raise AdapterError(
+                f"no place for adapter {adapter_id}: it takes {size} bytes twice, and engine.settings.device_bytes "
+                f"leaves {self._budget.adapters} for adapters; raise it"
+            )
+        return places
+
+    def _read(self, adapter: AdapterRef) -> Adapter:
+        """From the disk. Raises AdapterError."""
         loaded = peft.read_peft(self._adapters.folder(adapter))
-        self._check_base(adapter_id, loaded.base_model)
-        self._evict(keep=keep)
+        self._check_base(adapter.adapter_id, loaded.base_model)
+        return loaded
+
+    def _load(
+        self, adapter: AdapterRef, keep: Collection[str | None], *, read: Callable[[AdapterRef], Adapter]
+    ) -> None:
+        started = time.perf_counter()
+        loaded = read(adapter)
+        places = self._places_beside(adapter.adapter_id, loaded)
+        self._evict(keep=keep, places=places)
+        self.pool.most = places if self._budget else None
         with torch.inference_mode():
-            self.pool.put(adapter_id, loaded)
+            self.pool.put(adapter.adapter_id, loaded)
         self._loads += 1
         self._load_seconds += time.perf_counter() - started
 
-    def _evict(self, keep: Collection[str | None]) -> None:
+    def _forget_prefixes(self, adapter_id: str) -> None:
+        if self.decoder.prefixes is not None:
+            self.decoder.prefixes.forget(adapter_id)
+
+    def _evict(self, keep: Collection[str | None], places: int) -> None:
         for adapter_id in list(self.pool.slots):
-            if len(self.pool.slots) < self.config.max_adapters:
+            if len(self.pool.slots) < places:
                 return
             if adapter_id not in keep and adapter_id not in self._in_memory | self._pinned:
                 self.pool.drop(adapter_id)

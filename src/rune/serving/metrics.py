@@ -16,7 +16,13 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300
 class Metrics:
     """One server's numbers, in a registry of its own."""
 
-    def __init__(self, *, residency: Callable[[], Residency | None], waiting: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        *,
+        residency: Callable[[], Residency | None],
+        waiting: Callable[[], int],
+        replicas: Callable[[], int | None] = lambda: None,
+    ) -> None:
         registry = CollectorRegistry()
         self.requests = Counter("rune_requests", "Answers", ["route", "status"], registry=registry)
         self.seconds = Histogram(
@@ -36,7 +42,7 @@ class Metrics:
             "rune_learn_seconds", "From a trajectory's arrival to its adapter", buckets=_SECONDS, registry=registry
         )
         self.cancelled = Counter("rune_cancelled_requests", "Clients that hung up", registry=registry)
-        registry.register(_Engine(residency, waiting))
+        registry.register(_Engine(residency, waiting, replicas))
         self._registry = registry
 
     def text(self) -> bytes:
@@ -46,11 +52,19 @@ class Metrics:
 class _Engine:
     """The engine's own counters, read when they are asked for."""
 
-    def __init__(self, residency: Callable[[], Residency | None], waiting: Callable[[], int]) -> None:
-        self._residency, self._waiting = residency, waiting
+    def __init__(
+        self,
+        residency: Callable[[], Residency | None],
+        waiting: Callable[[], int],
+        replicas: Callable[[], int | None],
+    ) -> None:
+        self._residency, self._waiting, self._replicas = residency, waiting, replicas
 
     def collect(self) -> Iterator[Metric]:
         yield _gauge("rune_engine_waiting_draws", "Draws that the engine has not begun", self._waiting())
+        live = self._replicas()
+        if live is not None:
+            yield _gauge("rune_replicas", "Replicas of the engine that can be asked", live)
         found = self._residency()
         if found is None:
             return

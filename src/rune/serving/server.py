@@ -58,6 +58,7 @@ class Service:
         metrics = Metrics(
             residency=lambda: getattr(self.engine, "residency", None),
             waiting=lambda: int(getattr(self.engine, "waiting", 0)),
+            replicas=lambda: getattr(self.engine, "replicas", None),
         )
         tokenizer: Any = loader.tokenizer(self.model)
         encoding = threading.Lock()

@@ -63,7 +63,7 @@ def together(processes: int, folder: store.RunDir, model: ModelRef, *, stop: int
         train.run(store.RunDir(Path({str(folder.path)!r})), config, context)
         """)
     )
-    launch(processes, str(script))
+    launch(*TORCHRUN, "--nproc-per-node", str(processes), str(script))
 
 
 def every(config: train.Config) -> train.Config:
@@ -74,10 +74,15 @@ def every(config: train.Config) -> train.Config:
     return dataclasses.replace(config, hypernet=dataclasses.replace(hypernet, weights=weights, encoder_first=first))
 
 
-def launch(processes: int, *command: str) -> str:
+TORCHRUN = ("torch.distributed.run", "--standalone")
+# As users start it; "multi_gpu" means several processes here, the run's config says which device.
+ACCELERATE = ("accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--mixed_precision", "no")
+
+
+def launch(*command: str) -> str:
     path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)])
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *command],
+        [sys.executable, "-m", *command],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -169,7 +174,7 @@ def test_the_command_line_trains_a_run_by_two_processes_and_the_run_goes_on(
         folders.append(store.RunDir(folder))
     one, two = folders
     run("train", str(one.path))
-    said = launch(2, "-m", "rune", "train", str(two.path))
+    said = launch(*ACCELERATE, "--num_processes", "2", "-m", "rune", "train", str(two.path))
     assert said.splitlines() == [str(two / "checkpoints")]  # once
     same(two, one)
     assert two.stage_done("train") and two.manifest()["stages"].keys() == one.manifest()["stages"].keys()

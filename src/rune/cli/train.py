@@ -11,7 +11,9 @@ from rune.errors import ConfigError
 
 def configure(parser: argparse.ArgumentParser) -> None:
     _stage.add_target(parser)
-    parser.epilog = "On several GPUs: accelerate launch --num_processes N -m rune train RUN, see docs/cluster.md."
+    parser.epilog = (
+        "On several GPUs: accelerate launch --multi_gpu --num_processes N -m rune train RUN, see docs/cluster.md."
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""One training shared by several processes, joined through accelerate: `accelerate launch -m rune train RUN`.
+"""One training shared by several processes, joined through accelerate: `accelerate launch … -m rune train RUN`.
 
 The frozen base model is nearly all of a step's cost, so its rows are shared out: each process takes the rows of its
 groups through it. The hypernetwork, which is small, makes the adapters of all groups in every process, and the rows'

@@ -97,6 +97,7 @@ bench-check: $(STAMP) ## limits that benchmarks hold themselves against
 	$(BIN)/python bench/stats.py --check
 	$(BIN)/python bench/reporting.py --check
 	$(BIN)/python bench/registry.py --check
+	$(BIN)/python bench/plan.py --check
 
 report-check: $(STAMP) ## the committed run's report in headless Chromium; screenshots in artifacts/
 	$(BIN)/python tests/report/browser.py results/phase1-0.5b --out artifacts

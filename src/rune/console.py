@@ -12,18 +12,29 @@ from rune import interrupt
 T = TypeVar("T")
 
 
+_hushed = False
+
+
+def hush() -> None:
+    """Nothing but errors from here on: another process says it already."""
+    global _hushed
+    _hushed = True
+
+
 def out(text: str = "") -> None:
     """A result: what a pipe would want."""
-    print(text, flush=True)
+    if not _hushed:
+        print(text, flush=True)
 
 
 def note(text: str) -> None:
     """A remark for the person watching."""
-    print(text, file=sys.stderr, flush=True)
+    if not _hushed:
+        print(text, file=sys.stderr, flush=True)
 
 
 def warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    note(f"warning: {text}")
 
 
 class Progress:
@@ -53,6 +64,7 @@ class Progress:
             dynamic_ncols=True,
             mininterval=0.2 if sys.stderr.isatty() else 10.0,
             leave=True,
+            disable=_hushed,
         )
         self._closed = threading.Event()
         if pulse is not None:

@@ -78,7 +78,17 @@ BOUNDS: list[tuple[type, dict[str, Any], dict[str, tuple[list[Any], list[Any]]]]
         "max_rows": ([0], [-1]), "prefill_tokens": ([0], [-1]), "burst": ([0], [-1]), "max_adapters": ([1], [0]),
         "memory_fraction": ([TINY, 1], [0, 1.0001]),
     }),
-    (ray.Config, {"actors": 1}, {"actors": ([1], [0]), "restarts": ([0], [-1]), "engine": (["torch"], ["ray"])}),
+    (
+        ray.Config,
+        {"actors": 1},
+        {
+            "actors": ([0, 1], [-1]),
+            "restarts": ([0], [-1]),
+            "slack": ([0], [-1]),
+            "start_seconds": ([0.1], [0.0]),
+            "engine": (["torch"], ["ray"]),
+        },
+    ),
     (openai.Config, {"url": "http://a"}, {
         "concurrency": ([1], [0]), "tries": ([1], [0]), "max_adapters": ([1], [0]), "timeout_seconds": ([TINY], [0]),
         "pause_seconds": ([0], [-TINY]), "url": (["https://a", "http://b"], ["ftp://a", "a"]),

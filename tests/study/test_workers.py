@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from rune.errors import RuneError
@@ -108,6 +111,39 @@ def test_the_gpus_of_a_process_are_those_it_was_given(monkeypatch: pytest.Monkey
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     assert workers.gpus() == ["0", "1", "2"]
+
+
+@pytest.mark.check
+def test_workers_end_with_the_run_that_started_them_which_can_then_go_on(tmp_path: Path, tiny_model: ModelRef) -> None:
+    """However it ends: one that lived on would hold its cell's lock, and work against whoever goes on."""
+    raw = settings(tmp_path, tiny_model, design={"scored": 0, "tasks": 8, "folds": 2})
+    command = [sys.executable, "-m", "rune", "run", str(write(tmp_path, raw)), "--jobs", "2"]
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    parent, held = psutil.Process(run.pid), []
+    ends = time.monotonic() + 240  # seconds; only a hang reaches it
+    while len(held) < 2:  # one of each job, stopped as soon as it is seen
+        assert run.poll() is None and time.monotonic() < ends
+        time.sleep(0.01)
+        for child in parent.children():
+            with contextlib.suppress(psutil.Error):
+                if "--worker" in child.cmdline() and child not in held and trains(child):
+                    child.suspend()
+                    held.append(child)
+    run.kill()
+    run.wait()
+    gone, alive = psutil.wait_procs(held, timeout=30)
+    for process in alive:
+        process.kill()
+    assert len(gone) == 2 and not alive
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 10), done.stderr[-2000:]
+
+
+def trains(worker: psutil.Process) -> bool:
+    """It has begun one of its cells."""
+    line = worker.cmdline()
+    cells = [Path(line[line.index("run") + 1]) / "cells" / name for name in line[line.index("--worker") + 1 :]]
+    return any("train" in json.loads((cell / "manifest.json").read_text())["stages"] for cell in cells)
 
 
 @pytest.mark.check

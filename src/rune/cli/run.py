@@ -29,15 +29,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--worker", nargs="+", metavar="CELL", help=argparse.SUPPRESS)
     parser.add_argument("--together", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--parent", type=int, default=0, help=argparse.SUPPRESS)
     parser.epilog = "Exit codes: 0 the gate passed, 10 it failed, 2 bad input, 130 interrupted."
 
 
 def run(args: argparse.Namespace) -> int:
-    from rune.study import config, executor, folders, reading
+    from rune.study import config, executor, folders, reading, workers
 
     if args.jobs < 1:
         raise ConfigError(f"--jobs must be at least 1, found {args.jobs}")
     if args.worker:
+        if args.parent:
+            workers.end_with(args.parent)
         executor.work(args.target, args.worker, together=args.together)
         return 0
     if args.target.is_dir():

@@ -13,7 +13,13 @@ EPILOG = (
     "Prints the address on stdout when it answers, one JSON line a request on stderr. Ends with 0 on SIGTERM or\n"
     "Ctrl-C, after the requests under way (serve.drain_seconds)."
 )
-_SHORT = {"model": "model.name", "host": "serve.host", "registry": "serve.registry", "checkpoint": "serve.checkpoint"}
+_SHORT = {
+    "model": "model.name",
+    "engine": "engine.name",
+    "host": "serve.host",
+    "registry": "serve.registry",
+    "checkpoint": "serve.checkpoint",
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="a.b=c", dest="settings", help="override a setting; repeatable"
     )
     parser.add_argument("--model", metavar="NAME", help="base model (default: qwen2.5-coder-0.5b-instruct)")
+    parser.add_argument("--engine", metavar="NAME", help="what draws (default: torch); ray: replicas, docs/cluster.md")
     parser.add_argument("--host", help="address to listen on (default: 127.0.0.1); any other than loopback needs keys")
     parser.add_argument("--port", type=int, help="default: 8000; 0: one that is free")
     parser.add_argument("--registry", metavar="FOLDER", help="where the adapters lie")

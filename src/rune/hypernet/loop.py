@@ -6,6 +6,7 @@ cut off on resume. A resumed run therefore gives the same curve, to the last bit
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from rune import console
 from rune.errors import DataError
+from rune.hypernet.parallel import join
 from rune.hypernet.settings import Schedule
 from rune.runs import store
 
@@ -61,7 +63,7 @@ def fit(
     """Train `module` in place, from the last checkpoint in `folder` if there is one.
 
     Appends one line a step to `metrics`. `stop_after` ends early, with a checkpoint, at that step; the schedule stays.
-    Raises DataError if the loss is not finite, naming the step.
+    Of several processes (`parallel.py`) the first writes. Raises DataError if the loss is not finite, naming the step.
     """
     optimiser = torch.optim.AdamW(
         [{"params": list(r.parameters), "factor": r.factor} for r in rates if r.factor > 0],
@@ -71,8 +73,11 @@ def fit(
     )
     trained = [p for group in optimiser.param_groups for p in group["params"]]
     state = folder / "state.safetensors"
+    processes = join(trained[0].device.type)
     start = _resume(state, module, optimiser)
-    _cut_metrics(metrics, phase, start)
+    processes.wait()  # nobody writes before all have read
+    if processes.main:
+        _cut_metrics(metrics, phase, start)
     end = min(schedule.steps, stop_after or schedule.steps)
     pending: list[_Pending] = []
     names: tuple[str, ...] = ()
@@ -81,7 +86,7 @@ def fit(
         torch.cuda.reset_peak_memory_stats()
     clock = time.monotonic()
     with (
-        store.Appender(metrics) as log,
+        store.Appender(metrics) if processes.main else contextlib.nullcontext() as log,
         console.Progress(f"train {phase}", schedule.steps, unit="step", initial=start) as bar,
     ):
 
@@ -102,7 +107,8 @@ def fit(
                     raise DataError(
                         f"{phase}: the loss is {record['loss']} at step {row.step}; lower the learning rate"
                     )
-                log.write({"phase": phase, "step": row.step, "learning_rate": row.rate, **record, **cost})
+                if log is not None:
+                    log.write({"phase": phase, "step": row.step, "learning_rate": row.rate, **record, **cost})
             bar.advance(len(pending), loss=f"{record['loss']:.3f}", tokens_per_s=f"{speed:.0f}")
             pending.clear()
 
@@ -113,6 +119,7 @@ def fit(
             done = take(step)
             optimiser.zero_grad(set_to_none=True)
             done.loss.backward()
+            processes.add_gradients(trained)
             gradient = nn.utils.clip_grad_norm_(trained, schedule.clip)
             optimiser.step()
             names = ("loss", "gradient_norm", *done.terms)
@@ -123,7 +130,8 @@ def fit(
                 flush()
             if (step + 1) % schedule.checkpoint_every == 0 or last:
                 flush()
-                _save(state, module, optimiser, step + 1)
+                if processes.main:
+                    _save(state, module, optimiser, step + 1)
 
 
 def learning_rate(schedule: Schedule, step: int) -> float:

@@ -25,6 +25,7 @@ from rune.hypernet.data import Corpus, Group, UnsolvedTask
 from rune.hypernet.features import FeatureTable
 from rune.hypernet.loop import Step
 from rune.hypernet.model import Made
+from rune.hypernet.parallel import Processes
 from rune.hypernet.settings import HypernetConfig
 
 if TYPE_CHECKING:
@@ -95,8 +96,10 @@ class Objective:
         layout: LoraTargets,
         reconstruct: Mapping[int, Adapters],
         seed: int,
+        processes: Processes | None = None,
     ) -> None:
         self.base, self.corpus, self.table, self.both, self.config = base, corpus, table, both, config
+        self.processes = processes or Processes()
         self.reconstruct = reconstruct
         self.seed = derive_seed(seed, "hypernet data")
         self.dtype = next(base.model.parameters()).dtype
@@ -133,29 +136,43 @@ class Objective:
             kept["kl_base"] = self._kl_base(step, adapters)
         if weights.kl_static:
             kept["kl_static"] = self._kl_static(unsolved_tasks, select(every.factors, slice(len(groups), None)))
-        rows = self.base.rows(layout.texts)
-        logits_PV = self.base.logits(rows, adapters)
-        log_prob_P = -F.cross_entropy(logits_PV.float(), rows.label_P, reduction="none")
-        sequence_B = losses.sequence_log_prob(log_prob_P, rows.row_P, len(layout.texts))
-        right_P = torch.tensor(layout.right_B, device=self.base.device)[rows.row_P].float()
+        mine, parts = self._shares(layout, len(groups))
+        rows = self.base.rows(layout.texts[parts[self.processes.rank]])
+        logits_PV = self.base.logits(rows, select(adapters, mine))
+        own_P = -F.cross_entropy(logits_PV.float(), rows.label_P, reduction="none")
+        tokens_B = torch.tensor([len(text.ids) - text.start for text in layout.texts])
+        log_prob_P = self.processes.gather(own_P, [int(tokens_B[part].sum()) for part in parts])
+        row_P = torch.arange(len(layout.texts)).repeat_interleave(tokens_B).to(self.base.device)
+        sequence_B = losses.sequence_log_prob(log_prob_P, row_P, len(layout.texts))
+        right_P = torch.tensor(layout.right_B, device=self.base.device)[row_P].float()
         terms = {"cross_entropy": losses.cross_entropy(log_prob_P, right_P)}
         terms |= self._contrast("target_contrast", sequence_B, layout.target_pairs)
         terms |= self._contrast("source_contrast", sequence_B, layout.source_pairs)
-        terms |= kept
-        if weights.kl_teacher:
-            terms["kl_teacher"] = self._kl_teacher(groups, layout, logits_PV, log_prob_P.detach(), rows.row_P)
         if weights.norm:
-            terms["norm"] = losses.norm(made.factors, self.base_squared_norm)
+            kept["norm"] = losses.norm(made.factors, self.base_squared_norm)
         if weights.variance:
-            terms["variance"] = losses.variance_hinge(made.latents_NLW.flatten(1))
+            kept["variance"] = losses.variance_hinge(made.latents_NLW.flatten(1))
         if weights.lesson:
-            terms["lesson"] = losses.bag_of_tokens_loss(
+            kept["lesson"] = losses.bag_of_tokens_loss(
                 self.both.guess(made.standardised_NLW.flatten(1)), self._words(groups)
             )
         if weights.reconstruction:
-            terms["reconstruction"] = self._reconstruction(groups, adapters)
+            kept["reconstruction"] = self._reconstruction(groups, adapters)
+        terms |= {name: self.processes.once(term) for name, term in kept.items()}
+        if weights.kl_teacher:
+            right_own = torch.tensor(layout.right_B[parts[self.processes.rank]], device=self.base.device)[rows.row_P]
+            terms["kl_teacher"] = self._kl_teacher(groups[mine], logits_PV, own_P.detach(), right_own)
         loss = torch.stack([getattr(weights, name) * term for name, term in terms.items() if hasattr(weights, name)])
-        return Step(loss.sum(), terms, rows.ids_BT.numel())
+        return Step(loss.sum(), terms, rows.ids_BT.numel() * self.processes.count)
+
+    def _shares(self, layout: Plan, groups: int) -> tuple[slice, list[slice]]:
+        """This process' groups, and every process' rows."""
+        each = len(layout.texts) // groups
+        shares = [
+            Processes(rank, self.processes.count).share(groups, "train.hypernet.groups")
+            for rank in range(self.processes.count)
+        ]
+        return shares[self.processes.rank], [slice(s.start * each, s.stop * each) for s in shares]
 
     def encoder_step(self, step: int) -> Step:
         """A step of the phase that teaches the encoder alone."""
@@ -168,7 +185,7 @@ class Objective:
         )
         with torch.autocast(self.base.device.type, torch.bfloat16, enabled=self.base.device.type == "cuda"):
             z_NLW = self.both.hypernet.standardise(self.both.hypernet.encoder(steps))
-        term = losses.bag_of_tokens_loss(self.both.guess(z_NLW.flatten(1)), self._words(groups))
+        term = self.processes.once(losses.bag_of_tokens_loss(self.both.guess(z_NLW.flatten(1)), self._words(groups)))
         return Step(term, {"lesson": term}, steps.mask_BT.numel())
 
     @torch.no_grad()
@@ -239,9 +256,7 @@ class Objective:
 
         return self.config.unrelated_every * detached_term(parts, term)
 
-    def _kl_teacher(
-        self, groups: list[Group], layout: Plan, student_PV: Tensor, student_P: Tensor, row_P: Tensor
-    ) -> Tensor:
+    def _kl_teacher(self, groups: list[Group], student_PV: Tensor, student_P: Tensor, right_P: Tensor) -> Tensor:
         """The bare model with the trajectories in context, where it knows the solution better than the student."""
         texts = []
         for group in groups:
@@ -255,11 +270,13 @@ class Objective:
             teacher_PV = self.base.logits(rows, None).float().log_softmax(-1)
             top = teacher_PV.topk(self.config.teacher_top_k, -1)
             teacher_P = teacher_PV.gather(-1, rows.label_P[:, None])[:, 0]
-        right_P = torch.tensor(layout.right_B, device=row_P.device)[row_P]
         ahead_P = teacher_P > student_P[right_P]
-        if not bool(ahead_P.any()):
-            return torch.zeros((), device=row_P.device)
-        return losses.kl_top(top.values[ahead_P], top.indices[ahead_P], student_PV[right_P][ahead_P])
+        mine = ahead_P.sum().float()
+        share = mine / self.processes.add(mine).clamp_min(1)  # a mean over the tokens of all processes
+        if not bool(mine):
+            return self.processes.add(torch.zeros((), device=student_PV.device))
+        found = losses.kl_top(top.values[ahead_P], top.indices[ahead_P], student_PV[right_P][ahead_P])
+        return self.processes.add(found * share)
 
     def _reconstruction(self, groups: list[Group], adapters: Adapters) -> Tensor:
         """Only groups made from one trajectory that has a fine-tuned adapter."""

@@ -24,6 +24,7 @@ from rune.hypernet.features import FeatureTable, statistics
 from rune.hypernet.loop import Rate, Step, fit
 from rune.hypernet.model import Hypernet, make
 from rune.hypernet.objective import BUCKETS, Objective
+from rune.hypernet.parallel import join
 from rune.hypernet.settings import HypernetConfig, LoraConfig
 
 
@@ -44,13 +45,16 @@ def train_lora(
     if initial is not None:
         lora.load_state_dict(initial.state_dict())
     dtype = next(base.model.parameters()).dtype
+    processes = join(base.device.type)
 
     def training_step(step: int) -> Step:
         rng = np.random.default_rng([derive_seed(seed, "lora data"), step])
-        rows = base.rows([corpus.texts[i] for i in corpus.solutions(rng, config.rows, config.shares)])
+        texts = [corpus.texts[i] for i in corpus.solutions(rng, config.rows, config.shares)]
+        rows = base.rows(texts[processes.share(len(texts), "train.lora.rows")])
         log_prob_P = base.log_prob(rows, to_dtype(lora.factors(), dtype))
-        loss = losses.cross_entropy(log_prob_P, torch.ones_like(log_prob_P))
-        return Step(loss, {"cross_entropy": loss}, rows.ids_BT.numel())
+        tokens = sum(len(text.ids) - text.start for text in texts)
+        loss = processes.add(losses.cross_entropy(log_prob_P, torch.ones_like(log_prob_P)) * (len(log_prob_P) / tokens))
+        return Step(loss, {"cross_entropy": loss}, rows.ids_BT.numel() * processes.count)
 
     rates = [Rate(list(lora.parameters()), 1.0)]
     fit(
@@ -136,7 +140,7 @@ def train_hypernet(
     else:
         both.hypernet.encoder.front.standardise(*statistics_of(table))  # type: ignore[union-attr,operator]
     both.train()
-    objective = Objective(base, corpus, table, both, config, layout, reconstruct or {}, seed)
+    objective = Objective(base, corpus, table, both, config, layout, reconstruct or {}, seed, join(device.type))
     if config.encoder_first is not None and initial is None:
         first = config.encoder_first
         pretraining = EncoderPretraining(both)

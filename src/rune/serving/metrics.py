@@ -22,6 +22,7 @@ class Metrics:
         residency: Callable[[], Residency | None],
         prefixes: Callable[[], Prefixes | None],
         waiting: Callable[[], int],
+        replicas: Callable[[], int | None] = lambda: None,
     ) -> None:
         registry = CollectorRegistry()
         self.requests = Counter("rune_requests", "Answers", ["route", "status"], registry=registry)
@@ -42,7 +43,7 @@ class Metrics:
             "rune_learn_seconds", "From a trajectory's arrival to its adapter", buckets=_SECONDS, registry=registry
         )
         self.cancelled = Counter("rune_cancelled_requests", "Clients that hung up", registry=registry)
-        registry.register(_Engine(residency, prefixes, waiting))
+        registry.register(_Engine(residency, prefixes, waiting, replicas))
         self._registry = registry
 
     def text(self) -> bytes:
@@ -57,11 +58,15 @@ class _Engine:
         residency: Callable[[], Residency | None],
         prefixes: Callable[[], Prefixes | None],
         waiting: Callable[[], int],
+        replicas: Callable[[], int | None],
     ) -> None:
-        self._residency, self._prefixes, self._waiting = residency, prefixes, waiting
+        self._residency, self._prefixes, self._waiting, self._replicas = residency, prefixes, waiting, replicas
 
     def collect(self) -> Iterator[Metric]:
         yield _gauge("rune_engine_waiting_draws", "Draws that the engine has not begun", self._waiting())
+        live = self._replicas()
+        if live is not None:
+            yield _gauge("rune_replicas", "Replicas of the engine that can be asked", live)
         kept = self._prefixes()
         if kept is not None:
             yield _gauge("rune_prefix_bytes", "Keys and values of prompts that others may begin with", kept.bytes)

@@ -59,6 +59,7 @@ class Service:
             residency=lambda: getattr(self.engine, "residency", None),
             prefixes=lambda: getattr(self.engine, "prefixes", None),
             waiting=lambda: int(getattr(self.engine, "waiting", 0)),
+            replicas=lambda: getattr(self.engine, "replicas", None),
         )
         tokenizer: Any = loader.tokenizer(self.model)
         encoding = threading.Lock()

@@ -140,7 +140,9 @@ class TrainingSession:
 
 def fit(trajectories: Sequence[Trajectory], config: Config, context: Context, folder: Path) -> None:
     """Both phases on a corpus that was checked. The context's TrainingSession serves several calls."""
-    if _done(folder / "hypernet"):
+    from rune.hypernet import parallel
+
+    if parallel.join(context.device).agree(_done(folder / "hypernet")):
         return
     own = context.session() if context.session else TrainingSession(context)
     try:
@@ -163,17 +165,18 @@ def _fit(
 
     Raises ConfigError or AdapterError for what [train] names and does not fit.
     """
-    from rune.hypernet import checkpoint, trainer
+    from rune.hypernet import checkpoint, parallel, trainer
     from rune.hypernet.data import Corpus
     from rune.hypernet.features import FeatureTable
 
     metrics, lora_folder, hypernet_folder = folder / "metrics.jsonl", folder / "lora", folder / "hypernet"
+    processes = parallel.join(context.device)
     model, base = context.model(), session.base
     layout = base.layout(config.lora.modules)
     first = _begin(Path(config.start_from)) if config.start_from else None
     tasks, domains = _tasks(trajectories, first), _domains(trajectories, first)
     kept_back = spared(trajectories, config.spare, seed=context.seed)
-    if not checkpoint.done(lora_folder):
+    if not processes.agree(checkpoint.done(lora_folder)):
         learned = [t for t in trajectories if t.task_id not in kept_back]
         corpus = Corpus(base, learned, max_tokens=config.lora.max_tokens)
         _report_left_out(corpus, config.lora.max_tokens)
@@ -188,7 +191,9 @@ def _fit(
             if first and config.start_static
             else None,
         )
-        checkpoint.save_lora(lora_folder, lora, layout, config.lora, model, trained_on=tasks, domains=domains)
+        if processes.main:
+            checkpoint.save_lora(lora_folder, lora, layout, config.lora, model, trained_on=tasks, domains=domains)
+        processes.wait()
     static = checkpoint.load(lora_folder, model, device=context.device).static.train()
     wanted = config.hypernet.pairs.retrieved or config.hypernet.weights.kl_static
     near = neighbours(trajectories, config) if wanted else {}
@@ -207,9 +212,11 @@ def _fit(
         reconstruct=_fine_tuned(corpus, config, base),
         initial=checkpoint.load(first.hypernet, model, device=context.device).both if first else None,
     )
-    checkpoint.save_hypernet(
-        hypernet_folder, both, layout, config.lora, config.hypernet, model, trained_on=tasks, domains=domains
-    )
+    if processes.main:
+        checkpoint.save_hypernet(
+            hypernet_folder, both, layout, config.lora, config.hypernet, model, trained_on=tasks, domains=domains
+        )
+    processes.wait()
 
 
 def spared(trajectories: Sequence[Trajectory], share: float, *, seed: int) -> set[str]:

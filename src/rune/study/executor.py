@@ -12,6 +12,7 @@ once: the loop's attempts, and every stage whose inputs another cell shares (see
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from rune import config as configs
 from rune import console
 from rune.adapters.folders import Folders
 from rune.conditions.shared.arm_inputs import ArmInputs
-from rune.errors import DataError, ModelError
+from rune.errors import ConfigError, DataError, ModelError
 from rune.reporting import tracking, words
 from rune.runs import integrity, provenance, store
 from rune.runs.store import RunDir
@@ -55,6 +56,7 @@ def run(loaded: Loaded, *, resume: bool, jobs: int = 1, ray: str | None = None) 
 
 def go_on(experiment: Experiment, *, jobs: int = 1, ray: str | None = None) -> Experiment:
     """What is left of an experiment, then its decision."""
+    alone_or_training("run")
     folder = experiment.folder
     with folder.lock():
         wanted = pending(experiment)
@@ -100,7 +102,14 @@ def work(path: Path, names: Sequence[str], *, together: int) -> None:
 
 
 def run_one(experiment: Experiment, name: str) -> None:
-    """One stage by itself, done before or not: of every cell, or over all of them."""
+    """One stage by itself, done before or not: of every cell, or over all of them.
+
+    Of several processes that share a training (`hypernet/parallel.py`) the first records the stage. Raises ConfigError
+    where several were started for another stage.
+    """
+    if alone_or_training(name):
+        _train_along(experiment)
+        return
     with experiment.folder.lock():
         if name in OVER_ALL:
             run_stage(experiment, name)
@@ -108,6 +117,25 @@ def run_one(experiment: Experiment, name: str) -> None:
         with contextlib.closing(Runner(experiment)) as runner:
             for place in experiment.places():
                 runner.stage(place, name)
+
+
+def alone_or_training(name: str) -> int:
+    """Which of several processes this is, the first or a process alone being 0. Raises ConfigError but for "train"."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and name != "train":
+        raise ConfigError(
+            f"`accelerate launch` and `torchrun` are for `rune train RUN`; start `rune {name}` without them "
+            "(several GPUs: --jobs, or engine ray)"
+        )
+    return int(os.environ.get("RANK", "0"))
+
+
+def _train_along(experiment: Experiment) -> None:
+    """What the other processes of a shared training do: its steps, and no file."""
+    console.hush()
+    with contextlib.closing(Runner(experiment)) as runner:
+        for place in experiment.places():
+            settings = experiment.located(place)
+            train.run(place.folder, settings.train, runner.context(settings, place.cell))
 
 
 def score_again(experiment: Experiment, *, anew: bool) -> None:

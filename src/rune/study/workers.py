@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rune import console
+from rune.engines.shared import cluster
 from rune.errors import EngineError, RuneError
+from rune.sandbox.isolation import seccomp
 from rune.study import checks
 
 if TYPE_CHECKING:
     from rune.study.folders import Experiment, Place
+
+RETRIES = 5  # of a group of cells whose node or process is lost
 
 
 def run(experiment: Experiment, groups: Sequence[Sequence[Place]], jobs: int, *, ray: str | None = None) -> None:
@@ -67,7 +72,8 @@ def gpus() -> list[str]:
 
 def command(folder: Path, names: Sequence[str], together: int) -> list[str]:
     """How a worker is started."""
-    return [sys.executable, "-m", "rune", "run", str(folder), "--together", str(together), "--worker", *names]
+    own = ["--together", str(together), "--parent", str(os.getpid())]
+    return [sys.executable, "-m", "rune", "run", str(folder), *own, "--worker", *names]
 
 
 def _local(experiment: Experiment, parts: Sequence[Sequence[str]], jobs: int, gpus: Sequence[str], bar: _Bar) -> None:
@@ -113,23 +119,18 @@ def _local(experiment: Experiment, parts: Sequence[Sequence[str]], jobs: int, gp
 def _on_ray(
     experiment: Experiment, parts: Sequence[Sequence[str]], jobs: int, address: str, on_gpu: bool, bar: _Bar
 ) -> None:
-    """One Ray task for each group of cells, with a GPU of its own if there are any; Ray tries a lost one again."""
+    """One Ray task for each group of cells, with a GPU of its own if there are any.
+
+    A group whose node or process is lost goes on elsewhere, from what is on the disk.
+    """
+    ours = cluster.join(address, cpus=max(jobs, 1), gpus=len(gpus()) if on_gpu else 0)
+    import ray
+
     try:
-        import ray
-    except ImportError:
-        raise EngineError("--ray needs Ray; install it with: pip install 'rune-lora[ray]'") from None
-    ours = not ray.is_initialized()
-    if ours:
-        path = os.pathsep.join(entry for entry in sys.path if entry)
-        size: dict[str, Any] = {} if address else {"num_cpus": max(jobs, 1), "include_dashboard": False}
-        ray.init(
-            address=address or None,
-            log_to_driver=False,
-            runtime_env={"env_vars": {"PYTHONPATH": path}},
-            **size,
-        )
-    try:
-        task = ray.remote(num_cpus=1, num_gpus=1 if on_gpu else 0, max_retries=2)(_in_ray)
+        needs = {"CPU": 1, "GPU": 1} if on_gpu else {"CPU": 1}
+        if missing := [name for name in needs if not ray.cluster_resources().get(name)]:
+            console.warn(f"no node of the Ray cluster has a {missing[0]}; the run waits until one joins")
+        task = ray.remote(num_cpus=1, num_gpus=1 if on_gpu else 0, max_retries=RETRIES)(_in_ray)
         folder = str(experiment.folder.path.resolve())
         waiting = [task.remote(folder, list(names), str(Path.cwd())) for names in parts]
         while waiting:
@@ -139,6 +140,11 @@ def _on_ray(
                 if said := ray.get(one):
                     raise RuneError(said)
         bar.look()
+    except ray.exceptions.RayError as error:
+        raise EngineError(
+            f"the Ray cluster lost a worker {RETRIES + 1} times, or is gone ({cluster.one_line(error)}); what was done "
+            f"is kept, go on with `rune run {experiment.folder.path} --resume`"
+        ) from None
     finally:
         if ours:
             ray.shutdown()
@@ -151,3 +157,11 @@ def _in_ray(folder: str, names: list[str], here: str) -> str:
     )
     last = "".join(done.stderr.strip().splitlines()[-1:])
     return f"a worker of cells {', '.join(names)} ended with {done.returncode}: {last}" if done.returncode else ""
+
+
+def end_with(parent: int) -> None:
+    """This worker ends when the process that started it does: another one may be given its cells. Linux only."""
+    if sys.platform == "linux":
+        seccomp.die_with_parent()
+        if os.getppid() != parent:  # it was gone before that call
+            os.kill(os.getpid(), signal.SIGKILL)

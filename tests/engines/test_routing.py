@@ -1,0 +1,147 @@
+"""Who draws a request, and how a draw goes on that was begun anew: without Ray."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from rune.engines.replicas import fleet, routing
+from rune.engines.replicas.routing import Router
+from rune.errors import EngineError
+from rune.types import Delta
+
+
+def router(count: int, *, slack: int = 4) -> Router:
+    found = Router(slack)
+    for number in range(count):
+        found.join(number)
+    return found
+
+
+def test_a_cold_adapter_goes_to_the_idlest_and_stays_there() -> None:
+    two = router(2)
+    assert [two.choose(name, 1) for name in ("a", "b", "a", "b", "a")] == [0, 1, 0, 1, 0]
+
+
+def test_a_replica_that_is_clearly_busier_shares_its_adapter_and_both_keep_it() -> None:
+    two = router(2, slack=4)
+    assert [two.choose("a", 1) for _ in range(5)] == [0] * 5
+    assert two.choose("a", 1) == 1  # 5 draws ahead: one more than slack
+    assert [two.choose("a", 1) for _ in range(4)] == [1] * 4  # both hold it: the one with less to do
+    for _ in range(5):
+        two.end(1, "a", 1, over=True)
+    assert two.choose("a", 1) == 1
+
+
+def test_slack_counts_draws_not_requests() -> None:
+    two = router(2, slack=4)
+    assert [two.choose("a", n) for n in (5, 1)] == [0, 1]
+    two = router(2, slack=5)
+    assert [two.choose("a", n) for n in (5, 1)] == [0, 0]
+
+
+def test_the_base_model_goes_to_the_idlest() -> None:
+    three = router(3)
+    assert [three.choose("", 2) for _ in range(4)] == [0, 1, 2, 0]
+
+
+def test_what_a_device_let_go_is_cold_again_unless_a_request_for_it_is_under_way() -> None:
+    two = router(2)
+    assert two.choose("a", 1) == 0
+    two.report(0, [])  # from before the request arrived there
+    two.begin(0, "", 1)
+    assert two.choose("a", 1) == 0
+    for _ in range(2):
+        two.end(0, "a", 1, over=True)
+    assert two.choose("a", 1) == 1  # nobody holds it, and 1 is the idlest
+
+
+def test_a_replica_that_left_gets_nothing_and_one_that_joins_again_holds_nothing() -> None:
+    two = router(2)
+    assert two.choose("a", 1) == 0
+    two.leave(0)
+    assert two.live == [1] and [two.choose("a", 1) for _ in range(9)] == [1] * 9
+    two.end(0, "a", 1, over=True)  # of a request that died with it
+    two.join(0)
+    assert two.idle(0) and not two.idle(1)
+    assert two.choose("b", 1) == 0 and two.choose("a", 1) == 0  # 1 is 9 ahead
+
+
+def test_an_engine_that_does_not_say_what_it_holds_is_thought_to_hold_the_last_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(routing, "REMEMBERED", 2)
+    two = router(2, slack=0)
+    for name in "abc":
+        two.begin(0, name, 1)
+        two.end(0, name, 1, over=True)
+    two.begin(0, "", 0)
+    two.begin(1, "a", 0)
+    assert two._loads[0].holds("c") and two._loads[0].holds("b") and not two._loads[0].holds("a")
+
+
+def test_no_replica_is_ever_ahead_of_another_by_more_than_slack_and_a_request() -> None:
+    rng = random.Random(1)
+    four = router(4, slack=6)
+    under_way: list[tuple[int, str, int]] = []
+    for _ in range(3000):
+        name, draws = rng.choice(["", *(f"a{int(rng.paretovariate(1))}" for _ in range(3))]), rng.randint(1, 4)
+        under_way.append((four.choose(name, draws), name, draws))
+        loads = [load.draws for load in four._loads.values()]
+        chosen = under_way[-1][0]
+        assert four._loads[chosen].draws - draws <= min(loads) + 6
+        if len(under_way) > 40:
+            number, name, draws = under_way.pop(rng.randrange(len(under_way)))
+            four.end(number, name, draws, over=True)
+
+
+def delta(text: str, finish: str = "") -> Delta:
+    return Delta(draw=0, seed=1, text=text, num_tokens=len(text), finish_reason=finish)
+
+
+def test_a_draw_begun_anew_is_silent_until_it_goes_on() -> None:
+    told = fleet.Retelling()
+    assert [told.hear(delta(text)) for text in ("ab", "c")] == [delta("ab"), delta("c")]
+    told.anew()
+    assert told.hear(delta("a")) is None and told.hear(delta("bc")) is None
+    news = told.hear(delta("cd"[1:]))
+    assert news is not None and news.text == "d"
+    assert told.hear(delta("e", "stop")) == delta("e", "stop")
+
+
+def test_an_end_that_was_not_heard_comes_when_the_text_is_told_again() -> None:
+    told = fleet.Retelling()
+    told.hear(delta("abc"))
+    told.anew()
+    news = told.hear(delta("abc", "stop"))
+    assert news is not None and (news.text, news.finish_reason) == ("", "stop")
+
+
+def test_a_draw_that_had_said_nothing_begins_as_if_nothing_had_been() -> None:
+    told = fleet.Retelling()
+    told.anew()
+    assert told.hear(delta("xyz")) == delta("xyz")
+
+
+@pytest.mark.parametrize("again", [("abX",), ("ab", "X"), ("abXdef",)])
+def test_another_text_than_before_is_an_error_and_is_not_told(again: tuple[str, ...]) -> None:
+    told = fleet.Retelling()
+    told.hear(delta("abc"))
+    told.anew()
+    with pytest.raises(EngineError, match="ask again"):
+        for text in again:
+            assert told.hear(delta(text)) is None
+
+
+def test_a_text_that_ends_before_what_was_told_is_an_error() -> None:
+    told = fleet.Retelling()
+    told.hear(delta("abc"))
+    told.anew()
+    with pytest.raises(EngineError, match="ask again"):
+        told.hear(delta("ab", "stop"))
+
+
+def test_missing_draws_are_asked_for_in_runs() -> None:
+    assert fleet._runs([0, 1, 2]) == [range(3)]
+    assert fleet._runs([0, 2, 3, 6]) == [range(1), range(2, 4), range(6, 7)]

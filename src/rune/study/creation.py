@@ -12,7 +12,7 @@ from rune.runs.store import RunDir
 from rune.study import admission, checks
 from rune.study.cells import cells, scored, settings_of, tasks
 from rune.study.config import Loaded, located
-from rune.study.folders import BASE, Experiment, Place, problems_of
+from rune.study.folders import BASE, CellFolder, Experiment, problems_of
 from rune.types import Problem
 
 
@@ -62,7 +62,7 @@ def _manifest(folder: RunDir) -> dict[str, object]:
     return folder.manifest() if folder.manifest_path.exists() else {}
 
 
-def _create_cell(experiment: Experiment, place: Place, extra: dict[str, object]) -> None:
+def _create_cell(experiment: Experiment, place: CellFolder, extra: dict[str, object]) -> None:
     folder = RunDir.make(place.folder.path, place.cell.name, place.settings, extra=extra, resume=True)
     folder.update(**{BASE: _seen_from(folder.path, experiment.base)}, cell=place.cell._asdict())
     store.write_jsonl(folder / "problems.jsonl", problems_of(experiment, place))

@@ -32,7 +32,7 @@ from rune.study import combine, reading, workers
 from rune.study.cells import Cell, key, loop_key
 from rune.study.config import Loaded, RunConfig
 from rune.study.creation import create
-from rune.study.folders import Experiment, Place, reopen
+from rune.study.folders import CellFolder, Experiment, reopen
 from rune.study.machines import Machines, described, device_name
 from rune.study.takeover import OUTPUTS, adopt
 from rune.types import Problem, Split, Trajectory
@@ -77,14 +77,14 @@ def go_on(experiment: Experiment, *, jobs: int = 1, ray: str | None = None) -> E
     return experiment
 
 
-def pending(experiment: Experiment) -> list[Place]:
+def pending(experiment: Experiment) -> list[CellFolder]:
     """Cells that are not scored yet, in order."""
     return [p for p in experiment.places() if not p.folder.stage_done(IN_CELLS[-1])]
 
 
-def groups(places: Sequence[Place]) -> list[list[Place]]:
+def groups(places: Sequence[CellFolder]) -> list[list[CellFolder]]:
     """Cells that share a training, together: one process does them one after the other."""
-    found: dict[str, list[Place]] = {}
+    found: dict[str, list[CellFolder]] = {}
     for place in places:
         found.setdefault(key(place.settings, place.cell, "train"), []).append(place)
     return list(found.values())
@@ -150,7 +150,7 @@ def score_again(experiment: Experiment, *, anew: bool) -> None:
             runner.stage(place, "score")
 
 
-def run_stage(experiment: Experiment, name: str, place: Place | None = None, runner: Runner | None = None) -> None:
+def run_stage(experiment: Experiment, name: str, place: CellFolder | None = None, runner: Runner | None = None) -> None:
     """One stage, recorded in the manifest and sealed. A stage sees its own section only."""
     folder = place.folder if place else experiment.folder
     with folder.stage(name) as entry:
@@ -174,7 +174,7 @@ def _overridden(folder: RunDir, name: str) -> None:
             store.write_json(folder / file, {**store.read_json(folder / file), "overrides": said})
 
 
-def _in_cell(experiment: Experiment, name: str, place: Place, runner: Runner) -> None:
+def _in_cell(experiment: Experiment, name: str, place: CellFolder, runner: Runner) -> None:
     folder, settings = place.folder, experiment.located(place)
     context = runner.context(settings, place.cell)
     if name in ("train", "adapt", "sample"):
@@ -202,7 +202,7 @@ def _in_cell(experiment: Experiment, name: str, place: Place, runner: Runner) ->
         score.run(folder, settings.score, context)
 
 
-def attempts(experiment: Experiment, place: Place) -> Path:
+def attempts(experiment: Experiment, place: CellFolder) -> Path:
     """Where the loop of a cell writes: one file for all cells that loop alike."""
     if experiment.single:
         return place.folder / "attempts.jsonl"
@@ -258,7 +258,7 @@ class Runner:
         self._checked: set[str] = set()
         self._keys: dict[tuple[Cell, str], str] = {}
 
-    def run(self, places: Sequence[Place]) -> None:
+    def run(self, places: Sequence[CellFolder]) -> None:
         """The given cells through all their stages."""
         remaining = list(places)
         for group in groups(places):
@@ -290,10 +290,10 @@ class Runner:
             else:
                 self.stage(place, "collect")
 
-    def stage(self, place: Place, name: str) -> None:
+    def stage(self, place: CellFolder, name: str) -> None:
         run_stage(self._experiment, name, place, self)
 
-    def _twin(self, place: Place, name: str) -> Place | None:
+    def _twin(self, place: CellFolder, name: str) -> CellFolder | None:
         """Another cell that has done the very same stage."""
         wanted = self._key(place, name)
         for other in self._experiment.places():
@@ -301,7 +301,7 @@ class Runner:
                 return other
         return None
 
-    def _key(self, place: Place, stage: str) -> str:
+    def _key(self, place: CellFolder, stage: str) -> str:
         if (place.cell, stage) not in self._keys:
             self._keys[place.cell, stage] = key(place.settings, place.cell, stage)
         return self._keys[place.cell, stage]
@@ -335,7 +335,7 @@ class Runner:
 
     # ----------------------------------------------------------------- adapters in memory
 
-    def adapters(self, place: Place, context: Context) -> AdapterStore:
+    def adapters(self, place: CellFolder, context: Context) -> AdapterStore:
         """Where a cell's adapters go."""
         from rune.adapters.store import FolderStore, MemoryStore
 
@@ -346,7 +346,7 @@ class Runner:
         self._stores[place.cell.name] = kept
         return kept
 
-    def bring_adapters(self, place: Place, settings: RunConfig, context: Context) -> None:
+    def bring_adapters(self, place: CellFolder, settings: RunConfig, context: Context) -> None:
         """Adapters that are in no folder must be in the engine: made here, by a cell like this one, or made again."""
         self._folders.first(place.folder / "adapters")
         if place.settings.adapt.save_adapters or not hasattr(context.engine(), "put_adapter"):
@@ -356,7 +356,7 @@ class Runner:
         shared = arm_inputs(place.folder, settings, context, self.adapters(place, context).put)
         adapt.remake(place.folder, settings.adapt, arm_inputs=shared)
 
-    def _alike(self, place: Place) -> list[str]:
+    def _alike(self, place: CellFolder) -> list[str]:
         wanted = self._key(place, "adapt")
         return [o.cell.name for o in self._experiment.places() if self._key(o, "adapt") == wanted]
 

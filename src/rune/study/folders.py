@@ -29,7 +29,7 @@ from rune.types import Problem, Split
 BASE = "paths_from"  # manifest: the folder, seen from this one, that the config's paths are relative to
 
 
-class Place(NamedTuple):
+class CellFolder(NamedTuple):
     """One cell on disk."""
 
     cell: Cell
@@ -45,28 +45,30 @@ class Experiment:
     settings: RunConfig  # as written
     base: Path  # what its paths are relative to
 
-    def places(self) -> list[Place]:
+    def places(self) -> list[CellFolder]:
         """All cells, in order."""
         return list(self._places)
 
     @cached_property
-    def _places(self) -> list[Place]:  # each cell's settings are built once: a stage asks for all cells several times
+    def _places(
+        self,
+    ) -> list[CellFolder]:  # each cell's settings are built once: a stage asks for all cells several times
         every = cells(self.settings)
         if len(every) == 1:
-            return [Place(every[0], self.folder, self.settings)]
+            return [CellFolder(every[0], self.folder, self.settings)]
         root = self.folder / "cells"
-        return [Place(c, RunDir(root / c.name), settings_of(self.settings, c)) for c in every]
+        return [CellFolder(c, RunDir(root / c.name), settings_of(self.settings, c)) for c in every]
 
     @cached_property
     def single(self) -> bool:
         return len(cells(self.settings)) == 1
 
-    def located(self, place: Place) -> RunConfig:
+    def located(self, place: CellFolder) -> RunConfig:
         """A cell's settings with absolute paths: for the work itself."""
         return located(place.settings, self.base, seed=place.cell.seed, fold=place.cell.fold)
 
 
-def problems_of(experiment: Experiment, place: Place) -> list[Problem]:
+def problems_of(experiment: Experiment, place: CellFolder) -> list[Problem]:
     """A cell's tasks from the experiment's."""
     everything = store.read_jsonl(experiment.folder / "problems.jsonl", Problem)
     design = experiment.settings.design

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from rune.runs import integrity
 from rune.stages import collect
-from rune.study.folders import Place
+from rune.study.folders import CellFolder
 
 
-def adopt(source: Place, target: Place, name: str) -> None:
+def adopt(source: CellFolder, target: CellFolder, name: str) -> None:
     """Take over a stage that another cell has done with the same inputs."""
     began = source.folder.manifest()
     with target.folder.stage(name) as entry:

@@ -23,12 +23,12 @@ from rune.sandbox.isolation import seccomp
 from rune.study import checks
 
 if TYPE_CHECKING:
-    from rune.study.folders import Experiment, Place
+    from rune.study.folders import CellFolder, Experiment
 
 RETRIES = 5  # of a group of cells whose node or process is lost
 
 
-def run(experiment: Experiment, groups: Sequence[Sequence[Place]], jobs: int, *, ray: str | None = None) -> None:
+def run(experiment: Experiment, groups: Sequence[Sequence[CellFolder]], jobs: int, *, ray: str | None = None) -> None:
     """Cells by `jobs` processes, each group by one of them; one process that fails stops all. Raises RuneError.
 
     `ray`: an address of a cluster whose file system is shared, "" for one on this machine; None for plain processes.
@@ -46,7 +46,7 @@ def run(experiment: Experiment, groups: Sequence[Sequence[Place]], jobs: int, *,
 class _Bar:
     """Counts cells as they are done."""
 
-    def __init__(self, bar: console.Progress, wanted: Sequence[Place]) -> None:
+    def __init__(self, bar: console.Progress, wanted: Sequence[CellFolder]) -> None:
         self._bar, self._left = bar, list(wanted)
 
     def look(self) -> None:
@@ -56,7 +56,7 @@ class _Bar:
 
 
 @contextlib.contextmanager
-def _progress(experiment: Experiment, wanted: Sequence[Place]) -> Iterator[_Bar]:
+def _progress(experiment: Experiment, wanted: Sequence[CellFolder]) -> Iterator[_Bar]:
     total = len(experiment.places())
     with console.Progress("cells", total, unit="cell", initial=total - len(wanted)) as bar:
         yield _Bar(bar, wanted)

@@ -42,7 +42,7 @@ def test_the_error_is_the_gradient_at_the_last_norm(base: Base) -> None:
     logits_PV = inner.lm_head(hidden_BTW[rows.row_P, rows.position_P])
     torch.nn.functional.cross_entropy(logits_PV, rows.label_P, reduction="sum").backward()
     gradient_PW = hidden_BTW.grad[0, rows.position_P] * inner.model.norm.weight
-    ours = {tuple(row) for row in seen.error_NRW[0].mul(1e3).round().int().tolist()}
+    ours = {tuple(row) for row in seen.error_YNRW["down_proj"][0, 0].mul(1e3).round().int().tolist()}
     theirs = {tuple(row) for row in gradient_PW.mul(-1e3).round().int().tolist()}
     assert len(ours) == count
     assert len(ours & theirs) > 0.8 * count  # the rest lies at a rounding edge
@@ -56,8 +56,8 @@ def test_the_tokens_kept_are_those_that_the_model_was_most_wrong_about(base: Bas
         len(one.ids) - one.start, len(one.ids) - one.start + len(other.ids) - other.start,
     ]  # fmt: skip
     for n in range(2):
-        sizes = every.error_NRW[n].norm(dim=-1)[every.mask_NR[n]]
-        torch.testing.assert_close(few.error_NRW[n].norm(dim=-1).sort().values, sizes.sort().values[-5:])
+        sizes = every.error_YNRW["o_proj"][0, n].norm(dim=-1)[every.mask_NR[n]]
+        torch.testing.assert_close(few.error_YNRW["o_proj"][0, n].norm(dim=-1).sort().values, sizes.sort().values[-5:])
     assert few.keys_YNRI["down_proj"].shape == (2, 2, 5, 128)
 
 
@@ -87,9 +87,9 @@ def test_a_second_pass_writes_what_the_first_left_wrong(base: Base) -> None:
         again = observe(base, sets, tokens=64, applied=first)
         alone = observe(base, sets[2:], tokens=64, applied=select(first, slice(2, 3)))
         both = concatenate(first, model(again))
-    sizes, by_itself = (seen.error_NRW[n].norm(dim=-1).sort().values for seen, n in ((again, 2), (alone, 0)))
+    sizes, by_itself = (seen.error_YNRW["o_proj"][0, n].norm(dim=-1).sort().values for seen, n in ((again, 2), (alone, 0)))
     torch.testing.assert_close(sizes, by_itself, rtol=1e-2, atol=1e-3)
-    assert again.error_NRW[2].norm() < seen.error_NRW[2].norm()
+    assert again.error_YNRW["o_proj"][0, 2].norm() < seen.error_YNRW["o_proj"][0, 2].norm()
     once, twice = (log_prob(base, one, select(made, slice(2, 3))) for made in (first, both))
     assert twice > once + 1.0
 

@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "updates-scaled"))
+for beside in ("updates-exploration", "updates-oracle", "updates-distilled", "updates-scaled"):
+    sys.path.insert(0, str(Path(__file__).parents[1] / beside))
 
 import distilled
 import numpy as np
@@ -79,6 +80,15 @@ class CommonStart(OuterProducts):
             down_YNRI = start_YRI[:, None].expand(-1, up_YNRO.shape[1], -1, -1)
             made[module] = Factors(down_YNRI.to(keys_YNKI.dtype), up_YNRO.to(keys_YNKI.dtype))
         return made
+
+
+@torch.no_grad()
+def best_steps(model: CommonStart, seen: Observed, goal: Adapters) -> None:
+    """Begin where no other size of each layer's step leaves a smaller error, ⟨ΔW, ΔW*⟩ / ‖ΔW‖²."""
+    made = _float(model(seen))
+    for module, wanted in _float(goal).items():
+        share_Y = inner(made[module], wanted).sum(1) / inner(made[module], made[module]).sum(1)
+        model.log_gain_SY[module] += share_Y.clamp(min=1e-3).log()
 
 
 def gram(one: Sequence[Adapters], other: Sequence[Adapters]) -> Tensor:
@@ -257,6 +267,10 @@ def teach(lane: Lane, name: str, train: Sequence[Job]) -> CommonStart:
     model.calibrate(lane.base, outer_products.observe(lane.base, sets, tokens=distilled.RANK))
     by_key = {j.key: [lane.encode(t) for t in j.lessons] for j in train}
     keys = list(by_key)
+    if name != "end to end":
+        some = keys[: 4 if lane.args.smoke else 48]
+        goal = scaled.join([{m: lane.made[k][m] for m in MODULES} for k in some])
+        best_steps(model, outer_products.observe(lane.base, [by_key[k] for k in some], tokens=distilled.RANK), goal)
     said = distilled.training_step(lane, model, drawn, lane.made, 1.0, "phase4")
 
     def reconstruct(step: int) -> Step:
@@ -331,7 +345,7 @@ def table(result: dict[str, Any]) -> str:
     for name, one in result["diversity"].items():
         lines.append(f"| {name} | {one['cosine_raw']:.3f} | {one['cosine_centred']:.3f} | {one['norm']:.2f} |")
     lines += ["", "## UPass on withheld updates", "", f"{used['tasks']} tasks.", ""]
-    best = used["arms"].get("fine-tuned", float("nan"))
+    best = used["arms"].get("fine-tuned") or float("nan")
     lines += ["| arm | UPass | of fine-tuned, % | plain pass |", "|---|---:|---:|---:|"]
     for arm, value in used["arms"].items():
         lines.append(f"| {arm} | {value:.1f} | {100 * value / best:.0f} | {plain['arms'][arm]:.1f} |")

@@ -163,7 +163,8 @@ class Lane:
         self.base = bases.load(self.machine.model, device=self.machine.device, dtype=self.machine.dtype)
         self.dtype = getattr(torch, self.machine.dtype)
         self._engine: Any = None
-        self.seconds: dict[str, float] = {}
+        known = args.out / "seconds.json"
+        self.seconds: dict[str, Any] = store.read_json(known) if known.exists() else {}
         self._mark = self.began
         self.done("load")
 

@@ -32,7 +32,7 @@ rm -f "$WORK/end"
 done) &
 JUDGE=$!
 for try in 1 2 3; do # what is done is not done again
-    timeout $((END - SECONDS)) "$PYTHON" scaled.py draw $COMMON --memory "${MEMORY:-0}" --train-seconds "${TRAIN_SECONDS:-70}" \
+    timeout $((END - SECONDS)) "$PYTHON" scaled.py draw $COMMON --memory "${MEMORY:-0}" --train-seconds "${TRAIN_SECONDS:-60}" \
         --seconds $((END - SECONDS - PHASE4_SECONDS)) >> "$WORK/draw.log" 2>&1 && break
 done
 for try in 1 2; do

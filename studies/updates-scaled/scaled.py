@@ -103,7 +103,7 @@ def arguments(description: str | None, verbs: Sequence[str]) -> argparse.Namespa
     parser.add_argument("--corpus", type=Path, help="what `corpus` wrote")
     parser.add_argument("--model", default="qwen2.5-coder-0.5b-instruct")
     parser.add_argument("--cache", type=Path)
-    parser.add_argument("--train-seconds", type=float, default=70, help="of a variant of one pass")
+    parser.add_argument("--train-seconds", type=float, default=60, help="of a variant of one pass")
     parser.add_argument("--seconds", type=float, default=1e9, help="no new part begins that would end later")
     parser.add_argument("--memory", type=float, default=0.0, help="share of the GPU's memory that may be taken")
     parser.add_argument("--follow", action="store_true", help="judge: go on until OUT/end is there")
@@ -422,8 +422,11 @@ def tuned(lane: Lane) -> None:
     """What the teachers' dose is worth, on the updates that choose."""
     if lane.finished("tuned"):
         return
-    for file, part, jobs in (("validation", "validation", lane.all.validation), ("withheld", "withheld", lane.shown)):
-        lane.draw_with_wrong(file, f"tuned {STEPS}", jobs, lane.teachers(part, jobs), CHOICE_DRAWS)
+    for part, jobs, shown in (
+        ("validation", lane.all.validation, lane.all.validation),
+        ("withheld", lane.all.withheld, lane.shown),
+    ):
+        lane.draw_with_wrong(part, f"tuned {STEPS}", shown, lane.teachers(part, jobs), CHOICE_DRAWS)
     lane.rest()
     lane.finish("tuned")
 
@@ -534,9 +537,213 @@ def _problems(args: argparse.Namespace) -> list[Problem]:
     return [*updates._benchmark(args, fold=0).problems(), *generated]
 
 
+# --------------------------------------------------------------------------- numbers
+
+
 def tell(args: argparse.Namespace) -> None:
-    """Judge the rest; result.json, result.md, figures."""
-    raise NotImplementedError
+    """Judge the rest; result.json, result.md, curve.svg and, with reported updates, figure.svg."""
+    out = args.out
+    args.follow = False
+    judge(args)
+    problems = {p.task_id: p for p in _problems(args)}
+    result: dict[str, Any] = {"choice": store.read_json(out / "choice.json") if (out / "choice.json").exists() else {}}
+    for part in FILES[:3]:
+        verdicts = [v for _, v in _lines(out / f"{part}_verdicts.jsonl")]
+        if not verdicts:
+            continue
+        pairs = HELD_CONTRASTS if part == "held" else _pairs({v["arm"] for v in verdicts})
+        result[part] = {metric: updates._numbers(verdicts, metric, pairs) for metric in ("used", "plain")}
+        result[part]["updates"] = len({v["task"].rpartition("/")[0] for v in verdicts})
+        samples = {(s["condition"], s["task_id"], s["draw"]): s["program"] for _, s in _lines(out / f"{part}.jsonl")}
+        result[part]["ignores"] = ignores(verdicts, samples, problems)
+        if part != "held":
+            result[part]["leads"] = leads(verdicts)
+    result["seconds"] = store.read_json(out / "seconds.json")
+    result["pace"] = store.read_json(out / "pace.json") if (out / "pace.json").exists() else {}
+    result["losses"] = {v.name: _losses(out, v) for v in (*CURVE, *MORE)}
+    store.write_json(out / "result.json", result)
+    store.write_atomic(out / "result.md", table(result))
+    curve_figure(out / "curve.svg", result)
+    if "held" in result:
+        figure(out / "figure.svg", result["held"])
+    console.out(table(result))
+
+
+def _pairs(arms: set[str]) -> list[tuple[str, str]]:
+    """Right − wrong of every arm that has a wrong one, then right − bare."""
+    both = [arm for arm in sorted(arms) if f"{arm}_wrong" in arms]
+    return [(arm, f"{arm}_wrong") for arm in both] + [(arm, "vanilla") for arm in both]
+
+
+def leads(verdicts: Sequence[dict[str, Any]]) -> dict[str, tuple[float, float, float]]:
+    """Differences of right − wrong between two settings, paired by task, interval over updates: what the rules ask."""
+    rows: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for v in verdicts:
+        arm, wrong = v["arm"].removesuffix("_wrong"), v["arm"].endswith("_wrong")
+        rows[arm, v["task"]].append(-float(v["used"]) if wrong else float(v["used"]))
+    wanted = [("real+1000", "real"), ("real+300", "real"), ("real+1000", "untrained"), ("gradient", "real+1000"),
+              ("two passes", "real+1000"), ("four passes", "real+1000"), ("two gradient", "gradient"),
+              ("four gradient", "gradient"), (f"tuned {STEPS}", "real+1000"), (f"tuned {STEPS}", "gradient"),
+              ("tuned 2", "tuned 1"), (f"tuned {STEPS}", "tuned 1"), ("pass + 2 steps", "tuned 2")]  # fmt: skip
+    arms = {arm for arm, _ in rows}
+    # Right and wrong have as many draws each, so twice the mean of both is right − wrong.
+    shaped = [{"arm": a, "task": t, "used": 2 * float(np.mean(hits))} for (a, t), hits in rows.items()]
+    found = updates._numbers(shaped, "used", [pair for pair in wanted if set(pair) <= arms])
+    return dict(found["contrasts"])
+
+
+def ignores(
+    verdicts: Sequence[dict[str, Any]], programs: dict[tuple[str, str, int], str], problems: dict[str, Problem]
+) -> dict[str, list[int]]:
+    """Of an arm's counted programs, how many never name the updated function: [so many, of so many]."""
+    found: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for v in verdicts:
+        if v["used"]:
+            program = programs[v["arm"], v["task"], v["draw"]]
+            found[v["arm"]][0] += not names_it(program, problems[v["task"]])
+            found[v["arm"]][1] += 1
+    return dict(found)
+
+
+def names_it(program: str, problem: Problem) -> bool:
+    """Whether the program's code, not its strings or comments, names the function as it is called after the update."""
+    mark = "UPDATED = "
+    line = next(line for line in problem.prelude.splitlines() if mark in line)
+    module, name = ast.literal_eval(line.partition(mark)[2])
+    wanted = {name, module.rpartition(".")[2] + "." + name}
+    for node in ast.walk(ast.parse(program)):
+        if isinstance(node, ast.Attribute) and node.attr in wanted:
+            return True
+        if isinstance(node, ast.Name) and node.id in wanted:
+            return True
+        if isinstance(node, ast.ImportFrom) and any(alias.name in wanted for alias in node.names):
+            return True
+    return False
+
+
+def _losses(out: Path, variant: Variant) -> dict[str, list[float]]:
+    """Mean of each loss term over the first and the last tenth of the steps."""
+    rows = [r for _, r in _lines(out / variant.name.replace(" ", "-") / "metrics.jsonl")]
+    tenth = max(1, len(rows) // 10)
+    return {
+        term: [round(float(np.mean([r[term] for r in some])), 4) for some in (rows[:tenth], rows[-tenth:])]
+        for term in ("kl_oracle", "kl_foreign", "cross_entropy")
+        if rows
+    }
+
+
+TITLES = {"validation": "Validation updates", "withheld": "Withheld generated updates", "held": "Reported updates"}
+
+
+def table(result: dict[str, Any]) -> str:
+    """Everything as Markdown."""
+    lines: list[str] = []
+    for part in ("held", "validation", "withheld"):
+        if part not in result:
+            continue
+        used, plain, ignored = result[part]["used"], result[part]["plain"], result[part]["ignores"]
+        lines += [
+            f"## {TITLES[part]}", "",
+            f"{used['tasks']} tasks of {result[part]['updates']} updates, T = {updates.TEMPERATURE}, "
+            f"{result['seconds']['device']}", "",
+            "| arm | UPass | plain pass | counted, never names the function |", "|---|---:|---:|---:|",
+        ]  # fmt: skip
+        for arm, value in used["arms"].items():
+            never, of = ignored.get(arm, (0, 0))
+            lines.append(f"| {arm} | {value:.1f} | {plain['arms'][arm]:.1f} | {never} of {of} |")
+        lines += ["", "| contrast | UPass, points | 95 % over updates | plain pass, points | 95 % over updates |"]
+        lines.append("|---|---:|---:|---:|---:|")
+        for name, (points, low, high) in used["contrasts"].items():
+            p = plain["contrasts"][name]
+            lines.append(
+                f"| {name} | {points:+.1f} | {low:+.1f} … {high:+.1f} | {p[0]:+.1f} | {p[1]:+.1f} … {p[2]:+.1f} |"
+            )
+        lines.append("")
+        if result[part].get("leads"):
+            lines += ["| right − wrong of | UPass, points | 95 % over updates |", "|---|---:|---:|"]
+            for name, (points, low, high) in result[part]["leads"].items():
+                lines.append(f"| {name} | {points:+.1f} | {low:+.1f} … {high:+.1f} |")
+            lines.append("")
+    for what, one in result["choice"].items():
+        how = "by the rule" if one["by_rule"] else "not judged in time: the first"
+        lines += [f"Chosen, {what}: {one['chosen']} ({how}).", ""]
+    lines += ["| trained | KL to the fine-tuned, nats a token, first → last tenth | KL to the bare model, stranger |"]
+    lines.append("|---|---:|---:|")
+    for name, terms in result["losses"].items():
+        if terms:
+            cells = [f"{terms[t][0]:.3f} → {terms[t][1]:.3f}" for t in ("kl_oracle", "kl_foreign")]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def curve_figure(path: Path, result: dict[str, Any]) -> None:
+    """UPass with the right and the wrong donor: left over training updates, right over passes or steps."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    parts = [part for part in ("validation", "withheld") if part in result]
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "scaled", "axes.spines.top": False}):
+        drawing = Figure(figsize=(8.6, 3.2 * len(parts)), layout="constrained")
+        all_axes = drawing.subplots(len(parts), 2, sharey="row", squeeze=False)
+        for (left, right), part in zip(all_axes, parts, strict=True):
+            arms = result[part]["used"]["arms"]
+            _lines_of(left, arms, {"generator": ["untrained", "real", "real+300", "real+1000"]})
+            left.set_xticks(range(4), ["0", "30", "330", "1,030"])
+            left.set_xlabel("training updates")
+            left.set_ylabel(f"UPass in %, {TITLES[part].lower()}")
+            settings = {
+                "forward only": ["real+1000", "two passes", "four passes", None],
+                "true gradient": ["gradient", "two gradient", "four gradient", None],
+                "fine-tuning": ["tuned 1", "tuned 2", "tuned 4", f"tuned {STEPS}"],
+            }  # fmt: skip
+            _lines_of(right, arms, settings)
+            right.set_xticks(range(4), ["1", "2", "4", str(STEPS)])
+            right.set_xlabel("passes, or gradient steps")
+            for axes in (left, right):
+                axes.axhline(arms["vanilla"], color="#777777", linewidth=0.8, linestyle=":")
+                axes.spines["right"].set_visible(False)
+                axes.set_ylim(bottom=0)
+                axes.legend(fontsize=8, frameon=False)
+        drawing.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _lines_of(axes: Any, arms: dict[str, float], settings: dict[str, list[str | None]]) -> None:
+    """One solid line (right donor) and one dashed (wrong donor) for each kind of setting that was drawn."""
+    colours = ("#1f5fbf", "#2e7d32", "#b26a00")
+    for colour, (name, labels) in zip(colours, settings.items(), strict=False):
+        for suffix, style, what in (("", "o-", "right donor"), ("_wrong", "x--", "wrong donor")):
+            at = [n for n, label in enumerate(labels) if label and f"{label}{suffix}" in arms]
+            if at:
+                values = [arms[f"{labels[n]}{suffix}"] for n in at]
+                axes.plot(at, values, style, color=colour, linewidth=1.3, markersize=4, label=f"{name}, {what}")
+
+
+NAMES = {
+    "vanilla": "bare model", "context_sibling1": "a sibling's trajectory in context",
+    "untrained_wrong": "untrained, another update", "untrained": "untrained, the update's siblings",
+    "generated_wrong": "generated from another update", "generated": "generated from the update's siblings",
+    "stepped_wrong": "more passes, another update", "stepped": "more passes, the update's siblings",
+    "oracle_wrong": "fine-tuned on another update", "oracle": "fine-tuned on the update's siblings",
+}  # fmt: skip
+
+
+def figure(path: Path, part: dict[str, Any]) -> None:
+    """UPass of the arms on reported updates."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    present = {arm: name for arm, name in NAMES.items() if arm in part["used"]["arms"]}
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "scaled", "axes.spines.top": False}):
+        drawing = Figure(figsize=(7.2, 0.6 + 0.33 * len(present)), layout="constrained")
+        axes = drawing.subplots()
+        for at, arm in enumerate(reversed(present)):
+            value = part["used"]["arms"][arm]
+            axes.barh(at, value, color="#b3261e" if "wrong" in arm else "#1f5fbf", height=0.6)
+            axes.text(value + 0.3, at, f"{value:.1f}", va="center", fontsize=9)
+        axes.set_yticks(range(len(present)), list(reversed(present.values())), fontsize=9)
+        axes.set_xlabel(f"UPass in %, {part['used']['tasks']} tasks of {part['updates']} updates")
+        axes.spines["right"].set_visible(False)
+        drawing.savefig(path, format="svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 from rune.adapters.factors import concatenate, select
 from rune.hypernet import base as bases
 from rune.hypernet.base import Base, Text
-from rune.hypernet.outer_products import MODULES, OuterProducts, observe
+from rune.hypernet.outer_products import MODULES, OuterProducts, observe, write
 from rune.types import ModelRef
 
 
@@ -87,7 +87,9 @@ def test_a_second_pass_writes_what_the_first_left_wrong(base: Base) -> None:
         again = observe(base, sets, tokens=64, applied=first)
         alone = observe(base, sets[2:], tokens=64, applied=select(first, slice(2, 3)))
         both = concatenate(first, model(again))
-    sizes, by_itself = (seen.error_YNRW["o_proj"][0, n].norm(dim=-1).sort().values for seen, n in ((again, 2), (alone, 0)))
+    sizes, by_itself = (
+        some.error_YNRW["o_proj"][0, n].norm(dim=-1).sort().values for some, n in ((again, 2), (alone, 0))
+    )
     torch.testing.assert_close(sizes, by_itself, rtol=1e-2, atol=1e-3)
     assert again.error_YNRW["o_proj"][0, 2].norm() < seen.error_YNRW["o_proj"][0, 2].norm()
     once, twice = (log_prob(base, one, select(made, slice(2, 3))) for made in (first, both))
@@ -137,3 +139,38 @@ def test_every_part_learns(base: Base) -> None:
 def test_without_a_text_there_is_nothing_to_observe(base: Base) -> None:
     with pytest.raises(ValueError, match="one text at least"):
         observe(base, [[]], tokens=4)
+
+
+def test_the_true_gradient_is_that_of_the_weights_in_the_last_layer(base: Base) -> None:
+    one, _ = texts(base)
+    seen = observe(base, [[one]], tokens=len(one.ids) - one.start, gradient=True)
+    found = torch.einsum("ri,rw->wi", seen.keys_YNRI["down_proj"][-1, 0], seen.error_YNRW["down_proj"][-1, 0])
+    linear = base.model.get_submodule(base.layout(MODULES).paths["down_proj"].format(1))
+    linear.weight.requires_grad_(True)
+    (-base.log_prob(base.rows([one]), None).sum()).backward()
+    torch.testing.assert_close(found, -linear.weight.grad, rtol=1e-3, atol=1e-5)
+    linear.weight.requires_grad_(False)
+    assert seen.error_YNRW["o_proj"].shape == (2, 1, len(one.ids) - one.start, 64)
+
+
+def test_passes_add_up_each_under_those_before_with_steps_of_its_own(base: Base) -> None:
+    one, other = texts(base)
+    sets = [[one], [other]]
+    for gradient in (False, True):
+        model = OuterProducts(base.layout(MODULES), gain=0.01, passes=2, gradient=gradient)
+        seen = observe(base, sets, tokens=16, gradient=gradient)
+        model.calibrate(base, seen)
+        with torch.no_grad():
+            for gain_SY in model.log_gain_SY.values():
+                gain_SY[1] += 0.5
+            first = model(seen, 0)
+            again = observe(base, sets, tokens=16, applied=first, gradient=gradient)
+            expected = concatenate(first, model(again, 1))
+            made = write(base, model, sets, tokens=16)
+        for module in MODULES:
+            torch.testing.assert_close(made[module].up_YNRO, expected[module].up_YNRO)
+            torch.testing.assert_close(made[module].down_YNRI, expected[module].down_YNRI)
+        rows = base.rows([one, other])
+        loss = -base.log_prob(rows, write(base, model, sets, tokens=16)).mean()
+        loss.backward()
+        assert all(gain_SY.grad is not None and gain_SY.grad.abs().min() > 0 for gain_SY in model.log_gain_SY.values())

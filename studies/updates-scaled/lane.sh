@@ -27,11 +27,13 @@ COMMON="--data $LANE/data --corpus $LANE/corpus --lessons $LANE/lessons --out $W
 while [ ! -f "$READY" ] && [ $SECONDS -lt $END ]; do sleep 0.5; done
 rm -f "$WORK/end"
 (for try in 1 2 3 4 5; do # beside what the GPU does
+    [ $SECONDS -lt $END ] || break
     CUDA_VISIBLE_DEVICES= timeout $((END - SECONDS)) "$PYTHON" scaled.py judge $COMMON --follow >> "$WORK/judge.log" 2>&1 && break
     sleep 2
 done) &
 JUDGE=$!
 for try in 1 2 3; do # what is done is not done again
+    [ $SECONDS -lt $END ] || break # timeout 0 would be no limit
     timeout $((END - SECONDS)) "$PYTHON" scaled.py draw $COMMON --memory "${MEMORY:-0}" --train-seconds "${TRAIN_SECONDS:-60}" \
         --seconds $((END - SECONDS - PHASE4_SECONDS)) >> "$WORK/draw.log" 2>&1 && break
 done

@@ -170,6 +170,11 @@ def draw(args: Any) -> None:
         lane.draw_with_wrong("phase4", "mean", shown, {j.key: mean for j in shown}, scaled.CHOICE_DRAWS, wrong=False)
         lane.rest()
         lane.finish("phase4 references")
+    first = scaled.CURVE[0]
+    if lane.finished(first.name) and not (args.out / "phase4-free.json").exists():  # the scaled study's own generator
+        model = scaled.teach(lane, first)
+        generated = list(lane.written(model, withheld).values())
+        store.write_json(args.out / "phase4-free.json", {"errors": errors(generated, goals), **diversity(generated)})
     for name in TRAININGS:
         if lane.finished(f"phase4 {name}") or lane.left() < 20:
             continue
@@ -181,11 +186,6 @@ def draw(args: Any) -> None:
         lane.draw_with_wrong("phase4", name, shown, made, scaled.CHOICE_DRAWS)
         lane.rest()
         lane.finish(f"phase4 {name}")
-    first = scaled.CURVE[0]
-    if lane.finished(first.name) and not (args.out / "phase4-free.json").exists():  # the scaled study's own generator
-        model = scaled.teach(lane, first)
-        generated = list(lane.written(model, withheld).values())
-        store.write_json(args.out / "phase4-free.json", {"errors": errors(generated, goals), **diversity(generated)})
     lane.done("phase4 end")
 
 

@@ -4,7 +4,7 @@
 # Records are packed every 20 s, so that a cut-off loses only what was not done. Started again, it goes on.
 set -u
 T=${T:-/tmp/tree} LANE=${LANE:-/tmp/lane-c} OUT_C=${OUT_C:-/tmp/out-c} WORK=${WORK:-/tmp/work-c}
-SECONDS_LEFT=${SECONDS_LEFT:-1200} PHASE4_SECONDS=${PHASE4_SECONDS:-190} SMOKE=${SMOKE:-} PYTHON=${PYTHON:-python3}
+SECONDS_LEFT=${SECONDS_LEFT:-1200} PHASE4_SECONDS=${PHASE4_SECONDS:-230} SMOKE=${SMOKE:-} PYTHON=${PYTHON:-python3}
 MODEL=${LANE_MODEL:-qwen2.5-coder-0.5b-instruct} READY=${READY:-/tmp/ready-0.5b}
 END=$((SECONDS + SECONDS_LEFT))
 mkdir -p "$OUT_C" "$WORK"
@@ -34,7 +34,7 @@ done) &
 JUDGE=$!
 for try in 1 2 3; do # what is done is not done again
     [ $SECONDS -lt $END ] || break # timeout 0 would be no limit
-    timeout $((END - SECONDS)) "$PYTHON" scaled.py draw $COMMON --memory "${MEMORY:-0}" --train-seconds "${TRAIN_SECONDS:-60}" \
+    timeout $((END - SECONDS)) "$PYTHON" scaled.py draw $COMMON --memory "${MEMORY:-0}" --train-seconds "${TRAIN_SECONDS:-50}" \
         --seconds $((END - SECONDS - PHASE4_SECONDS)) >> "$WORK/draw.log" 2>&1 && break
 done
 for try in 1 2; do

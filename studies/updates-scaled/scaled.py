@@ -39,6 +39,7 @@ from rune import config, console, prompts
 from rune.adapters.factors import Adapters, Factors, select, to_dtype
 from rune.benchmarks import api_updates
 from rune.corpus import exclusion
+from rune.errors import DataError
 from rune.hypernet import loop, outer_products, side_by_side
 from rune.hypernet.base import Text
 from rune.hypernet.outer_products import OuterProducts
@@ -103,7 +104,7 @@ def arguments(description: str | None, verbs: Sequence[str]) -> argparse.Namespa
     parser.add_argument("--corpus", type=Path, help="what `corpus` wrote")
     parser.add_argument("--model", default="qwen2.5-coder-0.5b-instruct")
     parser.add_argument("--cache", type=Path)
-    parser.add_argument("--train-seconds", type=float, default=60, help="of a variant of one pass")
+    parser.add_argument("--train-seconds", type=float, default=50, help="of a variant of one pass")
     parser.add_argument("--seconds", type=float, default=1e9, help="no new part begins that would end later")
     parser.add_argument("--memory", type=float, default=0.0, help="share of the GPU's memory that may be taken")
     parser.add_argument("--follow", action="store_true", help="judge: go on until OUT/end is there")
@@ -366,9 +367,15 @@ def watch(lane: Lane, label: str, model: OuterProducts) -> None:
 
 
 def variant_part(lane: Lane, variant: Variant) -> None:
+    """Train it and draw it; one that fails is told and left out, so that what follows does not fall with it."""
     if lane.finished(variant.name):
         return
-    model = teach(lane, variant)
+    try:
+        model = teach(lane, variant)
+    except (RuntimeError, DataError) as error:  # out of memory, or a loss that is no number
+        print(f"{variant.name} failed: {error}", flush=True)
+        lane.rest()
+        return
     lane.done(f"train {variant.name}")
     if variant == CURVE[0]:
         watch(lane, "untrained", fresh(lane, variant, examples(lane.all.train, lane.all.generated, lane)).eval())
@@ -450,7 +457,7 @@ def hybrid(lane: Lane) -> None:
     if lane.finished("hybrid"):
         return
     jobs = lane.all.validation
-    model = teach(lane, named(decide(lane, "generated", CURVE)))
+    model = teach(lane, named(decide(lane, "generated", trained(lane, CURVE))))
     made = lane.tune(jobs, 2, "hybrid", together=REAL_TOGETHER, under=lane.written(model, jobs))
     lane.draw_with_wrong("validation", "pass + 2 steps", jobs, made, CHOICE_DRAWS)
     lane.rest()
@@ -464,7 +471,7 @@ def held(lane: Lane) -> None:
     jobs = lane.all.held
     lane.sample("held.jsonl", without_adapters(jobs), DRAWS)
     first = fresh(lane, CURVE[0], examples(lane.all.train, lane.all.generated, lane)).eval()
-    model = teach(lane, named(decide(lane, "generated", CURVE)))
+    model = teach(lane, named(decide(lane, "generated", trained(lane, CURVE))))
     lane.draw_with_wrong("held", "generated", jobs, lane.written(model, jobs), DRAWS)
     own = dict(zip((j.key for j in jobs), lane.write(model, [(j.case.own,) for j in jobs]), strict=True))
     lane.draw_with_wrong("held", "own", jobs, own, DRAWS, wrong=False)
@@ -477,13 +484,17 @@ def held(lane: Lane) -> None:
 
 def stepped(lane: Lane) -> None:
     """The reported updates under what the rule chose of the generators with more passes or true gradients."""
-    there = [v for v in MORE if lane.finished(v.name)]
+    there = trained(lane, MORE)
     if not there or lane.finished("stepped"):
         return
     model = teach(lane, named(decide(lane, "stepped", there)))
     lane.draw_with_wrong("held", "stepped", lane.all.held, lane.written(model, lane.all.held), DRAWS)
     lane.rest()
     lane.finish("stepped")
+
+
+def trained(lane: Lane, variants: Sequence[Variant]) -> list[Variant]:
+    return [v for v in variants if lane.finished(v.name)]
 
 
 def named(name: str) -> Variant:

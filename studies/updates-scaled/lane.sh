@@ -8,6 +8,8 @@ SECONDS_LEFT=${SECONDS_LEFT:-1200} PHASE4_SECONDS=${PHASE4_SECONDS:-230} SMOKE=$
 MODEL=${LANE_MODEL:-qwen2.5-coder-0.5b-instruct} READY=${READY:-/tmp/ready-0.5b}
 END=$((SECONDS + SECONDS_LEFT))
 mkdir -p "$OUT_C" "$WORK"
+exec 9> "$WORK/lock" # held by what it starts too
+flock -n 9 || { echo "a lane is at work in $WORK; to start again, end it first: fuser $WORK/lock names its processes"; exit 1; }
 cd "$T/studies/updates-scaled" || exit 1
 export OMP_NUM_THREADS=4
 

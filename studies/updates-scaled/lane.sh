@@ -21,7 +21,7 @@ weights() { # the generators, 6 MB each as 16-bit numbers: three files under 15 
     [ -f "$WORK/choice.json" ] || return
     tar czf "$OUT_C/.weights" -C "$WORK" real+1000/model.safetensors && mv "$OUT_C/.weights" "$OUT_C/lane-c-weights.tgz"
 }
-(while sleep 20; do pack; done) > /dev/null 2>&1 &
+(while sleep 20; do pack; done) > /dev/null 2>&1 9>&- &
 PACKER=$!
 trap 'kill $PACKER; pack; weights' EXIT
 

@@ -37,6 +37,7 @@ from rune.hypernet.loop import Step
 from rune.hypernet.outer_products import MODULES, Observed, OuterProducts
 from rune.hypernet.settings import Schedule
 from rune.runs import store
+from rune.types import Problem, Trajectory
 
 # Shapes: N adapters · Y layers · R rank · K tokens of a set · I inputs · O outputs
 
@@ -324,9 +325,24 @@ def tell(args: Any) -> None:
         if path.exists():
             one = store.read_json(path)
             result["diversity"][name] = {k: one[k] for k in ("cosine_raw", "cosine_centred", "norm")}
+    result["leads"] = reconstruction_leads(args, rows)
     store.write_json(out / "phase4.json", result)
     store.write_atomic(out / "phase4.md", table(result))
     console.out(table(result))
+
+
+def reconstruction_leads(args: Any, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[float, float, float]]:
+    """Error over the written modules less a reference's, paired by adapter, interval over the withheld functions."""
+    lessons = store.read_jsonl(args.corpus / "open.jsonl", Trajectory)
+    problems = store.read_jsonl(args.corpus / "problems.jsonl", Problem)
+    withheld = [j.case.problem.domain for j in scaled.generated_jobs(lessons, problems)[1]]
+    shaped = [
+        {"arm": name, "task": f"{updates._function(domain)}/{number}", "error": value / 100}  # _numbers counts in %
+        for name, one in rows.items()
+        for number, (domain, value) in enumerate(zip(withheld, one["written"]["error"], strict=True))
+    ]
+    wanted = [(name, other) for name in (*TRAININGS, "free") for other in ("mean", "nearest by text", "zero")]
+    return dict(updates._numbers(shaped, "error", wanted)["contrasts"])
 
 
 def table(result: dict[str, Any]) -> str:
@@ -340,6 +356,8 @@ def table(result: dict[str, Any]) -> str:
     for name, one in result["reconstruction"].items():
         cells = [f"{one[f'{m} {s}']:.3f}" for s in ("all", "written") for m in ("error", "cosine")]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines += ["", "| difference of errors, written modules | 95 % over functions |", "|---|---:|"]
+    lines += [f"| {n} | {p:+.3f} [{lo:+.3f}, {hi:+.3f}] |" for n, (p, lo, hi) in result["leads"].items()]
     lines += ["", "## Diversity", "", "Mean cosine of two withheld adapters' ΔW, written modules.", ""]
     lines += ["| | raw | around the mean | mean ‖ΔW‖ |", "|---|---:|---:|---:|"]
     for name, one in result["diversity"].items():

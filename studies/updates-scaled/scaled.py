@@ -16,6 +16,7 @@ import argparse
 import ast
 import os
 import random
+import re
 import sys
 import time
 from collections import defaultdict
@@ -85,7 +86,8 @@ HELD_CONTRASTS = (
     ("generated", "untrained"), ("generated", "oracle"), ("generated_wrong", "vanilla"), ("own", "generated_wrong"),
     ("oracle", "oracle_wrong"), ("oracle", "vanilla"), ("oracle", "context_sibling1"), ("oracle_wrong", "vanilla"),
     ("untrained", "untrained_wrong"), ("stepped", "stepped_wrong"), ("stepped", "vanilla"), ("stepped", "oracle"),
-    ("stepped", "generated"), ("context_sibling1", "vanilla"),
+    ("stepped", "generated"), ("stepped", "context_sibling1"), ("stepped_wrong", "vanilla"),
+    ("context_sibling1", "vanilla"),
 )  # fmt: skip
 
 
@@ -565,12 +567,22 @@ def tell(args: argparse.Namespace) -> None:
         pairs = HELD_CONTRASTS if part == "held" else _pairs({v["arm"] for v in verdicts})
         result[part] = {metric: updates._numbers(verdicts, metric, pairs) for metric in ("used", "plain")}
         result[part]["updates"] = len({v["task"].rpartition("/")[0] for v in verdicts})
-        samples = {(s["condition"], s["task_id"], s["draw"]): s["program"] for _, s in _lines(out / f"{part}.jsonl")}
-        result[part]["ignores"] = ignores(verdicts, samples, problems)
+        drawn = {(s["condition"], s["task_id"], s["draw"]): s for _, s in _lines(out / f"{part}.jsonl")}
+        named = [{**v, "named": v["used"] and names_it(_drawn(drawn, v)["program"], problems[v["task"]])}
+                 for v in verdicts]  # fmt: skip
+        result[part]["named"] = updates._numbers(named, "named", pairs)
+        functions = [{**v, "task": f"{updates._function(problems[v['task']].domain)}/{v['task'].replace('/', ' ')}"}
+                     for v in verdicts]  # fmt: skip
+        result[part]["functions"] = len({v["task"].partition("/")[0] for v in functions})
+        result[part]["over functions"] = updates._numbers(functions, "used", pairs)["contrasts"]
+        result[part]["ignores"] = ignores(named)
+        result[part]["cut"] = cut(verdicts, drawn)
         if part != "held":
             result[part]["leads"] = leads(verdicts)
     result["seconds"] = store.read_json(out / "seconds.json")
     result["pace"] = store.read_json(out / "pace.json") if (out / "pace.json").exists() else {}
+    if result["pace"]:
+        result["examples"] = seen(result["pace"]["steps"])
     result["losses"] = {v.name: _losses(out, v) for v in (*CURVE, *MORE)}
     store.write_json(out / "result.json", result)
     store.write_atomic(out / "result.md", table(result))
@@ -595,6 +607,8 @@ def leads(verdicts: Sequence[dict[str, Any]]) -> dict[str, tuple[float, float, f
     wanted = [("real+1000", "real"), ("real+300", "real"), ("real+1000", "untrained"), ("gradient", "real+1000"),
               ("two passes", "real+1000"), ("four passes", "real+1000"), ("two gradient", "gradient"),
               ("four gradient", "gradient"), (f"tuned {STEPS}", "real+1000"), (f"tuned {STEPS}", "gradient"),
+              *((f"tuned {STEPS}", more) for more in ("two passes", "two gradient", "four passes", "four gradient")),
+              ("four passes", "two passes"), ("four gradient", "two gradient"), (f"tuned {STEPS}", "tuned 4"),
               ("tuned 2", "tuned 1"), (f"tuned {STEPS}", "tuned 1"), ("pass + 2 steps", "tuned 2")]  # fmt: skip
     arms = {arm for arm, _ in rows}
     # Right and wrong have as many draws each, so twice the mean of both is right − wrong.
@@ -603,17 +617,34 @@ def leads(verdicts: Sequence[dict[str, Any]]) -> dict[str, tuple[float, float, f
     return dict(found["contrasts"])
 
 
-def ignores(
-    verdicts: Sequence[dict[str, Any]], programs: dict[tuple[str, str, int], str], problems: dict[str, Problem]
-) -> dict[str, list[int]]:
+def _drawn(drawn: dict[tuple[str, str, int], dict[str, Any]], v: dict[str, Any]) -> dict[str, Any]:
+    return drawn[v["arm"], v["task"], v["draw"]]
+
+
+def ignores(verdicts: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
     """Of an arm's counted programs, how many never name the updated function: [so many, of so many]."""
     found: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for v in verdicts:
-        if v["used"]:
-            program = programs[v["arm"], v["task"], v["draw"]]
-            found[v["arm"]][0] += not names_it(program, problems[v["task"]])
-            found[v["arm"]][1] += 1
+        found[v["arm"]][0] += v["used"] and not v["named"]
+        found[v["arm"]][1] += v["used"]
     return dict(found)
+
+
+def cut(verdicts: Sequence[dict[str, Any]], drawn: dict[tuple[str, str, int], dict[str, Any]]) -> dict[str, float]:
+    """Share of an arm's draws, in %, that end at the limit of tokens."""
+    ends: dict[str, list[bool]] = defaultdict(list)
+    for v in verdicts:
+        ends[v["arm"]].append(_drawn(drawn, v)["finish_reason"] == "length")
+    return {arm: 100 * float(np.mean(some)) for arm, some in ends.items()}
+
+
+def seen(steps: int) -> dict[str, dict[str, int]]:
+    """Examples that the curve's variants are trained on, by where their updates are from."""
+    found = {}
+    for variant in CURVE:
+        real = round((REAL_SHARE if variant.generated else 1) * distilled.EXAMPLES)
+        found[variant.name] = {"real": steps * real, "generated": steps * (distilled.EXAMPLES - real)}
+    return found
 
 
 def names_it(program: str, problem: Problem) -> bool:
@@ -622,7 +653,11 @@ def names_it(program: str, problem: Problem) -> bool:
     line = next(line for line in problem.prelude.splitlines() if mark in line)
     module, name = ast.literal_eval(line.partition(mark)[2])
     wanted = {name, module.rpartition(".")[2] + "." + name}
-    for node in ast.walk(ast.parse(program)):
+    try:
+        tree = ast.parse(program)
+    except SyntaxError:  # judged by a later Python, which reads quotes inside an f-string
+        return re.search(rf"\b{re.escape(name)}\b", program) is not None
+    for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr in wanted:
             return True
         if isinstance(node, ast.Name) and node.id in wanted:
@@ -652,32 +687,38 @@ def table(result: dict[str, Any]) -> str:
     for part in ("held", "validation", "withheld"):
         if part not in result:
             continue
-        used, plain, ignored = result[part]["used"], result[part]["plain"], result[part]["ignores"]
+        one = result[part]
+        used, plain, named = one["used"], one["plain"], one["named"]
         lines += [
             f"## {TITLES[part]}", "",
-            f"{used['tasks']} tasks of {result[part]['updates']} updates, T = {updates.TEMPERATURE}, "
-            f"{result['seconds']['device']}", "",
-            "| arm | UPass | plain pass | counted, never names the function |", "|---|---:|---:|---:|",
+            f"{used['tasks']} tasks of {one['updates']} updates of {one['functions']} functions, "
+            f"T = {updates.TEMPERATURE}, {result['seconds']['device']}", "",
+            "| arm | UPass | of these, by programs that name the function | plain pass "
+            "| counted, never names the function | cut off, % |", "|---|---:|---:|---:|---:|---:|",
         ]  # fmt: skip
         for arm, value in used["arms"].items():
-            never, of = ignored.get(arm, (0, 0))
-            lines.append(f"| {arm} | {value:.1f} | {plain['arms'][arm]:.1f} | {never} of {of} |")
-        lines += ["", "| contrast | UPass, points | 95 % over updates | plain pass, points | 95 % over updates |"]
-        lines.append("|---|---:|---:|---:|---:|")
-        for name, (points, low, high) in used["contrasts"].items():
-            p = plain["contrasts"][name]
+            never, of = one["ignores"][arm]
             lines.append(
-                f"| {name} | {points:+.1f} | {low:+.1f} … {high:+.1f} | {p[0]:+.1f} | {p[1]:+.1f} … {p[2]:+.1f} |"
+                f"| {arm} | {value:.1f} | {named['arms'][arm]:.1f} | {plain['arms'][arm]:.1f} "
+                f"| {never} of {of} | {one['cut'][arm]:.0f} |"
             )
+        lines += ["", "| contrast, points, 95 % over updates | UPass | UPass, 95 % over functions "
+                  "| by programs that name the function | plain pass |", "|---|---:|---:|---:|---:|"]  # fmt: skip
+        for name, value in used["contrasts"].items():
+            cells = (value, one["over functions"][name], named["contrasts"][name], plain["contrasts"][name])
+            lines.append(f"| {name} | " + " | ".join(map(_interval, cells)) + " |")
         lines.append("")
         if result[part].get("leads"):
-            lines += ["| right − wrong of | UPass, points | 95 % over updates |", "|---|---:|---:|"]
-            for name, (points, low, high) in result[part]["leads"].items():
-                lines.append(f"| {name} | {points:+.1f} | {low:+.1f} … {high:+.1f} |")
+            lines += ["| lead in right − wrong | UPass, points, 95 % over updates |", "|---|---:|"]
+            lines += [f"| {name} | {_interval(value)} |" for name, value in result[part]["leads"].items()]
             lines.append("")
     for what, one in result["choice"].items():
         how = "by the rule" if one["by_rule"] else "not judged in time: the first"
         lines += [f"Chosen, {what}: {one['chosen']} ({how}).", ""]
+    if "examples" in result:
+        counts = "; ".join(f"{n}: {e['real']:,} of real updates, {e['generated']:,} of generated ones"
+                           for n, e in result["examples"].items())  # fmt: skip
+        lines += [f"{result['pace']['steps']} steps each. Examples: {counts}.", ""]
     lines += ["| trained | KL to the fine-tuned, nats a token, first → last tenth | KL to the bare model, stranger |"]
     lines.append("|---|---:|---:|")
     for name, terms in result["losses"].items():
@@ -685,6 +726,11 @@ def table(result: dict[str, Any]) -> str:
             cells = [f"{terms[t][0]:.3f} → {terms[t][1]:.3f}" for t in ("kl_oracle", "kl_foreign")]
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _interval(value: Sequence[float]) -> str:
+    points, low, high = value
+    return f"{points:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def curve_figure(path: Path, result: dict[str, Any]) -> None:

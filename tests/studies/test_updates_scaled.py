@@ -91,11 +91,23 @@ def test_a_reference_names_its_function_and_a_string_or_comment_does_not(
     assert not study.names_it(f"# {name}\ndef f(x):\n    return '{name}'\n", problem)
     assert study.names_it(f"from statistics import {name} as other\n", problem)
     found = study.ignores(
-        [{"arm": "a", "task": problem.task_id, "draw": n, "used": n < 2} for n in range(3)],
-        {("a", problem.task_id, n): code for n, code in enumerate((problem.reference, "x = 1", "x = 2"))},
-        {problem.task_id: problem},
-    )
+        [{"arm": "a", "used": n < 2, "named": study.names_it(code, problem)}
+         for n, code in enumerate((problem.reference, "x = 1", "x = 2"))]
+    )  # fmt: skip
     assert found == {"a": [1, 2]}
+    assert study.names_it(f"def f(x:\n    {name}(x)\n", problem)  # what this Python does not read
+    assert not study.names_it("def f(x:\n    pass\n", problem)
+
+
+def test_what_ends_at_the_limit_of_tokens_is_counted_by_arm(study: ModuleType) -> None:
+    drawn = {("a", "t", n): {"finish_reason": end} for n, end in enumerate(("length", "stop", "stop", "length"))}
+    assert study.cut([{"arm": "a", "task": "t", "draw": n} for n in range(4)], drawn) == {"a": 50.0}
+
+
+def test_examples_by_where_their_updates_are_from_add_up_to_what_a_step_draws(study: ModuleType) -> None:
+    found = study.seen(10)
+    assert found["real"] == {"real": 120, "generated": 0}
+    assert found["real+1000"] == found["real+300"] == {"real": 30, "generated": 90}
 
 
 def test_the_lead_of_one_setting_over_another_is_the_difference_of_right_minus_wrong(study: ModuleType) -> None:

@@ -2,7 +2,7 @@
 
     cd studies/phase4
     python phase4.py draw --data DATA --lessons FOLDER --corpus CORPUS --out OUT   there, after the scaled study
-    python phase4.py tell --data DATA --lessons FOLDER --corpus CORPUS --out OUT   here: numbers, figure
+    python phase4.py tell --data DATA --lessons FOLDER --corpus CORPUS --out OUT   here: the numbers
 
 The corpus are the scaled study's fine-tuned LoRAs (OUT/teachers; made here if they are not there), one an update.
 Withheld are the updates of 14 functions. Everything between adapters is counted on ΔW, through Gram matrices.
@@ -325,7 +325,9 @@ def tell(args: Any) -> None:
         if path.exists():
             one = store.read_json(path)
             result["diversity"][name] = {k: one[k] for k in ("cosine_raw", "cosine_centred", "norm")}
+    result["losses"] = {n: scaled.first_and_last(out / f"phase4-{n.replace(' ', '-')}") for n in TRAININGS}
     result["leads"] = reconstruction_leads(args, rows)
+    result["verdict"] = verdict(result)
     store.write_json(out / "phase4.json", result)
     store.write_atomic(out / "phase4.md", table(result))
     console.out(table(result))
@@ -343,6 +345,20 @@ def reconstruction_leads(args: Any, rows: Mapping[str, Mapping[str, Any]]) -> di
     ]
     wanted = [(name, other) for name in (*TRAININGS, "free") for other in ("mean", "nearest by text", "zero")]
     return dict(updates._numbers(shaped, "error", wanted)["contrasts"])
+
+
+def verdict(result: Mapping[str, Any]) -> dict[str, dict[str, bool]]:
+    """The README's rule: an error below both references', and half of the fine-tuned UPass with right above wrong."""
+    leads, used = result["leads"], result["used"]
+    return {
+        name: {
+            "reconstructs": all(leads[f"{name} − {other}"][2] < 0 for other in ("mean", "nearest by text")),
+            "serves": used["arms"][name] >= used["arms"]["fine-tuned"] / 2
+            and used["contrasts"][f"{name} − {name}_wrong"][1] > 0,
+        }
+        for name in (*TRAININGS, "free")
+        if name in used["arms"] and name in result["reconstruction"]
+    }
 
 
 def table(result: dict[str, Any]) -> str:
@@ -369,6 +385,16 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"| {arm} | {value:.1f} | {100 * value / best:.0f} | {plain['arms'][arm]:.1f} |")
     lines += ["", "| contrast | UPass, points | 95 % over updates |", "|---|---:|---:|"]
     lines += [f"| {n} | {p:+.1f} | {lo:+.1f} … {hi:+.1f} |" for n, (p, lo, hi) in used["contrasts"].items()]
+    lines += ["", "| by the rule | reconstructs | serves |", "|---|---|---|"]
+    lines += [
+        f"| {name} | " + " | ".join("yes" if one[what] else "no" for what in ("reconstructs", "serves")) + " |"
+        for name, one in result["verdict"].items()
+    ]
+    lines += ["", "## Training", "", "First → last tenth of the steps.", ""]
+    lines += ["| | reconstruction error | KL to the fine-tuned, nats a token |", "|---|---:|---:|"]
+    for name, terms in result["losses"].items():
+        pairs = [terms.get(term) for term in ("reconstruction", "kl_oracle")]
+        lines.append(f"| {name} | " + " | ".join(f"{p[0]:.3f} → {p[1]:.3f}" if p else "–" for p in pairs) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -576,19 +576,19 @@ def tell(args: argparse.Namespace) -> None:
         result[part]["functions"] = len({v["task"].partition("/")[0] for v in functions})
         result[part]["over functions"] = updates._numbers(functions, "used", pairs)["contrasts"]
         result[part]["ignores"] = ignores(named)
-        result[part]["cut"] = cut(verdicts, drawn)
+        result[part]["lengths"] = lengths(verdicts, drawn)
         if part != "held":
             result[part]["leads"] = leads(verdicts)
     result["seconds"] = store.read_json(out / "seconds.json")
     result["pace"] = store.read_json(out / "pace.json") if (out / "pace.json").exists() else {}
     if result["pace"]:
         result["examples"] = seen(result["pace"]["steps"])
-    result["losses"] = {v.name: _losses(out, v) for v in (*CURVE, *MORE)}
+    result["losses"] = {v.name: first_and_last(out / v.name.replace(" ", "-")) for v in (*CURVE, *MORE)}
     store.write_json(out / "result.json", result)
     store.write_atomic(out / "result.md", table(result))
     curve_figure(out / "curve.svg", result)
     if "held" in result:
-        figure(out / "figure.svg", result["held"])
+        figure(out / "figure.svg", result["held"], result["choice"])
     console.out(table(result))
 
 
@@ -630,12 +630,16 @@ def ignores(verdicts: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
     return dict(found)
 
 
-def cut(verdicts: Sequence[dict[str, Any]], drawn: dict[tuple[str, str, int], dict[str, Any]]) -> dict[str, float]:
-    """Share of an arm's draws, in %, that end at the limit of tokens."""
-    ends: dict[str, list[bool]] = defaultdict(list)
+def lengths(
+    verdicts: Sequence[dict[str, Any]], drawn: dict[tuple[str, str, int], dict[str, Any]]
+) -> dict[str, tuple[float, float]]:
+    """Of an arm's draws: mean tokens, and the share in % that ends at the limit of tokens."""
+    found: dict[str, list[tuple[int, bool]]] = defaultdict(list)
     for v in verdicts:
-        ends[v["arm"]].append(_drawn(drawn, v)["finish_reason"] == "length")
-    return {arm: 100 * float(np.mean(some)) for arm, some in ends.items()}
+        one = _drawn(drawn, v)
+        found[v["arm"]].append((one["num_tokens"], one["finish_reason"] == "length"))
+    means = {arm: np.mean(some, axis=0) for arm, some in found.items()}
+    return {arm: (float(tokens), 100 * float(share)) for arm, (tokens, share) in means.items()}
 
 
 def seen(steps: int) -> dict[str, dict[str, int]]:
@@ -667,14 +671,14 @@ def names_it(program: str, problem: Problem) -> bool:
     return False
 
 
-def _losses(out: Path, variant: Variant) -> dict[str, list[float]]:
+def first_and_last(folder: Path) -> dict[str, list[float]]:
     """Mean of each loss term over the first and the last tenth of the steps."""
-    rows = [r for _, r in _lines(out / variant.name.replace(" ", "-") / "metrics.jsonl")]
+    rows = [r for _, r in _lines(folder / "metrics.jsonl")]
     tenth = max(1, len(rows) // 10)
     return {
         term: [round(float(np.mean([r[term] for r in some])), 4) for some in (rows[:tenth], rows[-tenth:])]
-        for term in ("kl_oracle", "kl_foreign", "cross_entropy")
-        if rows
+        for term in ("kl_oracle", "kl_foreign", "cross_entropy", "reconstruction")
+        if rows and term in rows[0]
     }
 
 
@@ -694,13 +698,13 @@ def table(result: dict[str, Any]) -> str:
             f"{used['tasks']} tasks of {one['updates']} updates of {one['functions']} functions, "
             f"T = {updates.TEMPERATURE}, {result['seconds']['device']}", "",
             "| arm | UPass | of these, by programs that name the function | plain pass "
-            "| counted, never names the function | cut off, % |", "|---|---:|---:|---:|---:|---:|",
+            "| counted, never names the function | tokens, mean | cut off, % |", "|---|---:|---:|---:|---:|---:|---:|",
         ]  # fmt: skip
         for arm, value in used["arms"].items():
             never, of = one["ignores"][arm]
             lines.append(
                 f"| {arm} | {value:.1f} | {named['arms'][arm]:.1f} | {plain['arms'][arm]:.1f} "
-                f"| {never} of {of} | {one['cut'][arm]:.0f} |"
+                f"| {never} of {of} | {one['lengths'][arm][0]:.0f} | {one['lengths'][arm][1]:.0f} |"
             )
         lines += ["", "| contrast, points, 95 % over updates | UPass | UPass, 95 % over functions "
                   "| by programs that name the function | plain pass |", "|---|---:|---:|---:|---:|"]  # fmt: skip
@@ -734,20 +738,20 @@ def _interval(value: Sequence[float]) -> str:
 
 
 def curve_figure(path: Path, result: dict[str, Any]) -> None:
-    """UPass with the right and the wrong donor: left over training updates, right over passes or steps."""
+    """UPass with the right and the wrong donor, over training updates and over passes or steps; dotted: bare model."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     parts = [part for part in ("validation", "withheld") if part in result]
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "scaled", "axes.spines.top": False}):
-        drawing = Figure(figsize=(8.6, 3.2 * len(parts)), layout="constrained")
-        all_axes = drawing.subplots(len(parts), 2, sharey="row", squeeze=False)
-        for (left, right), part in zip(all_axes, parts, strict=True):
+        drawing = Figure(figsize=(5.2, 5.6 * len(parts)), layout="constrained")  # one below the other: read on a phone
+        all_axes = drawing.subplots(2 * len(parts), 1)
+        for left, right, part in zip(all_axes[::2], all_axes[1::2], parts, strict=True):
             arms = result[part]["used"]["arms"]
             _lines_of(left, arms, {"generator": ["untrained", "real", "real+300", "real+1000"]})
             left.set_xticks(range(4), ["0", "30", "330", "1,030"])
             left.set_xlabel("training updates")
-            left.set_ylabel(f"UPass in %, {TITLES[part].lower()}")
+            left.set_title(TITLES[part], fontsize=11)
             settings = {
                 "forward only": ["real+1000", "two passes", "four passes", None],
                 "true gradient": ["gradient", "two gradient", "four gradient", None],
@@ -759,8 +763,10 @@ def curve_figure(path: Path, result: dict[str, Any]) -> None:
             for axes in (left, right):
                 axes.axhline(arms["vanilla"], color="#777777", linewidth=0.8, linestyle=":")
                 axes.spines["right"].set_visible(False)
-                axes.set_ylim(bottom=0)
-                axes.legend(fontsize=8, frameon=False)
+                axes.set_ylabel("UPass in %")
+                axes.set_ylim(0, 1.08 * max(arms.values()))
+                axes.margins(x=0.04)
+                axes.legend(fontsize=9, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
         drawing.savefig(path, format="svg", metadata={"Date": None})
 
 
@@ -779,19 +785,20 @@ NAMES = {
     "vanilla": "bare model", "context_sibling1": "a sibling's trajectory in context",
     "untrained_wrong": "untrained, another update", "untrained": "untrained, the update's siblings",
     "generated_wrong": "generated from another update", "generated": "generated from the update's siblings",
-    "stepped_wrong": "more passes, another update", "stepped": "more passes, the update's siblings",
+    "stepped_wrong": "{stepped}, another update", "stepped": "{stepped}, the update's siblings",
     "oracle_wrong": "fine-tuned on another update", "oracle": "fine-tuned on the update's siblings",
 }  # fmt: skip
 
 
-def figure(path: Path, part: dict[str, Any]) -> None:
+def figure(path: Path, part: dict[str, Any], choice: dict[str, Any]) -> None:
     """UPass of the arms on reported updates."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    present = {arm: name for arm, name in NAMES.items() if arm in part["used"]["arms"]}
+    stepped = choice.get("stepped", {}).get("chosen", "").replace("gradient", "true gradients")
+    present = {arm: name.format(stepped=stepped) for arm, name in NAMES.items() if arm in part["used"]["arms"]}
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "scaled", "axes.spines.top": False}):
-        drawing = Figure(figsize=(7.2, 0.6 + 0.33 * len(present)), layout="constrained")
+        drawing = Figure(figsize=(5.2, 0.6 + 0.33 * len(present)), layout="constrained")
         axes = drawing.subplots()
         for at, arm in enumerate(reversed(present)):
             value = part["used"]["arms"][arm]

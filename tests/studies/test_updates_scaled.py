@@ -100,8 +100,9 @@ def test_a_reference_names_its_function_and_a_string_or_comment_does_not(
 
 
 def test_what_ends_at_the_limit_of_tokens_is_counted_by_arm(study: ModuleType) -> None:
-    drawn = {("a", "t", n): {"finish_reason": end} for n, end in enumerate(("length", "stop", "stop", "length"))}
-    assert study.cut([{"arm": "a", "task": "t", "draw": n} for n in range(4)], drawn) == {"a": 50.0}
+    ends = ("length", "stop", "stop", "length")
+    drawn = {("a", "t", n): {"finish_reason": end, "num_tokens": n} for n, end in enumerate(ends)}
+    assert study.lengths([{"arm": "a", "task": "t", "draw": n} for n in range(4)], drawn) == {"a": (1.5, 50.0)}
 
 
 def test_examples_by_where_their_updates_are_from_add_up_to_what_a_step_draws(study: ModuleType) -> None:
@@ -248,3 +249,26 @@ def test_a_lora_on_the_common_start_stays_in_its_rows_and_nearer_than_no_adapter
     one = [{m: Factors(*(t[:, n : n + 1] for t in f)) for m, f in made.items()} for n in range(3)]
     wanted = [{m: Factors(*(t[:, n : n + 1] for t in f)) for m, f in goal.items()} for n in range(3)]
     assert max(phase4.errors(one, wanted)["written"]["error"]) < 0.98
+
+
+def test_phase_4_tells_by_its_rule_what_reconstructs_and_what_serves(phase4: ModuleType) -> None:
+    below, over = (-0.2, -0.3, -0.1), (-0.01, -0.02, 0.01)
+    near = {"reconstruction − mean": below, "reconstruction − nearest by text": below}
+    far = {"end to end − mean": over, "end to end − nearest by text": below}
+    result = {
+        "reconstruction": {"reconstruction": {}, "end to end": {}},
+        "leads": near | far,
+        "used": {
+            "arms": {"fine-tuned": 40.0, "reconstruction": 19.9, "end to end": 20.0},
+            "contrasts": {
+                "reconstruction − reconstruction_wrong": (5.0, 1.0, 9.0),
+                "end to end − end to end_wrong": (5.0, 1.0, 9.0),
+            },
+        },
+    }
+    assert phase4.verdict(result) == {
+        "reconstruction": {"reconstructs": True, "serves": False},
+        "end to end": {"reconstructs": False, "serves": True},
+    }
+    result["used"]["contrasts"]["end to end − end to end_wrong"] = (5.0, 0.0, 9.0)
+    assert not phase4.verdict(result)["end to end"]["serves"]

@@ -6,7 +6,8 @@
 `findings`: the gate on all 164 tasks, two corpora and two temperatures (results/crossfit-0.5b, crossfit-0.5b-wide).
 `sound`: the same on the folds that a fault did not touch (results/reader-layers). `families`: private conventions
 (results/hypernet-0.5b). `updates`: real API updates (results/updates-exploration), and `oracle`: what a fine-tuned LoRA
-does there (results/updates-oracle). `remember`: a session goes in, an answer changes (results/bench-remember-cpu.json).
+does there, and more passes of a hypernetwork (results/updates-oracle, updates-scaled). `remember`: a session goes in,
+an answer changes (results/bench-remember-cpu.json).
 """
 
 from __future__ import annotations
@@ -136,11 +137,20 @@ def sound(root: Path) -> str:
 def oracle(root: Path) -> str:
     """Whether a LoRA of this size can carry an update at all: one fine-tuned on the update's siblings."""
     found = store.read_json(root / "results" / "updates-oracle" / "result.json")["used"]
+    scaled = store.read_json(root / "results" / "updates-scaled" / "result.json")
+    generated, real = scaled["withheld"]["used"], scaled["held"]["used"]["contrasts"]
+    passes, steps = generated["arms"]["four passes"], generated["arms"]["tuned 10"]
     return (
         f"A LoRA of the same size *fine-tuned* on an update's siblings carries it: {found['arms']['oracle']:.1f} % of "
         f"{found['tasks']} tasks, {_span(found['contrasts']['oracle − wrong'])} points over another update's LoRA "
         "([study](studies/updates-oracle/README.md), [result](results/updates-oracle/result.md)). The hypernetwork "
-        "does not write such a LoRA yet."
+        "does not write such a LoRA yet for real updates: "
+        f"over another update's adapter {_span(real['generated − generated_wrong'])} points for one forward pass, "
+        f"{_span(real['stepped − stepped_wrong'])} for two passes with true gradients (over the bare model "
+        f"{_span(real['stepped − vanilla'])}). For *generated* updates of functions that it never saw, four forward "
+        f"passes solve {passes:.1f} %, fine-tuning {steps:.1f}, another update's adapter "
+        f"{generated['arms']['four passes_wrong']:.1f} ([study](studies/updates-scaled/README.md), "
+        "[result](results/updates-scaled/result.md))."
     )
 
 

@@ -39,7 +39,7 @@ from updates_oracle import Job
 
 from rune import config, console, prompts
 from rune.adapters import convert
-from rune.adapters.factors import Adapters, Factors, concatenate, select
+from rune.adapters.factors import Adapters, Factors, select
 from rune.benchmarks import api_updates
 from rune.corpus import exclusion
 from rune.hypernet import base as bases
@@ -163,7 +163,8 @@ class Lane:
         self.base = bases.load(self.machine.model, device=self.machine.device, dtype=self.machine.dtype)
         self.dtype = getattr(torch, self.machine.dtype)
         self._engine: Any = None
-        self.seconds: dict[str, float] = {}
+        known = args.out / "seconds.json"
+        self.seconds: dict[str, Any] = store.read_json(known) if known.exists() else {}
         self._mark = self.began
         self.done("load")
 
@@ -245,17 +246,13 @@ class Lane:
 
     @torch.no_grad()
     def write(
-        self, model: OuterProducts, sets: Sequence[Sequence[Trajectory]], *, strength: float = 1.0, passes: int = 1
+        self, model: OuterProducts, sets: Sequence[Sequence[Trajectory]], *, strength: float = 1.0, passes: int = 0
     ) -> list[dict[str, Factors]]:
-        """One adapter a set of trajectories, each by so many forward passes of the base model."""
+        """One adapter a set of trajectories; `passes`: so many in place of the model's own."""
         found = []
         for start in range(0, len(sets), 8):
             some = [[self.encode(t) for t in one] for one in sets[start : start + 8]]
-            whole: dict[str, Factors] = {}
-            for _ in range(passes):
-                made = model(observe(self.base, some, tokens=RANK, applied=whole or None))
-                made = {m: Factors(f.down_YNRI, strength * f.up_YNRO) for m, f in made.items()}
-                whole = concatenate(whole, made) if whole else made
+            whole = outer_products.write(self.base, model, some, tokens=RANK, strength=strength, passes=passes)
             found += [select(whole, slice(n, n + 1)) for n in range(len(some))]
         return found
 
@@ -413,7 +410,7 @@ def training_step(
         rng = np.random.default_rng([config.derive_seed(SEED, "distilled", name), step])
         examples = draw(rng)
         count = len(examples)
-        made = model(observe(base, [e.sources for e in examples], tokens=RANK))
+        made = outer_products.write(base, model, [e.sources for e in examples], tokens=RANK)
         strangers = [examples[n - 1] for n in range(count)]
         rows = base.rows([t for e, s in zip(examples, strangers, strict=True) for t in (e.target, s.target)])
         logits_PV = base.logits(rows, made)
@@ -449,7 +446,7 @@ def training_step(
 def rates(model: OuterProducts) -> list[Rate]:
     """Sizes of steps and inputs move freely, directions slowly; a step of the gate adds up over the whole state."""
     free = [
-        Rate(list(model.log_gain_Y.parameters()), 10.0),
+        Rate(list(model.log_gain_SY.parameters()), 10.0),
         Rate(list(model.scale_YI.parameters()), 5.0),
         Rate([*model.read_YWK.parameters(), *model.write_YKW.parameters()], 0.25),
         Rate(list(model.gate.parameters()), 0.02),

@@ -53,6 +53,7 @@ DRAWS = 3
 TEMPERATURE = 0.2
 NEW_TOKENS = 384
 SIBLINGS = 3  # trajectories a set holds at most
+BLOCK = 384  # programs whose verdicts are written together
 CHAINS, ATTEMPTS = 3, 3  # of the loop that makes a real trajectory
 ADAPTER_ARMS = ("sibling", "wrong", "static", "own", "sibling1", "empty")
 CONTEXT_ARMS = ("vanilla", "documentation", "context_sibling1", "context_sibling", "context_wrong", "context_own")
@@ -324,15 +325,16 @@ def _sample_context(args: argparse.Namespace, machine: Machine, engine: Any, cas
 
 
 def _draw(
-    args: argparse.Namespace, machine: Machine, engine: Any, path: Path, wanted: Sequence[Any], draws: int = DRAWS
-) -> None:
+    args: argparse.Namespace, machine: Machine, engine: Any, path: Path, wanted: Sequence[Any], draws: int = DRAWS,
+    drawn_by: int = SEED,
+) -> None:  # fmt: skip
     """Draw what is missing: draw i of a task has the same seed in every arm."""
     have = {(s.condition, s.task_id, s.draw) for s in store.read_jsonl(path, Sample)}
     sampling = Sampling(temperature=TEMPERATURE, max_new_tokens=16 if args.smoke else NEW_TOKENS, top_k=0)
     requests, meaning = [], {}
     for arm, problem, context, worn in wanted:
         text = chat.render(machine.model, prompts.task(problem.prompt, context))
-        seed = config.derive_seed(SEED, "sample", problem.task_id)
+        seed = config.derive_seed(drawn_by, "sample", problem.task_id)
         for draw in range(draws):
             if (arm, problem.task_id, draw) in have:
                 continue
@@ -365,14 +367,17 @@ def _score(problems: Iterable[Problem], samples: Path, verdicts: Path) -> None:
     if not drawn:
         return
     sandbox = _sandbox()
+    items = [Item(k, tasks[s.task_id], s.program) for k, s in drawn.items()]
     with store.Appender(verdicts) as log, console.Progress("score", len(drawn), unit="sample") as bar:
-        for e in judging.judge(sandbox, (Item(k, tasks[s.task_id], s.program) for k, s in drawn.items())):
-            s = drawn[e.key]
-            log.write({
-                "arm": s.condition, "task": s.task_id, "draw": s.draw, "used": e.outcome is Outcome.PASSED,
-                "plain": execution_with_and_without.passes_with(e), "kind": e.label, "error": e.error[:200],
-            })  # fmt: skip
-            bar.advance()
+        for at in range(0, len(items), BLOCK):
+            # Failures are known before passes: a block is written whole, so that a judge cut off leaves no bias.
+            for e in list(judging.judge(sandbox, items[at : at + BLOCK])):
+                s = drawn[e.key]
+                log.write({
+                    "arm": s.condition, "task": s.task_id, "draw": s.draw, "used": e.outcome is Outcome.PASSED,
+                    "plain": execution_with_and_without.passes_with(e), "kind": e.label, "error": e.error[:200],
+                })  # fmt: skip
+                bar.advance()
     sandbox.close()
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from rune.adapters.factors import Factors
 from rune.adapters.folders import Folders
 from rune.adapters.peft import Adapter, read_peft, stack
 from rune.benchmarks import families
@@ -124,3 +126,26 @@ def test_losses_fall_for_every_lora_of_a_batch(tiny_model: ModelRef, lessons: li
     made, curve = side_by_side.train(base, some, schedule, rank=2, alpha=4.0, rows=1, seed=0)
     assert len(curve) == 20 and all(last < first - 0.1 for first, last in zip(curve[0], curve[-1], strict=True))
     assert {f.down_YNRI.shape[1] for f in made.values()} == {3}
+
+
+def test_a_common_start_is_common_and_what_is_worn_below_stays_and_is_part_of_the_result(
+    tiny_model: ModelRef, lessons: list[Trajectory]
+) -> None:
+    base = bases.load(tiny_model, device="cpu", dtype="float32")
+    some = [side_by_side.Lesson(t.trajectory_id, (base.encode(t.prompt, t.solution),)) for t in lessons[:2]]
+    schedule = Schedule(steps=1, learning_rate=1e-9)  # stays where it starts
+
+    def made(**settings: Any) -> tuple[dict[str, Factors], list[list[float]]]:
+        return side_by_side.train(base, some, schedule, rank=2, alpha=4.0, rows=1, seed=0, **settings)
+
+    own, common = made()[0]["q_proj"].down_YNRI, made(start="common")[0]["q_proj"].down_YNRI
+    assert not torch.allclose(own[:, 0], own[:, 1], atol=1e-3)
+    assert torch.allclose(common[:, 0], common[:, 1], atol=1e-6)
+    size = base.layout(("down_proj",)).sizes["down_proj"]
+    below = {"down_proj": Factors(torch.randn(2, 2, 3, size.inputs), torch.randn(2, 2, 3, size.outputs))}
+    both, curve = made(under=below)
+    assert torch.equal(both["down_proj"].down_YNRI[:, :, :3], below["down_proj"].down_YNRI)
+    assert (both["down_proj"].down_YNRI.shape[2], both["q_proj"].down_YNRI.shape[2]) == (5, 2)
+    worn = [float(-base.log_prob(base.rows(t.texts), {m: Factors(*(x[:, n : n + 1] for x in f)) for m, f in
+            below.items()}).mean()) for n, t in enumerate(some)]  # fmt: skip
+    assert curve[0] == pytest.approx(worn, rel=1e-4)  # learned from where they leave the model

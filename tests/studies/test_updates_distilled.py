@@ -165,8 +165,8 @@ def test_a_generator_that_writes_nothing_moves_no_stranger_and_one_that_writes_d
     take = study.training_step(SimpleNamespace(base=base), model, lambda rng: found, {}, 1.0, "x")
     loud = take(0)
     with torch.no_grad():
-        for gain_Y in model.log_gain_Y.values():
-            gain_Y.fill_(-60.0)
+        for gain_SY in model.log_gain_SY.values():
+            gain_SY.fill_(-60.0)
     silent = take(0)
     assert float(silent.terms["kl_foreign"].detach()) == pytest.approx(0.0, abs=1e-6)
     assert float(loud.terms["kl_foreign"].detach()) > 1e-3

@@ -10,7 +10,7 @@ import torch
 from rune.adapters.factors import concatenate, select
 from rune.hypernet import base as bases
 from rune.hypernet.base import Base, Text
-from rune.hypernet.outer_products import MODULES, OuterProducts, observe
+from rune.hypernet.outer_products import MODULES, OuterProducts, observe, write
 from rune.types import ModelRef
 
 
@@ -42,7 +42,7 @@ def test_the_error_is_the_gradient_at_the_last_norm(base: Base) -> None:
     logits_PV = inner.lm_head(hidden_BTW[rows.row_P, rows.position_P])
     torch.nn.functional.cross_entropy(logits_PV, rows.label_P, reduction="sum").backward()
     gradient_PW = hidden_BTW.grad[0, rows.position_P] * inner.model.norm.weight
-    ours = {tuple(row) for row in seen.error_NRW[0].mul(1e3).round().int().tolist()}
+    ours = {tuple(row) for row in seen.error_YNRW["down_proj"][0, 0].mul(1e3).round().int().tolist()}
     theirs = {tuple(row) for row in gradient_PW.mul(-1e3).round().int().tolist()}
     assert len(ours) == count
     assert len(ours & theirs) > 0.8 * count  # the rest lies at a rounding edge
@@ -56,8 +56,8 @@ def test_the_tokens_kept_are_those_that_the_model_was_most_wrong_about(base: Bas
         len(one.ids) - one.start, len(one.ids) - one.start + len(other.ids) - other.start,
     ]  # fmt: skip
     for n in range(2):
-        sizes = every.error_NRW[n].norm(dim=-1)[every.mask_NR[n]]
-        torch.testing.assert_close(few.error_NRW[n].norm(dim=-1).sort().values, sizes.sort().values[-5:])
+        sizes = every.error_YNRW["o_proj"][0, n].norm(dim=-1)[every.mask_NR[n]]
+        torch.testing.assert_close(few.error_YNRW["o_proj"][0, n].norm(dim=-1).sort().values, sizes.sort().values[-5:])
     assert few.keys_YNRI["down_proj"].shape == (2, 2, 5, 128)
 
 
@@ -87,9 +87,11 @@ def test_a_second_pass_writes_what_the_first_left_wrong(base: Base) -> None:
         again = observe(base, sets, tokens=64, applied=first)
         alone = observe(base, sets[2:], tokens=64, applied=select(first, slice(2, 3)))
         both = concatenate(first, model(again))
-    sizes, by_itself = (seen.error_NRW[n].norm(dim=-1).sort().values for seen, n in ((again, 2), (alone, 0)))
+    sizes, by_itself = (
+        some.error_YNRW["o_proj"][0, n].norm(dim=-1).sort().values for some, n in ((again, 2), (alone, 0))
+    )
     torch.testing.assert_close(sizes, by_itself, rtol=1e-2, atol=1e-3)
-    assert again.error_NRW[2].norm() < seen.error_NRW[2].norm()
+    assert again.error_YNRW["o_proj"][0, 2].norm() < seen.error_YNRW["o_proj"][0, 2].norm()
     once, twice = (log_prob(base, one, select(made, slice(2, 3))) for made in (first, both))
     assert twice > once + 1.0
 
@@ -137,3 +139,38 @@ def test_every_part_learns(base: Base) -> None:
 def test_without_a_text_there_is_nothing_to_observe(base: Base) -> None:
     with pytest.raises(ValueError, match="one text at least"):
         observe(base, [[]], tokens=4)
+
+
+def test_the_true_gradient_is_that_of_the_weights_in_the_last_layer(base: Base) -> None:
+    one, _ = texts(base)
+    seen = observe(base, [[one]], tokens=len(one.ids) - one.start, gradient=True)
+    found = torch.einsum("ri,rw->wi", seen.keys_YNRI["down_proj"][-1, 0], seen.error_YNRW["down_proj"][-1, 0])
+    linear = base.model.get_submodule(base.layout(MODULES).paths["down_proj"].format(1))
+    linear.weight.requires_grad_(True)
+    (-base.log_prob(base.rows([one]), None).sum()).backward()
+    torch.testing.assert_close(found, -linear.weight.grad, rtol=1e-3, atol=1e-5)
+    linear.weight.requires_grad_(False)
+    assert seen.error_YNRW["o_proj"].shape == (2, 1, len(one.ids) - one.start, 64)
+
+
+def test_passes_add_up_each_under_those_before_with_steps_of_its_own(base: Base) -> None:
+    one, other = texts(base)
+    sets = [[one], [other]]
+    for gradient in (False, True):
+        model = OuterProducts(base.layout(MODULES), gain=0.01, passes=2, gradient=gradient)
+        seen = observe(base, sets, tokens=16, gradient=gradient)
+        model.calibrate(base, seen)
+        with torch.no_grad():
+            for gain_SY in model.log_gain_SY.values():
+                gain_SY[1] += 0.5
+            first = model(seen, 0)
+            again = observe(base, sets, tokens=16, applied=first, gradient=gradient)
+            expected = concatenate(first, model(again, 1))
+            made = write(base, model, sets, tokens=16)
+        for module in MODULES:
+            torch.testing.assert_close(made[module].up_YNRO, expected[module].up_YNRO)
+            torch.testing.assert_close(made[module].down_YNRI, expected[module].down_YNRI)
+        rows = base.rows([one, other])
+        loss = -base.log_prob(rows, write(base, model, sets, tokens=16)).mean()
+        loss.backward()
+        assert all(gain_SY.grad is not None and gain_SY.grad.abs().min() > 0 for gain_SY in model.log_gain_SY.values())

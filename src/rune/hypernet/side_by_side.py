@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rune.adapters.factors import Factors, to_dtype
+from rune.adapters.factors import Adapters, Factors, LoraTargets, concatenate, to_dtype
 from rune.config import derive_seed
 from rune.hypernet import losses
 from rune.hypernet.base import Base, Text
@@ -29,26 +29,29 @@ class Lesson(NamedTuple):
 
 
 def train(
-    base: Base, lessons: Sequence[Lesson], schedule: Schedule, *, rank: int, alpha: float, rows: int, seed: int
-) -> tuple[dict[str, Factors], list[list[float]]]:
+    base: Base, lessons: Sequence[Lesson], schedule: Schedule, *, rank: int, alpha: float, rows: int, seed: int,
+    start: str = "", under: Adapters | None = None,
+) -> tuple[dict[str, Factors], list[list[float]]]:  # fmt: skip
     """LoRAs of all lessons at once, N = len(lessons), and the loss of each at each step [steps][N], nats a token.
 
-    `rows`: texts of each lesson a step; with repeats where it has fewer.
+    `rows`: texts of each lesson a step; with repeats where it has fewer. `start`: all have the initial weights of this
+    name instead of their own; A and ΔW of different lessons can be compared only then, as a step moves ΔW within the
+    rows of A. `under`: N adapters that are worn as well and stay as they are; they are part of what is returned.
     """
     layout, device = base.layout(MODULES), base.device
     draws = [np.random.default_rng(derive_seed(seed, "oracle data", lesson.name)) for lesson in lessons]
-    chance = [torch.Generator().manual_seed(derive_seed(seed, "oracle", lesson.name)) for lesson in lessons]
+    fresh = [first_down(layout, rank, seed, start or lesson.name) for lesson in lessons]
     down, up = {}, {}
     for module, size in layout.sizes.items():
-        fresh = [torch.rand(layout.layers, rank, size.inputs, generator=g) * 2 - 1 for g in chance]
-        down[module] = (torch.stack(fresh, 1) / size.inputs**0.5).to(device).requires_grad_()
+        down[module] = torch.stack([one[module] for one in fresh], 1).to(device).requires_grad_()
         up[module] = torch.zeros(layout.layers, len(lessons), rank, size.outputs, device=device, requires_grad=True)
     parameters = [*down.values(), *up.values()]
     optimiser = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=schedule.weight_decay)
     dtype = next(p.dtype for p in base.model.parameters() if p.is_floating_point())
 
     def factors() -> dict[str, Factors]:
-        return {m: Factors(down[m], alpha / rank * up[m]) for m in down}
+        made = {m: Factors(down[m], alpha / rank * up[m]) for m in down}
+        return made if under is None else made | concatenate(under, {m: made[m] for m in under})
 
     curve: list[Tensor] = []
     for step in range(schedule.steps):
@@ -73,3 +76,12 @@ def train(
         optimiser.step()
         curve.append(loss_N.detach())
     return {m: Factors(*(t.detach() for t in f)) for m, f in factors().items()}, torch.stack(curve).tolist()
+
+
+def first_down(layout: LoraTargets, rank: int, seed: int, name: str) -> dict[str, Tensor]:
+    """Initial A [Y, R, I] of each module, on the CPU, uniform with PEFT's bound; a function of seed and name."""
+    chance = torch.Generator().manual_seed(derive_seed(seed, "oracle", name))
+    return {
+        module: (torch.rand(layout.layers, rank, size.inputs, generator=chance) * 2 - 1) / size.inputs**0.5
+        for module, size in layout.sizes.items()
+    }

@@ -1,6 +1,7 @@
 """Programming by Backprop: the trajectories that its runs import, and what came out of them.
 
     python studies/pbb/pbb.py corpus --out runs/pbb        train.jsonl, given.jsonl, for configs/pbb-*.toml
+    python studies/pbb/pbb.py ceiling RUN                  whether `teacher` got far enough for the question
     python studies/pbb/pbb.py tell RUN … --out results/pbb  result.json, result.md: by kind, size and steps as well,
                                                             and "What came out" on the page
 
@@ -40,6 +41,7 @@ CONTRASTS = (
 )  # fmt: skip
 RESAMPLES, LEVEL = 10_000, 0.95
 PAGE = Path(__file__).with_name("README.md")
+CONFIGS = Path(__file__).parents[2] / "configs"
 RUNS = ("pbb-0.5b", "pbb-0.5b-reason", "pbb-1.5b", "pbb-1.5b-reason")
 # Of the page: what → run → lowest and highest that was predicted, in points.
 PREDICTED: Mapping[str, tuple[tuple[float, float], ...]] = {
@@ -59,8 +61,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(required=True)
     one = verbs.add_parser("corpus")
+    one.add_argument("--config", type=Path, default=CONFIGS / "pbb-0.5b.toml")
     one.add_argument("--out", type=Path, required=True)
     one.set_defaults(do=corpus)
+    three = verbs.add_parser("ceiling")
+    three.add_argument("run", type=Path)
+    three.set_defaults(do=ceiling)
     two = verbs.add_parser("tell")
     two.add_argument("runs", type=Path, nargs="+")
     two.add_argument("--out", type=Path, required=True)
@@ -74,7 +80,7 @@ def corpus(args: argparse.Namespace) -> None:
     """What training functions show (for `collect.imports`), and what every task is given (`collect.shown`)."""
     from rune.study.config import load
 
-    settings = load(Path(__file__).parents[2] / "configs" / "pbb-0.5b.toml").settings
+    settings = load(args.config).settings
     part = config.build(pbb.Config, settings.benchmark.settings, where="benchmark.settings")
     train = {f.name for f in pbb.functions(part) if f.split is Split.TRAIN}
     args.out.mkdir(parents=True, exist_ok=True)
@@ -82,6 +88,17 @@ def corpus(args: argparse.Namespace) -> None:
     store.write_jsonl(args.out / "given.jsonl", given)
     store.write_jsonl(args.out / "train.jsonl", [t for t in given if t.domain in train])
     print(f"{args.out}: {len(given)} trajectories given, of {len(train)} functions that train")
+
+
+def ceiling(args: argparse.Namespace) -> None:
+    """The page's rule before any LoRA is trained: exit code 1 if `teacher` is below CEILING in this run."""
+    found: dict[str, list[bool]] = defaultdict(list)
+    for place in reopen(args.run.resolve()).places():
+        for verdict in store.read_jsonl(place.folder / "verdicts.jsonl", Verdict):
+            found[verdict.condition].append(verdict.outcome is Outcome.PASSED)
+    for arm, passed in sorted(found.items()):
+        print(f"{arm}: {100 * np.mean(passed):.1f} of {len(passed)} draws")
+    sys.exit(int(100 * np.mean(found["teacher"]) < CEILING))
 
 
 # --------------------------------------------------------------------------- what came out

@@ -141,6 +141,7 @@ ask() { # ask SIZE SECONDS
         say "pbb-$size: the ceiling is below 10, not asked"
     fi
 }
+step pbb-corpus 60 "$PY" studies/pbb/pbb.py corpus --config configs/pbb-easy-0.5b.toml --out runs/pbb-easy
 : > "$L/beside.pid"
 for size in $sizes; do
     ask "$size" 700 &

@@ -42,7 +42,7 @@ if [ -n "$dry" ]; then
     tiny=(--set "model.name=$MODEL" --set model.device=cpu --set 'train.hypernet.taps=[0,1,2]' --set 'gate.simulations=100'
         --set 'train.hypernet.encoder_settings={width=32,latents=4,blocks=1,heads=2}' --set 'gate.resamples=200' --set track.enabled=false
         --set design.scored=8 --set sample.n=2 --set gate.n=2 --set sample.max_new_tokens=8)
-    sizes=0.5b ready_limit=8
+    sizes=0.5b ready_limit=90
 else
     bench+=(--device cuda)
     ours="ours_none ours_8 ours_164 session_1 session_10 session_100 session_1000" peft="peft_swap peft_8"

@@ -4,7 +4,7 @@
 # Every step is bounded and writes as it goes; one that fails leaves its traceback in $L/*.log and the next begins. Run again, it goes on:
 # parts and stages that are there are skipped. vLLM starts in the background, in attempts, each bounded; while it is measured everything
 # else of this queue is stopped (SIGSTOP). Each attempt's processes write their stacks every minute and on SIGUSR1, so that a hang tells where.
-# SECONDS_LEFT: no step begins after that. "dry": the same on a CPU with the tiny model in $MODEL, and no vLLM to import.
+# SECONDS_LEFT: no step goes on after that. ALONE=no: another lane comes to this GPU, so vLLM is measured once. "dry": the same on a CPU with the tiny model in $MODEL, and no vLLM to import.
 set -uo pipefail
 T=${T:-/tmp/tree} L=${L:-/tmp/lane-d} SITE=${SITE:-/tmp/sitev}
 mkdir -p "$L" "$L/bench" "$L/vllm" "$L/stacks"
@@ -34,7 +34,17 @@ tree() { # tree PID: it and all that descend from it
     for p in $(pgrep -P "$1"); do tree "$p"; done
     echo "$1"
 }
+pack() { # what there is, without weights, in two files below 15 MB
+    local out=${OUT_D:-/tmp/out-d}
+    mkdir -p "$out"
+    tar c --exclude='*.safetensors' --exclude='*.tgz' --exclude=stacks-on -C "$L" . 2> /dev/null | xz -1 -T2 > "$out/lane-d.tmp"
+    mv "$out/lane-d.tmp" "$out/lane-d.tar.xz"
+    tar c --exclude='*.safetensors' -C "$T/runs" . 2> /dev/null | xz -1 -T4 > "$out/runs.tmp"
+    mv "$out/runs.tmp" "$out/lane-d-runs.tar.xz"
+}
 dry=${1:-}
+(while sleep 20; do pack; done) &
+packing=$!
 bench=(bench/generate.py --model "$MODEL" --out "$L/bench" --guard-seconds 20)
 if [ -n "$dry" ]; then
     bench+=(--num-tasks 6 --n 2 --max-new-tokens 8 --in-flight 4)
@@ -86,8 +96,10 @@ attempt() { # attempt NAME LABEL JSON VARIABLE=VALUE…: start vLLM so, and meas
     fi
     say "vllm-$name: started"
     wait_for "$L/peft-over" 200
-    others=$(for p in $(cat "$L/beside.pid" 2> /dev/null); do tree "$p"; done)
-    [ -z "$others" ] || kill -STOP $others 2> /dev/null
+    for _ in 1 2; do # twice: one may have been started meanwhile
+        others=$(for p in $(cat "$L/beside.pid" 2> /dev/null); do tree "$p"; done)
+        [ -z "$others" ] || kill -STOP $others 2> /dev/null
+    done
     sleep 1
     nvidia-smi --query-compute-apps=pid,used_memory --format=csv,noheader >> "$L/vllm/$name.beside" 2> /dev/null
     touch "$hold"
@@ -108,6 +120,7 @@ common='"attention_backend": "FLASH_ATTN", "max_num_seqs": 1024, "kv_cache_memor
 sizes_of_graphs='"compilation_config": {"cudagraph_capture_sizes": [1,2,4,8,16,32,64,96,128,192,256,320,384,448,512,576,640,704,768,832]}'
 through_vllm() {
     wait_for /tmp/ready-vllm "${WHEELS:-420}" || { [ -n "$dry" ] || { say "vllm: no wheels"; touch "$L/quiet-over"; return; }; }
+    wait_for "$L/ours-over" 400
     first_measured=
     mkdir -p "$L/stacks-on"
     cat > "$L/stacks-on/sitecustomize.py" <<'P'
@@ -121,7 +134,7 @@ P
         attempt v1-in-process '' "{$common, $sizes_of_graphs}" VLLM_USE_V2_MODEL_RUNNER=0 VLLM_ENABLE_V1_MULTIPROCESSING=0 ||
         attempt eager '' "{$common, \"enforce_eager\": true}" VLLM_USE_V2_MODEL_RUNNER=0 VLLM_ENABLE_V1_MULTIPROCESSING=0
     touch "$L/quiet-over"
-    [ -n "$first_measured" ] || return
+    [ -n "$first_measured" ] && [ "${ALONE:-yes}" = yes ] || return
     ready_limit=150 # what of its own choice costs vLLM: room for as many adapters as requests, or for few
     attempt "$first_measured" room-512 "{$common, $sizes_of_graphs, \"max_loras\": 512}" "${first_variables[@]}"
     attempt "$first_measured" room-8 "{$common, $sizes_of_graphs, \"max_loras\": 8}" "${first_variables[@]}"
@@ -144,7 +157,7 @@ ask() { # ask SIZE SECONDS
 step pbb-corpus 60 "$PY" studies/pbb/pbb.py corpus --config configs/pbb-easy-0.5b.toml --out runs/pbb-easy
 : > "$L/beside.pid"
 for size in $sizes; do
-    ask "$size" 700 &
+    ask "$size" 1100 &
     echo $! >> "$L/beside.pid"
 done
 wait $(cat "$L/beside.pid")
@@ -152,4 +165,6 @@ wait $vllm
 
 # 4. Why, if ours is slower: where the steps of the full batch go.
 [ -n "$dry" ] || step profile 60 "$PY" "${bench[@]}" --parts profile
+kill $packing
 say done
+pack

@@ -145,7 +145,7 @@ vllm=$!
 # 3. Programming by Backprop: the ceiling first; a size that does not reach it is not asked.
 ask() { # ask SIZE SECONDS
     local size=$1 config=configs/pbb-easy-$1 run
-    [ "$size" = 0.5b ] || [ -n "$dry" ] || wait_for "/tmp/ready-$size" 300 || { say "pbb-$size: no model"; return; }
+    [ "$size" = 0.5b ] || [ -n "$dry" ] || wait_for "/tmp/ready-$size" 600 || { say "pbb-$size: no model"; return; }
     step "pbb-$size-ceiling" 150 "$PY" -m rune run "$config-ceiling.toml" --resume ${tiny[@]+"${tiny[@]}"} ${tiny[@]+--set 'adapt.arms=["vanilla","teacher"]'}
     run=$(ls -d runs/pbb-easy-"$size"-ceiling-* | head -n 1)
     if "$PY" studies/pbb/pbb.py ceiling "$run" >> "$L/queue.log" 2>&1 || [ -n "$dry" ]; then

@@ -56,7 +56,7 @@ if [ -n "$dry" ]; then
 else
     bench+=(--device cuda)
     ours="ours_none ours_8 ours_164 session_1 session_10 session_100 session_1000" peft="peft_swap peft_8"
-    tiny=() sizes="0.5b 1.5b" ready_limit=240
+    tiny=() sizes="0.5b 1.5b" ready_limit=270
 fi
 
 # 1. Ours, alone on the GPU; then PEFT.

@@ -42,16 +42,43 @@ CONTRASTS = (
 RESAMPLES, LEVEL = 10_000, 0.95
 PAGE = Path(__file__).with_name("README.md")
 CONFIGS = Path(__file__).parents[2] / "configs"
-RUNS = ("pbb-0.5b", "pbb-0.5b-reason", "pbb-1.5b", "pbb-1.5b-reason")
-# Of the page: what → run → lowest and highest that was predicted, in points.
-PREDICTED: Mapping[str, tuple[tuple[float, float], ...]] = {
-    "vanilla": ((1, 8), (1, 9), (3, 12), (2, 12)),
-    "teacher": ((10, 30), (10, 32), (22, 45), (25, 52)),
-    "tuned": ((2, 10), (1, 9), (4, 15), (3, 15)),
-    "tuned - tuned_wrong": ((-1.5, 3), (-2, 3), (-1, 5), (-2, 6)),
-    "tuned_wrong - vanilla": ((-3, 2), (-4, 2), (-4, 3), (-5, 3)),
-    "tuned_mean - vanilla": ((-3, 3), (-4, 3), (-3, 3), (-4, 3)),
-    "tuned - tuned_wrong, compositions": ((-3, 3),) * 4,
+
+
+class Part(NamedTuple):
+    """One part of the page: its runs, and what → run → lowest and highest that was predicted, in points."""
+
+    block: str  # of the page
+    runs: tuple[str, ...]
+    predicted: Mapping[str, tuple[tuple[float, float], ...]]
+
+
+PARTS = {
+    "first": Part(
+        "pbb",
+        ("pbb-0.5b", "pbb-0.5b-reason", "pbb-1.5b", "pbb-1.5b-reason"),
+        {
+            "vanilla": ((1, 8), (1, 9), (3, 12), (2, 12)),
+            "teacher": ((10, 30), (10, 32), (22, 45), (25, 52)),
+            "tuned": ((2, 10), (1, 9), (4, 15), (3, 15)),
+            "tuned - tuned_wrong": ((-1.5, 3), (-2, 3), (-1, 5), (-2, 6)),
+            "tuned_wrong - vanilla": ((-3, 2), (-4, 2), (-4, 3), (-5, 3)),
+            "tuned_mean - vanilla": ((-3, 3), (-4, 3), (-3, 3), (-4, 3)),
+            "tuned - tuned_wrong, compositions": ((-3, 3),) * 4,
+        },
+    ),
+    "easy": Part(
+        "pbb-easy",
+        ("pbb-easy-0.5b", "pbb-easy-1.5b"),
+        {
+            "vanilla": ((1, 10), (2, 13)),
+            "teacher": ((35, 75), (60, 90)),
+            "tuned": ((4, 25), (8, 40)),
+            "tuned - tuned_wrong": ((0, 14), (3, 28)),
+            "tuned_wrong - vanilla": ((-2, 8), (-3, 9)),
+            "tuned_mean - vanilla": ((-2, 8), (-3, 9)),
+            "tuned - tuned_wrong, compositions": ((-6, 10), (-5, 16)),
+        },
+    ),
 }
 CEILING = 10.0  # a `teacher` below it: nothing about weights follows
 FORMS = ("a value", "states a value", "the call", "the question", "other")
@@ -69,6 +96,7 @@ def main() -> int:
     three.set_defaults(do=ceiling)
     two = verbs.add_parser("tell")
     two.add_argument("runs", type=Path, nargs="+")
+    two.add_argument("--part", choices=PARTS, default="first")
     two.add_argument("--out", type=Path, required=True)
     two.set_defaults(do=tell)
     args = parser.parse_args()
@@ -113,11 +141,12 @@ class Scores(NamedTuple):
 
 def tell(args: argparse.Namespace) -> None:
     by_name = {run.resolve().name.rpartition("-")[0]: run.resolve() for run in args.runs}
-    found = {name: one(by_name[name]) for name in RUNS}
+    part = PARTS[args.part]
+    found = {name: one(by_name[name]) for name in part.runs if name in by_name}
     args.out.mkdir(parents=True, exist_ok=True)
     store.write_json(args.out / "result.json", {"level": LEVEL, "resamples": RESAMPLES, "runs": found})
     store.write_atomic(args.out / "result.md", page(found))
-    store.replace_block(PAGE, "pbb", came_out(found))
+    store.replace_block(PAGE, part.block, came_out(found, part))
     print(args.out / "result.md")
 
 
@@ -255,13 +284,14 @@ def page(found: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def came_out(found: Mapping[str, Any]) -> str:
+def came_out(found: Mapping[str, Any], part: Part) -> str:
     """What the page says of the runs: each prediction, the rule, and what the answers consist of."""
     lines = [f"| measured, points | {' | '.join(found)} |", f"|---|{'---:|' * len(found)}"]
     kept = 0
-    for what, bounds in PREDICTED.items():
+    for what, bounds in part.predicted.items():
         cells = []
-        for run, (low, high) in zip(found.values(), bounds, strict=True):
+        for name, run in found.items():
+            low, high = bounds[part.runs.index(name)]
             arm, _, where = what.partition(", ")
             by = run["by"]["functions"]["composition"]
             told = by["tuned - tuned_wrong"] if where else run["contrasts"].get(arm)
@@ -270,7 +300,7 @@ def came_out(found: Mapping[str, Any]) -> str:
             kept += holds
             cells.append(f"{span(told) if told else f'{value:.1f}'}: {'kept' if holds else 'missed'}")
         lines.append(f"| {what.replace(' - ', ' − ')} | {' | '.join(cells)} |")
-    total = sum(map(len, PREDICTED.values()))
+    total = len(part.predicted) * len(found)
     lines += ["", f"{kept} of {total} predictions kept.", ""]
     lines += [f"| answers of `teacher`, % of draws | {' | '.join(found)} |", f"|---|{'---:|' * len(found)}"]
     lines += [

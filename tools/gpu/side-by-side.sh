@@ -104,7 +104,7 @@ attempt() { # attempt NAME LABEL JSON VARIABLE=VALUE…: start vLLM so, and meas
     nvidia-smi --query-compute-apps=pid,used_memory --format=csv,noheader >> "$L/vllm/$name.beside" 2> /dev/null
     touch "$hold"
     say "vllm-$name: measured, the others stopped"
-    for ((i = 0; i < 2 * 200; i++)); do kill -0 $pid 2> /dev/null || break; sleep 0.5; done
+    for ((i = 0; i < 2 * 280; i++)); do kill -0 $pid 2> /dev/null || break; sleep 0.5; done
     kill -9 $(tree $pid) 2> /dev/null
     wait $pid
     code=$?

@@ -138,7 +138,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--parts",
         nargs="*",
-        help="default: all of the mode; extra: stream_check session_N peft_swap text_equality two_gpus",
+        help="default: all of the mode; extra: stream_check strong_check session_N peft_swap text_equality two_gpus",
     )
     parser.add_argument(
         "--engines",
@@ -151,6 +151,10 @@ def arguments() -> argparse.Namespace:
         "--hold", type=Path, help="once vLLM has started, write HOLD.ready and measure when HOLD is there"
     )
     parser.add_argument("--label", default="", help="behind each part's name: the same parts with other settings")
+    parser.add_argument(
+        "--strong", type=float, default=0.03,
+        help="entries of B of the adapters that must change a greedy text; with 0.02 the first of them changes none",
+    )  # fmt: skip
     parser.add_argument("--quantize", choices=("none", "nf4"), default="none", help="of our engine's base")
     parser.add_argument("--eager", action="store_true", help="our engine without CUDA graphs")
     parser.add_argument("--in-flight", type=int, default=512, help="session_N: requests that are under way at once")
@@ -665,6 +669,8 @@ class Bench:
             options: dict[str, Any] = {"max_loras": 164, "max_cpu_loras": 1000, "max_num_seqs": 1024}
             if self.args.device == "cuda":
                 options["gpu_memory_utilization"] = 0.5
+            # A forked process waits for ever for the OpenMP threads that arithmetic has started in this one.
+            os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
             started = time.perf_counter()
             try:
                 from vllm import LLM
@@ -711,7 +717,7 @@ class Bench:
         folders = [Path(self._scratch.name) / f"{kind}-{i}" for i in range(min(count, 16))]
         for index, folder in enumerate(folders):
             if not (folder / peft.CONFIG_FILE).exists():
-                made = self.adapter(linears, index, "cpu", size=1e-4 if kind == "bench" else 0.02)
+                made = self.adapter(linears, index, "cpu", size=1e-4 if kind == "bench" else self.args.strong)
                 pairs = {name: Pair(pair.a.to(dtype), pair.b.to(dtype)) for name, pair in made.pairs.items()}
                 peft.write_peft(folder, replace(made, pairs=pairs))
         first = 1 if kind == "bench" else 10_001
@@ -719,26 +725,53 @@ class Bench:
 
     def vllm_check(self) -> dict[str, Any]:
         """Whether adapters reach what vLLM says: greedy texts of the base and under two strong adapters differ."""
-        greedy = Sampling(temperature=0.0, max_new_tokens=48)
-        requests = [
-            Request(key=str(i), prompt=text, sampling=greedy, seed=0, n=1) for i, text in enumerate(self.texts()[:8])
-        ]
         strong = self.worn_by_vllm(2, "strong")
+        requests = self.greedy_requests()
 
         def said(worn: list[Any]) -> dict[int, str]:
             return {int(c.key): c.text for c in self.through_vllm(requests, worn)[0]}
 
-        base, one, two = (said([worn] * len(requests)) for worn in (None, *strong))
-        apart = {i: (one, two)[i % 2][i] for i in range(len(requests))}
-        found = {
-            "adapters_change_text": 1 - agreement(base, one),
-            "adapters_differ": 1 - agreement(one, two),
-            "mixed_equals_separate": agreement(apart, said([strong[i % 2] for i in range(len(requests))])),
-            **self.vllm_told(),
-        }
+        found = self.strong_changes(strong, said) | self.vllm_told()
         if found["adapters_change_text"] == 0 or found["adapters_differ"] == 0:
             raise RuntimeError(f"adapters change nothing in vLLM: {found}")
         return found
+
+    def strong_check(self) -> dict[str, Any]:
+        """What `vllm_check` should find: the same prompts and strong adapters through our engine, in fp32."""
+        self.drop_engine()
+        engine = torch_engine.build(torch_engine.Config(), model=self.model, device=self.args.device, dtype="float32")
+        linears, dtype = target_linears(engine.network.model), getattr(torch, self.args.dtype)
+        strong = []
+        for index in range(2):
+            made = self.adapter(linears, index, "cpu", size=self.args.strong)
+            pairs = {name: Pair(p.a.to(dtype).float(), p.b.to(dtype).float()) for name, p in made.pairs.items()}
+            strong.append(engine.put_adapter(f"strong-{index}", replace(made, pairs=pairs)))
+        requests = self.greedy_requests()
+
+        def said(worn: list[Any]) -> dict[int, str]:
+            asked = [replace(request, adapter=adapter) for request, adapter in zip(requests, worn, strict=True)]
+            return {int(key): text for (key, _), text in answers(engine, asked).items()}
+
+        found = self.strong_changes(strong, said)
+        engine.close()
+        return {"strong": self.args.strong, "rounded_to": self.args.dtype, **found}
+
+    def greedy_requests(self) -> list[Request]:
+        greedy = Sampling(temperature=0.0, max_new_tokens=48)
+        return [
+            Request(key=str(i), prompt=text, sampling=greedy, seed=0, n=1) for i, text in enumerate(self.texts()[:8])
+        ]
+
+    def strong_changes(self, strong: list[Any], said: Callable[[list[Any]], dict[int, str]]) -> dict[str, Any]:
+        """Shares of the greedy texts that differ: base and first adapter, the two adapters; and mixed as alone."""
+        count = len(self.greedy_requests())
+        base, one, two = (said([worn] * count) for worn in (None, *strong))
+        apart = {i: (one, two)[i % 2][i] for i in range(count)}
+        return {
+            "adapters_change_text": 1 - agreement(base, one),
+            "adapters_differ": 1 - agreement(one, two),
+            "mixed_equals_separate": agreement(apart, said([strong[i % 2] for i in range(count)])),
+        }
 
     def vllm(self, name: str, num_adapters: int) -> dict[str, Any]:
         """The work of `ours_…`: with a seed for every draw, as ours has, and once without, which vLLM may do faster."""

@@ -3,7 +3,7 @@
 #   L=/tmp/lane-d bash side-by-side.sh [dry]
 # Every step is bounded and writes as it goes; one that fails leaves its traceback in $L/*.log and the next begins. Run again, it goes on:
 # parts and stages that are there are skipped. vLLM starts in the background, in attempts, each bounded; while it is measured everything
-# else of this queue is stopped (SIGSTOP). Each attempt's processes write their stacks every minute and on SIGUSR1, so that a hang tells where.
+# else of this queue is stopped (SIGSTOP). Each attempt's processes write their stack on SIGUSR1, so that a hang tells where.
 # SECONDS_LEFT: no step goes on after that. ALONE=no: another lane comes to this GPU, so vLLM is measured once. "dry": the same on a CPU with the tiny model in $MODEL, and no vLLM to import.
 set -uo pipefail
 T=${T:-/tmp/tree} L=${L:-/tmp/lane-d} SITE=${SITE:-/tmp/sitev}
@@ -126,8 +126,7 @@ through_vllm() {
     cat > "$L/stacks-on/sitecustomize.py" <<'P'
 import faulthandler, os, signal
 _file = open(f"{os.environ.get('STACKS', '/tmp/stacks')}-{os.getpid()}.txt", "w")
-faulthandler.register(signal.SIGUSR1, file=_file, all_threads=True)
-faulthandler.dump_traceback_later(60, repeat=True, file=_file)
+faulthandler.register(signal.SIGUSR1, file=_file, all_threads=False)  # of the thread that gets it: others' running stacks are not safe to walk
 P
     env PYTHONPATH="$SITE" "$PY" -X importtime -c 'import vllm' 2>&1 | sort -t'|' -k2 -n -r | head -n 20 > "$L/vllm/import.txt" &
     attempt v2 '' "{$common, $sizes_of_graphs}" VLLM_LOGGING_LEVEL=INFO ||

@@ -69,6 +69,10 @@ SIDE_BY_SIDE = {
     "peft": ("peft_swap", "peft_8"),
 }  # fmt: skip
 ADAPTER_RANK = 8
+VLLM_VARIABLES = (  # those that change what is measured; the others are paths and names of this machine
+    "VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_USE_FLASHINFER_SAMPLER", "VLLM_USE_V2_MODEL_RUNNER",
+    "VLLM_WORKER_MULTIPROCESSING_METHOD",
+)  # fmt: skip
 
 
 def main() -> int:
@@ -695,7 +699,7 @@ class Bench:
         """What its parts say of vLLM beside the figures."""
         from importlib.metadata import version
 
-        env = {name: value for name, value in sorted(os.environ.items()) if name.startswith("VLLM_")}
+        env = {name: value for name, value in sorted(os.environ.items()) if name in VLLM_VARIABLES}
         return {
             "vllm": version("vllm"), "options": self.args.vllm, "environment": env,
             "start_seconds": round(self._llm_seconds, 1),

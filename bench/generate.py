@@ -12,6 +12,11 @@ off goes on; `<out>/bench-generate.json` joins them.
     python bench/generate.py --model ~/.cache/rune/models/smollm2-135m-instruct --out results/bench-generate-cpu
     python bench/generate.py --device cuda --model MODEL --tasks HumanEval.jsonl.gz --out results/bench-generate-gpu
     python bench/generate.py --device cuda --model MODEL --tasks … --out … --parts two_gpus --gpus 2
+    python bench/generate.py --device cuda --model MODEL --tasks … --out … --engines torch,vllm,peft
+
+`--engines` asks for the parts that are compared side by side: the experiment's work with 0, 8 and 164 adapters in a
+batch, and a server's with 1 to 1,000 registered. vLLM takes the GPU for itself and settings at its start, so its parts
+are best given a process of their own on the same folder (`--engines vllm --vllm '{"max_loras": 512}' --label 512`).
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ import statistics
 import sys
 import tempfile
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -46,12 +52,27 @@ from rune.models import chat, identity, loader
 from rune.runs import store
 from rune.types import AdapterRef, Completion, Delta, ModelRef, Request, Sample, Sampling
 
-CPU_PARTS = ("ours_none", "ours_1", "ours_8", "bare_64", "ours_64", "generate", "peft_1", "peft_8", "peft_64", "vllm")
+CPU_PARTS = (
+    "ours_none", "ours_1", "ours_8", "bare_64", "ours_64", "generate", "peft_1", "peft_8", "peft_64",
+    "vllm_none", "vllm_8",
+)  # fmt: skip
 GPU_PARTS = (
     "self_check", "bandwidth", "ours_none", "ours_164", "kernels", "ours_164_tuned", "profile", "generate_all",
-    "ours_1", "ours_8", "ours_64", "peft_8", "peft_1", "peft_64", "vllm",
+    "ours_1", "ours_8", "ours_64", "peft_8", "peft_1", "peft_64", "vllm_none", "vllm_8", "vllm_164",
 )  # fmt: skip
+SIDE_BY_SIDE = {
+    "torch": ("ours_none", "ours_8", "ours_164", "session_1", "session_10", "session_100", "session_1000"),
+    "vllm": (
+        "vllm_check", "vllm_none", "vllm_8", "vllm_164",
+        "vllm_session_1", "vllm_session_10", "vllm_session_100", "vllm_session_1000",
+    ),
+    "peft": ("peft_swap", "peft_8"),
+}  # fmt: skip
 ADAPTER_RANK = 8
+VLLM_VARIABLES = (  # those that change what is measured; the others are paths and names of this machine
+    "VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_USE_FLASHINFER_SAMPLER", "VLLM_USE_V2_MODEL_RUNNER",
+    "VLLM_WORKER_MULTIPROCESSING_METHOD",
+)  # fmt: skip
 
 
 def main() -> int:
@@ -61,9 +82,10 @@ def main() -> int:
         torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     bench, begun = Bench(args), time.perf_counter()
-    names = args.parts or (GPU_PARTS if args.mode == "gpu" else CPU_PARTS)
+    side_by_side = [part for engine in args.engines for part in SIDE_BY_SIDE[engine]]
+    names = args.parts or side_by_side or (GPU_PARTS if args.mode == "gpu" else CPU_PARTS)
     for name in names:
-        path = args.out / f"{name}.json"
+        path = args.out / (f"{name}-{args.label}.json" if args.label else f"{name}.json")
         if path.exists() and not args.force:
             print(f"{name}: already there", file=sys.stderr)
             continue
@@ -101,6 +123,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--num-tasks", type=int, default=164)
     parser.add_argument("--n", type=int, default=5, help="draws a task")
     parser.add_argument("--max-new-tokens", type=int, help="default: 512 in gpu mode, 48 in cpu mode")
+    parser.add_argument("--served-tokens", type=int, help="session_N: most new tokens; default: 128 in gpu mode")
     parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--top-k", type=int, default=0)
     parser.add_argument("--top-p", type=float, default=1.0)
@@ -119,8 +142,23 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--parts",
         nargs="*",
-        help="default: all of the mode; extra: stream_check session_N peft_swap text_equality two_gpus",
+        help="default: all of the mode; extra: stream_check strong_check session_N peft_swap text_equality two_gpus",
     )
+    parser.add_argument(
+        "--engines",
+        type=lambda text: text.split(","),
+        default=[],
+        help=f"parts that compare these side by side, of {','.join(SIDE_BY_SIDE)}",
+    )
+    parser.add_argument("--vllm", type=json.loads, default={}, metavar="JSON", help="settings of vLLM's LLM(…)")
+    parser.add_argument(
+        "--hold", type=Path, help="once vLLM has started, write HOLD.ready and measure when HOLD is there"
+    )
+    parser.add_argument("--label", default="", help="behind each part's name: the same parts with other settings")
+    parser.add_argument(
+        "--strong", type=float, default=0.03,
+        help="entries of B of the adapters that must change a greedy text; with 0.02 the first of them changes none",
+    )  # fmt: skip
     parser.add_argument("--quantize", choices=("none", "nf4"), default="none", help="of our engine's base")
     parser.add_argument("--eager", action="store_true", help="our engine without CUDA graphs")
     parser.add_argument("--in-flight", type=int, default=512, help="session_N: requests that are under way at once")
@@ -128,9 +166,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--strict", action="store_true", help="stop at the first failure, with its traceback")
     parser.add_argument("--self-check", action="store_true", help="only check this device (20 s)")
     args = parser.parse_args()
+    if unknown := [name for name in args.engines if name not in SIDE_BY_SIDE]:
+        parser.error(f"--engines: found {', '.join(unknown)}; give some of {','.join(SIDE_BY_SIDE)}")
     args.mode = args.mode or ("gpu" if args.device == "cuda" else "cpu")
     args.dtype = args.dtype or ("bfloat16" if args.device == "cuda" else "float32")
     args.max_new_tokens = args.max_new_tokens or (512 if args.mode == "gpu" else 48)
+    args.served_tokens = args.served_tokens or min(args.max_new_tokens, 128)
     if args.self_check:
         args.parts, args.strict, args.force = ["self_check"], True, True
     return args
@@ -150,6 +191,9 @@ class Bench:
         )
         self._engine: _torch.TorchEngine | None = None
         self._plain: Any = None
+        self._llm: Any = None
+        self._llm_seconds = 0.0
+        self._calls = 0
         self._weights_bytes = 0
         self._scratch = tempfile.TemporaryDirectory()
 
@@ -164,6 +208,13 @@ class Bench:
             return self.ours(name, 0, rows=int(number))
         if system == "session":
             return self.session(int(number))
+        if system == "vllm":
+            what, _, count = number.partition("_")
+            if what == "check":
+                return self.vllm_check()
+            if what == "session":
+                return self.vllm_session(int(count))
+            return self.vllm(name, 0 if what == "none" else int(what))
         if name == "peft_swap":
             self.drop_engine()
             return self.peft_swap()
@@ -230,15 +281,16 @@ class Bench:
         linears = target_linears(self.plain_model() if self._engine is None else self._engine.network.model)
         return [self.adapter(linears, index) for index in range(count)]
 
-    def adapter(self, linears: Mapping[str, Any], index: int) -> Adapter:
-        device = self.args.device
+    def adapter(self, linears: Mapping[str, Any], index: int, device: str = "", size: float = 1e-4) -> Adapter:
+        """`size`: of B's entries."""
+        device = device or self.args.device
         rng = torch.Generator(device=device).manual_seed(1000 + index)
         return Adapter(
             pairs={
                 name: Pair(
                     torch.randn(module.in_features, ADAPTER_RANK, generator=rng, device=device)
                     * module.in_features**-0.5,
-                    torch.randn(ADAPTER_RANK, module.out_features, generator=rng, device=device) * 1e-4,
+                    torch.randn(ADAPTER_RANK, module.out_features, generator=rng, device=device) * size,
                 )
                 for name, module in linears.items()
             },
@@ -322,14 +374,7 @@ class Bench:
         engine = self.engine()
         linears = target_linears(engine.network.model)
         refs = [engine.put_adapter(f"bench-{i}", self.adapter(linears, i)) for i in range(num_adapters)]
-        texts = self.texts()
-        requests = [
-            Request(
-                key=str(i), prompt=texts[i % len(texts)], sampling=self.sampling, seed=self.args.seed + i, n=1,
-                adapter=refs[i % len(refs)] if refs else None,
-            )
-            for i in range(len(texts) * (10 if self.args.mode == "gpu" else 1))
-        ]  # fmt: skip
+        requests = self.session_requests(refs)
         self.served(requests[: self.args.in_flight])  # graphs recorded, kernels tuned
         if self.args.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -337,13 +382,23 @@ class Bench:
             completions, first_ms = self.served(requests)
         for ref in refs:
             engine.drop_adapter(ref.adapter_id)
-        cuts = statistics.quantiles(first_ms, n=100)
         return {
             "adapters": num_adapters, "requests": len(requests), "in_flight": self.args.in_flight,
-            **clock.rates(completions),
-            "first_token_ms": {"p50": round(cuts[49], 1), "p95": round(cuts[94], 1), "p99": round(cuts[98], 1)},
+            "served_tokens": self.args.served_tokens,
+            **clock.rates(completions), "first_token_ms": percentiles(first_ms),
             "peak_bytes": torch.cuda.max_memory_allocated() if self.args.device == "cuda" else 0,
         }  # fmt: skip
+
+    def session_requests(self, refs: list[AdapterRef]) -> list[Request]:
+        """What is asked of a server: ten requests a task (on a CPU one), one draw each, the adapters dealt round."""
+        texts, sampling = self.texts(), replace(self.sampling, max_new_tokens=self.args.served_tokens)
+        return [
+            Request(
+                key=str(i), prompt=texts[i % len(texts)], sampling=sampling, seed=self.args.seed + i, n=1,
+                adapter=refs[i % len(refs)] if refs else None,
+            )
+            for i in range(len(texts) * (10 if self.args.mode == "gpu" else 1))
+        ]  # fmt: skip
 
     def served(self, requests: list[Request]) -> tuple[list[Completion], list[float]]:
         """All requests through the session, and each one's milliseconds to its first delta."""
@@ -608,27 +663,231 @@ class Bench:
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         return tokenizer
 
-    def vllm(self) -> dict[str, Any]:
-        """vLLM with 8 adapters and with none, if it can be imported here."""
-        from rune.engines import vllm as vllm_engine
+    # vLLM is driven through its own `LLM`, not through our engine's wrapper: what is compared is vLLM at its best.
 
+    def llm(self) -> Any:
+        """vLLM with room for 164 adapters in a batch and 1,000 beside it, started once for all its parts."""
+        if self._llm is None:
+            self.drop_engine()
+            self._plain = None
+            options: dict[str, Any] = {"max_loras": 164, "max_cpu_loras": 1000, "max_num_seqs": 1024}
+            if self.args.device == "cuda":
+                options["gpu_memory_utilization"] = 0.5
+            # A forked process waits for ever for the OpenMP threads that arithmetic has started in this one.
+            os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
+            started = time.perf_counter()
+            try:
+                from vllm import LLM
+
+                self._llm = LLM(
+                    model=self.model.path, dtype=self.args.dtype, enable_lora=True, max_lora_rank=ADAPTER_RANK,
+                    max_model_len=4096, seed=0, **{**options, **self.args.vllm},
+                )  # fmt: skip
+            except Exception:
+                if not self.args.hold:
+                    raise
+                traceback.print_exc()  # whoever holds it tries other settings; the other parts would start it again
+                sys.exit("vLLM did not start")
+            self._llm_seconds = time.perf_counter() - started
+            if self.args.hold:  # others may use the GPU while it starts, but not while it is measured
+                self.args.hold.with_name(self.args.hold.name + ".ready").touch()
+                while not self.args.hold.exists():
+                    time.sleep(0.2)
+        return self._llm
+
+    def vllm_told(self) -> dict[str, Any]:
+        """What its parts say of vLLM beside the figures."""
+        from importlib.metadata import version
+
+        env = {name: value for name, value in sorted(os.environ.items()) if name in VLLM_VARIABLES}
+        return {
+            "vllm": version("vllm"), "options": self.args.vllm, "environment": env,
+            "start_seconds": round(self._llm_seconds, 1),
+        }  # fmt: skip
+
+    def worn_by_vllm(self, count: int, kind: str = "bench") -> list[Any]:
+        """vLLM's handles of `count` adapters of 16 contents: each name has a place of its own in vLLM's memory.
+
+        Made without touching the GPU, which is vLLM's.
+        """
+        import transformers
+        from vllm.lora.request import LoRARequest
+
+        with torch.device("meta"):
+            network = transformers.AutoModelForCausalLM.from_config(
+                transformers.AutoConfig.from_pretrained(self.model.path)
+            )
+        linears, dtype = target_linears(network), getattr(torch, self.args.dtype)
+        folders = [Path(self._scratch.name) / f"{kind}-{i}" for i in range(min(count, 16))]
+        for index, folder in enumerate(folders):
+            if not (folder / peft.CONFIG_FILE).exists():
+                made = self.adapter(linears, index, "cpu", size=1e-4 if kind == "bench" else self.args.strong)
+                pairs = {name: Pair(pair.a.to(dtype), pair.b.to(dtype)) for name, pair in made.pairs.items()}
+                peft.write_peft(folder, replace(made, pairs=pairs))
+        first = 1 if kind == "bench" else 10_001
+        return [LoRARequest(f"{kind}-{i}", first + i, str(folders[i % len(folders)])) for i in range(count)]
+
+    def vllm_check(self) -> dict[str, Any]:
+        """Whether adapters reach what vLLM says: greedy texts of the base and under two strong adapters differ."""
+        strong = self.worn_by_vllm(2, "strong")
+        requests = self.greedy_requests()
+
+        def said(worn: list[Any]) -> dict[int, str]:
+            return {int(c.key): c.text for c in self.through_vllm(requests, worn)[0]}
+
+        found = self.strong_changes(strong, said) | self.vllm_told()
+        if found["adapters_change_text"] == 0 or found["adapters_differ"] == 0:
+            raise RuntimeError(f"adapters change nothing in vLLM: {found}")
+        return found
+
+    def strong_check(self) -> dict[str, Any]:
+        """What `vllm_check` should find: the same prompts and strong adapters through our engine, in fp32."""
         self.drop_engine()
-        self._plain = None
-        result: dict[str, Any] = {}
-        engine = vllm_engine.build(
-            vllm_engine.Config(max_loras=8, max_lora_rank=ADAPTER_RANK),
-            model=self.model, device=self.args.device, dtype=self.args.dtype,
-            adapters=Folders(Path(self._scratch.name)),
-        )  # fmt: skip
-        folders = [Path(self._scratch.name) / f"vllm-{i}" for i in range(8)]
-        refs = [peft.write_peft(f, a) for f, a in zip(folders, self.adapters(8), strict=True)]
-        for label, worn in (("none", []), ("8", refs)):
-            list(engine.complete(self.requests(worn)[:8]))  # warm up
-            with Clock(self.args) as clock:
-                done = list(engine.complete(self.requests(worn)))
-            result[label] = clock.rates(done)
+        engine = torch_engine.build(torch_engine.Config(), model=self.model, device=self.args.device, dtype="float32")
+        linears, dtype = target_linears(engine.network.model), getattr(torch, self.args.dtype)
+        strong = []
+        for index in range(2):
+            made = self.adapter(linears, index, "cpu", size=self.args.strong)
+            pairs = {name: Pair(p.a.to(dtype).float(), p.b.to(dtype).float()) for name, p in made.pairs.items()}
+            strong.append(engine.put_adapter(f"strong-{index}", replace(made, pairs=pairs)))
+        requests = self.greedy_requests()
+
+        def said(worn: list[Any]) -> dict[int, str]:
+            asked = [replace(request, adapter=adapter) for request, adapter in zip(requests, worn, strict=True)]
+            return {int(key): text for (key, _), text in answers(engine, asked).items()}
+
+        found = self.strong_changes(strong, said)
         engine.close()
-        return result
+        return {"strong": self.args.strong, "rounded_to": self.args.dtype, **found}
+
+    def greedy_requests(self) -> list[Request]:
+        greedy = Sampling(temperature=0.0, max_new_tokens=48)
+        return [
+            Request(key=str(i), prompt=text, sampling=greedy, seed=0, n=1) for i, text in enumerate(self.texts()[:8])
+        ]
+
+    def strong_changes(self, strong: list[Any], said: Callable[[list[Any]], dict[int, str]]) -> dict[str, Any]:
+        """Shares of the greedy texts that differ: base and first adapter, the two adapters; and mixed as alone."""
+        count = len(self.greedy_requests())
+        base, one, two = (said([worn] * count) for worn in (None, *strong))
+        apart = {i: (one, two)[i % 2][i] for i in range(count)}
+        return {
+            "adapters_change_text": 1 - agreement(base, one),
+            "adapters_differ": 1 - agreement(one, two),
+            "mixed_equals_separate": agreement(apart, said([strong[i % 2] for i in range(count)])),
+        }
+
+    def vllm(self, name: str, num_adapters: int) -> dict[str, Any]:
+        """The work of `ours_…`: with a seed for every draw, as ours has, and once without, which vLLM may do faster."""
+        llm = self.llm()
+        worn = self.worn_by_vllm(num_adapters) if num_adapters else []
+        started = time.perf_counter()
+        for adapter in worn:
+            llm.llm_engine.add_lora(adapter)
+        loaded = time.perf_counter() - started
+        requests = self.requests([])
+        given = [worn[i % len(worn)] if worn else None for i in range(len(requests))]
+        runs, completions = {}, []
+        for run, seeded in (("first_run", True), ("seeded", True), ("unseeded", False)):
+            with Clock(self.args) as clock:
+                completions, _ = self.through_vllm(requests, given, seeded=seeded)
+            runs[run] = clock.rates(completions)
+            if run == "seeded":
+                self.write_samples(name, {(int(c.key), c.draw): c for c in completions})
+        return {
+            "adapters": num_adapters, "rows": len(completions), "load_seconds": round(loaded, 3),
+            "first_run": runs["first_run"], "unseeded": runs["unseeded"],
+            **max(runs["first_run"], runs["seeded"], key=lambda run: run["rate"]),
+            **self.vllm_told(),
+        }  # fmt: skip
+
+    def vllm_session(self, num_adapters: int) -> dict[str, Any]:
+        """The work of `session_…`; all adapters are in vLLM's host memory before, where ours are on the device."""
+        llm = self.llm()
+        worn = self.worn_by_vllm(num_adapters)
+        started = time.perf_counter()
+        for adapter in worn:
+            llm.llm_engine.add_lora(adapter)
+        loaded = time.perf_counter() - started
+        requests = self.session_requests([])
+        given = [worn[i % len(worn)] for i in range(len(requests))]
+        first = self.args.in_flight
+        self.through_vllm(requests[:first], given[:first], in_flight=first, streamed=True)
+        with Clock(self.args) as clock:
+            completions, first_ms = self.through_vllm(requests, given, in_flight=first, streamed=True)
+        return {
+            "adapters": num_adapters, "requests": len(requests), "in_flight": first,
+            "served_tokens": self.args.served_tokens,
+            "load_seconds": round(loaded, 3), **clock.rates(completions), "first_token_ms": percentiles(first_ms),
+            **self.vllm_told(),
+        }  # fmt: skip
+
+    def through_vllm(
+        self,
+        requests: list[Request],
+        worn: list[Any],
+        *,
+        in_flight: int = 0,
+        seeded: bool = True,
+        streamed: bool = False,
+    ) -> tuple[list[Completion], list[float]]:
+        """All draws through vLLM's engine (as `LLM.generate` does it, all at once, or so many at a time).
+
+        Returns them in the requests' order, and each one's milliseconds from handing over to its first token.
+        """
+        from vllm.sampling_params import RequestOutputKind
+
+        from vllm import SamplingParams
+
+        engine, tokenizer = self.llm().llm_engine, self.llm().get_tokenizer()
+        self._calls += 1
+        rows = [
+            (request, draw, lora) for request, lora in zip(requests, worn, strict=True) for draw in range(request.n)
+        ]
+        ids = {r.prompt: list(tokenizer(r.prompt, add_special_tokens=False)["input_ids"]) for r in requests}
+        begun, first_ms, parts = dict[int, float](), dict[int, float](), defaultdict[int, list[Delta]](list)
+        tokens: dict[int, int] = defaultdict(int)
+        waiting = iter(range(len(rows)))
+
+        def submit() -> None:
+            index = next(waiting, None)
+            if index is None:
+                return
+            request, draw, lora = rows[index]
+            sampling = request.sampling
+            begun[index] = time.perf_counter()
+            engine.add_request(
+                f"{self._calls}-{index}",
+                {"prompt_token_ids": ids[request.prompt]},
+                SamplingParams(
+                    n=1, temperature=sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k or -1,
+                    max_tokens=sampling.max_new_tokens, ignore_eos=self.args.mode == "cpu",
+                    seed=request.seed + draw if seeded else None,
+                    output_kind=RequestOutputKind.DELTA if streamed else RequestOutputKind.FINAL_ONLY,
+                ),
+                lora_request=lora,
+            )  # fmt: skip
+
+        for _ in range(in_flight or len(rows)):
+            submit()
+        done = 0
+        while done < len(rows):
+            for output in engine.step():
+                index = int(output.request_id.split("-")[1])
+                first_ms.setdefault(index, 1000 * (time.perf_counter() - begun[index]))
+                answer = output.outputs[0]
+                tokens[index] += len(answer.token_ids)
+                parts[index].append(
+                    Delta(
+                        draw=rows[index][1], seed=rows[index][0].seed + rows[index][1], text=answer.text,
+                        num_tokens=tokens[index], finish_reason=answer.finish_reason or "",
+                    )
+                )  # fmt: skip
+                if output.finished:
+                    done += 1
+                    submit()
+        joined = [streams.joined(rows[index][0].key, parts[index]) for index in range(len(rows))]
+        return joined, [first_ms[index] for index in range(len(rows))]
 
     def bandwidth(self) -> dict[str, Any]:
         return {"bytes_per_second": self.copy_bandwidth()}
@@ -845,6 +1104,11 @@ class Bench:
             ratio(f"ours over {other}", "ours_none", other)
         for number in (1, 8, 64):
             ratio(f"ours over PEFT mixed, {number} adapters", f"ours_{number}", f"peft_{number}")
+        for name in ("none", "8", "164"):
+            ratio(f"ours over vLLM, {name} adapters", f"ours_{name}", f"vllm_{name}")
+        for number in (1, 10, 100, 1000):
+            ratio(f"ours over vLLM, served, {number} adapters", f"session_{number}", f"vllm_session_{number}")
+        ratio("ours, 164 adapters in a batch, over PEFT swapping", "ours_164", "peft_swap")
         for number in (1, 8, 64, 164):
             # Many adapters are many prompts to read, which weighs on a CPU: against the same rows bare, where known.
             bare = f"bare_{number}" if f"bare_{number}" in rate else "ours_none"
@@ -900,6 +1164,11 @@ class Clock:
 
 def answers(engine: Any, requests: list[Request]) -> dict[tuple[str, int], str]:
     return {(c.key, c.draw): c.text for c in engine.complete(requests)}
+
+
+def percentiles(milliseconds: list[float]) -> dict[str, float]:
+    cuts = statistics.quantiles(milliseconds, n=100)
+    return {"p50": round(cuts[49], 1), "p95": round(cuts[94], 1), "p99": round(cuts[98], 1)}
 
 
 def guarded(cut: bool, seconds: float) -> dict[str, str]:

@@ -27,6 +27,9 @@ VALUE_INSTRUCTION = (
     "Please answer the following question with the value itself, written as one Python literal in a markdown code "
     "block. A literal is for example -3, 'ab', [1, 2] or {'a': 1}; neither a call nor an assertion:"
 )
+ASSERTION_INSTRUCTION = (
+    "Please complete the assertion with the value itself, written as one Python literal, in a markdown code block:"
+)
 EDITS_INSTRUCTION = (
     "Please mend the repository below. Answer in a markdown code block with one or more edits, each in this form, "
     "where the search part repeats whole lines of the file that stand there once:\n"
@@ -61,9 +64,18 @@ def task(prompt: str, context: str = "", answer: Answer = Answer.PROGRAM) -> Cha
     lead = f"{context.rstrip()}\n\n" if context else ""
     if answer is Answer.EDITS:  # its files are shown without fences, so that a fence can end the answer
         return Chat(messages=(("user", f"{lead}{EDITS_INSTRUCTION}\n{prompt.strip()}\n"),), prefill=EDITS_PREFILL)
-    value = answer is Answer.VALUE
-    question = f"{lead}{VALUE_INSTRUCTION if value else INSTRUCTION}\n```\n{prompt.strip()}\n```\n"
-    return Chat(messages=(("user", question),), prefill=VALUE_PREFILL if value else PREFILL)
+    instruction, prefill = INSTRUCTION, PREFILL
+    if answer is Answer.VALUE:
+        begun = open_assertion(prompt)
+        instruction = ASSERTION_INSTRUCTION if begun else VALUE_INSTRUCTION
+        prefill = f"```python\n{begun}" if begun else VALUE_PREFILL
+    return Chat(messages=(("user", f"{lead}{instruction}\n```\n{prompt.strip()}\n```\n"),), prefill=prefill)
+
+
+def open_assertion(prompt: str) -> str:
+    """The last line of a question if it is an assertion whose value is left open (`assert f(2) ==`), else ""."""
+    last = prompt.rstrip().rpartition("\n")[2]
+    return last if last.startswith("assert ") and last.endswith("==") else ""
 
 
 def retry(prompt: str, attempts: Sequence[Attempt], *, limit: int = 2, answer: Answer = Answer.PROGRAM) -> Chat:
@@ -143,6 +155,8 @@ def stop(prompt: str, answer: Answer = Answer.PROGRAM) -> tuple[str, ...]:
 
     MBPP's prompts are a docstring with an assert in it; cut there, a fifth of the 0.5B's failures were half docstrings.
     """
+    if answer is Answer.VALUE and open_assertion(prompt):
+        return (*ENDS, "\n")  # behind its value further assertions would follow
     ends = STOP if answer is Answer.PROGRAM else ENDS
     return tuple(text for text in ends if text not in prompt)
 

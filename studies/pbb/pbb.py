@@ -1,6 +1,7 @@
 """Programming by Backprop: the trajectories that its runs import, and what came out of them.
 
     python studies/pbb/pbb.py corpus --out runs/pbb        train.jsonl, given.jsonl, for configs/pbb-*.toml
+    python studies/pbb/pbb.py ceiling RUN                  whether `teacher` got far enough for the question
     python studies/pbb/pbb.py tell RUN … --out results/pbb  result.json, result.md: by kind, size and steps as well,
                                                             and "What came out" on the page
 
@@ -40,18 +41,50 @@ CONTRASTS = (
 )  # fmt: skip
 RESAMPLES, LEVEL = 10_000, 0.95
 PAGE = Path(__file__).with_name("README.md")
-RUNS = ("pbb-0.5b", "pbb-0.5b-reason", "pbb-1.5b", "pbb-1.5b-reason")
-# Of the page: what → run → lowest and highest that was predicted, in points.
-PREDICTED: Mapping[str, tuple[tuple[float, float], ...]] = {
-    "vanilla": ((1, 8), (1, 9), (3, 12), (2, 12)),
-    "teacher": ((10, 30), (10, 32), (22, 45), (25, 52)),
-    "tuned": ((2, 10), (1, 9), (4, 15), (3, 15)),
-    "tuned - tuned_wrong": ((-1.5, 3), (-2, 3), (-1, 5), (-2, 6)),
-    "tuned_wrong - vanilla": ((-3, 2), (-4, 2), (-4, 3), (-5, 3)),
-    "tuned_mean - vanilla": ((-3, 3), (-4, 3), (-3, 3), (-4, 3)),
-    "tuned - tuned_wrong, compositions": ((-3, 3),) * 4,
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+class Part(NamedTuple):
+    """One part of the page: its runs, and what → run → lowest and highest that was predicted, in points."""
+
+    block: str  # of the page
+    runs: tuple[str, ...]
+    predicted: Mapping[str, tuple[tuple[float, float], ...]]
+    closer: bool = False  # whether `tuned` gets far enough to be looked at by kind, function and answer
+
+
+PARTS = {
+    "first": Part(
+        "pbb",
+        ("pbb-0.5b", "pbb-0.5b-reason", "pbb-1.5b", "pbb-1.5b-reason"),
+        {
+            "vanilla": ((1, 8), (1, 9), (3, 12), (2, 12)),
+            "teacher": ((10, 30), (10, 32), (22, 45), (25, 52)),
+            "tuned": ((2, 10), (1, 9), (4, 15), (3, 15)),
+            "tuned - tuned_wrong": ((-1.5, 3), (-2, 3), (-1, 5), (-2, 6)),
+            "tuned_wrong - vanilla": ((-3, 2), (-4, 2), (-4, 3), (-5, 3)),
+            "tuned_mean - vanilla": ((-3, 3), (-4, 3), (-3, 3), (-4, 3)),
+            "tuned - tuned_wrong, compositions": ((-3, 3),) * 4,
+        },
+    ),
+    "easy": Part(
+        "pbb-easy",
+        ("pbb-easy-0.5b", "pbb-easy-1.5b"),
+        {
+            "vanilla": ((1, 10), (2, 13)),
+            "teacher": ((35, 75), (60, 90)),
+            "tuned": ((4, 25), (8, 40)),
+            "tuned - tuned_wrong": ((0, 14), (3, 28)),
+            "tuned_wrong - vanilla": ((-2, 8), (-3, 9)),
+            "tuned_mean - vanilla": ((-2, 8), (-3, 9)),
+            "tuned - tuned_wrong, compositions": ((-6, 10), (-5, 16)),
+        },
+        closer=True,
+    ),
 }
 CEILING = 10.0  # a `teacher` below it: nothing about weights follows
+SHOWN = re.compile(r"^assert .* == (.*)$", re.MULTILINE)  # the values that a trajectory's test shows
+CONSTANT = re.compile(r"return (s \+ '\w+'|'\w+' \+ s)\n")  # functions that put a constant to a string
 FORMS = ("a value", "states a value", "the call", "the question", "other")
 
 
@@ -59,10 +92,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(required=True)
     one = verbs.add_parser("corpus")
+    one.add_argument("--config", type=Path, default=CONFIGS / "pbb-0.5b.toml")
     one.add_argument("--out", type=Path, required=True)
     one.set_defaults(do=corpus)
+    three = verbs.add_parser("ceiling")
+    three.add_argument("run", type=Path)
+    three.set_defaults(do=ceiling)
     two = verbs.add_parser("tell")
     two.add_argument("runs", type=Path, nargs="+")
+    two.add_argument("--part", choices=PARTS, default="first")
     two.add_argument("--out", type=Path, required=True)
     two.set_defaults(do=tell)
     args = parser.parse_args()
@@ -74,7 +112,7 @@ def corpus(args: argparse.Namespace) -> None:
     """What training functions show (for `collect.imports`), and what every task is given (`collect.shown`)."""
     from rune.study.config import load
 
-    settings = load(Path(__file__).parents[2] / "configs" / "pbb-0.5b.toml").settings
+    settings = load(args.config).settings
     part = config.build(pbb.Config, settings.benchmark.settings, where="benchmark.settings")
     train = {f.name for f in pbb.functions(part) if f.split is Split.TRAIN}
     args.out.mkdir(parents=True, exist_ok=True)
@@ -82,6 +120,17 @@ def corpus(args: argparse.Namespace) -> None:
     store.write_jsonl(args.out / "given.jsonl", given)
     store.write_jsonl(args.out / "train.jsonl", [t for t in given if t.domain in train])
     print(f"{args.out}: {len(given)} trajectories given, of {len(train)} functions that train")
+
+
+def ceiling(args: argparse.Namespace) -> None:
+    """The page's rule before any LoRA is trained: exit code 1 if `teacher` is below CEILING in this run."""
+    found: dict[str, list[bool]] = defaultdict(list)
+    for place in reopen(args.run.resolve()).places():
+        for verdict in store.read_jsonl(place.folder / "verdicts.jsonl", Verdict):
+            found[verdict.condition].append(verdict.outcome is Outcome.PASSED)
+    for arm, passed in sorted(found.items()):
+        print(f"{arm}: {100 * np.mean(passed):.1f} of {len(passed)} draws")
+    sys.exit(int(100 * np.mean(found["teacher"]) < CEILING))
 
 
 # --------------------------------------------------------------------------- what came out
@@ -96,11 +145,12 @@ class Scores(NamedTuple):
 
 def tell(args: argparse.Namespace) -> None:
     by_name = {run.resolve().name.rpartition("-")[0]: run.resolve() for run in args.runs}
-    found = {name: one(by_name[name]) for name in RUNS}
+    part = PARTS[args.part]
+    found = {name: one(by_name[name]) for name in part.runs if name in by_name}
     args.out.mkdir(parents=True, exist_ok=True)
     store.write_json(args.out / "result.json", {"level": LEVEL, "resamples": RESAMPLES, "runs": found})
     store.write_atomic(args.out / "result.md", page(found))
-    store.replace_block(PAGE, "pbb", came_out(found))
+    store.replace_block(PAGE, part.block, came_out(found, part))
     print(args.out / "result.md")
 
 
@@ -113,6 +163,8 @@ def one(run: Path) -> dict[str, Any]:
     seconds: dict[str, float] = defaultdict(float)
     now: dict[str, dict[str, list[int]]] = {arm: defaultdict(list) for arm in ARMS}
     forms: dict[str, Counter[str]] = {arm: Counter() for arm in ARMS}
+    read = {t.domain: t for t in pbb.given(part)}
+    shown: dict[str, Counter[str]] = {arm: Counter() for arm in ARMS}
     for place in experiment.places():
         for sample in store.read_jsonl(place.folder / "samples.jsonl", Sample):
             problem = asked[sample.task_id].problem
@@ -120,6 +172,11 @@ def one(run: Path) -> dict[str, Any]:
             now[sample.condition][sample.task_id].append(right(answer, problem.test))
             forms[sample.condition][form(sample, answer, asked[sample.task_id])] += 1
             forms[sample.condition]["cut"] += sample.finish_reason == "length"
+            given = read[problem.domain]
+            if any(right(answer, value) for value in SHOWN.findall(given.prompt)):
+                shown[sample.condition]["a shown value"] += 1
+                shown[sample.condition]["a shown value, right"] += right(answer, problem.test)
+            shown[sample.condition]["its own code"] += code_of(answer, given.solution)
         for verdict in store.read_jsonl(place.folder / "verdicts.jsonl", Verdict):
             passed[verdict.condition][verdict.task_id].append(verdict.outcome is Outcome.PASSED)
         for stage, told in place.folder.manifest().get("stages", {}).items():
@@ -138,6 +195,9 @@ def one(run: Path) -> dict[str, Any]:
     manifest = RunDir.open(run).told()
     never = scores["vanilla"].share_T == 0
     every = np.ones(len(tasks), bool)
+    gives = most(scores, domains)
+    of_most = {name for name, domain in zip(names, domains, strict=True) if domain == gives}
+    constant = np.array([bool(CONSTANT.search(read[d].solution)) for d in domains])
     classes: dict[str, Callable[[pbb.Task], str]] = {
         "functions": lambda t: "one function" if len(t.functions) == 1 else "composition",
         "kind": lambda t: t.problem.category,
@@ -155,6 +215,18 @@ def one(run: Path) -> dict[str, Any]:
         "arms": {arm: {"pass_at_1": 100 * float(s.share_T.mean()), "draws": s.draws} for arm, s in scores.items()},
         "contrasts": contrasts(scores, domains, every),
         "floor_never_answers": {"tasks": int(never.sum()), "contrasts": contrasts(scores, domains, never)},
+        "gives_most": {
+            "function": gives,
+            "solution": read[gives].solution,
+            "passed": {arm: int(sum(sum(r) for n, r in f.items() if n in of_most)) for arm, f in passed.items()},
+            "contrasts": contrasts(scores, domains, np.array([d != gives for d in domains])),
+        },
+        "functions_that_pass": functions_that_pass(scores, domains),
+        "constant_put_to_a_string": {
+            "tasks": int(constant.sum()),
+            "tuned - tuned_wrong": contrast(scores, domains, constant, "tuned", "tuned_wrong"),
+        },
+        "answers_of_what_was_read": {arm: dict(sorted(count.items())) for arm, count in shown.items()},
         "passed": {arm: int(sum(map(sum, found.values()))) for arm, found in passed.items()},
         "taken_today": {
             "passed": {arm: int(sum(map(sum, found.values()))) for arm, found in now.items()},
@@ -183,6 +255,28 @@ def right(answer: str, expected: str) -> bool:
         return exact_value.same(exact_value.parse(answer), exact_value.parse(expected))
     except exact_value.NoValue:
         return False
+
+
+def code_of(answer: str, solution: str) -> bool:
+    """Whether an answer that is no value is a piece of the function's own code: recalled, not evaluated."""
+    try:
+        exact_value.parse(answer)
+        return False
+    except exact_value.NoValue:
+        return len(answer.strip()) > 1 and answer.strip() in solution
+
+
+def most(scores: Mapping[str, Scores], domains: Sequence[str]) -> str:
+    """The function (or composition) to which `tuned` − `tuned_wrong` owes most."""
+    owed: dict[str, float] = defaultdict(float)
+    for domain, value in zip(domains, scores["tuned"].share_T - scores["tuned_wrong"].share_T, strict=True):
+        owed[domain] += float(value)
+    return max(sorted(owed), key=lambda domain: owed[domain])
+
+
+def functions_that_pass(scores: Mapping[str, Scores], domains: Sequence[str]) -> dict[str, int]:
+    """Of how many functions and compositions an arm passes anything."""
+    return {arm: len({d for d, v in zip(domains, s.share_T, strict=True) if v > 0}) for arm, s in scores.items()}
 
 
 def form(sample: Sample, taken: str, task: pbb.Task) -> str:
@@ -238,13 +332,14 @@ def page(found: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def came_out(found: Mapping[str, Any]) -> str:
+def came_out(found: Mapping[str, Any], part: Part) -> str:
     """What the page says of the runs: each prediction, the rule, and what the answers consist of."""
     lines = [f"| measured, points | {' | '.join(found)} |", f"|---|{'---:|' * len(found)}"]
     kept = 0
-    for what, bounds in PREDICTED.items():
+    for what, bounds in part.predicted.items():
         cells = []
-        for run, (low, high) in zip(found.values(), bounds, strict=True):
+        for name, run in found.items():
+            low, high = bounds[part.runs.index(name)]
             arm, _, where = what.partition(", ")
             by = run["by"]["functions"]["composition"]
             told = by["tuned - tuned_wrong"] if where else run["contrasts"].get(arm)
@@ -253,7 +348,7 @@ def came_out(found: Mapping[str, Any]) -> str:
             kept += holds
             cells.append(f"{span(told) if told else f'{value:.1f}'}: {'kept' if holds else 'missed'}")
         lines.append(f"| {what.replace(' - ', ' − ')} | {' | '.join(cells)} |")
-    total = sum(map(len, PREDICTED.values()))
+    total = len(part.predicted) * len(found)
     lines += ["", f"{kept} of {total} predictions kept.", ""]
     lines += [f"| answers of `teacher`, % of draws | {' | '.join(found)} |", f"|---|{'---:|' * len(found)}"]
     lines += [
@@ -271,7 +366,67 @@ def came_out(found: Mapping[str, Any]) -> str:
     lines += ["", "By the rule:"]
     lines += [f"- **{name}**: {verdict(run)}" for name, run in found.items()]
     falls = [f"{name} {by_steps(run)}" for name, run in found.items()]
-    return "\n".join([*lines, "", f"`teacher` by lines executed, points: {'; '.join(falls)}."])
+    lines += ["", f"`teacher` by lines executed, points: {'; '.join(falls)}."]
+    return "\n".join([*lines, *(closer(found) if part.closer else [])])
+
+
+def closer(found: Mapping[str, Any]) -> list[str]:
+    """`tuned` by kind of function, of task and of answer, and what is left of it without its best function."""
+    lines = [
+        "", f"| `teacher` / `tuned` / `tuned_wrong`; `tuned` − `tuned_wrong` | {' | '.join(found)} |",
+        f"|---|{'---:|' * len(found)}",
+    ]  # fmt: skip
+    first = next(iter(found.values()))
+    for by, classes in first["by"].items():
+        for label in classes:
+            cells = []
+            for run in found.values():
+                told = run["by"][by][label]
+                arms = " / ".join(f"{told['arms'][arm]:.1f}" for arm in ("teacher", "tuned", "tuned_wrong"))
+                cells.append(f"{arms}; {span(told['tuned - tuned_wrong'])}")
+            lines.append(f"| {by}: {label} | {' | '.join(cells)} |")
+    lines += ["", f"| `tuned`, closer | {' | '.join(found)} |", f"|---|{'---:|' * len(found)}"]
+    rows: dict[str, Callable[[Any], str]] = {
+        "− `tuned_wrong`, tasks that `vanilla` never answers": lambda r: span(never(r, "tuned - tuned_wrong")),
+        "− `tuned_mean`, the same": lambda r: span(never(r, "tuned - tuned_mean")),
+        "− `vanilla`, all tasks": lambda r: span(r["contrasts"]["tuned - vanilla"]),
+        "its best function": lambda r: f"`{r['gives_most']['solution'].splitlines()[-1].strip()}`",
+        "passes there: `tuned`, `tuned_wrong`, `vanilla`": lambda r: ", ".join(
+            str(r["gives_most"]["passed"][arm]) for arm in ("tuned", "tuned_wrong", "vanilla")
+        ),
+        "− `tuned_wrong` without it": lambda r: span(r["gives_most"]["contrasts"]["tuned - tuned_wrong"]),
+        "− `tuned_mean` without it": lambda r: span(r["gives_most"]["contrasts"]["tuned - tuned_mean"]),
+        "functions that it passes anything of": lambda r: f"{r['functions_that_pass']['tuned']} of {r['functions']}",
+        "answers that the trajectory shows; right": lambda r: (
+            f"{of_read(r, 'a shown value')}; {of_read(r, 'a shown value, right')}"
+        ),
+        "answers that are a piece of the function's code": lambda r: str(of_read(r, "its own code")),
+        "answers that are values, %: `tuned`, `tuned_wrong`, `tuned_mean`": lambda r: ", ".join(
+            f"{100 * r['answers'][arm]['a value'] / r['arms'][arm]['draws']:.0f}"
+            for arm in ("tuned", "tuned_wrong", "tuned_mean")
+        ),
+        "− `tuned_wrong`, a constant put to a string": lambda r: span(
+            r["constant_put_to_a_string"]["tuned - tuned_wrong"]
+        ),
+    }
+    lines += [f"| {name} | {' | '.join(of(run) for run in found.values())} |" for name, of in rows.items()]
+    for name, run in found.items():
+        kinds = {label: told["tuned - tuned_wrong"]["points"] for label, told in run["by"]["kind"].items()}
+        low, high = min(kinds, key=lambda k: kinds[k]), max(kinds, key=lambda k: kinds[k])
+        kept = high == "strings" and kinds["recursion"] == kinds[low]
+        lines += [
+            "",
+            f"{name}: `tuned` − `tuned_wrong` largest for {high}, smallest for {low}: {'kept' if kept else 'missed'}.",
+        ]
+    return lines
+
+
+def never(run: Mapping[str, Any], what: str) -> Any:
+    return run["floor_never_answers"]["contrasts"][what]
+
+
+def of_read(run: Mapping[str, Any], what: str) -> int:
+    return int(run["answers_of_what_was_read"]["tuned"].get(what, 0))
 
 
 def by_steps(run: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from rune import prompts
 from rune.benchmarks import pbb
-from rune.benchmarks._pbb_functions import INPUTS, SOURCES
+from rune.benchmarks._pbb_functions import EASY_SOURCES, INPUTS, SOURCES
 from rune.benchmarks.pbb import Config
 from rune.benchmarks.scorers import exact_value, judging
 from rune.benchmarks.scorers.judging import Item
@@ -20,9 +20,17 @@ from rune.types import Answer, Outcome, Problem, Scorer, Split
 KINDS = {"sorting", "strings", "recursion", "arithmetic", "data structures", "ciphers"}
 
 
+EASY = Config(tier="easy", assertion=True)
+
+
 @pytest.fixture(scope="module")
 def tasks() -> list[pbb.Task]:
     return pbb.tasks(Config())
+
+
+@pytest.fixture(scope="module")
+def easy() -> list[pbb.Task]:
+    return pbb.tasks(EASY)
 
 
 def test_there_are_sixty_functions_of_six_kinds_twenty_phrasings_and_compositions(tasks: list[pbb.Task]) -> None:
@@ -51,8 +59,10 @@ def test_names_are_nonces_and_no_librarys(tasks: list[pbb.Task]) -> None:
     assert names != other and [f.name for f in pbb.functions(Config())] == names
 
 
-def test_every_value_is_what_running_the_function_gives_and_the_code_is_in_no_prompt(tasks: list[pbb.Task]) -> None:
-    for task in tasks:
+def test_every_value_is_what_running_the_function_gives_and_the_code_is_in_no_prompt(
+    tasks: list[pbb.Task], easy: list[pbb.Task]
+) -> None:
+    for task in [*tasks, *easy]:
         scope: dict[str, object] = {}
         exec("\n".join(f.code for f in task.functions), scope)
         call = f"{task.functions[-1].name}({', '.join(map(repr, task.inputs))})"
@@ -114,6 +124,36 @@ def test_an_answer_is_read_with_and_without_room_to_reason() -> None:
     assert not judged(room, f"# it is {right}\n```\n")
     assert not judged(plain, f"{plain.domain}(1)\n```\n") and not judged(plain, "I do not know.\n```\n")
     assert not judged(plain, f"[{right}]\n```\n")
+
+
+def test_the_easy_tier_is_easier_and_has_functions_of_every_kind_and_step_class(
+    tasks: list[pbb.Task], easy: list[pbb.Task]
+) -> None:
+    assert len({s.code for s in EASY_SOURCES}) == len(EASY_SOURCES) >= 60 and {s.kind for s in EASY_SOURCES} == KINDS
+    assert not {s.code for s in EASY_SOURCES} & {s.code for s in SOURCES}
+    assert max(s.code.count("\n") for s in EASY_SOURCES) == 2  # its head and one line
+    longest = [max(len(", ".join(map(repr, t.inputs))) for t in some) for some in (tasks, easy)]
+    assert longest[1] < longest[0] / 2
+    assert {t.steps for t in easy} == {"few", "some", "many"} and {t.size for t in easy} == {"small", "medium", "large"}
+    assert len(pbb.given(EASY)) == len(pbb.functions(EASY)) + 2 * 12
+    assert not {t.problem.task_id for t in easy} & {t.problem.task_id for t in tasks}
+
+
+def test_an_open_assertion_is_answered_behind_it_and_ends_with_its_line() -> None:
+    problem = next(t.problem for t in pbb.tasks(EASY) if t.problem.test.startswith("["))
+    asked = prompts.task(problem.prompt, "Code.", Answer.VALUE)
+    begun = problem.prompt.rpartition("\n")[2]
+    assert begun.startswith("assert ") and begun.endswith("==")
+    assert asked.prefill.endswith(f"\n{begun}") and prompts.ASSERTION_INSTRUCTION in asked.messages[0][1]
+    assert "\n" in prompts.stop(problem.prompt, Answer.VALUE)
+    assert "\n" not in prompts.stop("What is f(2)?", Answer.VALUE)
+    assert prompts.open_assertion("What is f(2)?") == prompts.open_assertion("assert f(2) == 3") == ""
+    assert judged(problem, f" {problem.test}") and judged(problem, f" {problem.test}  # so")
+    assert not judged(problem, f" not {problem.test}")
+    with pytest.raises(ValueError, match="reason and assertion exclude each other"):
+        Config(assertion=True, reason=True)
+    with pytest.raises(ValueError, match="tier must be one of full, easy, found 'hard'"):
+        Config(tier="hard")
 
 
 def test_the_scorer_proves_itself_on_these_tasks(tasks: list[pbb.Task]) -> None:

@@ -19,6 +19,7 @@ import rune
 from rune.adapters.merge_settings import Settings as MergeSettings
 from rune.analysis import gate
 from rune.benchmarks import api_updates, code_update_arena, families, pbb, puzzles, repositories
+from rune.benchmarks._pbb_functions import EASY_SOURCES
 from rune.encoders import hierarchical, perceiver, recurrent
 from rune.engines import openai, ray, torch, vllm
 from rune.hypernet.settings import EncoderConfig, HypernetConfig, LoraConfig, PairMix, Schedule, Weights
@@ -130,8 +131,12 @@ BOUNDS: list[tuple[type, dict[str, Any], dict[str, tuple[list[Any], list[Any]]]]
     }),
     (pbb.Config, {"held_out": 1}, {
         "functions": ([2, len(pbb.SOURCES)], [1, len(pbb.SOURCES) + 1]), "inputs": ([1], [0]),
-        "compositions": ([0], [-1]),
+        "compositions": ([0], [-1]), "tier": (["full", "easy"], ["hard"]), "assertion": ([True], []),
     }),
+    (pbb.Config, {"held_out": 1, "tier": "easy"}, {
+        "functions": ([2, len(EASY_SOURCES)], [1, len(EASY_SOURCES) + 1]),
+    }),
+    (pbb.Config, {"reason": True}, {"assertion": ([False], [True])}),
     (pbb.Config, {"functions": 3}, {"held_out": ([0, 2], [-1, 3])}),
     (repositories.Config, {}, {"seconds": ([TINY], [0]), "max_chars": ([200], [199])}),
     (phases.Config, {}, {"number": ([1, 2], [0, 9])}),

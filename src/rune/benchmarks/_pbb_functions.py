@@ -1,4 +1,8 @@
-"""The functions of `pbb`: algorithms of our own, none a library's under its usual name; NAME stands for a nonce."""
+"""The functions of `pbb`: algorithms of our own, none a library's under its usual name; NAME stands for a nonce.
+
+Two tiers: `full`, several steps on inputs of some size, and `easy`, one expression or one recursive step on short
+inputs, for models that cannot follow the others even with the code before them.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,17 @@ class Source(NamedTuple):
     """One function before it has a name."""
 
     kind: str  # sorting, strings, recursion, arithmetic, data structures, ciphers
-    takes: str  # a key of INPUTS
+    takes: str  # a key of its tier's inputs
     code: str  # defines NAME
+
+
+class Tier(NamedTuple):
+    """Functions of one difficulty, and what they are called with."""
+
+    sources: tuple[Source, ...]
+    inputs: dict[str, Callable[[random.Random], list[Any]]]
+    sizes: tuple[tuple[int, str], ...]  # characters of the input's text, from which on
+    steps: tuple[tuple[int, str], ...]  # lines executed, from which on
 
 
 def _ints(rng: random.Random) -> list[Any]:
@@ -200,3 +213,157 @@ SOURCES: tuple[Source, ...] = (
         "        out += chr(97 + (ord(a) + ord(b)) % 26)\n    return out",
     ),
 )
+
+
+def _letters(rng: random.Random, least: int, most: int) -> str:
+    return "".join(rng.choice("abdegiklmorst") for _ in range(rng.randint(least, most)))
+
+
+def _digits(rng: random.Random) -> list[int]:
+    return [rng.randint(1, 9) for _ in range(3)]
+
+
+EASY_INPUTS: dict[str, Callable[[random.Random], list[Any]]] = {
+    "ints": lambda rng: [_digits(rng)],
+    "number": lambda rng: [rng.randint(2, 20)],
+    "numbers": lambda rng: [rng.randint(2, 9), rng.randint(2, 9)],
+    "text": lambda rng: [_letters(rng, 3, 5)],
+    "text and number": lambda rng: [_letters(rng, 3, 5), rng.randint(1, 3)],
+    "words": lambda rng: [[_letters(rng, 2, 3) for _ in range(rng.randint(2, 3))]],
+    "ints and number": lambda rng: [_digits(rng), rng.randint(1, 5)],
+}
+EASY_SOURCES: tuple[Source, ...] = (
+    *_make(
+        "sorting",
+        "ints",
+        "    return sorted(xs, reverse=True)",
+        "    return [min(xs), max(xs)]",
+        "    return max(xs) - min(xs)",
+        "    return sorted(xs) + [0]",
+        "    return min(xs) + 10",
+        "    return [max(xs)] + xs",
+        "    return sorted(xs)[1]",
+    ),
+    *_make(
+        "sorting",
+        "words",
+        "    return sorted(ws)",
+        "    return sorted(ws)[0]",
+        "    return sorted(ws)[-1] + 'x'",
+    ),
+    *_make("sorting", "ints and number", "    return sorted(xs + [k])"),
+    *_make(
+        "strings",
+        "text",
+        "    return s + 'ka'",
+        "    return 'mo' + s",
+        "    return s[0] + s",
+        "    return s[-1]",
+        "    return s[:2]",
+        "    return s[1:]",
+        "    return s.upper()",
+        "    return len(s) + 5",
+        "    return s[0] + '-' + s[-1]",
+    ),
+    *_make("strings", "words", "    return ws[0] + ws[1]", "    return '-'.join(ws)"),
+    *_make("strings", "text and number", "    return s + str(k)"),
+    *_make(
+        "recursion",
+        "number",
+        "    return 0 if n < 2 else 1 + NAME(n - 2)",
+        "    return n if n < 5 else NAME(n - 5)",
+        "    return 1 if n < 2 else 2 + NAME(n - 1)",
+        "    return [n] if n < 10 else [n] + NAME(n - 10)",
+        "    return 'a' if n < 6 else 'b' + NAME(n - 6)",
+    ),
+    *_make(
+        "recursion",
+        "text",
+        "    return '' if not s else NAME(s[1:]) + s[0]",
+        "    return s if len(s) < 3 else NAME(s[1:])",
+        "    return 0 if not s else 1 + NAME(s[1:])",
+    ),
+    *_make(
+        "recursion",
+        "ints",
+        "    return 0 if not xs else xs[0] + NAME(xs[1:])",
+        "    return [] if not xs else NAME(xs[1:]) + [xs[0]]",
+        "    return xs[0] if len(xs) < 2 else NAME(xs[1:])",
+    ),
+    *_make(
+        "arithmetic",
+        "number",
+        "    return n + 7",
+        "    return n * 3",
+        "    return n - 4",
+        "    return 50 - n",
+        "    return n * 10 + 1",
+        "    return n + n",
+        "    return n // 2",
+        "    return n + 3 if n < 10 else n + 30",
+    ),
+    *_make(
+        "arithmetic",
+        "numbers",
+        "    return a + b + 1",
+        "    return a * b",
+        "    return a * 10 + b",
+        "    return max(a, b) - 1",
+    ),
+    *_make(
+        "data structures",
+        "ints",
+        "    return {'low': min(xs), 'high': max(xs)}",
+        "    return xs[1:] + xs[:1]",
+        "    return xs + [len(xs)]",
+        "    return xs[0] + xs[-1]",
+        "    return [xs[0], xs[-1]]",
+        "    return xs[1:]",
+    ),
+    *_make(
+        "data structures",
+        "words",
+        "    return {ws[0]: len(ws)}",
+        "    return [w[0] for w in ws]",
+        "    return ws[::-1]",
+    ),
+    *_make(
+        "data structures",
+        "ints and number",
+        "    return {k: xs[0]}",
+        "    return xs + [k]",
+    ),
+    *_make(
+        "ciphers",
+        "text",
+        "    return s.replace(s[0], 'z')",
+        "    return s[::-1]",
+        "    return s[1:] + s[0]",
+        "    return s[-1] + s[:-1]",
+        "    return '.'.join(s)",
+        "    return ''.join(c + 'i' for c in s)",
+        "    return s[0] + 'u' + s[1:]",
+        "    return [c for c in s]",
+    ),
+    *_make(
+        "ciphers",
+        "text and number",
+        "    return s[k:] + s[:k]",
+        "    return str(k) + s + str(k)",
+        "    return s * (k + 1)",
+    ),
+)
+TIERS = {
+    "full": Tier(
+        SOURCES,
+        INPUTS,
+        sizes=((0, "small"), (18, "medium"), (30, "large")),
+        steps=((0, "few"), (12, "some"), (40, "many")),
+    ),
+    "easy": Tier(
+        EASY_SOURCES,
+        EASY_INPUTS,
+        sizes=((0, "small"), (6, "medium"), (9, "large")),
+        steps=((0, "few"), (2, "some"), (5, "many")),
+    ),
+}

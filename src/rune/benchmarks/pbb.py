@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any, NamedTuple
 
-from rune.benchmarks._pbb_functions import INPUTS, SOURCES, Source
+from rune.benchmarks._pbb_functions import SOURCES, TIERS, Source
 from rune.benchmarks.scorers import exact_value
 from rune.config import digest
 from rune.errors import DataError
@@ -28,8 +28,6 @@ NAME = "pbb"
 MOST_STEPS = 5_000  # lines that a function may execute
 MOST_CHARS = 120  # of a value's text: a longer one is copied, not computed
 SHOWN = 3  # inputs that a trajectory's test holds
-SIZES = ((0, "small"), (18, "medium"), (30, "large"))  # characters of the input's text, from which on
-STEPS = ((0, "few"), (12, "some"), (40, "many"))  # lines executed, from which on
 ASKS = (
     "What does {call} return?",
     "Give the value of {call}.",
@@ -63,20 +61,27 @@ _ENDS = ("orp", "ble", "rg", "nk", "zle", "mip", "tash", "vock", "dle", "xon", "
 class Config:
     """`[benchmark.settings]`."""
 
+    tier: str = "full"  # or easy: one expression or recursive step, short inputs
     functions: int = len(SOURCES)  # how many of them, in a seeded order
     held_out: int = 20  # functions whose tasks are marked held out
     inputs: int = 5  # tasks a function, each on another input
     compositions: int = 12  # pairs of functions asked as f(g(x))
     reason: bool = False  # room to reason before the value
+    assertion: bool = False  # the question ends in an assertion that the answer completes
     seed: int = 0  # of names, inputs and phrasings
 
     def __post_init__(self) -> None:
-        if not 2 <= self.functions <= len(SOURCES):
-            raise ValueError(f"functions must be 2 to {len(SOURCES)}, found {self.functions}")
+        if self.tier not in TIERS:
+            raise ValueError(f"tier must be one of {', '.join(TIERS)}, found {self.tier!r}")
+        most = len(TIERS[self.tier].sources)
+        if not 2 <= self.functions <= most:
+            raise ValueError(f"functions must be 2 to {most}, found {self.functions}")
         if not 0 <= self.held_out < self.functions:
             raise ValueError(
                 f"held_out must be 0 or more and below functions ({self.functions}), found {self.held_out}"
             )
+        if self.reason and self.assertion:
+            raise ValueError("reason and assertion exclude each other: an assertion leaves no room")
         if self.inputs < 1 or self.compositions < 0:
             raise ValueError("inputs must be at least 1 and compositions at least 0")
 
@@ -129,9 +134,10 @@ def functions(config: Config) -> list[Function]:
     """All that take part: named, and marked; the held-out ones come from every kind as evenly as they can."""
     rng = random.Random(config.seed)
     kinds: dict[str, list[Source]] = {}
-    for source in rng.sample(SOURCES, len(SOURCES)):
+    sources = TIERS[config.tier].sources
+    for source in rng.sample(sources, len(sources)):
         kinds.setdefault(source.kind, []).append(source)
-    order = [kinds[k].pop() for _ in range(len(SOURCES)) for k in sorted(kinds) if kinds[k]][: config.functions]
+    order = [kinds[k].pop() for _ in range(len(sources)) for k in sorted(kinds) if kinds[k]][: config.functions]
     names = rng.sample([a + b for a in _SYLLABLES for b in _ENDS], len(order))
     return [
         Function(name, source, Split.HELD_OUT if i < config.held_out else Split.TRAIN)
@@ -190,7 +196,7 @@ def tasks(config: Config) -> list[Task]:
 def _pairs(config: Config, made: Sequence[Function]) -> list[tuple[Function, Function]]:
     """Outer and inner function of one split, the inner one's values being what the outer one takes."""
     rng = random.Random(f"{config.seed} pairs")
-    values = {one.name: _some_value(one, rng) for one in made}
+    values = {one.name: run(one.code, _call(one.name, _input(config, one, rng))).value for one in made}
     fits = [
         (outer, inner)
         for outer in made
@@ -204,8 +210,8 @@ def _pairs(config: Config, made: Sequence[Function]) -> list[tuple[Function, Fun
     return [*held[:half], *train[: config.compositions - min(half, len(held))]]
 
 
-def _some_value(function: Function, rng: random.Random) -> Any:
-    return run(function.code, _call(function.name, INPUTS[function.source.takes](rng))).value
+def _input(config: Config, function: Function, rng: random.Random) -> list[Any]:
+    return TIERS[config.tier].inputs[function.source.takes](rng)
 
 
 def _takes(outer: Function, value: Any) -> bool:
@@ -228,7 +234,7 @@ def _asked(config: Config, used: tuple[Function, ...]) -> list[Task]:
     for _ in range(400):
         if len(found) == config.inputs:
             break
-        values = INPUTS[inner.source.takes](rng)
+        values = _input(config, inner, rng)
         if digest(values) in seen:
             continue
         seen.add(digest(values))
@@ -262,10 +268,11 @@ def _task(
         call=call, name=name if len(used) == 1 else f"{used[0].name} after {used[1].name}", inputs=inputs
     )
     text = repr(ran.value)
+    form = "/reason" if config.reason else "/assertion" if config.assertion else ""
     problem = Problem(
-        task_id=f"PBB/{'.'.join(one.name for one in used)}/{number}{'/reason' if config.reason else ''}",
+        task_id=f"PBB/{'.'.join(one.name for one in used)}/{number}{form}",
         benchmark=NAME,
-        prompt=ask + (REASON if config.reason else ""),
+        prompt=ask + (REASON if config.reason else f"\nassert {call} ==" if config.assertion else ""),
         entry_point="",
         test=text,
         reference=text,
@@ -275,8 +282,9 @@ def _task(
         scorer=Scorer.EXACT_VALUE,
     )
     exact_value.parse(text)  # a value that is no literal could not be asked for
-    size = _class(len(inputs), SIZES)
-    return Task(problem, used, tuple(values), phrasing, size, _class(ran.steps, STEPS))
+    tier = TIERS[config.tier]
+    size, steps = _class(len(inputs), tier.sizes), _class(ran.steps, tier.steps)
+    return Task(problem, used, tuple(values), phrasing, size, steps)
 
 
 def _call(name: str, values: Sequence[Any]) -> str:
@@ -289,7 +297,7 @@ def _call(name: str, values: Sequence[Any]) -> str:
 def shown(config: Config, function: Function) -> list[list[Any]]:
     """The inputs that a function's trajectory tests it with; no task asks for them."""
     rng = random.Random(f"{config.seed} shown {function.name}")
-    return [INPUTS[function.source.takes](rng) for _ in range(SHOWN)]
+    return [_input(config, function, rng) for _ in range(SHOWN)]
 
 
 def trajectories(config: Config) -> list[Trajectory]:

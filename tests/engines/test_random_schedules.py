@@ -75,7 +75,7 @@ def schedule(rng: random.Random, refs: Sequence[AdapterRef]) -> Schedule:
             prompt = stems[rng.randrange(len(stems))][: rng.randrange(1, 160)]
             if rng.random() < 0.6:
                 prompt += "".join(rng.choice("abc \n") for _ in range(rng.randrange(1, 12)))
-            sampling = Sampling(temperature=rng.choice((0.0, 1.0)), max_new_tokens=most, top_k=rng.choice((0, 40)))
+            sampling = Sampling(temperature=rng.choice((0.0, 1.0)), max_new_tokens=most)
             request = Request(
                 key=f"{wave}.{number}",
                 prompt=prompt,

@@ -1,4 +1,8 @@
-"""Random schedules of a session: whatever is kept, evicted, cancelled or short of room, an answer is the one it has alone."""
+"""Random schedules of a session: whatever it keeps, evicts, gives up or lacks room for, answers are those had alone.
+
+Whole distributions are drawn from, or the best token: where `top_k` cuts a flat distribution, the last bits of a sum
+say which token is the last one in.
+"""
 
 from __future__ import annotations
 
@@ -61,11 +65,12 @@ class Heard:
 class Schedule(NamedTuple):
     """Requests in the order in which they come, and the settings of the engine that draws them."""
 
-    waves: Sequence[Sequence[tuple[Request, int | None, bool]]]  # …, deltas until it hangs up, cancelled at once
+    waves: Sequence[Sequence[tuple[Request, int | None, bool]]]  # …, deltas after which it hangs up, cancelled at once
     settings: dict[str, int]
 
 
 def schedule(rng: random.Random, refs: Sequence[AdapterRef]) -> Schedule:
+    """Prompts that begin alike, up to a few tokens below the window."""
     stems = ["".join(rng.choice("abcde \n") for _ in range(170)) for _ in range(2)]
     waves = []
     for wave in range(rng.randrange(1, 4)):
@@ -100,6 +105,7 @@ def schedule(rng: random.Random, refs: Sequence[AdapterRef]) -> Schedule:
 
 
 def played(engine: TorchEngine, plan: Schedule) -> list[Heard]:
+    """Who listened, but those who were gone at once."""
     heard: list[Heard] = []
     for wave in plan.waves:
         came = []
@@ -113,6 +119,7 @@ def played(engine: TorchEngine, plan: Schedule) -> list[Heard]:
         until(lambda came=came: all(one.over for one in came))
         heard += came
     until(lambda: not engine.decoder.busy and not engine.waiting)
+    assert not engine._session._draws  # type: ignore[union-attr]
     return heard
 
 
@@ -156,7 +163,7 @@ def check(one: Heard, alone: Alone) -> None:
             assert len(report.top) == len(other.top)
 
 
-@pytest.mark.parametrize("seed", range(int(__import__("os").environ.get("SEEDS0","0")), int(__import__("os").environ.get("SEEDS","4"))))
+@pytest.mark.parametrize("seed", range(3))
 def test_whatever_comes_and_leaves_an_answer_is_the_one_it_has_alone(
     refs: tuple[World, list[AdapterRef]], alone: Alone, seed: int
 ) -> None:
@@ -170,7 +177,7 @@ def test_whatever_comes_and_leaves_an_answer_is_the_one_it_has_alone(
             for one in played(engine, plan):
                 assert not one.errors
                 check(one, alone)
-                assert one.spent <= plan.settings.get("device_bytes", 1 << 40), (one.spent, plan.settings)
+                assert one.spent <= plan.settings.get("device_bytes", 1 << 40)
                 ended += len(one.completions)
             if engine.prefixes is not None:
                 hits += engine.prefixes.hits

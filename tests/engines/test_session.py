@@ -180,7 +180,7 @@ def test_an_adapter_of_higher_rank_may_come_while_others_are_drawn(engine: Torch
 
 
 def test_a_wide_adapter_may_take_the_place_of_one_whose_row_was_cancelled(world: World) -> None:
-    """Beside so many rows that no new one enters yet: the batch has the cancelled row still, and its adapter is gone."""
+    """Beside so many rows that no new one enters yet: the batch still has the cancelled row, whose adapter is gone."""
     engine = torch_engine(world, max_rows=32, max_adapters=1)
     engine.decoder.ends = frozenset()
     (small,) = asks(world, 1, LONG)

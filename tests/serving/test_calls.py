@@ -136,7 +136,10 @@ CALLED = {"id": "c", "type": "function", "function": {"name": "bash", "arguments
         {"role": "assistant", "tool_calls": [{**CALLED, "function": {"name": "bash", "arguments": "[1]"}}]},
         {"role": "assistant", "tool_calls": [{**CALLED, "function": {"name": "bash", "arguments": "{"}}]},
         {"role": "assistant", "tool_calls": [{**CALLED, "function": {"name": "bash", "arguments": "[" * 9000}}]},
-        {"role": "assistant", "tool_calls": [{**CALLED, "function": {"name": "bash", "arguments": '{"c": "\\ud800"}'}}]},
+        {
+            "role": "assistant",
+            "tool_calls": [{**CALLED, "function": {"name": "bash", "arguments": '{"c": "\\ud800"}'}}],
+        },
         {"role": "assistant", "tool_calls": [{**CALLED, "function": {"name": "bash", "arguments": '{"c": NaN}'}}]},
         {"role": "assistant", "content": "x", "function_call": {"name": "bash", "arguments": "{}"}},
     ],
@@ -180,7 +183,11 @@ def test_a_model_whose_template_shows_no_tools_refuses_them(served: Running) -> 
         ('<tool_call>{"name": ""}</tool_call>', None, []),  # a client could not send it back
         ('<tool_call>{"name": "f"} so</tool_call>', None, []),
         ('<tool_call>{"name": "f"}</tool_c', "", [("f", {})]),
-        ('<tool_call>{"name": "f", "arguments": {"c": "</tool_call>"}}</tool_call>', "", [("f", {"c": "</tool_call>"})]),
+        (
+            '<tool_call>{"name": "f", "arguments": {"c": "</tool_call>"}}</tool_call>',
+            "",
+            [("f", {"c": "</tool_call>"})],
+        ),
         ('<tool_call>{"name": "f", "arguments": {"c": "<tool_call>"}}</tool_call>', "", [("f", {"c": "<tool_call>"})]),
     ],
 )

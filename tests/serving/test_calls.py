@@ -150,6 +150,16 @@ def test_a_message_that_does_not_fit_its_role_is_a_bad_request(scripted: Running
     assert answer.status_code == 400 and "\n" not in answer.json()["error"]["message"], answer.text
 
 
+def test_arguments_nested_as_deep_as_can_be_read_are_no_fault_of_the_server(scripted: Running) -> None:
+    """What is parsed near the bottom of the stack may be too deep for the template, which stands lower on it."""
+    found = set()
+    for depth in range(950, 1001):
+        call = {**CALLED, "function": {"name": "bash", "arguments": '{"a":' + "[" * depth + "]" * depth + "}"}}
+        body = {"model": "tiny", "messages": [{"role": "assistant", "tool_calls": [call]}], "tools": [TOOL]}
+        found.add(scripted.http.post("/v1/chat/completions", json=body).status_code)
+    assert found <= {200, 400} and 400 in found
+
+
 def test_a_model_whose_template_shows_no_tools_refuses_them(served: Running) -> None:
     body = {"model": "tiny", "messages": [{"role": "user", "content": "look"}], "max_tokens": 2}
     answer = served.http.post("/v1/chat/completions", json={**body, "tools": [TOOL]})

@@ -1,9 +1,10 @@
 """The default engine: one process, one device, a decoding loop of our own, every row under its own adapter.
 
 Adapters come from the PEFT folders that its `AdapterSource` finds or, through `put_adapter`, as tensors straight from
-a hypernetwork. The same (prompt, adapter, sampling, seed) gives the same text in any batch in fp32; in bf16 the
-products of another batch size may round differently, as with every engine. `complete` decodes a list of requests in the
-caller's thread, `submit` hands one to a session that runs until `close` (`session.py`); both take the decoder's turns.
+a hypernetwork. The same (prompt, adapter, sampling, seed) gives the same text in any batch in fp32, unless a draw falls
+on the last bits of a sum; in bf16 the products of another batch size may round differently, as with every engine.
+`complete` decodes a list of requests in the caller's thread, `submit` hands one to a session that runs until `close`
+(`session.py`); both take the decoder's turns.
 What is not covered: sliding windows, mixture-of-experts, adapters on embeddings or heads.
 """
 

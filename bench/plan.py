@@ -412,6 +412,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help=f"default: {OUT.relative_to(ROOT)}, for the default arguments")
     args = parser.parse_args(argv)
     given = Assumptions(**{name: getattr(args, name) for name in asdict(Assumptions())})
+    for name, value in asdict(given).items():
+        free = value == 0 and name in ("zipf", "gpu_dollars_an_hour")
+        if isinstance(value, int | float) and not (free or 0 < value < math.inf):
+            parser.error(f"--{name.replace('_', '-')} is {value}; give a number above 0")
     if given.dtype not in BYTES:
         parser.error(f"--dtype {given.dtype}; it may be {', '.join(BYTES)}")
     known = measured()

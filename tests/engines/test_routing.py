@@ -8,8 +8,11 @@ import pytest
 
 from rune.engines.replicas import fleet, routing
 from rune.engines.replicas.routing import Router
+from rune.engines.replicas.worker import Facts, Wire, Worker
 from rune.errors import EngineError
-from rune.types import Delta
+from rune.types import Delta, Request, Sampling
+from tests.engines.engine_helpers import World, torch_engine
+from tests.engines.test_session import until
 
 
 def router(count: int, *, slack: int = 4) -> Router:
@@ -145,3 +148,45 @@ def test_a_text_that_ends_before_what_was_told_is_an_error() -> None:
 def test_missing_draws_are_asked_for_in_runs() -> None:
     assert fleet._runs([0, 1, 2]) == [range(3)]
     assert fleet._runs([0, 2, 3, 6]) == [range(1), range(2, 4), range(6, 7)]
+
+
+@pytest.mark.parametrize("order", ["submit, cancel", "cancel, submit"])
+def test_a_replica_remembers_nothing_of_a_request_that_was_cancelled(world: World, order: str) -> None:
+    """The two calls may overtake each other."""
+    worker = Worker()
+    worker.engine = torch_engine(world, max_rows=1)
+    worker.engine.decoder.ends = frozenset()
+    request = Request(key="k", prompt="x", sampling=Sampling(temperature=1.0, max_new_tokens=3000), seed=0)
+    calls = {"submit": lambda: worker.submit([Wire(1, request, None)]), "cancel": lambda: worker.cancel([1])}
+    for call in order.split(", "):
+        calls[call]()
+    until(lambda: not worker.engine.decoder.busy and not worker.engine.waiting)
+    assert not worker._tickets and not worker._cancelled
+    worker.engine.close()
+
+
+class Deaf(fleet.Fleet):
+    """Two replicas that are there, and draw nothing; what they are told is written down."""
+
+    told: list[tuple[int, str]]
+
+    def _keep(self, replica: fleet._Replica) -> None:
+        self._joined(replica, Facts(reports_logprobs=False, window=None), {})
+
+    def _call(self, number: int, method: str, *arguments: object) -> None:
+        self.told = [*getattr(self, "told", []), (number, method)]
+
+
+def test_a_list_that_lost_its_replica_goes_on_where_the_last_request_was_given_up() -> None:
+    """The other replica has nothing to do then, and so nothing to say that the list could begin after."""
+    two = Deaf(2, (), {}, restarts=3, slack=4, start_seconds=60)
+    request = Request(key="k", prompt="x", sampling=Sampling(temperature=1.0, max_new_tokens=8), seed=0)
+    (listed,) = two.send([(request, print, None)], listed=True)
+    (other,) = two.send([(request, print, None)])
+    assert two.told == [(0, "draw"), (1, "submit")]
+    two._left(two.replicas[0], EngineError("gone"))
+    assert two.told[2:] == [] and two.waiting == 1
+    other.cancel()
+    assert (1, "draw") in two.told and two.waiting == 0
+    listed.cancel()
+    two.close()

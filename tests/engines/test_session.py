@@ -179,6 +179,26 @@ def test_an_adapter_of_higher_rank_may_come_while_others_are_drawn(engine: Torch
     assert "wide" not in engine.residency.resident
 
 
+def test_a_wide_adapter_may_take_the_place_of_one_whose_row_was_cancelled(world: World) -> None:
+    """Beside so many rows that no new one enters yet: the batch still has the cancelled row, whose adapter is gone."""
+    engine = torch_engine(world, max_rows=32, max_adapters=1)
+    engine.decoder.ends = frozenset()
+    (small,) = asks(world, 1, LONG)
+    heard: dict[str, list[Delta | Exception]] = {"base": [], "worn": [], "wide": []}
+    wears = {"base": (None, 31), "worn": (world.adapters[0], 1), "wide": (world.adapters[1], 4)}
+    tickets = {}
+    for name, (adapter, n) in wears.items():
+        if name == "wide":
+            tickets["worn"].cancel()
+        tickets[name] = engine.submit(replace(small, adapter=adapter, n=n), heard[name].append)
+        until(lambda name=name: heard[name] or engine.residency.evictions)
+    tickets["base"].cancel()
+    until(lambda: heard["wide"])
+    assert not any(isinstance(what, Exception) for told in heard.values() for what in told)
+    tickets["wide"].cancel()
+    engine.close()
+
+
 def test_log_probabilities_are_the_models_own_in_a_list_and_in_a_stream(engine: TorchEngine, world: World) -> None:
     for request in asks(world, 3):
         request = replace(request, logprobs=4, n=1)

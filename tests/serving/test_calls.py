@@ -22,6 +22,7 @@ TOOL = {"type": "function", "function": {"name": "bash", "parameters": {"type": 
 ANSWERS: dict[str, list[str]] = {
     "<tool_response>\nno such file\n</tool_response><|im_end|>": ["I see."],
     "look twice": [f"First this.\n{LS}\n{PWD}"],
+    "look half": ['<tool_call>{"name": "bash", "arguments": {"c": "\\ud800"}}</tool_call>'],
     "look badly": ["<tool_call>\n{'name': 'bash'}\n</tool_call>"],
     "look": [f"I look.\n{LS}"],
 }
@@ -88,6 +89,11 @@ def test_a_broken_call_is_text(client: openai.OpenAI, stream: bool) -> None:
         assert found.choices[0].message.tool_calls is None and found.choices[0].finish_reason == "stop"
 
 
+def test_half_a_character_in_a_call_is_no_fault_of_the_server(client: openai.OpenAI) -> None:
+    message = ask(client, "look half").choices[0].message
+    assert message.content == ANSWERS["look half"][0] and message.tool_calls is None
+
+
 def test_the_answer_of_a_function_goes_back_to_the_model(client: openai.OpenAI) -> None:
     first = ask(client, "look").choices[0].message
     said = first.model_dump()  # as agents send it: with all that is empty in it
@@ -130,6 +136,11 @@ CALLED = {"id": "c", "type": "function", "function": {"name": "bash", "arguments
         {"role": "assistant", "tool_calls": [{**CALLED, "function": {"name": "bash", "arguments": "[1]"}}]},
         {"role": "assistant", "tool_calls": [{**CALLED, "function": {"name": "bash", "arguments": "{"}}]},
         {"role": "assistant", "tool_calls": [{**CALLED, "function": {"name": "bash", "arguments": "[" * 9000}}]},
+        {
+            "role": "assistant",
+            "tool_calls": [{**CALLED, "function": {"name": "bash", "arguments": '{"c": "\\ud800"}'}}],
+        },
+        {"role": "assistant", "tool_calls": [{**CALLED, "function": {"name": "bash", "arguments": '{"c": NaN}'}}]},
         {"role": "assistant", "content": "x", "function_call": {"name": "bash", "arguments": "{}"}},
     ],
 )
@@ -137,6 +148,16 @@ def test_a_message_that_does_not_fit_its_role_is_a_bad_request(scripted: Running
     body = {"model": "tiny", "messages": [message], "tools": [TOOL]}
     answer = scripted.http.post("/v1/chat/completions", json=body)
     assert answer.status_code == 400 and "\n" not in answer.json()["error"]["message"], answer.text
+
+
+def test_arguments_nested_as_deep_as_can_be_read_are_no_fault_of_the_server(scripted: Running) -> None:
+    """What is parsed near the bottom of the stack may be too deep for the template, which stands lower on it."""
+    found = set()
+    for depth in range(950, 1001):
+        call = {**CALLED, "function": {"name": "bash", "arguments": '{"a":' + "[" * depth + "]" * depth + "}"}}
+        body = {"model": "tiny", "messages": [{"role": "assistant", "tool_calls": [call]}], "tools": [TOOL]}
+        found.add(scripted.http.post("/v1/chat/completions", json=body).status_code)
+    assert found <= {200, 400} and 400 in found
 
 
 def test_a_model_whose_template_shows_no_tools_refuses_them(served: Running) -> None:
@@ -166,6 +187,18 @@ def test_a_model_whose_template_shows_no_tools_refuses_them(served: Running) -> 
         ("<tool_call>" + "[" * 100_000, None, []),
         ("<tool_call>" + "9" * 100_000, None, []),
         ("<tool_call></tool_call>", None, []),
+        ('<tool_call>{"name": "f", "arguments": {"x": 1e999}}</tool_call>', None, []),  # infinity, to Python
+        ('<tool_call>{"name": "f", "arguments": {"c": "\\ud800"}}</tool_call>', None, []),  # half a character
+        ('<tool_call>{"name": "\\ud800"}</tool_call>', None, []),
+        ('<tool_call>{"name": ""}</tool_call>', None, []),  # a client could not send it back
+        ('<tool_call>{"name": "f"} so</tool_call>', None, []),
+        ('<tool_call>{"name": "f"}</tool_c', "", [("f", {})]),
+        (
+            '<tool_call>{"name": "f", "arguments": {"c": "</tool_call>"}}</tool_call>',
+            "",
+            [("f", {"c": "</tool_call>"})],
+        ),
+        ('<tool_call>{"name": "f", "arguments": {"c": "<tool_call>"}}</tool_call>', "", [("f", {"c": "<tool_call>"})]),
     ],
 )
 def test_an_answer_is_taken_apart_the_same_whole_and_in_pieces(text: str, rest: str | None, found: list[Any]) -> None:

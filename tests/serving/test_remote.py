@@ -208,3 +208,15 @@ def test_secrets_stay_on_this_machine(recorder: _Recorder, folder: Path, capsys:
     for body in recorder.bodies:
         assert SECRET.encode() not in body and b"t1" in body
     assert httpx.get(f"{recorder.url}/v1/models").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("key", "url"), [("schlüssel", "http://127.0.0.1:1"), ("a\nb", "http://127.0.0.1:1"), ("", "http://h\x01")]
+)
+def test_a_key_or_an_address_that_cannot_be_sent_is_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], key: str, url: str
+) -> None:
+    monkeypatch.setenv("RUNE_KEY", key)
+    code, lines, err = said(capsys, "watch", str(folder), "--once", "--server", url)
+    assert code == 2 and not lines and err.count("\n") == 1, err
+    assert ("RUNE_KEY" if key else "give an address") in err

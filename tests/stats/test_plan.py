@@ -165,3 +165,10 @@ def test_the_page_and_the_record_are_what_the_script_writes() -> None:
 def test_the_page_is_changed_between_its_markers_alone() -> None:
     text = f"before\n{bench.BEGIN}\nold\n{bench.END}\nafter\n"
     assert bench.page(text, "new") == f"before\n{bench.BEGIN}\nnew\n{bench.END}\nafter\n"
+
+
+@pytest.mark.parametrize("argument", ["--gpus=0", "--rows=-1", "--memory-share=nan"])
+def test_what_no_plan_can_be_made_of_is_refused(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        bench.main([argument])
+    assert caught.value.code == 2 and "give a number above 0" in capsys.readouterr().err

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file
 
 from rune.errors import ConfigError
-from rune.hypernet.parallel import Processes
+from rune.hypernet.parallel import Processes, join
 from rune.hypernet.settings import EncoderConfig, Schedule
 from rune.runs import store
 from rune.stages import train
@@ -238,3 +239,17 @@ def test_what_every_process_has_counted_gives_a_share_of_the_gradient() -> None:
     shared = Processes(1, 4).once(value * 2)
     shared.sum().backward()
     assert float(shared) == 6.0 and value.grad is not None and float(value.grad) == 0.5
+
+
+def test_a_number_of_processes_that_nobody_started_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Job systems set WORLD_SIZE too."""
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "")
+    assert join.__wrapped__("cpu").count == 1
+    for count in ("2", "many"):
+        monkeypatch.setenv("WORLD_SIZE", count)
+        with pytest.raises(ConfigError, match=f"WORLD_SIZE is {count}, .*accelerate launch.*unset") as caught:
+            join.__wrapped__("cpu")
+        assert "\n" not in str(caught.value)
+        PartialState._reset_state()  # accelerate's, which others of this process share

@@ -108,10 +108,20 @@ def _sum(tensor: Tensor) -> Tensor:
 
 @functools.cache
 def join(device: str) -> Processes:
-    """All that were started together; on GPUs each takes the one of its own. Alone, nothing is loaded."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:  # as `accelerate launch` and `torchrun` say it
+    """All that were started together; on GPUs each takes the one of its own. Alone, nothing is loaded.
+
+    Raises ConfigError where the environment speaks of others that are not to be found.
+    """
+    count = os.environ.get("WORLD_SIZE") or "1"  # as `accelerate launch` and `torchrun` say it
+    if count == "1":
         return Processes()
     from accelerate import PartialState
 
-    state = PartialState(cpu=device == "cpu")
+    try:
+        state = PartialState(cpu=device == "cpu")
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"$WORLD_SIZE is {count}, and this process does not find the others ({str(error).splitlines()[0]}); start "
+            "them with `accelerate launch` or `torchrun`, or unset WORLD_SIZE to train in one"
+        ) from None
     return Processes(state.process_index, state.num_processes)

@@ -42,7 +42,7 @@ def converse(model: ModelRef, messages: Sequence[Mapping[str, Any]], tools: Sequ
 
     try:
         text = template.render(messages=messages, tools=tools or None, add_generation_prompt=True, **tokens)
-    except (jinja2.TemplateError, TypeError) as error:
+    except (jinja2.TemplateError, TypeError, RecursionError) as error:
         raise ModelError(f"{model.name}: its chat template refuses this conversation: {error}") from None
     return str(text)
 

@@ -11,7 +11,6 @@ to it: a call that is not written so is text, and the client sees it as text.
 from __future__ import annotations
 
 import json
-import re
 import secrets
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -19,7 +18,6 @@ from typing import Any, NamedTuple
 from rune.models.chat import CALL
 
 CALL_ENDS = "</tool_call>"
-_CALLS = re.compile(rf"{CALL}(.*?)(?:{CALL_ENDS}|\Z)", re.DOTALL)
 
 
 class Call(NamedTuple):
@@ -46,11 +44,20 @@ def read(text: str) -> Said:
 
     The last call needs no end: the limit of tokens, or a stop string, may have cut it off.
     """
-    calls = [_call(found[1]) for found in _CALLS.finditer(text)]
-    good = [call for call in calls if call is not None]
-    if not good or len(good) < len(calls):
-        return Said(text, ())
-    return Said(_CALLS.sub("", text).strip(), good)
+    outside, begins, rest = text.partition(CALL)
+    calls: list[Call] = []
+    while begins:
+        try:
+            value, ends = _JSON.raw_decode(rest := rest.lstrip())
+            calls.append(_call(value))
+        except (ValueError, RecursionError):
+            return Said(text, ())
+        rest = rest[ends:].lstrip()
+        if not (rest.startswith(CALL_ENDS) or CALL_ENDS.startswith(rest)):
+            return Said(text, ())
+        between, begins, rest = rest[len(CALL_ENDS) :].partition(CALL)
+        outside += between
+    return Said(outside.strip(), calls) if calls else Said(text, ())
 
 
 class CallReader:
@@ -77,16 +84,18 @@ class CallReader:
         return read(self._held)
 
 
-def _call(text: str) -> Call | None:
-    try:  # not strict: models put line breaks into strings as they are
-        value = json.loads(text, strict=False, parse_constant=_no_number)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        return None
-    arguments = value.get("arguments", {})
-    return Call(value["name"], json.dumps(arguments, ensure_ascii=False)) if isinstance(arguments, dict) else None
+def _call(value: Any) -> Call:
+    """Raises ValueError for what is no call, or could not be sent as one: a lone half of a character, an infinity."""
+    match value:
+        case {"name": str(name), "arguments": dict(arguments)} if name:
+            pass
+        case {"name": str(name)} if name and "arguments" not in value:
+            arguments = {}
+        case _:
+            raise ValueError("not a call")
+    call = Call(name, json.dumps(arguments, ensure_ascii=False, allow_nan=False))
+    "".join(call).encode()
+    return call
 
 
-def _no_number(word: str) -> None:
-    raise ValueError(f"{word} is not JSON")
+_JSON = json.JSONDecoder(strict=False)  # models put line breaks into strings as they are

@@ -60,9 +60,14 @@ class ServedMemory:
         named = {"project": project, "domain": domain, "task": task, "alias": alias}
         self._where = {name: value for name, value in named.items() if value}
         key = os.environ.get(KEY, "")
-        self._http = httpx.Client(
-            base_url=self.url, headers={"authorization": f"Bearer {key}"} if key else {}, timeout=SECONDS
-        )
+        if not (key.isascii() and key.isprintable()):
+            raise ConfigError(f"${KEY} is no API key: it has characters that none has; `rune keys add` prints one")
+        try:
+            self._http = httpx.Client(
+                base_url=self.url, headers={"authorization": f"Bearer {key}"} if key else {}, timeout=SECONDS
+            )
+        except httpx.InvalidURL as error:
+            raise ConfigError(f"--server {url!r}: {error}; give an address, such as http://127.0.0.1:8000") from None
         models = self._call("GET", "/v1/models")
         try:
             self._base = {name: str(models["data"][0][name]) for name in ("id", "digest", "hypernet")}

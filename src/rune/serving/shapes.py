@@ -107,6 +107,7 @@ class ChatMessage(_Body):
 def _object(text: str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # neither NaN nor half a character
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):

@@ -162,13 +162,11 @@ class Decoder:
         self.stats.rows_alive = self.stats.rows_waiting = 0
 
     def _advance(self) -> None:
-        if self._worth_repacking(len(self.waiting)):
+        # An adapter that came meanwhile may have moved the others, or taken the place of one whose rows have ended.
+        if self.pool.version != self._pool_version or self._worth_repacking(len(self.waiting)):
             self._land()
             self._repack()
             return
-        if self.pool.version != self._pool_version:  # an adapter that came meanwhile has moved the others
-            self.pool.activate(self._layout.groups)
-            self._pool_version = self.pool.version
         before, self._flying = self._flying, self._launch()
         if before is not None:
             self._collect(before)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -48,7 +48,7 @@ class PrefixCache:
         """`block_bytes`: keys and values of `BLOCK` tokens."""
         self.most_bytes, self._block_bytes = most_bytes, block_bytes
         self._runs: OrderedDict[int, _Run] = OrderedDict()  # unused for longest first
-        self._where: dict[bytes, tuple[int, int]] = {}  # a block's name → its run, its place there
+        self._where: dict[bytes, int] = {}  # a block's name → its run
         self._made = 0  # runs so far
         self.hits = 0  # tokens that were not read again
         self.asked = 0  # tokens of all prompts
@@ -63,26 +63,21 @@ class PrefixCache:
 
     def find(self, adapter_id: str | None, salt: str, prompt: Sequence[int]) -> Prefix:
         """The blocks that a prompt begins with. At least its last token is left to read: it gives the next one."""
-        found: list[tuple[int, int]] = []
+        found: dict[int, int] = {}  # run → blocks: the first ones, since each has its run's earlier ones before it
         for name in _names(adapter_id, salt, prompt[:-1]):
-            place = self._where.get(name)
-            if place is None:
+            run = self._where.get(name)
+            if run is None:
                 break
-            found.append(place)
+            found[run] = found.get(run, 0) + 1
         self._touch(found)
+        tokens = sum(found.values()) * BLOCK
         self.asked += len(prompt)
-        self.hits += len(found) * BLOCK
+        self.hits += tokens
         parts: list[Kept] = []
-        first = 0
-        for last in range(1, len(found) + 1):
-            if last < len(found) and found[last] == (found[last - 1][0], found[last - 1][1] + 1):
-                continue
-            run, begins = found[first]
-            read = slice(begins * BLOCK, (begins + last - first) * BLOCK)
+        for run, blocks in found.items():
             keys_LVSD, values_LVSD = self._runs[run].kept
-            parts.append((keys_LVSD[:, :, read], values_LVSD[:, :, read]))
-            first = last
-        return Prefix(len(found) * BLOCK, parts)
+            parts.append((keys_LVSD[:, :, : blocks * BLOCK], values_LVSD[:, :, : blocks * BLOCK]))
+        return Prefix(tokens, parts)
 
     def keep(self, adapter_id: str | None, salt: str, prompt: Sequence[int], cut: Callable[[int, int], Kept]) -> None:
         """A prompt that was read. `cut(first, count)`: keys and values of so many positions from there, copied."""
@@ -92,11 +87,11 @@ class PrefixCache:
             first, last = missing[0], missing[-1] + 1
             lacking = [name for name in names[first:last] if name not in self._where]
             if len(lacking) < last - first:  # what stands between was left over: its beginning had to go
-                self._drop({self._where[name][0] for name in names[first:last] if name in self._where})
+                self._drop({self._where[name] for name in names[first:last] if name in self._where})
             self._made += 1
             self._runs[self._made] = _Run(adapter_id, names[first:last], cut(first * BLOCK, (last - first) * BLOCK))
-            self._where |= {name: (self._made, place) for place, name in enumerate(names[first:last])}
-        self._touch([self._where[name] for name in names if name in self._where])
+            self._where |= dict.fromkeys(names[first:last], self._made)
+        self._touch(dict.fromkeys(self._where[name] for name in names if name in self._where))
         self.shrink(self.most_bytes)
 
     def shrink(self, most_bytes: int) -> None:
@@ -108,9 +103,9 @@ class PrefixCache:
         """Of an adapter whose name may come to mean another: one that was handed over as tensors."""
         self._drop({number for number, run in self._runs.items() if run.adapter_id == adapter_id})
 
-    def _touch(self, places: Sequence[tuple[int, int]]) -> None:
+    def _touch(self, runs: Mapping[int, object]) -> None:
         """A run is of no use without those before it: they leave after it."""
-        for run in reversed(dict.fromkeys(run for run, _ in places)):
+        for run in reversed(list(runs)):
             self._runs.move_to_end(run)
 
     def _drop(self, runs: set[int]) -> None:

@@ -1,9 +1,10 @@
 """The default engine: one process, one device, a decoding loop of our own, every row under its own adapter.
 
 Adapters come from the PEFT folders that its `AdapterSource` finds or, through `put_adapter`, as tensors straight from
-a hypernetwork. The same (prompt, adapter, sampling, seed) gives the same text in any batch in fp32; in bf16 the
-products of another batch size may round differently, as with every engine. `complete` decodes a list of requests in the
-caller's thread, `submit` hands one to a session that runs until `close` (`session.py`); both take the decoder's turns.
+a hypernetwork. The same (prompt, adapter, sampling, seed) gives the same text in any batch in fp32, unless a draw falls
+on the last bits of a sum; in bf16 the products of another batch size may round differently, as with every engine.
+`complete` decodes a list of requests in the caller's thread, `submit` hands one to a session that runs until `close`
+(`session.py`); both take the decoder's turns.
 What is not covered: sliding windows, mixture-of-experts, adapters on embeddings or heads.
 """
 
@@ -54,6 +55,7 @@ class TorchEngine:
         self.host = HostTier(self._read, config.host_bytes)
         self._in_memory: set[str] = set()  # handed over as tensors: nothing to read them from again
         self._pinned: set[str] = set()
+        self._next: tuple[str, Adapter] | None = None  # id, and what was read: it waits for a place
         self._loads = self._evictions = 0
         self._load_seconds = 0.0
         self._session: Session | None = None
@@ -372,7 +374,7 @@ class TorchEngine:
             self.pool.touch(adapter.adapter_id)
             return True
         # Under a budget its size says how many find a place; else whether there is one is asked before it is read.
-        loaded = self.host.take(adapter) if self._budget else None
+        loaded = self._coming(adapter) if self._budget else None
         places = self._places_beside(adapter.adapter_id, loaded) if loaded else self.config.max_adapters
         keep = self._pinned | self._in_memory
         if len(keep) >= places:
@@ -383,7 +385,14 @@ class TorchEngine:
         if len(staying) >= places:
             return False
         self._load(adapter, keep=in_use, read=lambda ref: loaded or self.host.take(ref))
+        self._next = None
         return True
+
+    def _coming(self, adapter: AdapterRef) -> Adapter:
+        """The one that waits for a place: read once, however often `place` is asked. Raises AdapterError."""
+        if self._next is None or self._next[0] != adapter.adapter_id:
+            self._next = adapter.adapter_id, self.host.take(adapter)
+        return self._next[1]
 
     @property
     def _limiting(self) -> str:

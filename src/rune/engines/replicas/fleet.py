@@ -193,6 +193,7 @@ class Fleet:
                 by_replica.setdefault(post.replica, []).append(number)
             for replica, numbers in by_replica.items():
                 self._call(replica, "cancel", numbers)
+            self._settle()  # a replica may have nothing to do now, and so nothing to say
 
     def pin(self, adapter: AdapterRef, folder: Path) -> None:
         """Resident in every replica, those that are started later too. Raises what the engine raises."""

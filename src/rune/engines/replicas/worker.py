@@ -85,7 +85,7 @@ class Worker:
                 continue
             self._tickets[wire.number] = ticket
             if wire.number in self._cancelled:  # the call overtook this one
-                ticket.cancel()
+                self.cancel([wire.number])
 
     def draw(self, wires: Sequence[Wire]) -> None:
         """Draw them, named by their numbers, as one list after those before it: a draw is one event, when it ends."""
@@ -96,6 +96,7 @@ class Worker:
         for number in numbers:
             self._cancelled.add(number)
             if ticket := self._tickets.pop(number, None):
+                self._cancelled.discard(number)
                 ticket.cancel()
 
     def forget(self, numbers: Sequence[int]) -> None:
@@ -140,6 +141,7 @@ class Worker:
             except Exception as error:
                 for number in [number for number, draws in left.items() if draws]:
                     self._events.put((number, own(error)))
+            self._cancelled.difference_update(wire.number for wire in wires)
 
     def _know(self, wire: Wire) -> None:
         if wire.folder is not None and wire.request.adapter is not None:

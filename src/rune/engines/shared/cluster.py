@@ -24,10 +24,10 @@ def join(address: str, *, cpus: int, gpus: int = 0) -> bool:
         import ray
     except ImportError:
         raise EngineError("a Ray cluster needs Ray; install it with: pip install 'rune-lora[ray]'") from None
-    if ray.is_initialized():
-        return False
     if address:
         _reach(address)
+    if ray.is_initialized():
+        return False
     path = os.pathsep.join(entry for entry in sys.path if entry)
     size: dict[str, Any] = {} if address else {"num_cpus": cpus, "num_gpus": gpus, "include_dashboard": False}
     for left in reversed(range(1 if address else TRIES)):

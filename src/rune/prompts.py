@@ -188,14 +188,17 @@ def _stated(text: str) -> str:
         return last if last == lines[-1].rstrip() or _comments(lines[:-1]) else ""
     if not _comments(lines[:-1]) or not _parses(last):
         return ""
-    (statement, *others) = ast.parse(last).body
+    body = ast.parse(last).body
+    if len(body) != 1:  # none is left of a full stop, or of a comment behind a label
+        return ""
+    (statement,) = body
     found: ast.expr | None = None
     said = statement.test if isinstance(statement, ast.Assert) else getattr(statement, "value", None)
     if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
         found = statement.value
     elif isinstance(said, ast.Compare) and [type(op) for op in said.ops] == [ast.Eq]:
         found = said.comparators[0]
-    stated = (found is not None and not others and ast.get_source_segment(last, found)) or ""
+    stated = (found is not None and ast.get_source_segment(last, found)) or ""
     return stated if _literal(stated) else ""
 
 

@@ -8,6 +8,7 @@ import random
 import time
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 
 from rune.adapters.registry import operations
@@ -18,6 +19,7 @@ from tests.adapters import writer
 WRITERS, KILLS, ENOUGH, SECONDS = 8, 40, 120, 60
 
 
+@pytest.mark.check
 def test_eight_writers_killed_at_random_lose_nothing_halve_nothing_double_nothing(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.adapters.writer"])

@@ -53,6 +53,7 @@ def test_the_same_adapter_twice_is_there_once(registry: Registry) -> None:
         small.put(registry, 1, PROJECT)
 
 
+@pytest.mark.check
 def test_the_same_adapter_has_the_same_bytes_in_every_process(tmp_path: Path) -> None:
     code = (
         "import hashlib, sys; from pathlib import Path; from tests.adapters import small\n"

@@ -413,6 +413,7 @@ def small_disk(place: Path, kilobytes: int) -> Iterator[Callable[[int], None]]:
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+@pytest.mark.check
 def test_a_run_stopped_by_a_full_disk_goes_on_when_there_is_space(tmp_path: Path, tiny_model: ModelRef) -> None:
     """16 kB stop it at its first files, 600 kB in its records or first checkpoint."""
     disk = tmp_path / "disk"

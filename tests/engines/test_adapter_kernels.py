@@ -67,6 +67,7 @@ def test_attention_silu_and_chunk_masses_equal_plain_torch_in_single_and_half_pr
     assert "equal" in interpreted(script, world.model.path)
 
 
+@pytest.mark.check
 def test_a_ragged_mixed_batch_draws_the_texts_of_the_plain_path(world: World) -> None:
     """Adapters of ranks 4 and 8 with 1, 3 and 18 rows (two blocks) and the base, coming and going."""
     script = """

@@ -16,7 +16,10 @@ from tests.engines.engine_helpers import PROMPTS, World
 
 SAMPLING = Sampling(temperature=1.0, max_new_tokens=12, top_k=30)
 
-MARKS = {"vllm": pytest.mark.vllm}  # in an environment of its own
+MARKS = {
+    "vllm": pytest.mark.vllm,
+    "ray": pytest.mark.check,
+}  # the one in an environment of its own, the other slow to start
 ENGINES = [pytest.param(name, marks=MARKS.get(name, ())) for name in plugins.available("engines")]
 pytestmark = pytest.mark.parametrize("engine", ENGINES, indirect=True)
 

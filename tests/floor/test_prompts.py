@@ -185,6 +185,8 @@ def test_a_literal_that_the_last_line_is_or_states_is_taken(completion: str, tak
         "xs = [1]\ntotal = 8",
         "def zib(n):\n    return 8",
         "What is zib(2)?",
+        ".",
+        "Answer: # 8",
         "abc",
         "",
     ],

@@ -181,6 +181,7 @@ def test_a_line_that_breaks_once_is_tried_again(tmp_path: Path, hub: HubServer, 
     assert hub.asked.count("model.safetensors") == 2
 
 
+@pytest.mark.check
 def test_a_download_that_broke_off_goes_on_with_what_is_missing(
     tmp_path: Path, hub: HubServer, tiny_model: ModelRef
 ) -> None:

@@ -71,10 +71,11 @@ def outcome(folder: Path) -> tuple[object, ...]:
     )
 
 
+@pytest.mark.check
 @pytest.mark.parametrize(
     "how",
     [
-        pytest.param(signal.SIGINT, id="SIGINT", marks=pytest.mark.check),  # a gentler end than the other's
+        pytest.param(signal.SIGINT, id="SIGINT"),
         pytest.param(signal.SIGKILL, id="SIGKILL"),
     ],
 )

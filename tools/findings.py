@@ -143,12 +143,12 @@ def oracle(root: Path) -> str:
     return (
         f"A LoRA of the same size *fine-tuned* on an update's siblings carries it: {found['arms']['oracle']:.1f} % of "
         f"{found['tasks']} tasks, {_span(found['contrasts']['oracle − wrong'])} points over another update's LoRA "
-        "([study](studies/updates-oracle/README.md), [result](results/updates-oracle/result.md)). The hypernetwork "
-        "does not write such a LoRA yet for real updates: "
-        f"over another update's adapter {_span(real['generated − generated_wrong'])} points for one forward pass, "
-        f"{_span(real['stepped − stepped_wrong'])} for two passes with true gradients (over the bare model "
-        f"{_span(real['stepped − vanilla'])}). For *generated* updates of functions that it never saw, four forward "
-        f"passes solve {passes:.1f} %, fine-tuning {steps:.1f}, another update's adapter "
+        "([study](studies/updates-oracle/README.md), [result](results/updates-oracle/result.md)). No adapter "
+        "that is written in passes does so yet for real updates. One forward pass is "
+        f"{_span(real['generated − generated_wrong'])} points over another update's adapter. Two passes with true "
+        f"gradients are {_span(real['stepped − stepped_wrong'])} over it and {_span(real['stepped − vanilla'])} over "
+        "the bare model. On *generated* updates of functions that training never saw, four forward passes solve "
+        f"{passes:.1f} %, fine-tuning {steps:.1f}, another update's adapter "
         f"{generated['arms']['four passes_wrong']:.1f} ([study](studies/updates-scaled/README.md), "
         "[result](results/updates-scaled/result.md))."
     )

@@ -913,13 +913,18 @@ NAMES = {
 
 def figure(path: Path, part: dict[str, Any]) -> None:
     """UPass of the arms on held-out updates."""
+    bars(path, part, NAMES, size=(7.2, 2.8), salt="distilled")
+
+
+def bars(path: Path, part: dict[str, Any], names: dict[str, str], *, size: tuple[float, float], salt: str) -> None:
+    """One bar for each arm of `names` (arm → what it is called) that was drawn; `size` in inches, `salt` of the ids."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "distilled", "axes.spines.top": False}):
-        drawing = Figure(figsize=(7.2, 2.8), layout="constrained")
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "axes.spines.top": False}):
+        drawing = Figure(figsize=size, layout="constrained")
         axes = drawing.subplots()
-        present = {arm: name for arm, name in NAMES.items() if arm in part["used"]["arms"]}
+        present = {arm: name for arm, name in names.items() if arm in part["used"]["arms"]}
         for at, arm in enumerate(reversed(present)):
             value = part["used"]["arms"][arm]
             axes.barh(at, value, color="#b3261e" if "wrong" in arm else "#1f5fbf", height=0.6)

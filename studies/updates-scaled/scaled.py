@@ -792,22 +792,9 @@ NAMES = {
 
 def figure(path: Path, part: dict[str, Any], choice: dict[str, Any]) -> None:
     """UPass of the arms on reported updates."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     stepped = choice.get("stepped", {}).get("chosen", "").replace("gradient", "true gradients")
-    present = {arm: name.format(stepped=stepped) for arm, name in NAMES.items() if arm in part["used"]["arms"]}
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "scaled", "axes.spines.top": False}):
-        drawing = Figure(figsize=(5.2, 0.6 + 0.33 * len(present)), layout="constrained")
-        axes = drawing.subplots()
-        for at, arm in enumerate(reversed(present)):
-            value = part["used"]["arms"][arm]
-            axes.barh(at, value, color="#b3261e" if "wrong" in arm else "#1f5fbf", height=0.6)
-            axes.text(value + 0.3, at, f"{value:.1f}", va="center", fontsize=9)
-        axes.set_yticks(range(len(present)), list(reversed(present.values())), fontsize=9)
-        axes.set_xlabel(f"UPass in %, {part['used']['tasks']} tasks of {part['updates']} updates")
-        axes.spines["right"].set_visible(False)
-        drawing.savefig(path, format="svg", metadata={"Date": None})
+    drawn = {arm: name.format(stepped=stepped) for arm, name in NAMES.items() if arm in part["used"]["arms"]}
+    distilled.bars(path, part, drawn, size=(5.2, 0.6 + 0.33 * len(drawn)), salt="scaled")
 
 
 if __name__ == "__main__":

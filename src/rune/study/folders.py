@@ -49,10 +49,8 @@ class Experiment:
         """All cells, in order."""
         return list(self._places)
 
-    @cached_property
-    def _places(
-        self,
-    ) -> list[CellFolder]:  # each cell's settings are built once: a stage asks for all cells several times
+    @cached_property  # each cell's settings are built once: a stage asks for all cells several times
+    def _places(self) -> list[CellFolder]:
         every = cells(self.settings)
         if len(every) == 1:
             return [CellFolder(every[0], self.folder, self.settings)]

@@ -14,6 +14,7 @@ from rune import config as settings
 from rune import plugins
 from rune.adapters.folders import Folders
 from rune.engines.shared.residency import Residency
+from rune.engines.shared.streams import whole
 from rune.errors import EngineError, RuneError
 from rune.types import AdapterRef, Delta, Engine, ModelRef, Request, Ticket
 
@@ -135,7 +136,7 @@ class Worker:
                     for completion in drawn:
                         number = int(completion.key)
                         left[number] -= 1
-                        self._events.put((number, _whole(completion)))
+                        self._events.put((number, whole(completion)))
                         if not left.keys() - self._cancelled:
                             break
             except Exception as error:
@@ -146,17 +147,6 @@ class Worker:
     def _know(self, wire: Wire) -> None:
         if wire.folder is not None and wire.request.adapter is not None:
             self._folders.know(wire.request.adapter.adapter_id, wire.folder)
-
-
-def _whole(completion: Any) -> Delta:
-    return Delta(
-        draw=completion.draw,
-        seed=completion.seed,
-        text=completion.text,
-        num_tokens=completion.num_tokens,
-        finish_reason=completion.finish_reason,
-        logprobs=completion.logprobs,
-    )
 
 
 def own(error: Exception) -> RuneError:

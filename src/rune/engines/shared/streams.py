@@ -177,13 +177,16 @@ class Turns:
         for completion in self._complete(requests):
             ticket = tickets[int(completion.key)]
             if completion.draw not in ticket.ended:
-                ticket.say(
-                    Delta(
-                        draw=completion.draw,
-                        seed=completion.seed,
-                        text=completion.text,
-                        num_tokens=completion.num_tokens,
-                        finish_reason=completion.finish_reason,
-                        logprobs=completion.logprobs,
-                    )
-                )
+                ticket.say(whole(completion))
+
+
+def whole(completion: Completion) -> Delta:
+    """A finished draw as one delta."""
+    return Delta(
+        draw=completion.draw,
+        seed=completion.seed,
+        text=completion.text,
+        num_tokens=completion.num_tokens,
+        finish_reason=completion.finish_reason,
+        logprobs=completion.logprobs,
+    )

@@ -35,6 +35,7 @@ COPIED = (
     *("pyproject.toml", "README.md", "LICENSE", "Makefile"),
 )
 SECONDS = 420  # for one mutant's own tests; running out counts as caught: the tests hang on the breakage
+ALL_SECONDS = 5400  # for the tests of all mutants on the unbroken tree, and for the whole suite on a broken one
 # Tests of `make check` too: a breakage may be theirs to catch.
 PYTEST = (
     sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--no-header",
@@ -145,8 +146,8 @@ def try_one(mutant: Mutant, tree: Path) -> Result:
         )
 
     with applied(mutant, tree):
-        for tests in (mutant.tests, ()):
-            code, output = run_tests(tree, tests)
+        for tests, seconds in ((mutant.tests, SECONDS), ((), ALL_SECONDS)):
+            code, output = run_tests(tree, tests, seconds=seconds)
             if code == 124:
                 return result("caught", "the tests do not end")
             if code == FAILED_TESTS and "::" in _first_failure(output):
@@ -170,7 +171,7 @@ def baseline(tree: Path, mutants: Iterable[Mutant]) -> str:
     """What fails in the unbroken tree among the tests that must catch the mutants; "" if nothing."""
     tests = sorted({test for mutant in mutants for test in mutant.tests})
     whole = [t for t in tests if not any(t != other and t.startswith((other + "/", other + "::")) for other in tests)]
-    code, output = run_tests(tree, whole)
+    code, output = run_tests(tree, whole, "-n", "2", "--dist", "loadfile", seconds=ALL_SECONDS)
     return "" if code == 0 else f"{_first_failure(output)} (pytest ended with {code})"
 
 

@@ -138,7 +138,7 @@ def _plan(
     ref = context.memory.ref(entry) if entry else None
     draws = [
         Draw(
-            key=str(i), prompt=text, sampling=sampling, seed=seed, n=n, adapter=ref, logprobs=reports, salt=client.name
+            key=str(i), prompt=text, sampling=sampling, seed=seed, n=n, adapter=ref, logprobs=reports, salt=client.key
         )
         for i, text in enumerate(texts)
     ]

@@ -102,10 +102,13 @@ def mean_interval(
     `clusters`: each task's domain where domains were drawn and not tasks, else (). With one training it is
     `task_interval` over tasks or domains (`weights_RT` over as many), and says so. With several, tasks and trainings
     are crossed random effects: y = mean + task + training + rest, so that the mean's variance is
-    (MS_tasks + MS_trainings − MS_rest) / TS, with the degrees of freedom of Satterthwaite (1946, "An Approximate
-    Distribution of Estimates of Variance Components"; the layout: Searle, Casella and McCulloch 1992, chapter 4).
-    A variance of trainings estimated below 0 is 0. The plain crossed bootstrap (Owen 2007, "The pigeonhole
-    bootstrap") has no such degrees of freedom, and 3 trainings are too few to resample.
+    (MS_tasks + MS_trainings − MS_rest) / TS (Searle, Casella and McCulloch 1992, chapter 4), at least LEAST_SHARE of
+    what tasks alone give. A variance of trainings estimated below 0 stays below 0: set to 0, intervals are too wide
+    where trainings do not differ. Degrees of freedom as Satterthwaite (1946, "An Approximate Distribution of Estimates
+    of Variance Components") counts them for MS_trainings alone, the least certain of the three, FEW more uncertain for
+    each of its degrees, between S − 1 and T − 1. The two constants are by simulation: `bench/seed_intervals.py`. The
+    plain crossed bootstrap (Owen 2007, "The pigeonhole bootstrap") has no such degrees of freedom, and 3 trainings
+    are too few to resample.
     """
     import numpy as np
     from scipy.special import stdtrit
@@ -124,6 +127,10 @@ def mean_interval(
     return Interval(low=max(low, mean - half), high=min(high, mean + half), level=level, over=f"{unit} and trainings")
 
 
+LEAST_SHARE = 0.5  # a variance below this much of the tasks' own is the luck of few trainings
+FEW = 0.8  # Satterthwaite's count is too high where 2 degrees of freedom are mixed with many
+
+
 class Crossed(NamedTuple):
     """Uncertainty of a mean over units (tasks or domains) and trainings; each an array of the values' leading shape."""
 
@@ -137,13 +144,17 @@ def crossed_error(values: Any) -> Crossed:
 
     units, trainings, rest = _mean_squares(values)
     num_units, num_trainings = np.shape(values)[-2:]
-    more = np.maximum(0.0, trainings - rest)
-    scale, freedom = units + more, np.full(np.shape(units), num_units - 1.0)
-    if num_trainings > 1:
-        parts = units**2 / (num_units - 1) + trainings**2 / (num_trainings - 1)
-        parts = parts + rest**2 / ((num_units - 1) * (num_trainings - 1))
-        freedom = np.where(more > 0, scale**2 / np.where(parts > 0, parts, 1.0), freedom)
-    return Crossed(np.sqrt(scale / (num_units * num_trainings)), freedom)
+    most = num_units - 1.0
+    if num_trainings == 1:
+        return Crossed(np.sqrt(units / num_units), np.full(np.shape(units), most))
+    scale = np.maximum(units + trainings - rest, LEAST_SHARE * units)
+    least = num_trainings - 1.0
+    uncertain = (1 + FEW / least) * trainings**2
+    freedom = np.where(uncertain > 0, least * scale**2 / np.where(uncertain > 0, uncertain, 1.0), most)
+    return Crossed(
+        np.sqrt(scale / (num_units * num_trainings)),
+        np.clip(freedom, min(least, most), most),
+    )
 
 
 def _mean_squares(values: Any) -> tuple[Any, Any, Any]:

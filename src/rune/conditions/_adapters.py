@@ -17,6 +17,7 @@ from rune.errors import DataError
 from rune.types import Problem, Trajectory, Treatment
 
 if TYPE_CHECKING:
+    from rune.adapters.factors import Adapters, LoraTargets
     from rune.hypernet.export import AdapterGenerator
 
 Sets = Mapping[str, tuple[Trajectory, ...]]  # task_id → what its adapter is made from
@@ -91,6 +92,37 @@ def constant(
         on_done(Treatment(task_id=problem.task_id, condition=condition, adapter=adapter, trajectory_ids=ids))
 
 
+def mean(
+    arm_inputs: ArmInputs,
+    condition: str,
+    by_set: Mapping[tuple[str, ...], Adapters],
+    layout: LoraTargets,
+    problems: Sequence[Problem],
+    on_done: Callable[[Treatment], None],
+    *,
+    rank: int,
+) -> None:
+    """All problems wear the mean ΔW of some adapters (ids of a set's trajectories → N = 1).
+
+    Where all have the same A the mean of B is exact; otherwise it is cut to `rank`, the nearest in every module.
+    """
+    import torch
+
+    from rune.adapters import composition, convert
+
+    first, *others = every = list(by_set.values())
+    if all(torch.equal(one[m].down_YNRI, f.down_YNRI) for one in others for m, f in first.items()):
+        factors = {m: type(f)(f.down_YNRI, sum(a[m].up_YNRO for a in every) / len(every)) for m, f in first.items()}
+    else:
+        adapters = [convert.to_adapter(f, layout, base_model=arm_inputs.model.digest) for f in every]
+        whole = composition.compose(adapters, [1 / len(every)] * len(every))
+        factors = convert.from_adapter(composition.shrink(whole, rank), layout)
+    adapter = arm_inputs.keep(condition, "all", factors, layout)
+    ids = tuple(sorted({name for names in by_set for name in names}))
+    for problem in problems:
+        on_done(Treatment(task_id=problem.task_id, condition=condition, adapter=adapter, trajectory_ids=ids))
+
+
 def permuted(arm_inputs: ArmInputs) -> dict[str, tuple[Trajectory, ...]]:
     """Every task gets another task's set, with nothing in it of a task or a domain that its own set has.
 
@@ -116,8 +148,13 @@ def permuted(arm_inputs: ArmInputs) -> dict[str, tuple[Trajectory, ...]]:
 
 
 def _foreign(theirs: Sequence[Trajectory], mine: Sequence[Trajectory]) -> bool:
-    """Whether two sets share nothing to be learned: no domain, and no task under any of its names."""
-    return not {domain_key(t) for t in theirs} & {domain_key(t) for t in mine}
+    """Whether two sets share nothing to be learned: no domain, no task under any of its names, and no domain's code.
+
+    A domain may be given another one's trajectory: a composition those of its two functions (`pbb.given`).
+    """
+    if {domain_key(t) for t in theirs} & {domain_key(t) for t in mine}:
+        return False
+    return not {t.solution for t in theirs if t.domain and t.solution} & {t.solution for t in mine if t.domain}
 
 
 def domain_key(trajectory: Trajectory) -> str:

@@ -1,7 +1,7 @@
 """Programming by Backprop: the trajectories that its runs import, and what came out of them.
 
-    python studies/pbb/pbb.py corpus --out runs/pbb        train.jsonl, given.jsonl, for configs/pbb-*.toml; --drawn 3000:
-                                                            with thousands of functions and their execution pairs
+    python studies/pbb/pbb.py corpus --out runs/pbb        train.jsonl, given.jsonl, for configs/pbb-*.toml;
+                                                            --drawn N: N functions of a grammar and CRUXEval's as well
     python studies/pbb/pbb.py ceiling RUN                  whether `teacher` got far enough for the question
     python studies/pbb/pbb.py tell RUN … --out results/pbb  result.json, result.md: by kind, size and steps as well,
                                                             and "What came out" on the page

@@ -50,14 +50,16 @@ _STEPS: Mapping[str, Sequence[str]] = {
 }  # fmt: skip
 _RECURSIONS: Mapping[str, Sequence[str]] = {
     "number": (
-        "{d} if n < {c} else {d} + NAME(n - {d})", "n if n < {c} else NAME(n - {c})", "0 if n < {d} else n + NAME(n - {c})",
-        "[n] if n < {c} else [n] + NAME(n - {c})", "{q} if n < {c} else {q} + NAME(n - {c})",
-        "{q} if n < {c} else NAME(n // 2) + {q}", "[{d}] if n < {c} else NAME(n - {c}) + [n]",
+        "{d} if n < {c} else {d} + NAME(n - {d})", "n if n < {c} else NAME(n - {c})",
+        "0 if n < {d} else n + NAME(n - {c})", "[n] if n < {c} else [n] + NAME(n - {c})",
+        "{q} if n < {c} else {q} + NAME(n - {c})", "{q} if n < {c} else NAME(n // 2) + {q}",
+        "[{d}] if n < {c} else NAME(n - {c}) + [n]",
     ),
     "text": (
-        "{q} if not s else NAME(s[1:]) + s[0]", "s if len(s) < {d} else NAME(s[1:])", "s if len(s) < {d} else NAME(s[:-1])",
-        "{d} if not s else {d} + NAME(s[1:])", "{q} if not s else s[0] + {q} + NAME(s[1:])",
-        "'' if not s else s[0] + s[0] + NAME(s[1:])", "[] if not s else [s[0]] + NAME(s[1:])",
+        "{q} if not s else NAME(s[1:]) + s[0]", "s if len(s) < {d} else NAME(s[1:])",
+        "s if len(s) < {d} else NAME(s[:-1])", "{d} if not s else {d} + NAME(s[1:])",
+        "{q} if not s else s[0] + {q} + NAME(s[1:])", "'' if not s else s[0] + s[0] + NAME(s[1:])",
+        "[] if not s else [s[0]] + NAME(s[1:])",
     ),
     "ints": (
         "{d} if not xs else xs[0] + NAME(xs[1:])", "0 if not xs else {d} * xs[0] + NAME(xs[1:])",

@@ -1,8 +1,8 @@
 """What a hypernetwork for `pbb` trains on: many functions, each one's trajectory and its execution pairs.
 
-A function's trajectory is what a held-out one has as well (its test, a stub that fails, the function). An execution pair
-is a question as a task's, with its value as the solution, on an input that the trajectory does not show; it is of the
-benchmark PAIRS, so that a config can say what is read and what is learned (`train.hypernet.pairs`: `read`, `shares`).
+A function's trajectory is what a held-out one has as well (its test, a stub that fails, the function). An execution
+pair is a question as a task's, with its value as the solution, on an input that the trajectory does not show; it is of
+the benchmark PAIRS, so that a config says what is read and what is learned (`train.hypernet.pairs`: `read`, `shares`).
 
 No held-out function trains: none under its name, none that computes what a held-out function or composition does, and
 of every second held-out function (`apart`) none of its form either, whatever the constants (CRUXEval's functions apart,
@@ -80,15 +80,15 @@ def drawn(config: Config, *, count: int, pairs: int, seed: int = 0) -> list[Traj
     raise DataError(f"{NAME}: {len(codes)} of {count} training functions in {20 * count} draws; ask for fewer")
 
 
-def renamed(config: Config, *, pairs: int, seed: int = 0, path: str = "") -> list[Trajectory]:
+def renamed(config: Config, *, pairs: int, seed: int = 0, path: str = "", verify: bool = True) -> list[Trajectory]:
     """CRUXEval's functions under nonce names, as `drawn`: those that are short, with inputs and values that are short.
 
-    Their code is not run: inputs and values are those of its file and of EXTRA beside it (`path`: their folder; "":
-    from RUNE_DATA). One that agrees with a held-out function on all of them is left out. Raises DataError for a file
-    that is missing or is not what it should be.
+    Their code is not run: inputs and values are those of its file, the pinned one if `verify`, and of EXTRA beside it
+    (`path`: their folder; "": from RUNE_DATA). One that agrees with a held-out function on all of them is left out.
+    Raises DataError for a file that is missing or is not what it should be.
     """
     file = data.locate(path, cruxeval.FILE, hub=cruxeval.HUB.name)
-    data.check(file, cruxeval.SHA256, verify=True)
+    data.check(file, cruxeval.SHA256, verify=verify)
     extra = {record["id"]: record["extra"] for record in data.read(file.with_name(EXTRA))}
     rng = random.Random(f"{config.seed} {seed} renamed")
     names = {one.name for one in pbb.functions(config)}

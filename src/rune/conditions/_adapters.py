@@ -148,13 +148,13 @@ def permuted(arm_inputs: ArmInputs) -> dict[str, tuple[Trajectory, ...]]:
 
 
 def _foreign(theirs: Sequence[Trajectory], mine: Sequence[Trajectory]) -> bool:
-    """Whether two sets share nothing to be learned: no domain, no task under any of its names, and no domain's code.
+    """Whether two sets share nothing to be learned: no domain, and no task under any of its names.
 
     A domain may be given another one's trajectory: a composition those of its two functions (`pbb.given`).
     """
     if {domain_key(t) for t in theirs} & {domain_key(t) for t in mine}:
         return False
-    return not {t.solution for t in theirs if t.domain and t.solution} & {t.solution for t in mine if t.domain}
+    return not {exclusion.canonical_id(t.task_id) for t in theirs} & {exclusion.canonical_id(t.task_id) for t in mine}
 
 
 def domain_key(trajectory: Trajectory) -> str:

@@ -9,11 +9,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rune.adapters.factors import Factors
+from rune.adapters.factors import Factors, StaticLora
 from rune.adapters.folders import Folders
 from rune.adapters.peft import read_peft
 from rune.conditions import _adapters
 from rune.hypernet import base as bases
+from rune.hypernet import checkpoint
 from rune.hypernet.settings import MODULES
 from rune.types import ModelRef, Trajectory
 from tests.conditions.test_bounds import make_arm_inputs, trajectory, treat, weights
@@ -58,3 +59,16 @@ def test_the_mean_is_that_of_every_sets_adapter_and_exact_where_a_is_shared(
             pair = one.pairs[layout.paths[module].format(layer)]
             products = [f[module].down_YNRI[layer, 0].T @ f[module].up_YNRO[layer, 0] for f in every]
             assert torch.allclose(one.scale * pair.a @ pair.b, torch.stack(products).mean(0), atol=1e-4)
+
+
+def test_a_large_corpus_is_not_named_again_for_every_task(
+    tmp_path: Path, tiny_model: ModelRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = bases.load(tiny_model, device="cpu", dtype="float32").layout(MODULES)
+    stored = SimpleNamespace(static=StaticLora(layout, rank=2, alpha=4.0), layout=layout)
+    monkeypatch.setattr(checkpoint, "load", lambda *args, **more: stored)
+    corpus = [trajectory(name) for name in "abc"]
+    arm_inputs = make_arm_inputs(tmp_path, tiny_model, corpus, {"T/1": corpus[:1]})
+    assert treat("static", arm_inputs)["T/1"].trajectory_ids == ("a", "b", "c")
+    monkeypatch.setattr(_adapters, "MOST_NAMED", 2)
+    assert treat("static", arm_inputs)["T/1"].trajectory_ids == ()

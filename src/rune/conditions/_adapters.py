@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rune.adapters.factors import Adapters, LoraTargets
     from rune.hypernet.export import AdapterGenerator
 
+MOST_NAMED = 5_000  # trajectories: 250 tasks that name 30,000 each are 145 MB of treatments.jsonl
 Sets = Mapping[str, tuple[Trajectory, ...]]  # task_id → what its adapter is made from
 
 
@@ -80,14 +81,15 @@ def constant(
 ) -> None:
     """The static part of a checkpoint, one adapter for all problems: its sources are the whole corpus.
 
-    Raises AdapterError for a checkpoint of another base model, DataError for what is none.
+    A corpus of more than MOST_NAMED trajectories is not named for every task again: it is trajectories.jsonl. Raises AdapterError for a checkpoint of another base model, DataError for what is none.
     """
     from rune.hypernet import checkpoint as checkpoints
 
     stored = checkpoints.load(checkpoint, arm_inputs.model, device="cpu")
     made = {m: type(f)(*(t.detach() for t in f)) for m, f in stored.static.factors().items()}
     adapter = arm_inputs.keep(condition, "all", made, stored.layout)
-    ids = tuple(t.trajectory_id for t in arm_inputs.trajectories)
+    whole = arm_inputs.trajectories
+    ids = tuple(t.trajectory_id for t in whole) if len(whole) <= MOST_NAMED else ()
     for problem in problems:
         on_done(Treatment(task_id=problem.task_id, condition=condition, adapter=adapter, trajectory_ids=ids))
 

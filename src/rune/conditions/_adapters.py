@@ -81,7 +81,9 @@ def constant(
 ) -> None:
     """The static part of a checkpoint, one adapter for all problems: its sources are the whole corpus.
 
-    A corpus of more than MOST_NAMED trajectories is not named for every task again: it is trajectories.jsonl. Raises AdapterError for a checkpoint of another base model, DataError for what is none.
+    A corpus of more than MOST_NAMED trajectories is not named for every task again: it is trajectories.jsonl.
+
+    Raises AdapterError for a checkpoint of another base model, DataError for what is none.
     """
     from rune.hypernet import checkpoint as checkpoints
 

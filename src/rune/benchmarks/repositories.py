@@ -64,9 +64,14 @@ class Repositories:
     def problems(self) -> list[Problem]:
         """Raises DataError for a path that is neither, a dirty work tree, a commit or a clone that is not there."""
         path = Path(self.config.path).expanduser()
+        local = bool(self.config.path) and path.is_dir()
         if self.config.evaluate == "swebench":
+            if local:
+                raise DataError(
+                    f"{path}: evaluate = 'swebench' is for SWE-bench's instances; leave it out, or name a file"
+                )
             swebench.demand()
-        if self.config.path and path.is_dir():
+        if local:
             return [self._local(path)]
         found, where = data.load(self.config.path, FILE, {}, hub=HUB, verify=False)
         wanted = set(self.config.only)
@@ -95,6 +100,8 @@ class Repositories:
         name, repo, commit, issue = data.texts(
             record, "instance_id", "repo", "base_commit", "problem_statement", where=label
         )
+        if config.evaluate == "swebench":
+            swebench.check(record, label)
         place = self._clone(record, repo, where, label)
         task = Task(
             repository=str(place),

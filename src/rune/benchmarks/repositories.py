@@ -30,7 +30,6 @@ HUB = data.OnHub("princeton-nlp/SWE-bench_Lite", "", 323)  # test and dev
 COMMAND = "python -m pytest -rA"
 SOURCES = (".py", ".pyx", ".js", ".ts", ".go", ".rs", ".java", ".c", ".h", ".cc", ".cpp", ".rb", ".php", ".sh")
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{2,}")
-_MARK = "=== "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,10 +176,10 @@ def shown(files: Mapping[str, str], issue: str, *, max_chars: int) -> str:
     for path in ranked(sources, issue):
         text = sources[path]
         if len(text) <= left:
-            parts.append(f"{_MARK}{path}\n{text.rstrip()}")
+            parts.append(f"{editing.SHOWN}{path}\n{text.rstrip()}")
             left -= len(text)
         elif not parts:
-            parts.append(f"{_MARK}{path} (parts of it)\n{_excerpt(text, issue, left)}")
+            parts.append(f"{editing.SHOWN}{path}{editing.PARTS}\n{_excerpt(text, issue, left)}")
             left = 0
         else:
             out.append(path)

@@ -116,7 +116,9 @@ def mean(
 
     first, *others = every = list(by_set.values())
     if all(torch.equal(one[m].down_YNRI, f.down_YNRI) for one in others for m, f in first.items()):
-        factors = {m: type(f)(f.down_YNRI, sum(a[m].up_YNRO for a in every) / len(every)) for m, f in first.items()}
+        factors = {
+            m: type(f)(f.down_YNRI, torch.stack([a[m].up_YNRO for a in every]).mean(0)) for m, f in first.items()
+        }
     else:
         adapters = [convert.to_adapter(f, layout, base_model=arm_inputs.model.digest) for f in every]
         whole = composition.compose(adapters, [1 / len(every)] * len(every))

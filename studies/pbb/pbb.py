@@ -28,7 +28,7 @@ import numpy as np
 
 from rune import config, prompts
 from rune.analysis import stats
-from rune.benchmarks import _pbb_training, pbb
+from rune.benchmarks import _pbb_training, pbb, pbb_cruxeval
 from rune.benchmarks.scorers import exact_value
 from rune.runs import store
 from rune.runs.store import RunDir
@@ -116,6 +116,9 @@ def corpus(args: argparse.Namespace) -> None:
     from rune.study.config import load
 
     settings = load(args.config).settings
+    if settings.benchmark.name == pbb_cruxeval.NAME:
+        of_others(args.out, config.build(pbb_cruxeval.Config, settings.benchmark.settings, where="benchmark.settings"))
+        return
     part = config.build(pbb.Config, settings.benchmark.settings, where="benchmark.settings")
     train = {f.name for f in pbb.functions(part) if f.split is Split.TRAIN}
     args.out.mkdir(parents=True, exist_ok=True)
@@ -129,6 +132,15 @@ def corpus(args: argparse.Namespace) -> None:
         train = {t.domain for t in trains}
     store.write_jsonl(args.out / "train.jsonl", trains)
     print(f"{args.out}: {len(given)} trajectories given; {len(trains)} of {len(train)} functions that train")
+
+
+def of_others(out: Path, part: pbb_cruxeval.Config) -> None:
+    """The same for CRUXEval's functions."""
+    given = pbb_cruxeval.trajectories(part)
+    trains = {p.domain for p in pbb_cruxeval.build(part).problems() if p.split is Split.TRAIN}
+    store.write_jsonl(out / "given.jsonl", given)
+    store.write_jsonl(out / "train.jsonl", [t for t in given if t.domain in trains])
+    print(f"{out}: {len(given)} trajectories given, of {len(trains)} functions that train")
 
 
 def ceiling(args: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rune.benchmarks import _pbb_drawn, pbb
+from rune.benchmarks import _pbb_drawn, _pbb_renamed, pbb, pbb_cruxeval
 from rune.benchmarks import _pbb_training as training
 from rune.benchmarks.scorers import exact_value
 from rune.config import digest
@@ -111,7 +111,7 @@ def test_cruxevals_functions_are_renamed_and_one_that_is_held_out_is_left_out(
         records.append({"id": name, "code": code, **first})
         extra.append({"id": name, "extra": more})
     (folder / "cruxeval.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-    (folder / training.EXTRA).write_text("".join(json.dumps(r) + "\n" for r in extra))
+    (folder / _pbb_renamed.EXTRA).write_text("".join(json.dumps(r) + "\n" for r in extra))
     made = training.renamed(CONFIG, pairs=2, path=str(folder), verify=False)
     assert {t.category for t in made} == {"cruxeval"} and len({t.domain for t in made}) == 1
     lesson, *pairs = made
@@ -123,3 +123,37 @@ def test_cruxevals_functions_are_renamed_and_one_that_is_held_out_is_left_out(
         training.renamed(CONFIG, pairs=2, path=str(folder))
     with pytest.raises(DataError, match=r"cruxeval\.jsonl"):
         training.renamed(CONFIG, pairs=2, path=str(tmp_path / "nothing"))
+
+
+def test_cruxevals_functions_are_asked_for_on_inputs_that_their_trajectories_do_not_show(data_dir: Path) -> None:
+    config = pbb_cruxeval.Config(path=str(data_dir / "cruxeval" / "cruxeval.jsonl"), functions=60, held_out=20)
+    problems = pbb_cruxeval.build(config).problems()
+    given = {t.domain: t for t in pbb_cruxeval.trajectories(config)}
+    assert len(given) == 60 == len({p.domain for p in problems}) and len({p.task_id for p in problems}) == len(problems)
+    assert len({p.domain for p in problems if p.split is Split.HELD_OUT}) == 20
+    for problem in problems:
+        lesson, call = given[problem.domain], call_in(problem.prompt)
+        assert call not in lesson.prompt and lesson.solution not in problem.prompt and "def " not in problem.prompt
+        assert lesson.solution.startswith((f"def {problem.domain}(", "import ", "from ")) or "\ndef" in lesson.solution
+        assert problem.scorer.answer is Answer.VALUE and exact_value.parse(problem.test) == exact_value.parse(
+            problem.reference
+        )
+    known = [one for one in pbb_cruxeval.functions(config) if one.name == problems[0].domain]
+    scope: dict[str, object] = {}
+    exec(known[0].code, scope)  # the values are the function's
+    assert all(repr(eval(call, scope)) == value for call, value in known[0].calls())
+    words = pbb_cruxeval.build(
+        pbb_cruxeval.Config(path=config.path, functions=60, held_out=20, assertion=False)
+    ).problems()
+    assert "assert" not in words[0].prompt
+    with pytest.raises(DataError, match=r"500 functions wanted, .* are short enough; ask for fewer"):
+        pbb_cruxeval.functions(pbb_cruxeval.Config(path=config.path, functions=500))
+    with pytest.raises(DataError, match="from the hub has one input a function"):
+        pbb_cruxeval.functions(pbb_cruxeval.Config(path="hub"))
+
+
+def test_cruxeval_alone_has_too_few_inputs(data_dir: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "cruxeval.jsonl"
+    alone.write_bytes((data_dir / "cruxeval" / "cruxeval.jsonl").read_bytes())
+    with pytest.raises(DataError, match=r"extra_inputs\.jsonl: no such file, and CRUXEval alone has one input a"):
+        pbb_cruxeval.functions(pbb_cruxeval.Config(path=str(alone)))

@@ -11,27 +11,20 @@ whose parameters have other names).
 
 from __future__ import annotations
 
-import ast
 import random
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from rune.benchmarks import _pbb_drawn, cruxeval, pbb
-from rune.benchmarks.formats import data
+from rune.benchmarks import _pbb_drawn, _pbb_renamed, pbb, pbb_cruxeval
 from rune.benchmarks.pbb import NAME, Config, Function
 from rune.config import digest
 from rune.errors import DataError
-from rune.types import Answer, Attempt, FailureKind, Outcome, Split, Trajectory
+from rune.types import Answer, Attempt, Outcome, Split, Trajectory
 
 PAIRS = "pbb_pairs"
 PROBES = 12  # inputs on which two functions must differ
-SHORT, SHORT_CODE = 40, 300  # characters of an input or a value, and of a function, of CRUXEval that trains
-EXTRA = "extra_inputs.jsonl"  # beside CRUXEval's file: further inputs of its functions, and what they gave
 _UNDEFINED = (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError)
-_STARTS = ("b", "br", "ch", "d", "dr", "f", "fl", "g", "gr", "h", "j", "k", "kl", "l", "m", "n", "p", "pl", "qu", "r")
-_MIDDLES = ("b", "d", "f", "g", "k", "l", "m", "n", "p", "x", "z")
 
 Used = tuple[Function, ...]  # one; of a composition the outer and the inner one
 
@@ -65,7 +58,7 @@ def drawn(config: Config, *, count: int, pairs: int, seed: int = 0) -> list[Traj
     for _ in range(20 * count):
         if len(codes) == count:
             return made
-        one = Function(_nonce(rng), _pbb_drawn.draw(rng), Split.TRAIN)
+        one = Function(_pbb_renamed.nonce(rng), _pbb_drawn.draw(rng), Split.TRAIN)
         if one.name in names or one.source.code in codes or _pbb_drawn.form(one.source.code) in far:
             continue
         try:
@@ -83,32 +76,20 @@ def drawn(config: Config, *, count: int, pairs: int, seed: int = 0) -> list[Traj
 def renamed(config: Config, *, pairs: int, seed: int = 0, path: str = "", verify: bool = True) -> list[Trajectory]:
     """CRUXEval's functions under nonce names, as `drawn`: those that are short, with inputs and values that are short.
 
-    Their code is not run: inputs and values are those of its file, the pinned one if `verify`, and of EXTRA beside it
-    (`path`: their folder; "": from RUNE_DATA). One that agrees with a held-out function on all of them is left out.
-    Raises DataError for a file that is missing or is not what it should be.
+    Their code is not run (`_pbb_renamed`, which also says what `path` and `verify` are). One that agrees with a
+    held-out function on all inputs that are known is left out. Raises DataError as `_pbb_renamed.functions` does.
     """
-    file = data.locate(path, cruxeval.FILE, hub=cruxeval.HUB.name)
-    data.check(file, cruxeval.SHA256, verify=verify)
-    extra = {record["id"]: record["extra"] for record in data.read(file.with_name(EXTRA))}
     rng = random.Random(f"{config.seed} {seed} renamed")
     names = {one.name for one in pbb.functions(config)}
     held = held_out(config)
     made: list[Trajectory] = []
-    for record in data.read(file):
-        known = _short([record, *extra.get(record["id"], ())])
-        name = _nonce(rng)
-        plain = len(record["code"]) <= SHORT_CODE and not re.search(r"\bf\b(?![('\"])", record["code"])
-        if not plain or name in names or len(known) <= pbb.SHOWN or len({v for _, v in known}) < 2:
+    for one in _pbb_renamed.functions(rng, path=path, verify=verify, taken=names):
+        if any(all(_value(used, values) == value for values, value in one.known) for used in held):
             continue
-        if any(all(_value(used, values) == value for values, value in known) for used in held):
-            continue
-        names.add(name)
-        code = re.sub(r"\bf\(", f"{name}(", record["code"]).strip() + "\n"
-        calls = [(f"{name}({', '.join(map(repr, values))})", value) for values, value in known]
-        made.append(_lesson(name, code, calls[: pbb.SHOWN], record["id"]))
-        for number, (call, value) in enumerate(calls[pbb.SHOWN : pbb.SHOWN + pairs]):
-            ask = rng.choice([text for text in pbb.ASKS if "{inputs}" not in text]).format(call=call)
-            made.append(_pair(name, "cruxeval", number, f"{ask}\nassert {call} ==", value))
+        made.append(_pbb_renamed.lesson(one))
+        for number, (call, value) in enumerate(one.calls()[pbb.SHOWN : pbb.SHOWN + pairs]):
+            asked = f"{pbb_cruxeval.question(rng, call)}\nassert {call} =="
+            made.append(_pair(one.name, "cruxeval", number, asked, value))
     return made
 
 
@@ -144,52 +125,9 @@ def _value(used: Used, values: Sequence[Any]) -> str:
         return ""
 
 
-def _short(records: Sequence[Mapping[str, str]]) -> list[tuple[tuple[Any, ...], str]]:
-    """Arguments and the text of the value, of the records where both are short literals, and differ."""
-    found: dict[str, tuple[tuple[Any, ...], str]] = {}
-    for record in records:
-        if max(len(record["input"]), len(record["output"])) > SHORT or record["input"] == record["output"]:
-            continue
-        try:
-            values = ast.literal_eval(f"({record['input']},)")
-            found.setdefault(repr(values), (values, repr(ast.literal_eval(record["output"]))))
-        except (SyntaxError, *_UNDEFINED):
-            continue
-    return list(found.values())
-
-
 def _pairs(function: Function, config: Config) -> list[Trajectory]:
     asked = enumerate(pbb.asked(config, (function,)))
     return [_pair(function.name, function.source.kind, i, t.problem.prompt, t.problem.test) for i, t in asked]
-
-
-def _nonce(rng: random.Random) -> str:
-    """A name of the same kind as the tasks', from more syllables."""
-    return rng.choice(_STARTS) + rng.choice("aeiou") + rng.choice(_MIDDLES) + rng.choice(pbb.ENDS)
-
-
-def _lesson(name: str, code: str, calls: Sequence[tuple[str, str]], of: str) -> Trajectory:
-    head = next(line for line in code.split("\n") if line.startswith("def "))
-    return Trajectory(
-        trajectory_id=digest([NAME, of, name])[:16],
-        task_id=f"PBB/{name}/definition",
-        benchmark=NAME,
-        prompt=f"Write the function {name} so that all of these hold:\n"
-        + "\n".join(f"assert {call} == {value}" for call, value in calls),
-        attempts=(
-            Attempt(
-                code=f"{head}\n    return None\n",
-                outcome=Outcome.FAILED,
-                error_kind=FailureKind.WRONG_ANSWER.value,
-                error=f"{calls[0][0]} is None, not {calls[0][1]}",
-            ),
-            Attempt(code=code, outcome=Outcome.PASSED),
-        ),
-        solution=code,
-        category="cruxeval",
-        domain=name,
-        source="pbb",
-    )
 
 
 def _pair(name: str, category: str, number: int, prompt: str, value: str) -> Trajectory:

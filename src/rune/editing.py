@@ -19,6 +19,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 SEARCH, MIDDLE, REPLACE = "<<<<<<< SEARCH", "=======", ">>>>>>> REPLACE"
+SHOWN, PARTS = "=== ", " (parts of it)"  # before the path of a file that a task shows, and behind one that is cut
 _BLOCK = re.compile(
     rf"^(?P<path>[^\n]+)\n{SEARCH}[ \t]*\n(?P<old>.*?)^{MIDDLE}[ \t]*\n(?P<new>.*?)^{REPLACE}[ \t]*$",
     re.MULTILINE | re.DOTALL,
@@ -52,6 +53,12 @@ def parse(text: str) -> list[Edit]:
 
 def _path(line: str) -> str:
     return line.strip().strip("`*\"'").removeprefix("./")
+
+
+def first_shown(prompt: str) -> str:
+    """The path of the first file that a task shows; "" if it shows none."""
+    match = re.search(rf"^{SHOWN}(.+?)(?:{re.escape(PARTS)})?$", prompt, re.MULTILINE)
+    return match[1] if match else ""
 
 
 def taken(text: str) -> str:

@@ -33,7 +33,7 @@ ASSERTION_INSTRUCTION = (
 EDITS_INSTRUCTION = (
     "Please mend the repository below. Answer in a markdown code block with one or more edits, each in this form, "
     "where the search part repeats whole lines of the file that stand there once:\n"
-    f"path/to/file.py\n{editing.SEARCH}\nlines of the file\n{editing.MIDDLE}\nnew lines\n{editing.REPLACE}\n"
+    f"{{path}}\n{editing.SEARCH}\nlines of the file\n{editing.MIDDLE}\nnew lines\n{editing.REPLACE}\n"
 )
 EDITS_PREFILL = "Below are the edits that mend it and pass its tests:\n```\n"
 VALUE_PREFILL = "The value is written as a Python literal:\n```python\n"
@@ -63,7 +63,9 @@ def task(prompt: str, context: str = "", answer: Answer = Answer.PROGRAM) -> Cha
     """The question every arm asks; `context` is what RAG (or the teacher) puts before it."""
     lead = f"{context.rstrip()}\n\n" if context else ""
     if answer is Answer.EDITS:  # its files are shown without fences, so that a fence can end the answer
-        return Chat(messages=(("user", f"{lead}{EDITS_INSTRUCTION}\n{prompt.strip()}\n"),), prefill=EDITS_PREFILL)
+        # A path that is there: small models wrote "path/to/file.py" back (results/repository-0.5b).
+        instruction = EDITS_INSTRUCTION.format(path=editing.first_shown(prompt) or "path/to/file.py")
+        return Chat(messages=(("user", f"{lead}{instruction}\n{prompt.strip()}\n"),), prefill=EDITS_PREFILL)
     instruction, prefill = INSTRUCTION, PREFILL
     if answer is Answer.VALUE:
         begun = open_assertion(prompt)

@@ -1,6 +1,7 @@
 """Programming by Backprop: the trajectories that its runs import, and what came out of them.
 
-    python studies/pbb/pbb.py corpus --out runs/pbb        train.jsonl, given.jsonl, for configs/pbb-*.toml
+    python studies/pbb/pbb.py corpus --out runs/pbb        train.jsonl, given.jsonl, for configs/pbb-*.toml;
+                                                            --drawn N: N functions of a grammar and CRUXEval's as well
     python studies/pbb/pbb.py ceiling RUN                  whether `teacher` got far enough for the question
     python studies/pbb/pbb.py tell RUN … --out results/pbb  result.json, result.md: by kind, size and steps as well,
                                                             and "What came out" on the page
@@ -27,7 +28,7 @@ import numpy as np
 
 from rune import config, prompts
 from rune.analysis import stats
-from rune.benchmarks import pbb
+from rune.benchmarks import _pbb_training, pbb, pbb_cruxeval
 from rune.benchmarks.scorers import exact_value
 from rune.runs import store
 from rune.runs.store import RunDir
@@ -94,6 +95,8 @@ def main() -> int:
     one = verbs.add_parser("corpus")
     one.add_argument("--config", type=Path, default=CONFIGS / "pbb-0.5b.toml")
     one.add_argument("--out", type=Path, required=True)
+    one.add_argument("--drawn", type=int, default=0, help="functions of the grammar that train beside its own")
+    one.add_argument("--pairs", type=int, default=8, help="execution pairs of each training function, with --drawn")
     one.set_defaults(do=corpus)
     three = verbs.add_parser("ceiling")
     three.add_argument("run", type=Path)
@@ -113,13 +116,31 @@ def corpus(args: argparse.Namespace) -> None:
     from rune.study.config import load
 
     settings = load(args.config).settings
+    if settings.benchmark.name == pbb_cruxeval.NAME:
+        of_others(args.out, config.build(pbb_cruxeval.Config, settings.benchmark.settings, where="benchmark.settings"))
+        return
     part = config.build(pbb.Config, settings.benchmark.settings, where="benchmark.settings")
     train = {f.name for f in pbb.functions(part) if f.split is Split.TRAIN}
     args.out.mkdir(parents=True, exist_ok=True)
     given = pbb.given(part)
     store.write_jsonl(args.out / "given.jsonl", given)
-    store.write_jsonl(args.out / "train.jsonl", [t for t in given if t.domain in train])
-    print(f"{args.out}: {len(given)} trajectories given, of {len(train)} functions that train")
+    trains = [t for t in given if t.domain in train]
+    if args.drawn:
+        trains = _pbb_training.own(part, pairs=args.pairs)
+        trains += _pbb_training.drawn(part, count=args.drawn, pairs=args.pairs)
+        trains += _pbb_training.renamed(part, pairs=args.pairs)
+        train = {t.domain for t in trains}
+    store.write_jsonl(args.out / "train.jsonl", trains)
+    print(f"{args.out}: {len(given)} trajectories given; {len(trains)} of {len(train)} functions that train")
+
+
+def of_others(out: Path, part: pbb_cruxeval.Config) -> None:
+    """The same for CRUXEval's functions."""
+    given = pbb_cruxeval.trajectories(part)
+    trains = {p.domain for p in pbb_cruxeval.build(part).problems() if p.split is Split.TRAIN}
+    store.write_jsonl(out / "given.jsonl", given)
+    store.write_jsonl(out / "train.jsonl", [t for t in given if t.domain in trains])
+    print(f"{out}: {len(given)} trajectories given, of {len(trains)} functions that train")
 
 
 def ceiling(args: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from rune.benchmarks import repositories
 from rune.benchmarks.formats import checkout
-from rune.benchmarks.scorers import judging, repository, swebench
+from rune.benchmarks.scorers import judging, repository
 from rune.benchmarks.scorers.judging import Item
 from rune.errors import DataError, SandboxError
 from rune.sandbox import fork, subprocess
@@ -210,9 +210,8 @@ class TestOneLine:
         )
         self.refused(sandbox, "nothing is to be mended: all 2 tests pass without any edit", fine)
 
-    def test_no_docker_for_swe_benchs_own_evaluation(self, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("PATH", "")
-        with pytest.raises(DataError, match="needs Docker, and no Docker answers here; start it, or give clones"):
+    def test_swe_benchs_own_evaluation_of_a_repository_that_is_no_instance(self, shop: Path) -> None:
+        with pytest.raises(DataError, match="evaluate = 'swebench' is for SWE-bench's instances; leave it out"):
             one(shop, evaluate="swebench")
 
     def test_a_sandbox_without_walls(self, shop: Path) -> None:
@@ -259,14 +258,6 @@ def test_a_report_of_pytest_and_of_unittest_is_read_test_by_test() -> None:
         "test_a (t.T)": True, "test_b (t.T)": False, "test_c (t.T)": False,
     }  # fmt: skip
     assert repository.results(Finished(output="whatever", **done)) == {repository.WHOLE: False}  # type: ignore[arg-type]
-
-
-def test_a_report_of_the_swebench_package_is_a_verdict() -> None:
-    assert swebench.verdict("k", "a-1", {"a-1": {"resolved": True}}).outcome is Outcome.PASSED
-    failed = {"resolved": False, "tests_status": {"FAIL_TO_PASS": {"failure": ["t::x"]}}}
-    assert "t::x" in swebench.verdict("k", "a-1", {"a-1": failed}).error
-    unapplied = {"resolved": False, "patch_successfully_applied": False}
-    assert swebench.verdict("k", "a-1", {"a-1": unapplied}).error_kind == "BadEdit"
 
 
 def test_two_commits_of_a_repository_are_two_tasks(tmp_path: Path) -> None:

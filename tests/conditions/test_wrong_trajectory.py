@@ -120,3 +120,12 @@ def test_a_lesson_is_a_family_or_else_a_task() -> None:
     one = tried("a", "HumanEvalFix/7")
     assert _adapters.domain_key(one) == _adapters.domain_key(tried("b", "HumanEval/7"))
     assert _adapters.domain_key(dataclasses.replace(one, domain="f")) == "f"
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_composition_is_no_stranger_to_its_functions(seed: int) -> None:
+    """It is a domain of its own and is given the trajectories of both under that domain's name."""
+    own = {name: [tried(name, f"def/{name}", domain=name)] for name in "fghk"}
+    own["f.g"] = [tried(f"f.g {name}", f"def/{name}", domain="f.g") for name in "fg"]
+    for task, wrong in _adapters.permuted(arm_inputs(own, seed=seed)).items():
+        assert not {t.task_id for t in wrong} & {t.task_id for t in own[task]}

@@ -18,8 +18,9 @@ import pytest
 import rune
 from rune.adapters.merge_settings import Settings as MergeSettings
 from rune.analysis import gate
-from rune.benchmarks import api_updates, code_update_arena, families, pbb, puzzles, repositories
+from rune.benchmarks import api_updates, code_update_arena, families, pbb, pbb_cruxeval, puzzles, repositories
 from rune.benchmarks._pbb_functions import EASY_SOURCES
+from rune.conditions import hypernet_mean
 from rune.encoders import hierarchical, perceiver, recurrent
 from rune.engines import openai, ray, torch, vllm
 from rune.hypernet.settings import EncoderConfig, HypernetConfig, LoraConfig, PairMix, Schedule, Weights
@@ -109,6 +110,8 @@ BOUNDS: list[tuple[type, dict[str, Any], dict[str, tuple[list[Any], list[Any]]]]
         "rank": ([1], [0]), "alpha": ([TINY], [0]), "rows": ([1], [0]), "modules": ([("q_proj",)], [(), ("w_proj",)]),
         "shares": ([{}, {"a": 0, "b": TINY}], [{"a": -TINY, "b": 1}, {"a": 0}]),
     }),
+    (pbb_cruxeval.Config, {}, {"inputs": ([1], [0]), "held_out": ([0, 99], [-1, 100])}),
+    (hypernet_mean.Config, {}, {"mean_rank": ([1], [0])}),
     (PairMix, {"recall": 1.0}, {
         "recall": ([TINY], [0, -TINY]), "family": ([0], [-TINY]), "retrieved": ([0], [-TINY]),
         "max_sources": ([1], [0]), "shares": ([{"a": 1}], [{"a": 0}]),

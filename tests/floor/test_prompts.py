@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rune import prompts
+from rune import editing, prompts
 from rune.types import Answer, Attempt, Outcome, Trajectory
 
 PROMPT = 'def add(a, b):\n    """Add."""\n'
@@ -209,3 +209,15 @@ def test_a_retry_says_whether_time_ran_out_or_the_answer_was_wrong(outcome: Outc
     for answer, wrong in {Answer.PROGRAM: "failed its tests", Answer.EDITS: "is not mended"}.items():
         assert ("did not finish in time" in told[answer], wrong in told[answer]) == (late, not late)
     assert all("what was seen" in text for text in told.values())
+
+
+def test_the_example_of_an_edit_names_a_file_that_is_shown() -> None:
+    """Small models write the example's path back."""
+    for shown, path in {
+        "It fails.\n\n=== shop/prices.py\nx = 1\n\n=== shop/names.py\ny = 1": "shop/prices.py",
+        "It fails.\n\n=== long file.py (parts of it)\n… 3 lines …": "long file.py",
+        "It fails at\n======= 1\nand nothing is shown": "path/to/file.py",
+    }.items():
+        ((_, text),) = prompts.task(shown, answer=Answer.EDITS).messages
+        assert f"\n{path}\n{editing.SEARCH}\n" in text and text.count(editing.SEARCH) == 1
+        assert ("path/to" in text) is (path == "path/to/file.py")

@@ -20,7 +20,7 @@ from rune.hypernet.features import FeatureTable, Reader
 from rune.hypernet.loop import learning_rate
 from rune.hypernet.settings import MODULES, EncoderConfig, HypernetConfig, PairMix, Schedule, Weights
 from rune.runs import store
-from rune.types import Attempt, ModelRef, Outcome, Trajectory
+from rune.types import Answer, Attempt, ModelRef, Outcome, Trajectory
 
 Curve = dict[str, list[float]]
 
@@ -330,6 +330,42 @@ def test_only_recall_shows_a_target_its_own_trajectory(
                 assert {lessons[i].domain for i in (*group.sources, *group.targets)} == {
                     lessons[group.targets[0]].domain
                 }
+
+
+def asked(lesson: Trajectory, number: int) -> Trajectory:
+    """A question about a lesson, and its value."""
+    return replace(
+        lesson, trajectory_id=f"{lesson.domain}?{number}", task_id=f"{lesson.domain}/{number}", benchmark="questions",
+        prompt=f"What is {lesson.domain} of {number}?", solution=str(number), answer=Answer.VALUE,
+    )  # fmt: skip
+
+
+def test_what_is_not_read_is_a_target_alone_and_its_features_are_not_needed(
+    base: bases.Base, lessons: list[Trajectory]
+) -> None:
+    read = [next(t for t in lessons if t.domain == d) for d in sorted({t.domain for t in lessons})]
+    everything = [some for t in read for some in (*(asked(t, n) for n in range(3)), t)]
+    corpus = Corpus(base, everything, max_tokens=700, read=[read[0].benchmark])
+    assert corpus.readable == tuple(range(3, len(everything), 4))
+    table = FeatureTable(reader(base).read([everything[i] for i in corpus.readable]), corpus.readable)
+    mix = PairMix(recall=0.3, family=0.7, max_sources=3)
+    kinds = set()
+    for step in range(20):
+        for group in corpus.groups(np.random.default_rng(step), mix, count=4, targets=2, contrasts=1):
+            (source,) = group.sources  # a lesson has one that is read
+            first = everything[group.targets[0]]
+            kinds.add(first.answer)
+            assert source in corpus.readable and {everything[i].domain for i in group.targets} == {first.domain}
+            if first.answer is Answer.VALUE:
+                assert {everything[i].answer for i in group.targets} == {Answer.VALUE}
+            alone = FeatureTable(reader(base).read([everything[source]])).batch([[0]])
+            assert torch.allclose(table.batch([group.sources]).features_BTSD, alone.features_BTSD, atol=1e-4)
+    assert kinds == {Answer.VALUE, Answer.PROGRAM}
+    with pytest.raises(DataError, match=r"pairs\.read names nothing, and the corpus has no trajectory of it; it has: "):
+        Corpus(base, everything, max_tokens=700, read=["nothing"])
+    orphan = Corpus(base, [*everything[:3], everything[7]], max_tokens=700, read=[read[0].benchmark])
+    with pytest.raises(DataError, match=r"nothing can be read for .*; add one"):
+        orphan.groups(np.random.default_rng(0), PairMix(family=1.0), count=8, targets=1, contrasts=0)
 
 
 def test_the_wrong_solution_answers_the_same_prompt_for_another_lesson(

@@ -54,7 +54,7 @@ ASKS = (
 )
 REASON = "\nFirst follow its steps in comment lines (each beginning with #), then write the value on a line of its own."
 _SYLLABLES = ("bl", "zib", "snu", "fro", "qua", "drim", "tog", "vep", "mur", "sple", "gax", "lon", "wib", "cre", "nuv")
-_ENDS = ("orp", "ble", "rg", "nk", "zle", "mip", "tash", "vock", "dle", "xon", "gle", "pum")
+ENDS = ("orp", "ble", "rg", "nk", "zle", "mip", "tash", "vock", "dle", "xon", "gle", "pum")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +138,7 @@ def functions(config: Config) -> list[Function]:
     for source in rng.sample(sources, len(sources)):
         kinds.setdefault(source.kind, []).append(source)
     order = [kinds[k].pop() for _ in range(len(sources)) for k in sorted(kinds) if kinds[k]][: config.functions]
-    names = rng.sample([a + b for a in _SYLLABLES for b in _ENDS], len(order))
+    names = rng.sample([a + b for a in _SYLLABLES for b in ENDS], len(order))
     return [
         Function(name, source, Split.HELD_OUT if i < config.held_out else Split.TRAIN)
         for i, (name, source) in enumerate(zip(names, order, strict=True))
@@ -189,14 +189,14 @@ def _class(number: int, bounds: Sequence[tuple[int, str]]) -> str:
 def tasks(config: Config) -> list[Task]:
     """Of every function and composition. Inputs differ from each other and from those of its trajectory."""
     made = functions(config)
-    found = [task for one in made for task in _asked(config, (one,))]
-    return found + [task for pair in _pairs(config, made) for task in _asked(config, pair)]
+    found = [task for one in made for task in asked(config, (one,))]
+    return found + [task for pair in _pairs(config, made) for task in asked(config, pair)]
 
 
 def _pairs(config: Config, made: Sequence[Function]) -> list[tuple[Function, Function]]:
     """Outer and inner function of one split, the inner one's values being what the outer one takes."""
     rng = random.Random(f"{config.seed} pairs")
-    values = {one.name: run(one.code, _call(one.name, _input(config, one, rng))).value for one in made}
+    values = {one.name: run(one.code, call_of(one.name, _input(config, one, rng))).value for one in made}
     fits = [
         (outer, inner)
         for outer in made
@@ -223,7 +223,7 @@ def _takes(outer: Function, value: Any) -> bool:
     return outer.source.takes == "number" and type(value) is int and 2 <= value <= 200
 
 
-def _asked(config: Config, used: tuple[Function, ...]) -> list[Task]:
+def asked(config: Config, used: tuple[Function, ...]) -> list[Task]:
     names = ".".join(one.name for one in used)
     rng = random.Random(f"{config.seed} {names}")
     inner = used[-1]
@@ -238,7 +238,7 @@ def _asked(config: Config, used: tuple[Function, ...]) -> list[Task]:
         if digest(values) in seen:
             continue
         seen.add(digest(values))
-        call = _call(inner.name, values)
+        call = call_of(inner.name, values)
         if len(used) > 1:
             if not _takes(used[0], run(inner.code, call).value):
                 continue
@@ -287,7 +287,7 @@ def _task(
     return Task(problem, used, tuple(values), phrasing, size, steps)
 
 
-def _call(name: str, values: Sequence[Any]) -> str:
+def call_of(name: str, values: Sequence[Any]) -> str:
     return f"{name}({', '.join(map(repr, values))})"
 
 
@@ -305,7 +305,7 @@ def trajectories(config: Config) -> list[Trajectory]:
 
     Raises DataError if one of them shows an input that a task asks for.
     """
-    made = [_trajectory(config, function) for function in functions(config)]
+    made = [trajectory(config, function) for function in functions(config)]
     check(tasks(config), made)
     return made
 
@@ -326,8 +326,8 @@ def given(config: Config) -> list[Trajectory]:
     return made
 
 
-def _trajectory(config: Config, function: Function) -> Trajectory:
-    calls = [_call(function.name, values) for values in shown(config, function)]
+def trajectory(config: Config, function: Function) -> Trajectory:
+    calls = [call_of(function.name, values) for values in shown(config, function)]
     values = [run(function.code, call).value for call in calls]
     lines = "\n".join(f"assert {call} == {value!r}" for call, value in zip(calls, values, strict=True))
     stub = f"{function.code.partition(chr(10))[0]}\n    return None\n"

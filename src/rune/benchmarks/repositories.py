@@ -30,7 +30,6 @@ HUB = data.OnHub("princeton-nlp/SWE-bench_Lite", "", 323)  # test and dev
 COMMAND = "python -m pytest -rA"
 SOURCES = (".py", ".pyx", ".js", ".ts", ".go", ".rs", ".java", ".c", ".h", ".cc", ".cpp", ".rb", ".php", ".sh")
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{2,}")
-_MARK = "=== "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +63,14 @@ class Repositories:
     def problems(self) -> list[Problem]:
         """Raises DataError for a path that is neither, a dirty work tree, a commit or a clone that is not there."""
         path = Path(self.config.path).expanduser()
+        local = bool(self.config.path) and path.is_dir()
         if self.config.evaluate == "swebench":
+            if local:
+                raise DataError(
+                    f"{path}: evaluate = 'swebench' is for SWE-bench's instances; leave it out, or name a file"
+                )
             swebench.demand()
-        if self.config.path and path.is_dir():
+        if local:
             return [self._local(path)]
         found, where = data.load(self.config.path, FILE, {}, hub=HUB, verify=False)
         wanted = set(self.config.only)
@@ -95,6 +99,8 @@ class Repositories:
         name, repo, commit, issue = data.texts(
             record, "instance_id", "repo", "base_commit", "problem_statement", where=label
         )
+        if config.evaluate == "swebench":
+            swebench.check(record, label)
         place = self._clone(record, repo, where, label)
         task = Task(
             repository=str(place),
@@ -170,10 +176,10 @@ def shown(files: Mapping[str, str], issue: str, *, max_chars: int) -> str:
     for path in ranked(sources, issue):
         text = sources[path]
         if len(text) <= left:
-            parts.append(f"{_MARK}{path}\n{text.rstrip()}")
+            parts.append(f"{editing.SHOWN}{path}\n{text.rstrip()}")
             left -= len(text)
         elif not parts:
-            parts.append(f"{_MARK}{path} (parts of it)\n{_excerpt(text, issue, left)}")
+            parts.append(f"{editing.SHOWN}{path}{editing.PARTS}\n{_excerpt(text, issue, left)}")
             left = 0
         else:
             out.append(path)

@@ -17,8 +17,10 @@ from rune.errors import DataError
 from rune.types import Problem, Trajectory, Treatment
 
 if TYPE_CHECKING:
+    from rune.adapters.factors import Adapters, LoraTargets
     from rune.hypernet.export import AdapterGenerator
 
+MOST_NAMED = 5_000  # trajectories: 250 tasks that name 30,000 each are 145 MB of treatments.jsonl
 Sets = Mapping[str, tuple[Trajectory, ...]]  # task_id → what its adapter is made from
 
 
@@ -79,6 +81,8 @@ def constant(
 ) -> None:
     """The static part of a checkpoint, one adapter for all problems: its sources are the whole corpus.
 
+    A corpus of more than MOST_NAMED trajectories is not named for every task again: it is trajectories.jsonl.
+
     Raises AdapterError for a checkpoint of another base model, DataError for what is none.
     """
     from rune.hypernet import checkpoint as checkpoints
@@ -86,7 +90,41 @@ def constant(
     stored = checkpoints.load(checkpoint, arm_inputs.model, device="cpu")
     made = {m: type(f)(*(t.detach() for t in f)) for m, f in stored.static.factors().items()}
     adapter = arm_inputs.keep(condition, "all", made, stored.layout)
-    ids = tuple(t.trajectory_id for t in arm_inputs.trajectories)
+    whole = arm_inputs.trajectories
+    ids = tuple(t.trajectory_id for t in whole) if len(whole) <= MOST_NAMED else ()
+    for problem in problems:
+        on_done(Treatment(task_id=problem.task_id, condition=condition, adapter=adapter, trajectory_ids=ids))
+
+
+def mean(
+    arm_inputs: ArmInputs,
+    condition: str,
+    by_set: Mapping[tuple[str, ...], Adapters],
+    layout: LoraTargets,
+    problems: Sequence[Problem],
+    on_done: Callable[[Treatment], None],
+    *,
+    rank: int,
+) -> None:
+    """All problems wear the mean ΔW of some adapters (ids of a set's trajectories → N = 1).
+
+    Where all have the same A the mean of B is exact; otherwise it is cut to `rank`, the nearest in every module.
+    """
+    import torch
+
+    from rune.adapters import composition, convert
+
+    first, *others = every = list(by_set.values())
+    if all(torch.equal(one[m].down_YNRI, f.down_YNRI) for one in others for m, f in first.items()):
+        factors = {
+            m: type(f)(f.down_YNRI, torch.stack([a[m].up_YNRO for a in every]).mean(0)) for m, f in first.items()
+        }
+    else:
+        adapters = [convert.to_adapter(f, layout, base_model=arm_inputs.model.digest) for f in every]
+        whole = composition.compose(adapters, [1 / len(every)] * len(every))
+        factors = convert.from_adapter(composition.shrink(whole, rank), layout)
+    adapter = arm_inputs.keep(condition, "all", factors, layout)
+    ids = tuple(sorted({name for names in by_set for name in names}))
     for problem in problems:
         on_done(Treatment(task_id=problem.task_id, condition=condition, adapter=adapter, trajectory_ids=ids))
 
@@ -116,8 +154,13 @@ def permuted(arm_inputs: ArmInputs) -> dict[str, tuple[Trajectory, ...]]:
 
 
 def _foreign(theirs: Sequence[Trajectory], mine: Sequence[Trajectory]) -> bool:
-    """Whether two sets share nothing to be learned: no domain, and no task under any of its names."""
-    return not {domain_key(t) for t in theirs} & {domain_key(t) for t in mine}
+    """Whether two sets share nothing to be learned: no domain, and no task under any of its names.
+
+    A domain may be given another one's trajectory: a composition those of its two functions (`pbb.given`).
+    """
+    if {domain_key(t) for t in theirs} & {domain_key(t) for t in mine}:
+        return False
+    return not {exclusion.canonical_id(t.task_id) for t in theirs} & {exclusion.canonical_id(t.task_id) for t in mine}
 
 
 def domain_key(trajectory: Trajectory) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rune.conditions import _tuned
+from rune.conditions import _adapters, _tuned
 from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.types import Problem, Treatment
 
@@ -29,19 +29,10 @@ class TunedMean:
         self._arm_inputs = arm_inputs
 
     def treat(self, problems: Sequence[Problem], on_done: Callable[[Treatment], None]) -> None:
-        from rune.adapters import composition, convert
-
-        if not problems:
-            return
-        tuned = _tuned.made(self._config.tuned(), self._arm_inputs)
-        digest = self._arm_inputs.model.digest
-        every = [convert.to_adapter(f, tuned.layout, base_model=digest) for f in tuned.by_set.values()]
-        mean = composition.shrink(composition.compose(every, [1 / len(every)] * len(every)), self._config.mean_rank)
-        factors = convert.from_adapter(mean, tuned.layout)
-        adapter = self._arm_inputs.keep("tuned_mean", "all", factors, tuned.layout)
-        ids = tuple(sorted({name for names in tuned.by_set for name in names}))
-        for problem in problems:
-            on_done(Treatment(task_id=problem.task_id, condition="tuned_mean", adapter=adapter, trajectory_ids=ids))
+        if problems:
+            tuned = _tuned.made(self._config.tuned(), self._arm_inputs)
+            rank = self._config.mean_rank
+            _adapters.mean(self._arm_inputs, "tuned_mean", tuned.by_set, tuned.layout, problems, on_done, rank=rank)
 
 
 def build(config: Config, arm_inputs: ArmInputs) -> TunedMean:

@@ -50,12 +50,21 @@ class Corpus:
         max_tokens: int,
         retrieved: Mapping[str, Sequence[str]] | None = None,
         spared: Collection[str] = (),
+        read: Collection[str] = (),
     ) -> None:
         """`retrieved`: trajectory_id → ids of its nearest trajectories of other tasks (needed for retrieved pairs).
 
-        `spared`: the only tasks that retrieved pairs are about; empty: all.
+        `spared`: the only tasks that retrieved pairs are about; empty: all. `read`: the only benchmarks whose
+        trajectories are sources; empty: all. The others are targets alone.
         """
         self.trajectories = tuple(trajectories)
+        self.readable = tuple(i for i, t in enumerate(self.trajectories) if not read or t.benchmark in read)
+        self._readable = frozenset(self.readable)
+        if not self.readable:
+            raise DataError(
+                f"pairs.read names {', '.join(sorted(read))}, and the corpus has no trajectory of it; it has: "
+                f"{', '.join(sorted({t.benchmark for t in self.trajectories}))}"
+            )
         self.texts: dict[int, Text] = {}
         self._unsolved: dict[int, Text] = {}  # the last attempts at tasks that nobody solved
         self.too_long = 0
@@ -177,9 +186,16 @@ class Corpus:
         family = self._family[self.domain_key(first)]
         task = self.trajectories[first].task_id
         size = mix.max_sources if mix.exact_sources else int(rng.integers(1, mix.max_sources + 1))
-        siblings = [i for i in family if self.trajectories[i].task_id != task]
+        siblings = [i for i in family if i in self._readable and self.trajectories[i].task_id != task]
+        if kind == "recall" and first not in self._readable:
+            kind = "family"
         if kind == "family" and not siblings:
             kind = "retrieved" if self._near(first) else "recall"
+            if kind == "recall" and first not in self._readable:
+                raise DataError(
+                    f"nothing can be read for {task}: pairs.read leaves out its benchmark "
+                    f"({self.trajectories[first].benchmark}) and every other trajectory of its domain; add one"
+                )
         elif kind == "retrieved" and self.trajectories[first].domain and siblings:
             kind = "family"  # a private convention cannot be learned from strangers
         if kind == "recall":
@@ -206,7 +222,7 @@ class Corpus:
     def _near(self, number: int) -> list[int]:
         task = self.trajectories[number].task_id
         near = [self._number[i] for i in self._retrieved.get(self.trajectories[number].trajectory_id, ())]
-        return [i for i in near if self.trajectories[i].task_id != task]
+        return [i for i in near if i in self._readable and self.trajectories[i].task_id != task]
 
     def _wrong(self, rng: np.random.Generator, number: int) -> int | None:
         mine = self.trajectories[number]

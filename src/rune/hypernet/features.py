@@ -238,21 +238,22 @@ def trunk(model: nn.Module, layers: int) -> nn.Module:
 class FeatureTable:
     """Features of many trajectories in one tensor, so that a batch of sets is one gather on the device."""
 
-    def __init__(self, features: Sequence[Features]) -> None:
+    def __init__(self, features: Sequence[Features], numbers: Sequence[int] | None = None) -> None:
+        """`numbers`: by which sets name them, in the same order; None: 0, 1, …"""
         if not features:
             raise ValueError("a FeatureTable needs one trajectory at least: it knows the feature size from it")
         self.features_XSD = torch.cat([f.features_TSD for f in features])  # X: all tokens of all trajectories
         self._tags = np.concatenate([np.stack([f.kind_T, f.ending_T]) for f in features], 1)
-        self._spans: list[list[_Span]] = []
+        self._spans: dict[int, list[_Span]] = {}
         start = 0
-        for one in features:
+        for number, one in zip(range(len(features)) if numbers is None else numbers, features, strict=True):
             counts = torch.bincount(one.step_T).tolist()
             spans = []
             for count in counts:
                 ending = int(self._tags[1, start]) if count else 0
                 spans.append(_Span(start, start + count, ending in (Ending.FAILED, Ending.TIMED_OUT)))
                 start += count
-            self._spans.append(spans)
+            self._spans[number] = spans
 
     def batch(
         self,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rune.adapters.modules import MODULES as MODULES
+from rune.config import ADDED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +76,8 @@ class PairMix:
     max_sources: int = 3  # trajectories in a set; 1 … this many are drawn
     exact_sources: bool = False  # always draw `max_sources` (as far as there are so many)
     shares: Mapping[str, float] = field(default_factory=dict)  # benchmark → share of the groups; empty: as they are
+    # Benchmarks whose trajectories an adapter is made from, the others being targets alone; empty: all.
+    read: tuple[str, ...] = field(default=(), metadata=ADDED)
 
     def __post_init__(self) -> None:
         _check_shares(self.shares)

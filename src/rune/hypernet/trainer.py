@@ -125,7 +125,7 @@ def train_hypernet(
     initial: HypernetWithStatic | None = None,
     stop_after: int | None = None,
 ) -> HypernetWithStatic:
-    """Phase B. `table` holds the features of `corpus.trajectories` in order; `reconstruct` maps their numbers.
+    """Phase B. `table` holds the features of `corpus.readable` by their numbers; `reconstruct` maps their numbers.
 
     A new one begins on top of `static`, at zero or at the trajectory part of `initial`, whose features are then
     standardised as it learned.

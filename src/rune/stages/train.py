@@ -197,9 +197,17 @@ def _fit(
     static = checkpoint.load(lora_folder, model, device=context.device).static.train()
     wanted = config.hypernet.pairs.retrieved or config.hypernet.weights.kl_static
     near = neighbours(trajectories, config) if wanted else {}
-    corpus = Corpus(base, trajectories, max_tokens=config.hypernet.max_tokens, retrieved=near, spared=kept_back)
+    corpus = Corpus(
+        base,
+        trajectories,
+        max_tokens=config.hypernet.max_tokens,
+        retrieved=near,
+        spared=kept_back,
+        read=config.hypernet.pairs.read,
+    )
     _report_left_out(corpus, config.hypernet.max_tokens)
-    table = FeatureTable(session.features(corpus.trajectories, config.hypernet.taps, on_disk=config.cache_features))
+    read = [corpus.trajectories[i] for i in corpus.readable]
+    table = FeatureTable(session.features(read, config.hypernet.taps, on_disk=config.cache_features), corpus.readable)
     both = trainer.train_hypernet(
         base,
         corpus,

@@ -227,7 +227,7 @@ class Lane(scaled.Lane):
         self.shared = args.out  # parts of all workers; args.out is this one's from now on
         args.out = args.out / f"worker-{args.worker}"
         args.out.mkdir(parents=True, exist_ok=True)
-        self._free_own_claims()
+        self._free_claims_of(args.worker)
         distilled.Lane.__init__(self, args)
         old = store.read_jsonl(args.corpus / "open.jsonl", Trajectory)
         train, withheld = scaled.generated_jobs(old, store.read_jsonl(args.corpus / "problems.jsonl", Problem))
@@ -235,7 +235,7 @@ class Lane(scaled.Lane):
         self.sources = {"old": train[: counts["old"]]}
         for name in ("looking", "renamed"):
             found = jobs_of(store.read_jsonl(args.corpus / f"{name}.jsonl", Trajectory), (), f"{name}/{SEED}")
-            self.sources[name] = self._short(found)[: counts[name]]
+            self.sources[name] = self._short(found[: round(1.1 * counts[name])])[: counts[name]]
         apart = store.read_jsonl(args.corpus / "looking_withheld.jsonl", Trajectory)
         problems = store.read_jsonl(args.corpus / "looking_problems.jsonl", Problem)
         self.shown = {
@@ -276,10 +276,10 @@ class Lane(scaled.Lane):
     def finish(self, part: str) -> None:
         store.write_atomic(self.shared / "done" / part.replace(" ", "-"), "")
 
-    def _free_own_claims(self) -> None:
-        """What an earlier start of this worker took up and did not end is free again."""
+    def _free_claims_of(self, worker: int) -> None:
+        """What an earlier start of a worker took up and did not end is free again."""
         for mark in (self.shared / "claims").glob("*"):
-            if mark.read_text() == str(self.args.worker) and not (self.shared / "done" / mark.name).exists():
+            if mark.read_text() == str(worker) and not (self.shared / "done" / mark.name).exists():
                 mark.unlink()
 
     def all_teachers(self, *, load: bool = True) -> None:
@@ -442,7 +442,7 @@ def variant_part(lane: Lane, variant: Variant) -> None:
         save_file(half, folder / "model.safetensors")
     model.to(lane.base.device).eval()
     lane.done(f"train {variant.name}")
-    for part in ("validation", "looking", "held", "withheld"):
+    for part in ("held", "looking", "withheld") if lane.args.larger else ("validation", "looking", "held", "withheld"):
         jobs = lane.shown[part]
         written = lane.adapters(model, [j.lessons for j in jobs], variant.tokens)
         made = dict(zip((j.key for j in jobs), written, strict=True))
@@ -457,7 +457,7 @@ def variant_part(lane: Lane, variant: Variant) -> None:
 
 def harm(lane: Lane, label: str, made: dict[str, Any]) -> None:
     """HumanEval's tasks, each under the adapter of some reported update, and bare."""
-    problems = humaneval.build(humaneval.Config()).problems()[: 3 if lane.args.smoke else None]
+    problems = _humaneval(lane.args)[: 3 if lane.args.smoke else None]
     keys = random.Random(f"harm/{SEED}").choices(sorted(made), k=len(problems))
     lane.put("humaneval", label, [("vanilla", p, "", None) for p in problems], HARM_DRAWS)
     for start in range(0, len(problems), BLOCK):
@@ -510,7 +510,8 @@ def controls(lane: Lane) -> None:
         parts = ("held", "looking")
     for part in parts:
         count = DRAWS if part == "held" else CHOICE_DRAWS
-        lane.put(part, "without", without_adapters(lane.shown[part]), count)
+        longest = 300 if lane.args.smoke else None  # a tiny model's window is small
+        lane.put(part, "without", without_adapters(lane.shown[part], longest), count)
     lane.rest()
     lane.done("without")
     for steps in (DOSE, COMPARED):
@@ -530,10 +531,11 @@ def controls(lane: Lane) -> None:
     lane.finish("controls")
 
 
-def without_adapters(jobs: Sequence[Job]) -> list[Any]:
+def without_adapters(jobs: Sequence[Job], longest: int | None) -> list[Any]:
+    """Bare, one and all siblings in context; `longest`: so many characters of each at most."""
     wanted: list[Any] = []
     for job in jobs:
-        shown = [prompts.render_trajectory(t) for t in job.lessons]
+        shown = [prompts.render_trajectory(t)[:longest] for t in job.lessons]
         wanted += [("vanilla", job.case.problem, "", None), ("context_sibling1", job.case.problem, shown[0], None)]
         wanted.append(("context_siblings", job.case.problem, "\n\n".join(shown), None))
     return wanted
@@ -562,10 +564,15 @@ def judge(args: argparse.Namespace) -> None:
 
 
 def _problems(args: argparse.Namespace) -> list[Problem]:
-    found = [*updates._benchmark(args, fold=0).problems(), *humaneval.build(humaneval.Config()).problems()]
+    found = [*updates._benchmark(args, fold=0).problems(), *_humaneval(args)]
     for name in ("problems", "looking_problems"):
         found += store.read_jsonl(args.corpus / f"{name}.jsonl", Problem)
     return found
+
+
+def _humaneval(args: argparse.Namespace) -> list[Problem]:
+    folder = args.data / "humaneval"  # where it is carried; else the package's file
+    return humaneval.build(humaneval.Config(path=str(folder) if folder.exists() else "")).problems()
 
 
 def tell(args: argparse.Namespace) -> None:

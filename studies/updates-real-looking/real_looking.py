@@ -66,7 +66,7 @@ LARGER_ROUNDS = 1.6  # its second variant begins later
 RESERVE = 110  # seconds that a variant's draws want
 DRAWS, CHOICE_DRAWS = 5, 3
 BLOCK = 32  # tasks whose adapters are worn at once
-TOGETHER = 16  # LoRAs fine-tuned in one batch
+TOGETHER = 12  # LoRAs fine-tuned in one batch, three workers to a GPU; half as many on the other size
 HARM_DRAWS = 1
 
 
@@ -250,6 +250,7 @@ class Lane(scaled.Lane):
         shown = {updates._function(j.case.problem.domain) for some in self.shown.values() for j in some}
         if functions & shown:
             raise ValueError(f"trained on and drawn on: {sorted(functions & shown)}")
+        self.together = TOGETHER // 2 if args.larger else TOGETHER
         self.made = OnHost()
         self.made.device = self.base.device
 
@@ -285,14 +286,15 @@ class Lane(scaled.Lane):
     def all_teachers(self, *, load: bool = True) -> None:
         """Fine-tuned LoRAs of everything that is trained on, shared among the workers; with `load` read then."""
         parts = {"real": self.real, **self.sources}
-        chunks = [(name, at, jobs[at : at + TOGETHER]) for name, jobs in parts.items()
-                  for at in range(0, len(jobs), TOGETHER)]  # fmt: skip
+        sizes = {name: self.together * (2 if name == "old" else 1) for name in parts}  # its texts are short
+        chunks = [(name, at, jobs[at : at + sizes[name]]) for name, jobs in parts.items()
+                  for at in range(0, len(jobs), sizes[name])]  # fmt: skip
         folder = self.shared / "teachers"
         folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / f"{name}-{at:04}.safetensors" for name, at, _ in chunks]
         for (name, at, some), path in zip(chunks, paths, strict=True):
             if not path.exists() and self.claim(f"teachers-{name}-{at:04}"):
-                made = self.tuned(some, DOSE, name)
+                made = self.tuned(some, DOSE, name, together=len(some))
                 whole = join([made[j.key] for j in some])
                 flat = {f"{m}.{n}": t.cpu().contiguous() for m, f in whole.items() for n, t in enumerate(f)}
                 save_file(flat, path.with_suffix(f".{self.args.worker}"))
@@ -313,9 +315,8 @@ class Lane(scaled.Lane):
                 self.made[job.key] = select(whole, slice(n, n + 1))
         self.done("teachers")
 
-    def tuned(self, jobs: Sequence[Job], steps: int, part: str) -> dict[str, dict[str, Factors]]:
+    def tuned(self, jobs: Sequence[Job], steps: int, part: str, *, together: int) -> dict[str, dict[str, Factors]]:
         """A LoRA a job; where memory does not hold so many together, a quarter as many."""
-        together = TOGETHER // 2 if self.args.larger else TOGETHER
         try:
             return self.tune(jobs, steps, part, together=together)
         except torch.OutOfMemoryError:
@@ -517,7 +518,7 @@ def controls(lane: Lane) -> None:
     for steps in (DOSE, COMPARED):
         for part in parts:
             jobs = lane.shown[part]
-            lane.show(part, f"tuned {steps}", lane.tuned(jobs, steps, f"{part} {steps}"))
+            lane.show(part, f"tuned {steps}", lane.tuned(jobs, steps, f"{part} {steps}", together=lane.together))
             lane.rest()
         lane.done(f"tuned {steps}")
     if not lane.args.larger:
@@ -584,7 +585,7 @@ def tell(args: argparse.Namespace) -> None:
     result: dict[str, Any] = {"choice": choice(rows["validation"])} if rows["validation"] else {}
     for part in PARTS:
         if rows[part]:
-            result[part] = numbers(rows[part], problems)
+            result[part] = numbers(rows[part])
     paces = args.out / "pace.json"
     result["pace"] = store.read_json(paces) if paces.exists() else {}
     result["seconds"] = {p.parent.name: store.read_json(p) for p in sorted(args.out.glob("worker-*/seconds.json"))}
@@ -606,8 +607,11 @@ def _rows(out: Path, part: str, problems: dict[str, Problem]) -> list[dict[str, 
         for _, v in store.read_lines(path):
             one = drawn[v["arm"], v["task"], v["draw"]]
             names = part != "humaneval" and scaled.names_it(one["program"], problems[v["task"]])
+            alone = part == "humaneval"  # each task is a domain of its own
             found.append({
-                **v, "names": names, "named": v["used"] and names, "tokens": one["num_tokens"],
+                **v, "task": f"{v['task']}/0" if alone else v["task"],
+                "function": v["task"] if alone else updates._function(problems[v["task"]].domain),
+                "names": names, "named": v["used"] and names, "tokens": one["num_tokens"],
                 "cut": one["finish_reason"] == "length",
             })  # fmt: skip
     return found
@@ -621,7 +625,7 @@ def choice(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"chosen": chosen, "scores": scores}
 
 
-def numbers(rows: list[dict[str, Any]], problems: dict[str, Problem]) -> dict[str, Any]:
+def numbers(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Shares of each arm and contrasts, intervals over updates and over functions."""
     arms = sorted({r["arm"] for r in rows})
     bases = ("vanilla", "context_sibling1", "context_siblings", f"tuned {DOSE}", f"tuned {COMPARED}")
@@ -631,8 +635,7 @@ def numbers(rows: list[dict[str, Any]], problems: dict[str, Problem]) -> dict[st
         pairs = [(next(a for a in arms if a != "vanilla"), "vanilla")]
     found: dict[str, Any] = {m: updates._numbers(rows, m, pairs) for m in ("used", "named", "plain")}
     found["updates"] = len({r["task"].rpartition("/")[0] for r in rows})
-    by_function = [{**r, "task": f"{updates._function(problems[r['task']].domain)}/{r['task'].replace('/', ' ')}"}
-                   for r in rows]  # fmt: skip
+    by_function = [{**r, "task": f"{r['function'].replace('/', ' ')}/{r['task'].replace('/', ' ')}"} for r in rows]
     found["functions"] = len({r["task"].partition("/")[0] for r in by_function})
     found["over functions"] = {m: updates._numbers(by_function, m, pairs)["contrasts"] for m in ("used", "named")}
     found["of each"] = {

@@ -45,6 +45,7 @@ from rune.adapters.factors import Adapters, Factors, select
 from rune.benchmarks import humaneval, mbpp
 from rune.benchmarks.scorers import judging
 from rune.benchmarks.scorers.judging import Item
+from rune.benchmarks.scorers.updates import names_function
 from rune.corpus import exclusion
 from rune.errors import DataError
 from rune.hypernet import loop, outer_products
@@ -606,7 +607,7 @@ def _rows(out: Path, part: str, problems: dict[str, Problem]) -> list[dict[str, 
                  for _, s in store.read_lines(out / "samples" / part / path.name)}  # fmt: skip
         for _, v in store.read_lines(path):
             one = drawn[v["arm"], v["task"], v["draw"]]
-            names = part != "humaneval" and scaled.names_it(one["program"], problems[v["task"]])
+            names = bool(names_function(one["program"], problems[v["task"]]))
             alone = part == "humaneval"  # each task is a domain of its own
             found.append({
                 **v, "task": f"{v['task']}/0" if alone else v["task"],

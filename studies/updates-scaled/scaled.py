@@ -13,10 +13,8 @@ are the distilled study's. What is done is not done again; what time cuts off is
 from __future__ import annotations
 
 import argparse
-import ast
 import os
 import random
-import re
 import sys
 import time
 from collections import defaultdict
@@ -39,6 +37,7 @@ from updates_oracle import Job
 from rune import config, console, prompts
 from rune.adapters.factors import Adapters, Factors, select, to_dtype
 from rune.benchmarks import api_updates
+from rune.benchmarks.scorers.updates import names_function
 from rune.corpus import exclusion
 from rune.errors import DataError
 from rune.hypernet import loop, outer_products, side_by_side
@@ -568,7 +567,7 @@ def tell(args: argparse.Namespace) -> None:
         result[part] = {metric: updates._numbers(verdicts, metric, pairs) for metric in ("used", "plain")}
         result[part]["updates"] = len({v["task"].rpartition("/")[0] for v in verdicts})
         drawn = {(s["condition"], s["task_id"], s["draw"]): s for _, s in _lines(out / f"{part}.jsonl")}
-        named = [{**v, "named": v["used"] and names_it(_drawn(drawn, v)["program"], problems[v["task"]])}
+        named = [{**v, "named": v["used"] and names_function(_drawn(drawn, v)["program"], problems[v["task"]])}
                  for v in verdicts]  # fmt: skip
         result[part]["named"] = updates._numbers(named, "named", pairs)
         functions = [{**v, "task": f"{updates._function(problems[v['task']].domain)}/{v['task'].replace('/', ' ')}"}
@@ -649,26 +648,6 @@ def seen(steps: int) -> dict[str, dict[str, int]]:
         real = round((REAL_SHARE if variant.generated else 1) * distilled.EXAMPLES)
         found[variant.name] = {"real": steps * real, "generated": steps * (distilled.EXAMPLES - real)}
     return found
-
-
-def names_it(program: str, problem: Problem) -> bool:
-    """Whether the program's code, not its strings or comments, names the function as it is called after the update."""
-    mark = "UPDATED = "
-    line = next(line for line in problem.prelude.splitlines() if mark in line)
-    module, name = ast.literal_eval(line.partition(mark)[2])
-    wanted = {name, module.rpartition(".")[2] + "." + name}
-    try:
-        tree = ast.parse(program)
-    except SyntaxError:  # judged by a later Python, which reads quotes inside an f-string
-        return re.search(rf"\b{re.escape(name)}\b", program) is not None
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and node.attr in wanted:
-            return True
-        if isinstance(node, ast.Name) and node.id in wanted:
-            return True
-        if isinstance(node, ast.ImportFrom) and any(alias.name in wanted for alias in node.names):
-            return True
-    return False
 
 
 def first_and_last(folder: Path) -> dict[str, list[float]]:

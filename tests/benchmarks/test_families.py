@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
@@ -85,6 +86,27 @@ def test_the_atom_split_holds_out_atoms_that_no_training_family_shows() -> None:
     assert all(parse(p.domain).labels - shown for p in held)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_atom_split_holds_out_as_many_families_as_are_asked_for(seed: int) -> None:
+    hard = families.generate(families.Config(seed=seed, tasks=1, split="atom"))
+    train, held = ([p for p in hard if p.split is split] for split in (Split.TRAIN, Split.HELD_OUT))
+    shown = set().union(*(parse(p.domain).labels for p in train))
+    novel = Counter(atom for p in held for atom in parse(p.domain).labels - shown)
+    assert len(held) == 64
+    assert all(parse(p.domain).labels - shown for p in held)
+    vocabulary = {
+        label(d, kind, atom): atom for kind in families.KINDS for d in DIMENSIONS for atom in choices(d, kind)
+    }
+    assert set(novel) == set(vocabulary) - shown  # each that is kept is asked for, and of each dimension there are some
+    assert {name.partition(":")[0] for name in novel} == {"input", "error", "wrap", *families.KINDS}
+    assert min(novel.values()) >= 2
+    written = "\n".join(p.reference for p in train)
+    for name in novel:
+        code = re.sub(r"\bx\b", "(data|result)", re.escape(vocabulary[name].code))
+        line = {"input": f"data = {code}", "error": f"return {code}", "wrap": f"return {code}"}
+        assert not re.search(rf"{line.get(name.partition(':')[0], f'result = {code}')}$", written, re.MULTILINE)
+
+
 def test_no_two_families_share_a_convention_whatever_the_error_habit(problems: list[Problem]) -> None:
     names = {p.domain for p in problems}
     assert len({parse(name).shape for name in names}) == len(names) == 320
@@ -101,6 +123,14 @@ def test_references_pass_defaults_and_near_misses_fail(problems: list[Problem], 
     assert proof.references_passed == len(sample)
     assert proof.defaults_failed == 9 * len(sample)
     assert proof.near_misses_failed >= 3 * len(sample)
+
+
+def test_the_atom_split_is_proved_as_the_other_is(sandbox: Sandbox) -> None:
+    hard = families.generate(families.Config(families=60, held_out=24, tasks=1, split="atom"))
+    sample = [p for p in hard if p.split is Split.HELD_OUT][::4]
+    proof = families.verify(sample, sandbox)
+    assert (proof.references_passed, proof.defaults_failed) == (6, 54)
+    assert proof.near_misses_failed >= 18
 
 
 @pytest.mark.slow

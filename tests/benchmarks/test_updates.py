@@ -17,7 +17,7 @@ from rune.benchmarks.scorers import updates as _updates
 from rune.benchmarks.scorers.judging import Item
 from rune.corpus import exclusion
 from rune.errors import ContaminationError, DataError
-from rune.types import Execution, Outcome, Split, Trajectory
+from rune.types import Execution, Outcome, Problem, Split, Trajectory
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +53,6 @@ UPDATE = _updates.Update(
 
 
 def problem(after: str = ""):
-    from rune.types import Problem
-
     return Problem(
         task_id="x/0",
         benchmark="api_updates",
@@ -109,6 +107,28 @@ def test_used_is_passed_with_the_update_and_not_passed_without(outcomes, used):
     assert (found.outcome is Outcome.PASSED) is used
     assert ["scale=1" in p for p in said.preludes] == [True, False][: len(outcomes)]  # the update's own argument
     assert all("extra = 1" in p for p in said.preludes)
+
+
+@pytest.mark.parametrize(
+    ("program", "names"),
+    [
+        ("import statistics\nx = statistics.middle([1])\n", True),
+        ("from statistics import middle as m\n", True),
+        ("def f(middle):\n    return middle\n", True),  # by name alone: what it is bound to is not followed
+        ("import statistics\nx = statistics.mean([1])  # middle\n", False),
+        ("x = 'statistics.middle([1])'\n", False),
+        ("x = middle(\n", True),  # no syntax of ours: searched as text
+    ],
+)
+def test_a_program_names_the_function_as_it_is_called_after_the_update(program, names):
+    update = _updates.Update(
+        domain="statistics.mean:new-name:middle", function="statistics.mean", setup="", implementation="",
+        name="middle", signature="", documentation="",
+    )  # fmt: skip
+    asked = Problem(task_id="a/0", benchmark="a", prompt="", entry_point="f", test="", prelude=_updates.prelude(update))
+    assert _updates.names_function(program, asked) is names
+    untold = dataclasses.replace(asked, prelude=with_and_without.prelude("pass\n"))
+    assert _updates.names_function(program, untold) is None
 
 
 def test_the_judge_keeps_its_own_library(sandbox):

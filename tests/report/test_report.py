@@ -13,14 +13,15 @@ from pathlib import Path
 import pytest
 
 from rune.analysis import evidence, gate
+from rune.benchmarks.scorers import execution_with_and_without
 from rune.cli.main import main
 from rune.errors import DataError
 from rune.reporting import data as _report_data
-from rune.reporting import figures, page
+from rune.reporting import figures, page, tables
 from rune.runs import store
 from rune.runs.store import RunDir
 from rune.stages import report
-from rune.types import Decision
+from rune.types import Decision, Outcome, Sample, Scorer, Verdict
 from tests.report import runs
 
 BEGIN, END = "<!-- rune:result:begin -->", "<!-- rune:result:end -->"
@@ -320,3 +321,44 @@ def test_the_pages_figures_are_drawn_from_the_runs_own_records(full: RunDir) -> 
     assert [name for name, _ in found["losses"]] == ["lora", "hypernet"]
     norms = {a: d["frobenius"] for a, d in store.read_json(full / "diagnostics.json")["arms"].items()}
     assert found["profile"] == figures.profile(norms)
+
+
+def test_a_run_counted_by_upass_tells_what_is_due_to_programs_that_name_the_function(tmp_path: Path) -> None:
+    """Expected: counted here by words of the records' programs; HumanEval's references stand in, some call `len`."""
+    scorer = Scorer.EXECUTION_WITH_AND_WITHOUT
+    prelude = execution_with_and_without.prelude("pass\n", before="UPDATED = ('builtins', 'len')\n")
+    folder = made(
+        tmp_path,
+        edit_problems=lambda some: [replace(p, scorer=scorer, prelude=prelude, domain=p.task_id) for p in some],
+        edit_verdicts=lambda some: [replace(v, scorer=scorer) for v in some],
+    )
+    passed = {
+        (v.condition, v.task_id, v.draw)
+        for v in store.read_jsonl(folder / "verdicts.jsonl", Verdict)
+        if v.outcome is Outcome.PASSED
+    }
+    wanted: dict[str, list[int]] = {}
+    for s in store.read_jsonl(folder / "samples.jsonl", Sample):
+        counts = wanted.setdefault(s.condition, [0, 0, 0])
+        code = re.sub(r'"""(?s:.*?)"""|#.*', "", s.program)
+        hit = (s.condition, s.task_id, s.draw) in passed
+        counts[0] += 1
+        counts[1] += hit
+        counts[2] += hit and re.search(r"\blen\(", code) is not None
+    table = tables.named(_report_data.gather(folder, programs_per_arm=1, most_programs=10))
+    assert table is not None and table.header[1] == "UPass@1"
+    found = {row[0]: row[1:] for row in table.rows}
+    assert len({c[2] for c in wanted.values()}) > 1 and all(0 < c[2] < c[1] for c in wanted.values())
+    for arm, (draws, counted, named) in wanted.items():
+        assert found[arm] == (
+            f"{100 * counted / draws:.1f} %",
+            f"{100 * named / draws:.1f} %",
+            f"{counted - named} of {counted}",
+        )
+    for page_of_it in ("report.html", "report.md"):
+        assert table.title in (folder / page_of_it).read_text(encoding="utf-8")
+
+
+def test_no_other_run_has_the_table_of_named_functions(full: RunDir) -> None:
+    assert tables.named(_report_data.gather(full, programs_per_arm=1, most_programs=10)) is None
+    assert "Programs that name" not in (full / "report.html").read_text(encoding="utf-8")

@@ -14,6 +14,7 @@ import torch
 
 from rune.adapters.factors import Factors
 from rune.benchmarks import api_updates
+from rune.benchmarks.scorers.updates import names_function
 from rune.hypernet import base as bases
 from rune.hypernet import outer_products, side_by_side
 from rune.hypernet.base import Base
@@ -86,17 +87,17 @@ def test_a_reference_names_its_function_and_a_string_or_comment_does_not(
     study: ModuleType, made: tuple[list[Trajectory], list[Problem]]
 ) -> None:
     problem = next(p for p in made[1] if function(p.task_id).startswith("statistics"))
-    assert all(study.names_it(p.reference, p) for p in made[1])
+    assert all(names_function(p.reference, p) for p in made[1])
     name = problem.prelude.partition("UPDATED = (")[2].partition("'")[2].partition("'")[2].split("'")[1]
-    assert not study.names_it(f"# {name}\ndef f(x):\n    return '{name}'\n", problem)
-    assert study.names_it(f"from statistics import {name} as other\n", problem)
+    assert not names_function(f"# {name}\ndef f(x):\n    return '{name}'\n", problem)
+    assert names_function(f"from statistics import {name} as other\n", problem)
     found = study.ignores(
-        [{"arm": "a", "used": n < 2, "named": study.names_it(code, problem)}
+        [{"arm": "a", "used": n < 2, "named": names_function(code, problem)}
          for n, code in enumerate((problem.reference, "x = 1", "x = 2"))]
     )  # fmt: skip
     assert found == {"a": [1, 2]}
-    assert study.names_it(f"def f(x:\n    {name}(x)\n", problem)  # what this Python does not read
-    assert not study.names_it("def f(x:\n    pass\n", problem)
+    assert names_function(f"def f(x:\n    {name}(x)\n", problem)  # what this Python does not read
+    assert not names_function("def f(x:\n    pass\n", problem)
 
 
 def test_what_ends_at_the_limit_of_tokens_is_counted_by_arm(study: ModuleType) -> None:

@@ -101,16 +101,23 @@ def _draw(
     reserved: frozenset[str],
 ) -> Convention | None:
     """A convention that this side of the split may have, or None if the draw was not one."""
+    kept = _labels(rng.choice(DIMENSIONS), kind) if reserved and split is Split.HELD_OUT else frozenset()
 
     def allowed(name: str) -> bool:
         if split is Split.TRAIN:
             return name not in reserved
+        if name in kept:  # else the rarest of three is taken, and as each family has one, these are never the rarest
+            return name in reserved
         return bool(reserved) or shown[Split.TRAIN][name] > 0
 
     active = rng.randint(config.min_active, config.max_active)
     convention = conventions.draw(rng, kind, active=active, used=shown[split], allowed=allowed)
     novel = not reserved or split is Split.TRAIN or bool(convention.labels & reserved)
     return convention if novel and len(convention.active) >= config.min_active else None
+
+
+def _labels(dimension: str, kind: str) -> frozenset[str]:
+    return frozenset(conventions.label(dimension, kind, atom) for atom in choices(dimension, kind))
 
 
 def _reserved(rng: random.Random) -> frozenset[str]:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rune.benchmarks.scorers import updates
 from rune.errors import DataError
 from rune.runs import integrity, records, store
 from rune.runs.store import RunDir
-from rune.types import Contrast, Decision, Sample, Scorer, Split, Trajectory, Verdict
+from rune.types import Contrast, Decision, Outcome, Sample, Scorer, Split, Trajectory, Verdict
 
 CONDITIONS = ("vanilla", "rag", "lora", "hypernet")  # the specified four; every other arm is a control
 MEANING: Mapping[str, str] = {
@@ -93,6 +94,7 @@ class Report:
     arm_adapters: Mapping[str, int]  # arm → number of different adapters
     arm_norms: Mapping[str, float]  # arm → mean ‖ΔW‖_F of its adapters, from treatments.jsonl
     result: Mapping[str, Any] | None = None  # result.json of several cells, in today's layout
+    named: Mapping[str, int] | None = None  # arm → draws passed by a program that names what was updated, where told
 
     @property
     def primary(self) -> Contrast:
@@ -134,6 +136,7 @@ def gather(
         arm_adapters={arm: len(found) for arm, found in adapters.items()},
         arm_norms={arm: sum(a.delta_w_norm for a in f) / len(f) for arm, f in adapters.items() if f},
         result=result,
+        named=_named(found, decision),
     )
 
 
@@ -218,6 +221,23 @@ def _tasks(found: records.Records, decision: Decision, programs_per_arm: int, mo
             )
         )
     return tuple(sorted(tasks, key=lambda t: (-t.change, -sum(t.passes.values()), t.task_id)))
+
+
+def _named(found: records.Records, decision: Decision) -> dict[str, int] | None:
+    """Of the draws that count, those whose program names the updated function; None where tasks do not say which."""
+    if decision.scorer is not Scorer.EXECUTION_WITH_AND_WITHOUT:
+        return None
+    tasks = {p.task_id: p for p in found.problems if p.task_id in set(decision.details["tasks"])}
+    passed = {(v.condition, v.task_id, v.draw) for v in found.verdicts if v.outcome is Outcome.PASSED}
+    named = dict.fromkeys(decision.details["passes"], 0)
+    for s in found.samples:
+        if s.draw >= decision.details["n"] or s.condition not in named or s.task_id not in tasks:
+            continue
+        names = updates.names_function(s.program, tasks[s.task_id])
+        if names is None:
+            return None
+        named[s.condition] += names and (s.condition, s.task_id, s.draw) in passed
+    return named
 
 
 def _distinct(

@@ -67,6 +67,7 @@ def view(report: Report, *, claim: bool, leakage_rows: int) -> dict[str, Any]:
         "overrides": words.overrides(report.manifest.get("phase", {})),
         "table1": table1,
         "controls": controls,
+        "named": tables.named(report),
         "contrasts": tables.contrasts(report),
         "table2": table2,
         "norms": norms,

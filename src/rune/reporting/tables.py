@@ -56,6 +56,29 @@ def scores(report: Report) -> tuple[Table, Table | None]:
     return first, Table("Controls", header, _score_rows(control, arms, base, vs))
 
 
+def named(report: Report) -> Table | None:
+    """What of UPass is due to programs that name the updated function; None where tasks do not say which it is."""
+    if report.named is None:
+        return None
+    measure = report.decision.scorer.measure()
+    rows = tuple(
+        (
+            a.condition,
+            percent(a.pass_at_1),
+            percent(report.named[a.condition] / a.num_samples),
+            f"{a.num_passed - report.named[a.condition]} of {a.num_passed}",
+        )
+        for a in report.decision.arms
+    )
+    return Table(
+        "Programs that name the updated function",
+        ("condition", measure, f"{measure} by programs that name it", "counted, never name it"),
+        rows,
+        f"A program that never names the function may count for {measure}: the task's own test uses the update too "
+        "and fails without it. Such a program knows nothing of the update. For information; the gate counts all.",
+    )
+
+
 def _score_rows(
     names: Sequence[str], arms: Mapping[str, ArmScore], base: str, vs: Mapping[str, Contrast]
 ) -> tuple[tuple[str, ...], ...]:

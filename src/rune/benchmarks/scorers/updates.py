@@ -6,12 +6,15 @@ An *update* changes one function of a library. Programs are judged with it and w
 
 from __future__ import annotations
 
+import ast
 import importlib
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rune.benchmarks.scorers import execution_with_and_without
+from rune.types import Problem
 
 BENCHMARKS = ("code_update_arena", "api_updates")  # whose domains are named by `domain`
 
@@ -44,6 +47,29 @@ def domain(function: str, kind: str, detail: str) -> str:
 def function_of(benchmark: str, name: str) -> str:
     """The function that a domain's name begins with; "" for benchmarks whose domains are no updates."""
     return name.partition(":")[0] if benchmark in BENCHMARKS else ""
+
+
+def names_function(program: str, problem: Problem) -> bool | None:
+    """Whether the program's code, not its strings or comments, names the function as it is called after the update.
+
+    A program that passes with an update and not without it may never name it: the task's own test then does. None where
+    the problem's prelude does not say `UPDATED` (see `prelude`).
+    """
+    mark = "UPDATED = "
+    line = next((line for line in problem.prelude.splitlines() if line.strip().startswith(mark)), "")
+    if not line:
+        return None
+    _, name = ast.literal_eval(line.partition(mark)[2])
+    try:
+        tree = ast.parse(program)
+    except SyntaxError:  # judged by a later Python, which reads quotes inside an f-string
+        return re.search(rf"\b{re.escape(name)}\b", program) is not None
+    return any(
+        (isinstance(node, ast.Attribute) and node.attr == name)
+        or (isinstance(node, ast.Name) and node.id == name)
+        or (isinstance(node, ast.ImportFrom) and any(alias.name == name for alias in node.names))
+        for node in ast.walk(tree)
+    )
 
 
 # --------------------------------------------------------------------------- installing

@@ -480,7 +480,7 @@ def test_what_may_be_strong_enough_is_not_forgotten(registry: Registry) -> None:
         ({"budget": -1}, "must be 0 or more"),
         ({"consolidate": 1}, "would copy single adapters"),
         ({"merges": 3}, "merges needs methods"),
-        ({"update": True}, "set trajectories and checkpoint"),
+        ({"update": True}, "set trajectories, and checkpoint"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], words: str) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
+from rune import config
 from rune.errors import ConfigError
 from rune.plugins import unknown
 
@@ -22,6 +23,7 @@ class Settings:
     density: float | None = None  # share of entries that ties, dare and magnitude_prune keep; the others take none
     sign: str = "total"  # how ties elects a sign: "total" weighs by size, "frequency" counts
     seed: int = 0  # of what dare drops
+    device: Literal["cpu", "cuda"] = field(default="cpu", metadata=config.ADDED)  # where; the other rounds otherwise
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:

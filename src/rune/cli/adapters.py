@@ -243,7 +243,7 @@ def _evolve(args: argparse.Namespace, registry: Registry) -> int:
     settings = load(args.config, args.settings)
     done = operations.get(registry, args.replay) if args.replay is not None else None
     with measuring.opened(settings, registry.folder) as evaluator:
-        generator = measuring.Hypernetwork(settings, evaluator.model) if settings.evolve.checkpoint else None
+        generator = measuring.generator(settings, evaluator)
         memory = Memory(registry, settings.evolve, evaluator, base=evaluator.model.digest, generator=generator)
         if done is not None:
             again = memory.replay(done)

@@ -325,3 +325,18 @@ def test_methods_that_keep_a_and_b_apart_need_one_rank() -> None:
         merging.merge(
             [small.adapter(1, rank=2), small.adapter(2, rank=3)], [1, 1], merge_settings.settings(method="linear")
         )
+
+
+@pytest.mark.parametrize("shape", [(120, 200), (300, 90), (10, 400)])
+def test_the_leading_part_of_a_large_matrix_is_as_near_to_it_as_any_of_its_rank(shape: tuple[int, int]) -> None:
+    rng = torch.Generator().manual_seed(3)
+    smooth = torch.randn(shape[0], 6, generator=rng) @ torch.randn(6, shape[1], generator=rng)
+    matrix = smooth + 0.5 * torch.randn(shape, generator=rng)  # a tail, as what changes single entries leaves
+    u_IK, s_K, v_OK = merging.leading(matrix, 4)
+    near = v_OK[:, :4] * s_K[:4] @ u_IK[:, :4].T
+    left, size, right = torch.linalg.svd(matrix)
+    best = left[:, :4] * size[:4] @ right[:4]
+    assert float((matrix - near).norm() / (matrix - best).norm()) < 1.001
+    torch.testing.assert_close(s_K[:4], size[:4], rtol=1e-3, atol=0)
+    again = merging.leading(matrix, 4)
+    assert all(torch.equal(a, b) for a, b in zip((u_IK, s_K, v_OK), again, strict=True))

@@ -13,7 +13,7 @@ END=$((SECONDS + SECONDS_LEFT))
 mkdir -p "$WORK/done" "$OUT_F17"
 exec 9> "$WORK/lock"
 flock -n 9 || { echo "a lane is at work in $WORK"; exit 1; }
-export OMP_NUM_THREADS=2
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
 M="$WORK/memory" G="$WORK/grid" C="$WORK/ceiling"
 [ -d "$M" ] || cp -r "$LANE/memory" "$M"
 left() { echo $((END - SECONDS)); }

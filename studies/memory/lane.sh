@@ -34,6 +34,7 @@ part() { # NAME NEEDS COMMAND…: once, if NEEDS seconds are left; its output in
 }
 part_again() { part "$@" || part "$@"; } # what is done is not done again
 
+export XZ_OPT=-4
 pack() {
     rm -rf "$WORK/.pack" && mkdir -p "$WORK/.pack"
     "$PYTHON" - "$M/registry/registry.sqlite" "$WORK/.pack/registry.sqlite" << 'PY'
@@ -45,10 +46,13 @@ except sqlite3.Error as error:
 PY
     (cd "$WORK" && find . \( -name '*.jsonl' -o -name '*.json' -o -name '*.log' -o -path './done/*' \) -type f \
         -not -path './grid/*' -not -path './memory/corpus/*' -not -path './.pack/*' -not -path './memory/registry/objects/*' > .list
-     echo .pack/registry.sqlite >> .list; tar cJf "$OUT_F17/.memory" -T .list && mv "$OUT_F17/.memory" "$OUT_F17/f17-memory.tar.xz")
+     [ -f .pack/registry.sqlite ] && echo .pack/registry.sqlite >> .list
+     tar cJf "$OUT_F17/.memory" -T .list
+     [ $? -le 1 ] && mv "$OUT_F17/.memory" "$OUT_F17/f17-memory.tar.xz") # 1: a file grew while it was read
     [ -d "$G" ] && (cd "$G" && find . -type f \( -name '*.json' -o -name '*.toml' -o -name '*.log' -o -name 'metrics.jsonl' \
         -o -name 'verdicts.jsonl' -o -name 'samples.jsonl' -o -name 'treatments.jsonl' \) > ../.list-grid
-        tar cJf "$OUT_F17/.grid" -T ../.list-grid && mv "$OUT_F17/.grid" "$OUT_F17/f17-grid.tar.xz")
+        tar cJf "$OUT_F17/.grid" -T ../.list-grid
+        [ $? -le 1 ] && mv "$OUT_F17/.grid" "$OUT_F17/f17-grid.tar.xz")
 }
 (while sleep 25; do pack; done) > /dev/null 2>&1 9>&- &
 PACKER=$!

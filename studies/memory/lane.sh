@@ -45,7 +45,7 @@ except sqlite3.Error as error:
     print(error)
 PY
     (cd "$WORK" && find . \( -name '*.jsonl' -o -name '*.json' -o -name '*.log' -o -path './done/*' \) -type f \
-        -not -path './grid/*' -not -path './memory/corpus/*' -not -path './.pack/*' -not -path './memory/registry/objects/*' > .list
+        -not -path './grid/*' -not -path './.pack/*' -not -path './memory/registry/objects/*' > .list
      [ -f .pack/registry.sqlite ] && echo .pack/registry.sqlite >> .list
      tar cJf "$OUT_F17/.memory" -T .list
      [ $? -le 1 ] && mv "$OUT_F17/.memory" "$OUT_F17/f17-memory.tar.xz") # 1: a file grew while it was read
@@ -69,6 +69,7 @@ memory() {
     cd "$T/studies/memory" || return
     local evolve="$PYTHON -m rune adapters evolve --config $M/memory.toml --registry $M/registry $SETS"
     local both="evolve.trajectories=['corpus/lessons.jsonl','corpus/later.jsonl']"
+    part_again check 60 "$PYTHON" memory.py check --out "$M" $SETS || return
     part_again add 60 "$PYTHON" memory.py add --out "$M" $SMOKE $SETS || return
     part_again consolidate 60 $evolve || return
     part_again update 60 $evolve --set evolve.update=true --set "$both"

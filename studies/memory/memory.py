@@ -2,6 +2,7 @@
 
     cd studies/memory
     python memory.py corpus --out OUT       here: releases of updated functions, their lessons and tasks
+    python memory.py check --out OUT        there: tasks whose reference does not count under that Python are left out
     python memory.py add --out OUT          there: an adapter a lesson into the registry, and one LoRA of all lessons
     rune adapters evolve --config OUT/memory.toml …      there: see lane.sh
     python memory.py test --out OUT         there: every adapter of a release on tasks that the evolution never saw
@@ -14,6 +15,7 @@ there is what was selected once merges and forgetting were done. What is done is
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 import shutil
@@ -32,7 +34,7 @@ from rune.benchmarks import api_updates
 from rune.runs import store
 from rune.study import measuring, memory
 from rune.study.machines import Machines
-from rune.types import AdapterRef, Problem, Split, Trajectory, Treatment
+from rune.types import AdapterRef, Outcome, Problem, Split, Trajectory, Treatment
 
 SEED = 47
 RELEASES, UPDATES = 16, 3  # releases of a library, functions that each changes
@@ -45,7 +47,7 @@ DRAWS = 3
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("do", choices=("corpus", "add", "test", "tell"))
+    parser.add_argument("do", choices=("corpus", "check", "add", "test", "tell"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="section.key=value")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: checks the path, claims nothing")
@@ -57,7 +59,7 @@ def main() -> int:
 
         told.tell(args.out)
     else:
-        {"corpus": corpus, "add": add, "test": test}[args.do](args)
+        {"corpus": corpus, "check": check, "add": add, "test": test}[args.do](args)
     return 0
 
 
@@ -95,6 +97,26 @@ def corpus(args: argparse.Namespace) -> None:
             folder / f"{file}.jsonl", [replace(t, domain=name) for (_, name, _), t in zip(some, told, strict=True)]
         )
     shutil.copy(Path(__file__).parent / "memory.toml", args.out / "memory.toml")
+
+
+def check(args: argparse.Namespace) -> None:
+    """A task's expected values are those of the Python that made it; another one's library may answer otherwise."""
+    from rune.benchmarks.scorers import execution_with_and_without
+    from rune.benchmarks.scorers.judging import Item
+    from rune.models import resolve
+    from rune.stages import score
+
+    left_out = []
+    with contextlib.closing(score.build_sandbox(settings_of(args).score, cache=resolve.default_cache())) as sandbox:
+        for file in ("problems", "tests"):
+            path = args.out / "corpus" / f"{file}.jsonl"
+            problems = store.read_jsonl(path, Problem)
+            judged = execution_with_and_without.judge(sandbox, [Item(p.task_id, p, p.reference) for p in problems])
+            counts = {found.key for found in judged if found.outcome is Outcome.PASSED}
+            left_out += [p.task_id for p in problems if p.task_id not in counts]
+            store.write_jsonl(path, [p for p in problems if p.task_id in counts])
+    known = args.out / "left-out.json"
+    store.write_json(known, [*(store.read_json(known) if known.exists() else []), *left_out])
 
 
 # --------------------------------------------------------------------------- there: adapters

@@ -238,6 +238,20 @@ def test_an_adapter_that_is_composed_twice_is_a_parent_with_both_weights(registr
     assert origin.read(tmp_path / "out").parents == ((one.id, 0.75), (two.id, 1.0))
 
 
+def test_an_exported_adapter_says_what_it_was_made_from_and_with_which_weights(
+    registry: Registry, tmp_path: Path
+) -> None:
+    one, two = small.put(registry, 1, DOMAIN), small.put(registry, 2, DOMAIN)
+    middle = small.put(registry, 3, DOMAIN, made_from=MadeFrom(how="merge cat", parents=((one.id, 0.5), (two.id, 1.0))))
+    last = small.put(registry, 4, DOMAIN, made_from=MadeFrom(how="merge svd", parents=((middle.id, 2.0),)))
+    export.one(registry, last, tmp_path / "last")
+    assert origin.read(tmp_path / "last").parents == ((middle.id, 2.0),)  # not its grandparents
+    export.one(registry, middle, tmp_path / "middle")
+    assert set(origin.read(tmp_path / "middle").parents) == {(one.id, 0.5), (two.id, 1.0)}
+    export.one(registry, one, tmp_path / "one")
+    assert origin.read(tmp_path / "one").parents == ()
+
+
 def test_the_chain_to_compose_is_the_best_of_every_level_from_the_project_down(registry: Registry) -> None:
     project = small.put(registry, 1, PROJECT, fitness=0.8)
     domain = small.put(registry, 2, DOMAIN, fitness=0.2)

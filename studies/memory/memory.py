@@ -41,7 +41,7 @@ RELEASES, UPDATES = 16, 3  # releases of a library, functions that each changes
 LESSONS, LATER, SCORED = 2, 1, 2  # of an update's eight tasks; the other three are the test
 PROJECT, BESIDE = "releases", "beside"  # the memory's project, and that of what it is compared with
 ROWS = 2  # of an adapter of one lesson
-ALL_RANKS, ALL_STEPS, ALL_ROWS = (8, 64), 150, 24  # one LoRA of all lessons
+ALL_RANKS, ALL_STEPS, ALL_ROWS = (8, 64), 225, 24  # one LoRA of all lessons, the later ones too
 DRAWS = 3
 
 
@@ -136,6 +136,8 @@ def add(args: argparse.Namespace) -> None:
     maker = tuned(settings, registry, rows=ROWS, together=min(24, 3 * tune_of(settings).together))
     if not registry.page(View(project=PROJECT), limit=1):
         insert(registry, maker.make_all([[s] for s in sources]), places, [[s] for s in sources], "fine-tuned")
+    later = store.read_jsonl(args.out / "corpus" / "later.jsonl", Trajectory)
+    sources += [Source(trajectory_id=t.trajectory_id, task_id=t.task_id) for t in later]
     for rank in ALL_RANKS:
         place = Place(project=BESIDE, domain=f"all-in-one-{rank}")
         if not at(registry, place):
@@ -149,7 +151,10 @@ def tune_of(settings: memory.MemoryConfig) -> Any:
 
 def tuned(settings: memory.MemoryConfig, registry: Registry, **changes: Any) -> measuring.FineTuning:
     """The memory's own fine-tuning with another dose."""
-    other = replace(settings, evolve=replace(settings.evolve, tune=replace(tune_of(settings), **changes)))
+    corpus = Path(settings.evolve.trajectories[0]).parent
+    files = tuple(str(corpus / f"{name}.jsonl") for name in ("lessons", "later"))
+    tune = replace(tune_of(settings), **changes)
+    other = replace(settings, evolve=replace(settings.evolve, tune=tune, trajectories=files))
     maker = measuring.generator(other, measuring.EngineEvaluator(other, registry.folder))
     assert isinstance(maker, measuring.FineTuning)
     return maker

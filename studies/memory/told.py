@@ -123,7 +123,7 @@ class Tested(NamedTuple):
 
 def tested(out: Path) -> Tested:
     folder = out / "tests"
-    problems = store.read_jsonl(out / "corpus" / "tests.jsonl", Problem)
+    problems = store.read_jsonl(folder / "problems.jsonl", Problem)
     tasks: dict[str, list[str]] = defaultdict(list)
     for problem in problems:
         tasks[problem.domain].append(problem.task_id)

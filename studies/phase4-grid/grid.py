@@ -12,11 +12,11 @@ takes the variants as the config names them: what is cut off is the last variant
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from rune.runs import store
 from rune.study import creation, executor, workers
 from rune.study.cells import cells
 from rune.study.config import Loaded, load, located
+from rune.study.folders import Experiment
 from rune.types import Outcome, Trajectory
 
 CONFIG = Path(__file__).parents[2] / "configs" / "phase4-grid.toml"
@@ -92,21 +93,30 @@ def work(loaded: Loaded, jobs: int) -> int:
     for cell in cells(loaded.settings):
         by_seed.setdefault(cell.seed, []).append(cell.name)
     cores = sorted(os.sched_getaffinity(0))
-    running = []
-    for number, names in enumerate(by_seed.values()):
-        with (experiment.folder / f"worker-{number}.log").open("ab") as log:
-            own = workers.command(experiment.folder.path, names, min(jobs, len(by_seed)))
-            running.append(subprocess.Popen(own, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
-        if len(cores) >= jobs:
-            os.sched_setaffinity(running[-1].pid, cores[number % jobs :: jobs])
-        if len(running) % jobs == 0:
-            wait(running)
-    console.out(str(experiment.folder))
-    return wait(running)
+
+    def one_seed(number: int, names: list[str]) -> int:
+        """All cells of a seed; one that cannot be made is left out, and what follows is done."""
+        failed = 0
+        while names:
+            with (experiment.folder / f"worker-{number}.log").open("ab") as log:
+                own = workers.command(experiment.folder.path, names, min(jobs, len(by_seed)))
+                running = subprocess.Popen(own, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            if len(cores) >= jobs:
+                os.sched_setaffinity(running.pid, cores[number % jobs :: jobs])
+            if running.wait() == 0:
+                break
+            names = [name for name in names if not scored(experiment, name)][1:]
+            failed += 1
+        return failed
+
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        failed = sum(pool.map(one_seed, range(len(by_seed)), by_seed.values()))
+    console.out(f"{experiment.folder.path}: {failed} cells failed")
+    return min(failed, 1)
 
 
-def wait(running: Sequence[subprocess.Popen[bytes]]) -> int:
-    return max(process.wait() for process in running)
+def scored(experiment: Experiment, name: str) -> bool:
+    return next(p for p in experiment.places() if p.cell.name == name).folder.stage_done("score")
 
 
 if __name__ == "__main__":

@@ -223,6 +223,18 @@ def test_an_evolution_can_make_its_adapters_by_fine_tuning(world: World, capsys:
     assert main(both) == 2 and "leave one out" in capsys.readouterr().err
 
 
+def test_an_evolution_leaves_the_trackers_table_if_its_config_has_a_tracker(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evolve(world, capsys)
+    assert not (world.registry.folder / "tracking").exists()
+    world.raw["track"] = {"enabled": False}
+    evolve(world, capsys)
+    (table,) = (world.registry.folder / "tracking").glob("*.json")
+    rows = store.read_json(table)["rows"]
+    assert {row["adapter_id"] for row in rows} == {i for ids in world.ids.values() for i in ids}
+
+
 def test_what_was_drawn_before_a_stop_is_not_drawn_again(
     world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -237,6 +237,7 @@ def _export(args: argparse.Namespace, registry: Registry) -> int:
 def _evolve(args: argparse.Namespace, registry: Registry) -> int:
     from rune.adapters.registry import operations
     from rune.config import plain as as_json
+    from rune.reporting import memory_tracking
     from rune.study import measuring
     from rune.study.memory import Memory, load
 
@@ -252,6 +253,13 @@ def _evolve(args: argparse.Namespace, registry: Registry) -> int:
         if args.dry_run:
             return _plan(memory.plan(), args)
         outcome = memory.evolve()
+        if settings.track:
+            untracked = memory_tracking.record(
+                registry, settings.track, project=settings.evolve.project, protocol=evaluator.protocol,
+                settings=as_json(settings),
+            )  # fmt: skip
+            if untracked:
+                console.warn(untracked)
     if args.json:
         measured = [{"id": e.id, "fitness": e.fitness} for e in outcome.measured]
         made = [as_json(o) for o in outcome.operations]

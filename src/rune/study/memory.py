@@ -20,6 +20,7 @@ from rune.adapters.registry.records import Entry, Level, Operation, Place, Sourc
 from rune.adapters.registry.registry import Registry, View
 from rune.conditions import tuned
 from rune.errors import ConfigError, DataError
+from rune.reporting import tracking
 from rune.stages import sample, score
 from rune.study import evolution, fitness
 from rune.study.config import (
@@ -87,6 +88,7 @@ class MemoryConfig:
     evolve: Evolve
     engine: EngineSection = field(default_factory=EngineSection)
     elsewhere: BenchmarkSection | None = None  # tasks outside every domain; None: those of the other domains
+    track: tracking.Config | None = None  # MLflow; None: not told
 
 
 def load(path: Path, changes: Sequence[str] = ()) -> MemoryConfig:

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from rune import console
+from rune import config, console, plugins
+from rune.adapters.factors import LoraTargets
 from rune.analysis import stats
+from rune.hypernet import model
 from rune.runs import store
 from rune.types import Outcome, Verdict
 
@@ -75,9 +77,19 @@ def took(manifest: Mapping[str, Any]) -> dict[str, float]:
 
 
 def parameters(cell: Path) -> int:
-    """Of the hypernetwork's trajectory part and encoder, from the training's own note; 0 if it left none."""
+    """Trained numbers of the cell's hypernetwork, static part left out; 0 without its settings."""
     path = cell / "checkpoints" / "hypernet" / "settings.json"
-    return int(store.read_json(path).get("parameters", 0)) if path.exists() else 0
+    if not path.exists():
+        return 0
+    known = store.read_json(path)
+    asked = known["hypernet"]
+    encoder = plugins.load("encoders", asked["encoder"])
+    settings = config.build(encoder.Config, asked["encoder_settings"], where="encoder_settings")
+    made = model.make(
+        LoraTargets.parse(known["layout"]), encoder=encoder, encoder_config=settings, taps=len(asked["taps"]),
+        rank=asked["rank"], alpha=asked["alpha"], inputs=asked["inputs"],
+    )  # fmt: skip
+    return sum(p.numel() for p in made.parameters())
 
 
 def losses(run: Path, variant: str) -> float | None:

@@ -32,7 +32,7 @@ from rune.adapters.registry.records import Entry, Level, MadeFrom, Place, Source
 from rune.adapters.registry.registry import Registry, View
 from rune.benchmarks import api_updates
 from rune.runs import store
-from rune.study import measuring, memory
+from rune.study import cells, measuring, memory
 from rune.study.machines import Machines
 from rune.types import AdapterRef, Outcome, Problem, Split, Trajectory, Treatment
 
@@ -245,8 +245,18 @@ def composed(registry: Registry, found: dict[str, dict[str, str]]) -> dict[str, 
     return made
 
 
+def outside(settings: memory.MemoryConfig, registry: Registry, domain: str) -> list[Problem]:
+    """The tasks outside of every release that the evolution draws all adapters on."""
+    assert settings.elsewhere is not None
+    wanted = measuring.EngineEvaluator(settings, registry.folder).tasks([domain]).outside
+    return [p for p in cells.problems(settings.elsewhere) if p.task_id in wanted]
+
+
 def test(args: argparse.Namespace) -> None:
-    """OUT/tests: draws and verdicts of every adapter above on its release's test tasks; arms.json says what is what."""
+    """OUT/tests: draws and verdicts of every adapter above on its release's test tasks; arms.json says what is what.
+
+    All but the adapters of one lesson are drawn on the tasks outside too.
+    """
     from rune.stages import sample, score
 
     settings = settings_of(args)
@@ -261,11 +271,12 @@ def test(args: argparse.Namespace) -> None:
     before = store.read_jsonl(folder / "treatments.jsonl", Treatment)
     store.write_json(folder / ("arms-after.json" if before else "arms.json"), found)
     treatments = {(t.condition, t.task_id): t for t in before}
-    for ids in found.values():
-        for problem in problems:
-            digest = ids.get(problem.domain)
-            if digest is None:
-                continue
+    elsewhere = outside(settings, registry, problems[0].domain)
+    for arm, ids in found.items():
+        wanted = [(ids[p.domain], p) for p in problems if p.domain in ids]
+        if not arm.startswith("lesson-"):
+            wanted += [(digest, p) for digest in dict.fromkeys(ids.values()) for p in elsewhere]
+        for digest, problem in wanted:
             adapter = None
             if digest:
                 entry = registry.get(digest)
@@ -276,7 +287,7 @@ def test(args: argparse.Namespace) -> None:
             treatments.setdefault(
                 (key, problem.task_id), Treatment(task_id=problem.task_id, condition=key, adapter=adapter)
             )
-    store.write_jsonl(folder / "problems.jsonl", problems)
+    store.write_jsonl(folder / "problems.jsonl", [*problems, *elsewhere])
     store.write_jsonl(folder / "treatments.jsonl", list(treatments.values()))
     machines = Machines(settings, "memory", together=1, adapters=Objects(registry.folder / "objects"))
     try:

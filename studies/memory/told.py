@@ -46,6 +46,7 @@ def tell(out: Path) -> None:
         "evolution": evolution(entries, done),
         "test": test(out),
         "harm": harm(entries, measured),
+        "HumanEval by arm": elsewhere(out),
         "merges": merges(entries, done),
         "alpha": alphas(out, entries, done, measured),
     }
@@ -126,7 +127,8 @@ def tested(out: Path) -> Tested:
     problems = store.read_jsonl(folder / "problems.jsonl", Problem)
     tasks: dict[str, list[str]] = defaultdict(list)
     for problem in problems:
-        tasks[problem.domain].append(problem.task_id)
+        if problem.domain:  # the others are outside of every release
+            tasks[problem.domain].append(problem.task_id)
     hits: dict[tuple[str, str], list[bool]] = defaultdict(list)
     for verdict in store.read_jsonl(folder / "verdicts.jsonl", Verdict):
         hits[verdict.condition, verdict.task_id].append(verdict.outcome is Outcome.PASSED)
@@ -249,6 +251,19 @@ def harm(entries: Mapping[str, Entry], measured: Measured) -> dict[str, Any]:
     return {kind: [*bootstrap(some), len(some)] for kind, some in sorted(groups.items())}
 
 
+def elsewhere(out: Path) -> dict[str, float]:
+    """pass@1 on the HumanEval tasks of each arm's adapters, mean over adapters, in %."""
+    drawn = tested(out)
+    mine = {task for tasks in drawn.tasks.values() for task in tasks}
+    found = {}
+    for arm, of in drawn.arms.items():
+        known = [drawn.rates.get(digest or "vanilla", {}) for digest in dict.fromkeys(of.values())]
+        means = [float(np.mean(some)) for rates in known if (some := [v for t, v in rates.items() if t not in mine])]
+        if means and not arm.startswith("lesson-"):
+            found[arm] = 100 * float(np.mean(means))
+    return found
+
+
 # --------------------------------------------------------------------------- α
 
 
@@ -346,6 +361,8 @@ def table(result: Mapping[str, Any]) -> str:
         )
     lines += ["", "## HumanEval tasks under adapters of a kind", "", "| kind | adapters | pass@1 |", "|---|---:|---:|"]
     lines += [f"| {kind} | {row[3]} | {points(row)} |" for kind, row in result["harm"].items()]
+    lines += ["", "| arm of the test | pass@1 on the same HumanEval tasks |", "|---|---:|"]
+    lines += [f"| {arm} | {value:.1f} |" for arm, value in result["HumanEval by arm"].items()]
     return "\n".join(lines) + "\n"
 
 

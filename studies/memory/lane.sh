@@ -1,16 +1,16 @@
 #!/bin/bash
 # Three studies on one GPU: memory, phase4-grid, phase4's ceiling. Started as
-#   SECONDS_LEFT=1300 setsid bash lane.sh > /tmp/lane-f17.log 2>&1 < /dev/null &
+#   SECONDS_LEFT=1300 setsid bash lane.sh > /tmp/lane-memory.log 2>&1 < /dev/null &
 #   T (a tree of the repository) · LANE (files: memory/ of `memory.py corpus`; corpus/, lessons/, data/ of the scaled study)
-#   WORK (what stays) · OUT_F17 (what comes back, renewed every 20 s)
+#   WORK (what stays) · OUT_MEMORY (what comes back, renewed every 20 s)
 # Every part is skipped if it would not fit or was done; started again, the lane goes on.
 set -u
-T=${T:-/tmp/tree} LANE=${LANE:-/tmp/lane-f17} WORK=${WORK:-/tmp/work-f17} OUT_F17=${OUT_F17:-/tmp/out-f17}
+T=${T:-/tmp/tree} LANE=${LANE:-/tmp/lane-memory} WORK=${WORK:-/tmp/work-memory} OUT_MEMORY=${OUT_MEMORY:-/tmp/out-memory}
 SECONDS_LEFT=${SECONDS_LEFT:-1300} READY=${READY:-/tmp/ready-0.5b} PYTHON=${PYTHON:-python3} SMOKE=${SMOKE:-}
 SETS=${SETS:-} GRID_SETS=${GRID_SETS:-} DEVICE=${DEVICE:-cuda} PAIRS=${PAIRS:-30} JOBS=${JOBS:-3} CEILING_AT=${CEILING_AT:-520}
 MODEL=${LANE_MODEL:-qwen2.5-coder-0.5b-instruct}
 END=$((SECONDS + SECONDS_LEFT))
-mkdir -p "$WORK/done" "$OUT_F17"
+mkdir -p "$WORK/done" "$OUT_MEMORY"
 exec 9> "$WORK/lock"
 flock -n 9 || { echo "a lane is at work in $WORK"; exit 1; }
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
@@ -47,12 +47,12 @@ PY
     (cd "$WORK" && find . \( -name '*.jsonl' -o -name '*.json' -o -name '*.log' -o -path './done/*' \) -type f \
         -not -path './grid/*' -not -path './.pack/*' -not -path './memory/registry/objects/*' > .list
      [ -f .pack/registry.sqlite ] && echo .pack/registry.sqlite >> .list
-     tar cJf "$OUT_F17/.memory" -T .list
-     [ $? -le 1 ] && mv "$OUT_F17/.memory" "$OUT_F17/f17-memory.tar.xz") # 1: a file grew while it was read
+     tar cJf "$OUT_MEMORY/.memory" -T .list
+     [ $? -le 1 ] && mv "$OUT_MEMORY/.memory" "$OUT_MEMORY/memory.tar.xz") # 1: a file grew while it was read
     [ -d "$G" ] && (cd "$G" && find . -type f \( -name '*.json' -o -name '*.toml' -o -name '*.log' -o -name 'metrics.jsonl' \
         -o -name 'verdicts.jsonl' -o -name 'samples.jsonl' -o -name 'treatments.jsonl' \) > ../.list-grid
-        tar cJf "$OUT_F17/.grid" -T ../.list-grid
-        [ $? -le 1 ] && mv "$OUT_F17/.grid" "$OUT_F17/f17-grid.tar.xz")
+        tar cJf "$OUT_MEMORY/.grid" -T ../.list-grid
+        [ $? -le 1 ] && mv "$OUT_MEMORY/.grid" "$OUT_MEMORY/grid.tar.xz")
 }
 (while sleep 25; do pack; done) > /dev/null 2>&1 9>&- &
 PACKER=$!

@@ -311,6 +311,36 @@ def test_gc_takes_what_no_entry_names_and_nothing_else(registry: Registry) -> No
     assert list(registry.objects.digests()) == [kept.id] and registry.verify() == []
 
 
+def test_weights_of_archived_adapters_can_be_removed_and_all_that_is_known_of_them_stays(
+    registry: Registry, tmp_path: Path
+) -> None:
+    old = small.put(registry, 1, DOMAIN, fitness=0.5)
+    kept = small.put(registry, 2, DOMAIN, made_from=MadeFrom(how="merge svd", parents=((old.id, 1.0),)))
+    export.one(registry, old, tmp_path / "copy")
+    operations.forget(registry, [old], reason="no longer used")
+    would = operations.release(registry, dry_run=True)
+    size = sum(f.stat().st_size for f in registry.objects.place(old.id).iterdir())
+    assert would == (1, size) and registry.objects.place(old.id).is_dir()
+    assert operations.release(registry) == would and operations.release(registry).folders == 0
+    assert list(registry.objects.digests()) == [kept.id]
+    assert registry.verify() == [] and registry.gc().folders == 0
+    assert registry.get(old.id).fitness == 0.5 and registry.lineage(kept.id).ancestors[0].parent == old.id
+    assert [o.kind for o in operations.listed(registry, old.id)] == ["forget", "release"]
+    with pytest.raises(AdapterError, match=r"its weights were removed; `rune adapters add` a copy of it$"):
+        operations.restore(registry, [old], reason="missed")
+    assert registry.get(old.id).status is Status.ARCHIVED
+    # A copy brings it back, and it may rest and be released once more.
+    ready = intake.read(tmp_path / "copy", DOMAIN, MadeFrom(), max_rank=MAX_RANK)
+    assert registry.insert(ready.draft, ready.config, ready.weights)[1] is False
+    operations.restore(registry, [old], reason="missed")
+    assert registry.get(old.id).status is Status.ACTIVE and registry.verify() == []
+    # What is active and missing is still a fault, whatever was released before.
+    registry.objects.remove(old.id)
+    assert len(registry.verify()) == 1
+    operations.forget(registry, [kept], reason="no longer used")
+    assert operations.release(registry).folders == 1
+
+
 def test_the_registry_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RUNE_REGISTRY", str(tmp_path / "here"))
     assert default_folder() == tmp_path / "here"

@@ -84,6 +84,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     evolving.add_argument("--dry-run", action="store_true", help="say what would be done and what it costs")
     evolving.add_argument("--replay", type=int, metavar="NUMBER", help="make the result of an operation again")
+    made["gc"].add_argument(
+        "--archived", action="store_true", help="the weights of archived adapters too; what is known of them stays"
+    )
     made["gc"].add_argument("--dry-run", action="store_true", help="only say what would be removed")
 
 

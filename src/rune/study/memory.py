@@ -285,7 +285,10 @@ class Memory:
         return intake.prepare(adapter, step.place, about, base_name=first.base_name, max_rank=self.registry.max_rank)
 
     def replay(self, operation: Operation) -> str:
-        """Make an operation's result again from its inputs; returns its id. Raises DataError if it is another."""
+        """Make an operation's result again from its inputs; returns its id. Raises DataError if it is another.
+
+        Its weights are there afterwards, if they were removed before.
+        """
         if not operation.result:
             raise DataError(
                 f"operation {operation.number} ({operation.kind}) made no adapter; there is nothing to make again"
@@ -299,9 +302,12 @@ class Memory:
             arguments=operation.arguments,
             sources=tuple(self.registry.sources(made.id)),
         )
-        again = self.remake(step).draft.id
+        ready = self.remake(step)
+        again = ready.draft.id
         if again != operation.result:
             raise DataError(
                 f"operation {operation.number} gives adapter {again[:12]} now, it gave {operation.result[:12]}"
             )
+        with self.registry.database.files(alone=False):
+            self.registry.keep_files(again, ready.config, ready.weights)
         return again

@@ -9,8 +9,8 @@ Two families, and the difference matters:
   these names. That is cheap and keeps the rank, but (A, B) and (−A, −B) are the same adapter and merge to another one:
   use them to compare with, or for adapters that began as copies of one.
 
-On a GPU (`device`) the same is done some hundred times as fast; chance and rounding are that device's, so a merge is
-made again bit by bit on its own kind of device only.
+Any of it can be done on a GPU (`device`). Chance and rounding are that device's, so a merge is made again bit by bit on
+its own kind of device only.
 
 What is done entry by entry is PEFT's own code (`peft.utils.merge_utils`): TIES (Yadav et al. 2023, arXiv 2306.01708),
 DARE (Yu et al. 2023, arXiv 2311.03099), task arithmetic (Ilharco et al. 2022, arXiv 2212.04089).
@@ -101,7 +101,7 @@ def leading(delta_OI: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
 
     A matrix much larger than the rank is met by subspace iteration (Halko, Martinsson and Tropp 2011, algorithm 4.4)
     from a fixed start: what it leaves out of ΔW is more than the best rank-K matrix would leave by less than a
-    thousandth. A full decomposition of a 0.5B model's 168 matrices takes minutes.
+    thousandth. On one CPU core 4864 × 896 take 0.3 s so, where the full decomposition takes 1.6 s.
     """
     kept = rank + BEYOND
     if 2 * kept >= min(delta_OI.shape):

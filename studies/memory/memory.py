@@ -55,9 +55,9 @@ def main() -> int:
     if args.smoke:
         globals().update(RELEASES=3, ALL_STEPS=2, ALL_ROWS=2, ALL_RANKS=(4, 8))
     if args.do == "tell":
-        import told
+        import memory_told
 
-        told.tell(args.out)
+        memory_told.tell(args.out)
     else:
         {"corpus": corpus, "check": check, "add": add, "test": test}[args.do](args)
     return 0

@@ -45,9 +45,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.do == "tell":
-        import told
+        import grid_told
 
-        told.tell(args.run, args.out)
+        grid_told.tell(args.run, args.out)
     elif args.do == "corpus":
         corpus(load(args.config, args.settings))
     else:

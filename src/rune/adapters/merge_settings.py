@@ -35,6 +35,8 @@ class Settings:
             raise ValueError(f"density is the share that is kept, above 0 and up to 1; found {self.density:g}")
         if self.sign not in ("total", "frequency"):
             raise ValueError(f"sign is 'total' or 'frequency', found {self.sign!r}")
+        if self.device not in ("cpu", "cuda"):
+            raise ValueError(f"device is 'cpu' or 'cuda', found {self.device!r}")
         if self.rank < 0:
             raise ValueError(f"rank must be 1 or more, or 0 for the parents' largest, found {self.rank}")
 

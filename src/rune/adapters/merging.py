@@ -28,7 +28,7 @@ from rune.adapters import composition
 from rune.adapters.composition import at_least_float32, names, same_shape, truncated
 from rune.adapters.merge_settings import ON_DELTAS, Settings
 from rune.adapters.peft import Adapter, Pair
-from rune.errors import AdapterError
+from rune.errors import AdapterError, ConfigError
 
 # Shapes: I inputs · O outputs · R rank · K singular values
 
@@ -36,12 +36,16 @@ BEYOND, ITERATIONS = 24, 6  # of `leading`: further directions, and rounds that 
 
 
 def merge(adapters: Sequence[Adapter], weights: Sequence[float], how: Settings) -> Adapter:
-    """One adapter from several of one base; the same inputs give the same numbers. Raises AdapterError.
+    """One adapter from several of one base; the same inputs give the same numbers.
+
+    Raises AdapterError, ConfigError for a device that is not there.
 
     The adapters stay as they are; the result has scale 1 and lies on the CPU.
     """
     composition.check(adapters, weights)
     if how.device != "cpu":
+        if not torch.cuda.is_available():
+            raise ConfigError(f"to merge on '{how.device}' takes a GPU, and there is none; leave device out")
         moved = [_on(adapter, how.device) for adapter in adapters]
         return _on(_merge(moved, weights, how), "cpu")
     return _merge(adapters, weights, how)

@@ -88,7 +88,9 @@ def test_every_action_speaks_json(rune: Callable[..., Said], two: tuple[str, str
     lineage = rune("lineage", second, "--json").json
     assert lineage[0]["ancestors"][0]["parent"][:12] == first
     assert rune("verify", "--json").json == {"problems": []}
-    assert rune("gc", "--json").json["folders"] == 0
+    assert rune("gc", "--json").json == {
+        "removed": True, "folders": 0, "bytes": 0, "archived": {"removed": False, "folders": 0, "bytes": 0},
+    }  # fmt: skip
     assert rune("archive", second, "--reason", "old", "--json").json["arguments"]["reason"] == "old"
     assert rune("select", "--project", "shop", "--domain", "dates").out.strip() == first
     assert rune("archive", second, "--restore", "--json").json["kind"] == "restore"
@@ -96,6 +98,26 @@ def test_every_action_speaks_json(rune: Callable[..., Said], two: tuple[str, str
     assert [o["kind"] for o in operations] == ["forget", "restore"]
     assert rune("export", first, "-o", "out", "--json").json["path"] == "out"
     assert (tmp_path / "out" / peft.WEIGHTS_FILE).read_bytes() == (tmp_path / "a" / peft.WEIGHTS_FILE).read_bytes()
+
+
+def test_gc_tells_what_archived_adapters_hold_and_removes_it_when_told_to(
+    rune: Callable[..., Said], two: tuple[str, str], tmp_path: Path
+) -> None:
+    first, second = two
+    rune("archive", second, "--reason", "old")
+    weights = Path(rune("show", second, "--json").json["path"])
+    said = rune("gc")
+    assert said.code == 0 and "weights of 1 archived adapters" in said.err and "--archived removes them" in said.err
+    assert weights.is_dir()
+    assert "would be removed; their entries stay" in rune("gc", "--archived", "--dry-run").out and weights.is_dir()
+    assert "removed; their entries stay" in rune("gc", "--archived").out and not weights.exists()
+    assert rune("verify").code == 0 and rune("show", second).code == 0
+    refused(rune("archive", second, "--restore"), "its weights were removed", "`rune adapters add` a copy of it")
+    refused(rune("export", second, "-o", "x"), "cannot be read", "`rune adapters add` puts it back")
+    assert rune("add", "b", "--project", "shop", "--domain", "dates").code == 0
+    assert rune("archive", second, "--restore").code == 0 and weights.is_dir()
+    assert rune("gc", "--json").json["archived"]["folders"] == 0
+    assert rune("select", "--project", "shop", "--domain", "dates").out.strip() == second != first
 
 
 def test_every_action_has_an_example_of_its_own(rune: Callable[..., Said]) -> None:

@@ -325,3 +325,37 @@ def test_methods_that_keep_a_and_b_apart_need_one_rank() -> None:
         merging.merge(
             [small.adapter(1, rank=2), small.adapter(2, rank=3)], [1, 1], merge_settings.settings(method="linear")
         )
+
+
+@pytest.mark.parametrize("shape", [(120, 200), (300, 90), (10, 400)])
+def test_the_leading_part_of_a_large_matrix_is_as_near_to_it_as_any_of_its_rank(shape: tuple[int, int]) -> None:
+    rng = torch.Generator().manual_seed(3)
+    smooth = torch.randn(shape[0], 6, generator=rng) @ torch.randn(6, shape[1], generator=rng)
+    matrix = smooth + 0.5 * torch.randn(shape, generator=rng)  # a tail, as what changes single entries leaves
+    u_IK, s_K, v_OK = merging.leading(matrix, 4)
+    near = v_OK[:, :4] * s_K[:4] @ u_IK[:, :4].T
+    left, size, right = torch.linalg.svd(matrix)
+    best = left[:, :4] * size[:4] @ right[:4]
+    assert float((matrix - near).norm() / (matrix - best).norm()) < 1.001
+    torch.testing.assert_close(s_K[:4], size[:4], rtol=1e-3, atol=0)
+    again = merging.leading(matrix, 4)
+    assert all(torch.equal(a, b) for a, b in zip((u_IK, s_K, v_OK), again, strict=True))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_merge_on_a_gpu_that_is_not_there_is_refused_in_one_line() -> None:
+    with pytest.raises(ConfigError, match="takes a GPU, and there is none; leave device out"):
+        merging.merge([small.adapter(1)], [1.0], merge_settings.Settings(method="svd", device="cuda"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("method", merge_settings.METHODS)
+def test_a_merge_on_a_gpu_is_that_of_the_cpu_where_nothing_is_left_to_chance(method: str) -> None:
+    density = None if method in ("cat", "svd", "linear") else 1.0
+    parts, weights = [small.adapter(1), small.adapter(2)], [0.5, 0.5]
+    here, there = (
+        merging.merge(parts, weights, merge_settings.Settings(method=method, density=density, device=device))
+        for device in ("cpu", "cuda")
+    )
+    for name in WHOLE:
+        torch.testing.assert_close(delta(there, name), delta(here, name), rtol=1e-4, atol=1e-4)

@@ -19,7 +19,7 @@ from rune.adapters.registry.objects import Objects
 from rune.adapters.registry.records import MadeFrom, Place, Source, Status
 from rune.adapters.registry.registry import Registry, View
 from rune.analysis import stats
-from rune.errors import ConfigError, ContaminationError, DataError
+from rune.errors import AdapterError, ConfigError, ContaminationError, DataError
 from rune.study import evolution, fitness
 from rune.study.evolution import Evaluation, Found, Tasks, Wanted
 from rune.study.memory import Evolve, Memory
@@ -358,6 +358,25 @@ def test_evolving_again_does_nothing_again_and_every_operation_can_be_replayed(r
     for operation in operations.listed(registry):
         assert again.replay(operation) == operation.result
     assert registry.verify() == []
+    # What was archived and then removed from the disk comes back byte by byte.
+    lost = [o.result for o in operations.listed(registry) if not o.kept]
+    assert lost and operations.release(registry).folders == len(lost)
+    for operation in operations.listed(registry):
+        if operation.result:
+            again.replay(operation)
+    assert set(lost) <= set(registry.objects.digests()) and registry.verify() == []
+    entries = [registry.get(digest) for digest in lost]
+    operations.restore(registry, entries, reason="made again")
+    assert registry.verify() == []
+
+
+def test_an_adapter_that_was_removed_says_by_which_operation_it_is_made_again(registry: Registry) -> None:
+    a, b = small.put(registry, 1, DATES), small.put(registry, 2, DATES)
+    table = Table({(a.id, "dates"): 0.4, (b.id, "dates"): 0.4})
+    (merge,) = Memory(registry, settings(**SVD), table, base=small.BASE).evolve().operations
+    operations.release(registry)
+    with pytest.raises(AdapterError, match=f"evolve --config FILE --replay {merge.number}`"):
+        operations.restore(registry, [registry.get(merge.result)], reason="missed")
 
 
 def test_a_dry_run_tells_and_touches_nothing(registry: Registry) -> None:
@@ -480,7 +499,7 @@ def test_what_may_be_strong_enough_is_not_forgotten(registry: Registry) -> None:
         ({"budget": -1}, "must be 0 or more"),
         ({"consolidate": 1}, "would copy single adapters"),
         ({"merges": 3}, "merges needs methods"),
-        ({"update": True}, "set trajectories and checkpoint"),
+        ({"update": True}, "set trajectories, and checkpoint"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], words: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 
 from rune import config
 from rune.adapters import merging, peft
@@ -179,6 +180,59 @@ def test_an_evolution_makes_from_a_trajectory_the_adapter_that_rune_adapt_makes_
         generator = measuring.Hypernetwork(settings, evaluator.model)
     for adapter in (one for ids in world.ids.values() for one in ids):
         assert peft.content_id(generator.make(world.registry.sources(adapter))) == adapter
+
+
+TUNE = {"rank": 4, "alpha": 8.0, "steps": 2, "rows": 2, "together": 2, "max_tokens": 4000}
+
+
+def test_an_evolution_can_make_its_adapters_by_fine_tuning(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    registry, (first, _) = world.registry, world.domains
+    found = evolve(world, capsys, consolidate=2, checkpoint="", tune=TUNE)
+    done = {registry.get(o["result"]).place.domain: o for o in found["operations"]}
+    assert set(done) == set(world.domains)
+    made = registry.get(done[first]["result"])
+    assert made.rank == 4 and made.how == "consolidate"
+    assert {s.trajectory_id for i in world.ids[first] for s in registry.sources(i)} == {
+        s.trajectory_id for s in registry.sources(made.id)
+    }
+    # Two of one domain and two of another, one by one or in a batch: each the same; and all begin at the same A.
+    settings = memory.load(world.config(consolidate=2, checkpoint="", tune=TUNE))
+    with measuring.opened(settings, registry.folder) as evaluator:
+        maker = measuring.generator(settings, evaluator)
+        assert isinstance(maker, measuring.FineTuning)
+        sets = [registry.sources(i) for i in world.ids[first]]
+        together = maker.make_all(sets)
+        for sources, one in zip(sets, together, strict=True):
+            alone = maker.make(sources)
+            for name, pair in one.pairs.items():
+                torch.testing.assert_close(pair.a, alone.pairs[name].a, rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(pair.b, alone.pairs[name].b, rtol=1e-3, atol=1e-5)
+        name = next(iter(together[0].pairs))
+        assert float((together[0].pairs[name].a - together[1].pairs[name].a).abs().max()) < 0.01
+        assert not torch.equal(together[0].pairs[name].b, together[1].pairs[name].b)
+    # Done again it gives the same bytes, and another dose is another maker.
+    number = str(done[first]["number"])
+    capsys.readouterr()
+    again = ["adapters", "evolve", "--config", str(world.config(checkpoint="", tune=TUNE)), "--replay", number]
+    assert main(again) == 0 and capsys.readouterr().out.strip() == made.id
+    other = ["adapters", "evolve", "--config", str(world.config(checkpoint="", tune={**TUNE, "steps": 3}))]
+    assert main([*other, "--replay", number]) == 2
+    assert "another maker of adapters" in capsys.readouterr().err
+    capsys.readouterr()
+    both = ["adapters", "evolve", "--config", str(world.config(tune=TUNE))]
+    assert main(both) == 2 and "leave one out" in capsys.readouterr().err
+
+
+def test_an_evolution_leaves_the_trackers_table_if_its_config_has_a_tracker(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evolve(world, capsys)
+    assert not (world.registry.folder / "tracking").exists()
+    world.raw["track"] = {"enabled": False}
+    evolve(world, capsys)
+    (table,) = (world.registry.folder / "tracking").glob("*.json")
+    rows = store.read_json(table)["rows"]
+    assert {row["adapter_id"] for row in rows} == {i for ids in world.ids.values() for i in ids}
 
 
 def test_what_was_drawn_before_a_stop_is_not_drawn_again(

@@ -238,6 +238,20 @@ def test_an_adapter_that_is_composed_twice_is_a_parent_with_both_weights(registr
     assert origin.read(tmp_path / "out").parents == ((one.id, 0.75), (two.id, 1.0))
 
 
+def test_an_exported_adapter_says_what_it_was_made_from_and_with_which_weights(
+    registry: Registry, tmp_path: Path
+) -> None:
+    one, two = small.put(registry, 1, DOMAIN), small.put(registry, 2, DOMAIN)
+    middle = small.put(registry, 3, DOMAIN, made_from=MadeFrom(how="merge cat", parents=((one.id, 0.5), (two.id, 1.0))))
+    last = small.put(registry, 4, DOMAIN, made_from=MadeFrom(how="merge svd", parents=((middle.id, 2.0),)))
+    export.one(registry, last, tmp_path / "last")
+    assert origin.read(tmp_path / "last").parents == ((middle.id, 2.0),)  # not its grandparents
+    export.one(registry, middle, tmp_path / "middle")
+    assert set(origin.read(tmp_path / "middle").parents) == {(one.id, 0.5), (two.id, 1.0)}
+    export.one(registry, one, tmp_path / "one")
+    assert origin.read(tmp_path / "one").parents == ()
+
+
 def test_the_chain_to_compose_is_the_best_of_every_level_from_the_project_down(registry: Registry) -> None:
     project = small.put(registry, 1, PROJECT, fitness=0.8)
     domain = small.put(registry, 2, DOMAIN, fitness=0.2)
@@ -295,6 +309,36 @@ def test_gc_takes_what_no_entry_names_and_nothing_else(registry: Registry) -> No
     assert would.folders == 2 and registry.objects.place(ready.draft.id).is_dir()
     assert registry.gc() == would and registry.gc().folders == 0
     assert list(registry.objects.digests()) == [kept.id] and registry.verify() == []
+
+
+def test_weights_of_archived_adapters_can_be_removed_and_all_that_is_known_of_them_stays(
+    registry: Registry, tmp_path: Path
+) -> None:
+    old = small.put(registry, 1, DOMAIN, fitness=0.5)
+    kept = small.put(registry, 2, DOMAIN, made_from=MadeFrom(how="merge svd", parents=((old.id, 1.0),)))
+    export.one(registry, old, tmp_path / "copy")
+    operations.forget(registry, [old], reason="no longer used")
+    would = operations.release(registry, dry_run=True)
+    size = sum(f.stat().st_size for f in registry.objects.place(old.id).iterdir())
+    assert would == (1, size) and registry.objects.place(old.id).is_dir()
+    assert operations.release(registry) == would and operations.release(registry).folders == 0
+    assert list(registry.objects.digests()) == [kept.id]
+    assert registry.verify() == [] and registry.gc().folders == 0
+    assert registry.get(old.id).fitness == 0.5 and registry.lineage(kept.id).ancestors[0].parent == old.id
+    assert [o.kind for o in operations.listed(registry, old.id)] == ["forget", "release"]
+    with pytest.raises(AdapterError, match=r"its weights were removed; `rune adapters add` a copy of it$"):
+        operations.restore(registry, [old], reason="missed")
+    assert registry.get(old.id).status is Status.ARCHIVED
+    # A copy brings it back, and it may rest and be released once more.
+    ready = intake.read(tmp_path / "copy", DOMAIN, MadeFrom(), max_rank=MAX_RANK)
+    assert registry.insert(ready.draft, ready.config, ready.weights)[1] is False
+    operations.restore(registry, [old], reason="missed")
+    assert registry.get(old.id).status is Status.ACTIVE and registry.verify() == []
+    # What is active and missing is still a fault, whatever was released before.
+    registry.objects.remove(old.id)
+    assert len(registry.verify()) == 1
+    operations.forget(registry, [kept], reason="no longer used")
+    assert operations.release(registry).folders == 1
 
 
 def test_the_registry_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

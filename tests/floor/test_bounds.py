@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import math
 import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from rune.adapters.merge_settings import Settings as MergeSettings
 from rune.analysis import gate
 from rune.benchmarks import api_updates, code_update_arena, families, pbb, pbb_cruxeval, puzzles, repositories
 from rune.benchmarks._pbb_functions import EASY_SOURCES
-from rune.conditions import hypernet_mean
+from rune.conditions import hypernet_mean, tuned
 from rune.encoders import hierarchical, perceiver, recurrent
 from rune.engines import openai, ray, torch, vllm
 from rune.hypernet.settings import EncoderConfig, HypernetConfig, LoraConfig, PairMix, Schedule, Weights
@@ -153,7 +154,7 @@ BOUNDS: list[tuple[type, dict[str, Any], dict[str, tuple[list[Any], list[Any]]]]
     }),
     (MergeSettings, {"method": "ties", "density": 0.5}, {
         "density": ([TINY, 1], [0, 1.0001, None]), "sign": (["total", "frequency"], ["both"]), "rank": ([0], [-1]),
-        "method": (["dare_ties"], ["svd", "cat", "linear", "mean"]),
+        "device": (["cpu", "cuda"], ["tpu"]), "method": (["dare_ties"], ["svd", "cat", "linear", "mean"]),
     }),
     (RunSection, {"name": "a", "seed": 0}, {"name": (["b-1"], ["", "a b", "a/b", "a\\b", "a\n"])}),
     (Design, {"folds": 3}, {
@@ -164,8 +165,11 @@ BOUNDS: list[tuple[type, dict[str, Any], dict[str, tuple[list[Any], list[Any]]]]
     (Evolve, _EVOLVE, {
         "alpha": ([0, 1], [-TINY, 1.0001]), "budget": ([0], [-1]), "inside": ([0], [-1]), "outside": ([0], [-1]),
         "consolidate": ([0], [-1, 2]), "merges": ([0], [-1, 1]), "update": ([False], [True]),
+        "parent_weight": ([TINY, 1], [0, -1, math.inf, math.nan]),
     }),
     (Evolve, {**_EVOLVE, **_MAKES}, {"consolidate": ([2], [1]), "update": ([True], [])}),
+    (Evolve, {**_EVOLVE, **_MAKES}, {"tune": ([None], [tuned.Config()])}),
+    (Evolve, {**_EVOLVE, "trajectories": ("t",), "tune": tuned.Config()}, {"update": ([True], [])}),
     (Evolve, {**_EVOLVE, "trajectories": ("t",)}, {"update": ([], [True])}),
     (Evolve, {**_EVOLVE, "merges": 1, "order": "alike"}, {"methods": ([(_MERGE,)], [()])}),
     (Evolve, {**_EVOLVE, "merges": 1, "methods": (_MERGE,)}, {"order": (["apart"], [None])}),

@@ -199,9 +199,9 @@ def test_what_is_written_of_the_tracker_holds_no_password_and_no_address_of_this
     secret = f"http://someone:hunter2@127.0.0.1:{free_port()}"
     said = tracking.record(run.path, tracking.Config(uri=secret))
     assert "hunter2" not in said + (run / "tracking.json").read_text()
-    assert tracking._public(secret) == "a local MLflow server"
-    assert tracking._public("https://me:hunter2@mlflow.example.org:8443/x?token=1") == "https://mlflow.example.org:8443"
-    assert tracking._public("sqlite:////home/me/mlflow.db") == "a local sqlite store"
+    assert tracking.public(secret) == "a local MLflow server"
+    assert tracking.public("https://me:hunter2@mlflow.example.org:8443/x?token=1") == "https://mlflow.example.org:8443"
+    assert tracking.public("sqlite:////home/me/mlflow.db") == "a local sqlite store"
 
 
 def test_a_store_that_cannot_be_written_never_raises(run: RunDir) -> None:

@@ -14,7 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 from rune.adapters import convert
+from rune.adapters.factors import Factors
 from rune.adapters.folders import Folders
+from rune.adapters.modules import MODULES
 from rune.adapters.peft import WEIGHTS_FILE, Adapter, read_peft, write_peft
 from rune.adapters.store import FolderStore, MemoryStore
 from rune.cli import main as cli
@@ -269,6 +271,28 @@ def test_diagnostics_have_the_seven_bars_the_cosines_and_the_swap(adapted: Adapt
     assert found["training"]["hypernet"]["steps"] == 8
     mean = sum(t.adapter.delta_w_norm for t in adapted.of("hypernet").values() if t.adapter) / count
     assert arm["delta_w_norm_mean"] == pytest.approx(mean, rel=1e-4)
+
+
+def test_adapters_that_leave_modules_as_they_are_are_described_by_those_that_they_have(
+    tiny_model: ModelRef, tmp_path: Path
+) -> None:
+    base = bases.load(tiny_model, device="cpu", dtype="float32")
+    layout = base.layout(("o_proj", "down_proj"))
+    rng = torch.Generator().manual_seed(1)
+    folders = FolderStore(tmp_path, tiny_model, dtype="float32")
+    own = {}
+    for task in ("a", "b"):
+        made = {
+            m: Factors(
+                torch.randn(layout.layers, 1, 2, s.inputs, generator=rng),
+                torch.randn(layout.layers, 1, 2, s.outputs, generator=rng),
+            )
+            for m, s in layout.sizes.items()
+        }
+        own[task] = folders.put("tuned", task, made, layout)
+    found = adapt.describe(base, base.layout(MODULES), own, folders)
+    assert set(found["frobenius"]) == {"o_proj", "down_proj"}
+    assert found["delta_w_norm_mean"] == pytest.approx(sum(r.delta_w_norm for r in own.values()) / 2, rel=1e-4)
 
 
 def test_the_swap_is_each_reference_under_its_own_adapter_against_under_anothers(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
+from rune import config
 from rune.errors import ConfigError
 from rune.plugins import unknown
 
@@ -22,6 +23,7 @@ class Settings:
     density: float | None = None  # share of entries that ties, dare and magnitude_prune keep; the others take none
     sign: str = "total"  # how ties elects a sign: "total" weighs by size, "frequency" counts
     seed: int = 0  # of what dare drops
+    device: Literal["cpu", "cuda"] = field(default="cpu", metadata=config.ADDED)  # where; the other rounds otherwise
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -33,6 +35,8 @@ class Settings:
             raise ValueError(f"density is the share that is kept, above 0 and up to 1; found {self.density:g}")
         if self.sign not in ("total", "frequency"):
             raise ValueError(f"sign is 'total' or 'frequency', found {self.sign!r}")
+        if self.device not in ("cpu", "cuda"):
+            raise ValueError(f"device is 'cpu' or 'cuda', found {self.device!r}")
         if self.rank < 0:
             raise ValueError(f"rank must be 1 or more, or 0 for the parents' largest, found {self.rank}")
 

@@ -135,11 +135,22 @@ def verify(args: argparse.Namespace, registry: Registry) -> int:
 
 
 def gc(args: argparse.Namespace, registry: Registry) -> int:
+    from rune.adapters.registry import operations
+
     swept = registry.gc(dry_run=args.dry_run)
+    archived = operations.release(registry, dry_run=args.dry_run or not args.archived)
     if args.json:
-        return say_json({"removed": not args.dry_run, **swept._asdict()})
+        return say_json({
+            "removed": not args.dry_run, **swept._asdict(),
+            "archived": {"removed": args.archived and not args.dry_run, **archived._asdict()},
+        })  # fmt: skip
     verb = "would be removed" if args.dry_run else "removed"
     console.out(f"{swept.folders} folders without an entry, {swept.bytes / 1e6:.1f} MB, {verb}")
+    what = f"weights of {archived.folders} archived adapters, {archived.bytes / 1e6:.1f} MB"
+    if args.archived:
+        console.out(f"{what}, {verb}; their entries stay")
+    elif archived.folders:
+        console.note(f"{what}, are kept; --archived removes them")
     return 0
 
 

@@ -84,6 +84,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     evolving.add_argument("--dry-run", action="store_true", help="say what would be done and what it costs")
     evolving.add_argument("--replay", type=int, metavar="NUMBER", help="make the result of an operation again")
+    made["gc"].add_argument(
+        "--archived", action="store_true", help="the weights of archived adapters too; what is known of them stays"
+    )
     made["gc"].add_argument("--dry-run", action="store_true", help="only say what would be removed")
 
 
@@ -237,13 +240,14 @@ def _export(args: argparse.Namespace, registry: Registry) -> int:
 def _evolve(args: argparse.Namespace, registry: Registry) -> int:
     from rune.adapters.registry import operations
     from rune.config import plain as as_json
+    from rune.reporting import memory_tracking
     from rune.study import measuring
     from rune.study.memory import Memory, load
 
     settings = load(args.config, args.settings)
     done = operations.get(registry, args.replay) if args.replay is not None else None
     with measuring.opened(settings, registry.folder) as evaluator:
-        generator = measuring.Hypernetwork(settings, evaluator.model) if settings.evolve.checkpoint else None
+        generator = measuring.generator(settings, evaluator)
         memory = Memory(registry, settings.evolve, evaluator, base=evaluator.model.digest, generator=generator)
         if done is not None:
             again = memory.replay(done)
@@ -252,6 +256,13 @@ def _evolve(args: argparse.Namespace, registry: Registry) -> int:
         if args.dry_run:
             return _plan(memory.plan(), args)
         outcome = memory.evolve()
+        if settings.track:
+            untracked = memory_tracking.record(
+                registry, settings.track, project=settings.evolve.project, protocol=evaluator.protocol,
+                settings=as_json(settings),
+            )  # fmt: skip
+            if untracked:
+                console.warn(untracked)
     if args.json:
         measured = [{"id": e.id, "fitness": e.fitness} for e in outcome.measured]
         made = [as_json(o) for o in outcome.operations]

@@ -30,7 +30,7 @@ class Lesson(NamedTuple):
 
 def train(
     base: Base, lessons: Sequence[Lesson], schedule: Schedule, *, rank: int, alpha: float, rows: int, seed: int,
-    start: str = "", under: Adapters | None = None,
+    start: str = "", under: Adapters | None = None, modules: tuple[str, ...] = MODULES,
 ) -> tuple[dict[str, Factors], list[list[float]]]:  # fmt: skip
     """LoRAs of all lessons at once, N = len(lessons), and the loss of each at each step [steps][N], nats a token.
 
@@ -38,7 +38,7 @@ def train(
     name instead of their own; A and ΔW of different lessons can be compared only then, as a step moves ΔW within the
     rows of A. `under`: N adapters that are worn as well and stay as they are; they are part of what is returned.
     """
-    layout, device = base.layout(MODULES), base.device
+    layout, device = base.layout(modules), base.device
     draws = [np.random.default_rng(derive_seed(seed, "oracle data", lesson.name)) for lesson in lessons]
     fresh = [first_down(layout, rank, seed, start or lesson.name) for lesson in lessons]
     down, up = {}, {}

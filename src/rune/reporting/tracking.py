@@ -66,27 +66,44 @@ def record(path: Path, config: Config) -> str:
         _write(path, rows)
         if not config.enabled:
             return ""
-        uri = config.uri or f"sqlite:///{(path.resolve().parent / 'mlflow.db').as_posix()}"
-        with _patience(config.timeout_seconds):
-            _reachable(uri, config.timeout_seconds)
+        uri = where(config, path.resolve().parent)
+        with reached(config, uri):
             ids = _send(path, config, uri, rows)
     except Exception as error:  # the tracker's failure, whatever its kind, must not become the run's
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
-        reason = _LOGIN.sub("//", reason.replace(config.uri or "\0", _public(config.uri)))
+        reason = why(error, config)
         with contextlib.suppress(OSError):
             store.write_json(path / "tracking.json", {"status": "pending", "reason": reason, **_overridden(path)})
         return f"not tracked ({reason}); the run is complete on disk, `rune track {path}` writes it again"
     for row in rows:
         row["run_id"] = ids.get(str(row["phase"]).partition(": ")[2], "")
     _write(path, rows)
-    said = {"status": "tracked", "tracker": _public(uri), "experiment": config.experiment, "runs": ids}
+    said = {"status": "tracked", "tracker": public(uri), "experiment": config.experiment, "runs": ids}
     store.write_json(path / "tracking.json", {**said, **_overridden(path)})
     return ""
 
 
+def where(config: Config, beside: Path) -> str:
+    """The tracker's address; without one the database in a folder."""
+    return config.uri or f"sqlite:///{(beside / 'mlflow.db').as_posix()}"
+
+
+@contextlib.contextmanager
+def reached(config: Config, uri: str) -> Iterator[None]:
+    """While open, a request that is not answered fails soon. Raises OSError if nothing listens."""
+    with _patience(config.timeout_seconds):
+        _reachable(uri, config.timeout_seconds)
+        yield
+
+
+def why(error: Exception, config: Config) -> str:
+    """A tracker's failure in one line, without logins."""
+    reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+    return _LOGIN.sub("//", reason.replace(config.uri or "\0", public(config.uri)))
+
+
 def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     store.write_json(path / "mlflow.json", {"columns": COLUMNS, "rows": rows, **_overridden(path)})
-    store.write_atomic(path / "mlflow.csv", _csv(rows))
+    store.write_atomic(path / "mlflow.csv", csv_of(rows))
 
 
 def _phase(path: Path) -> Mapping[str, Any]:
@@ -100,7 +117,7 @@ def _overridden(path: Path) -> dict[str, Any]:
     return {"overrides": said} if said else {}
 
 
-def _public(uri: str) -> str:
+def public(uri: str) -> str:
     """Where the run went, for a file that others read: no password, no token, no path or port of this machine."""
     parts = urlsplit(uri)
     if parts.scheme not in ("http", "https"):
@@ -172,11 +189,11 @@ def _send(path: Path, config: Config, uri: str, rows: Sequence[Mapping[str, Any]
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     client = MlflowClient(tracking_uri=uri)
-    experiment = _experiment(client, config.experiment, uri, path)
+    experiment = experiment_of(client, config.experiment, uri, path.resolve().parent)
     manifest = store.RunDir(path).told() if (path / "manifest.json").exists() else {}
     decision = _json(path / "decision.json") or {}
     key = f"{path.name}:{manifest.get('created', '')}"
-    _forget(client, experiment, key)
+    forget(client, experiment, key)
     tags = {_KEY: key, **_provenance(manifest), "rune.measure": Scorer(decision.get("scorer", "execution")).measure()}
     phase = manifest.get("phase", {})
     number = phase.get("number", 1)
@@ -213,30 +230,25 @@ def _send(path: Path, config: Config, uri: str, rows: Sequence[Mapping[str, Any]
     return {"experiment": parent, **ids}
 
 
-def _experiment(client: Any, name: str, uri: str, path: Path) -> str:
+def experiment_of(client: Any, name: str, uri: str, beside: Path) -> str:
     """The experiment's id. A local store keeps its artifacts beside the database, not in the current folder."""
     found = client.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)
-    local = None if uri.startswith("http") else (path.resolve().parent / "mlartifacts").as_uri()
+    local = None if uri.startswith("http") else (beside / "mlartifacts").as_uri()
     # Without its kind a recent MLflow shows the page for chat agents, where metrics have no columns.
     kind = {"mlflow.experimentKind": "custom_model_development"}
     return str(client.create_experiment(name, artifact_location=local, tags=kind))
 
 
-def _forget(client: Any, experiment: str, key: str) -> None:
+def forget(client: Any, experiment: str, key: str) -> None:
     """Take away earlier attempts at the same run folder, so that writing again never doubles it."""
     for run in client.search_runs([experiment], filter_string=f"tags.`{_KEY}` = '{key}'", max_results=1000):
         client.delete_run(run.info.run_id)
 
 
 def _log_parent(client: Any, run: str, path: Path, manifest: Mapping[str, Any], decision: Mapping[str, Any]) -> None:
-    from mlflow.entities import Param
-
-    named = {_NO_NAME.sub("_", k)[:250]: str(v)[:6000] for k, v in _flat(_config(path / "config.toml")).items()}
-    params = [Param(k, v) for k, v in named.items()]
-    for start in range(0, len(params), 100):
-        client.log_batch(run, params=params[start : start + 100])
+    log_config(client, run, _config(path / "config.toml"))
     for name in ("effect_points", "threshold_points", "relative_change"):
         if decision.get(name) is not None:
             client.log_metric(run, name, decision[name])
@@ -247,6 +259,16 @@ def _log_parent(client: Any, run: str, path: Path, manifest: Mapping[str, Any], 
         if (path / name).exists():
             client.log_artifact(run, str(path / name))
     client.log_text(run, json.dumps(manifest.get("environment", {}), indent=2), "environment.json")
+
+
+def log_config(client: Any, run: str, settings: Mapping[str, Any]) -> None:
+    """All settings of a config as parameters."""
+    from mlflow.entities import Param
+
+    named = {_NO_NAME.sub("_", k)[:250]: str(v)[:6000] for k, v in _flat(settings).items()}
+    params = [Param(k, v) for k, v in named.items()]
+    for start in range(0, len(params), 100):
+        client.log_batch(run, params=params[start : start + 100])
 
 
 def _log_curves(client: Any, run: str, path: Path, arm: str) -> None:
@@ -383,7 +405,7 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+def csv_of(rows: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()

@@ -203,6 +203,8 @@ def describe(base: Base, layout: LoraTargets, own: Mapping[str, AdapterRef], ada
     for task, ref in own.items():
         first.setdefault(ref.adapter_id, task)
     refs = [own[task] for task in first.values()]
+    has = adapters.adapter(refs[0]).pairs  # an arm's adapters are of one form, and may leave modules as they are
+    layout = base.layout(tuple(module for module, path in layout.paths.items() if path.format(0) in has))
     norms = base_norms(base, layout)
 
     def layer(module: str, y: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -75,7 +75,7 @@ class Evaluator(Protocol):
 
 
 class Generator(Protocol):
-    """Makes an adapter from trajectories: a hypernetwork and a corpus."""
+    """Makes an adapter from trajectories: a hypernetwork, or fine-tuning, and a corpus."""
 
     name: str  # digest of what it makes adapters with
 

@@ -1,4 +1,5 @@
-"""What measures and makes adapters for real: the stages that draw and judge in every experiment, and the hypernetwork.
+"""What measures and makes adapters for real: the stages that draw and judge in every experiment, and the hypernetwork
+or fine-tuning.
 
 A batch of measurements is a folder `measurements/<protocol>/<batch>/` in the registry, in the shapes of a run:
 problems.jsonl, treatments.jsonl, samples.jsonl, verdicts.jsonl. Draws and verdicts are there when they are made, so a
@@ -32,6 +33,7 @@ from rune.types import ModelRef, Outcome, Problem, Split, Trajectory, Treatment,
 
 if TYPE_CHECKING:
     from rune.adapters.peft import Adapter
+    from rune.hypernet.base import Base
     from rune.hypernet.export import AdapterGenerator
 
 
@@ -53,6 +55,14 @@ class EngineEvaluator:
     @property
     def model(self) -> ModelRef:
         return self._context.model()
+
+    @property
+    def device(self) -> str:
+        return self._context.device
+
+    @property
+    def dtype(self) -> str:
+        return self._context.dtype
 
     @functools.cached_property
     def _by_domain(self) -> dict[str, list[Problem]]:
@@ -149,14 +159,10 @@ class EngineEvaluator:
         self._machines.close()
 
 
-class Hypernetwork:
-    """An `evolution.Generator`: the config's checkpoint and its trajectories."""
+class _FromTrajectories:
+    """What makers of adapters share: the config's trajectories, by their ids."""
 
-    def __init__(self, settings: MemoryConfig, model: ModelRef) -> None:
-        self._checkpoint, self._model = Path(settings.evolve.checkpoint), model
-        self._strength = settings.evolve.strength
-        self._maker: AdapterGenerator | None = None  # loaded when the first adapter is made
-        self.name = store.sha256_file(self._checkpoint / "model.safetensors")
+    def __init__(self, settings: MemoryConfig) -> None:
         found = reading.read_all([Path(name) for name in settings.evolve.trajectories])
         found.check_exclusion([])
         self._trajectories = {t.trajectory_id: t for t in found.trajectories}
@@ -168,20 +174,100 @@ class Hypernetwork:
             if t.domain == domain
         ]
 
-    def make(self, sources: Sequence[Source]) -> Adapter:
-        from rune.hypernet import export
-
-        chosen: list[Trajectory] = []
+    def _chosen(self, sources: Sequence[Source]) -> list[Trajectory]:
+        """Raises DataError for one that is not at hand."""
         for source in sources:
             if source.trajectory_id not in self._trajectories:
                 raise DataError(
                     f"evolve.trajectories: trajectory {source.trajectory_id} is not among them, and an adapter was "
                     "made from it; add its file"
                 )
-            chosen.append(self._trajectories[source.trajectory_id])
+        return [self._trajectories[source.trajectory_id] for source in sources]
+
+
+class Hypernetwork(_FromTrajectories):
+    """An `evolution.Generator`: the config's checkpoint and its trajectories."""
+
+    def __init__(self, settings: MemoryConfig, model: ModelRef) -> None:
+        super().__init__(settings)
+        self._checkpoint, self._model = Path(settings.evolve.checkpoint), model
+        self._strength = settings.evolve.strength
+        self._maker: AdapterGenerator | None = None  # loaded when the first adapter is made
+        self.name = store.sha256_file(self._checkpoint / "model.safetensors")
+
+    def make(self, sources: Sequence[Source]) -> Adapter:
+        from rune.hypernet import export
+
+        chosen = self._chosen(sources)
         if self._maker is None:
             self._maker = export.outside(self._checkpoint, self._model, device="cpu")
         return export.adapter_from(self._maker, chosen, strength=self._strength).adapter
+
+
+class FineTuning(_FromTrajectories):
+    """An `evolution.Generator`: gradient steps on the solutions, from initial weights that all adapters share.
+
+    On a GPU the sums of a backward pass may be taken in another order: the same trajectories give nearly the same
+    numbers there, and on a CPU the same bytes.
+    """
+
+    def __init__(self, settings: MemoryConfig, model: ModelRef, *, device: str, dtype: str) -> None:
+        super().__init__(settings)
+        if settings.evolve.tune is None:
+            raise ConfigError("evolve.tune is not set; it says how an adapter is fine-tuned")
+        self._how, self._seed = settings.evolve.tune, settings.evolve.seed
+        self._model, self._device, self._dtype = model, device, dtype
+        self._base: Base | None = None  # loaded when the first adapter is made
+        self.name = config.digest(["fine-tuning", config.plain(self._how), self._seed, model.digest, dtype])
+
+    def make(self, sources: Sequence[Source]) -> Adapter:
+        return self.make_all([sources])[0]
+
+    def make_all(self, sets: Sequence[Sequence[Source]]) -> list[Adapter]:
+        """An adapter a set, many in one batch: each is what it would be alone, but for rounding.
+
+        Raises DataError for a set without a solution that is short enough.
+        """
+        from rune.adapters import convert
+        from rune.adapters.factors import select
+        from rune.hypernet import base as bases
+        from rune.hypernet import side_by_side
+        from rune.hypernet.settings import MODULES, Schedule
+
+        how = self._how
+        if self._base is None:
+            self._base = bases.load(self._model, device=self._device, dtype=self._dtype)
+        base, lessons = self._base, []
+        for sources in sets:
+            solved = [t for t in self._chosen(sources) if t.solved]
+            texts = (base.encode(t.prompt, t.solution, answer=t.answer) for t in solved)
+            short = tuple(text for text in texts if len(text.ids) <= how.max_tokens)
+            if not short:
+                raise DataError(
+                    f"none of the trajectories {', '.join(s.trajectory_id for s in sources)} has a solution of at most "
+                    f"{how.max_tokens} tokens; raise evolve.tune.max_tokens"
+                )
+            lessons.append(side_by_side.Lesson(" ".join(s.trajectory_id for s in sources), short))
+        schedule = Schedule(steps=how.steps, learning_rate=how.learning_rate, checkpoint_every=how.steps)
+        made = []
+        for first in range(0, len(lessons), how.together):
+            some = lessons[first : first + how.together]
+            whole, _ = side_by_side.train(
+                base, some, schedule, rank=how.rank, alpha=how.alpha, rows=how.rows, seed=self._seed, start="common"
+            )
+            on_cpu = {m: type(f)(*(t.cpu() for t in f)) for m, f in whole.items()}
+            made += [select(on_cpu, slice(n, n + 1)) for n in range(len(some))]
+        layout = base.layout(MODULES)
+        return [convert.to_adapter(factors, layout, base_model=self._model.digest) for factors in made]
+
+
+def generator(settings: MemoryConfig, evaluator: EngineEvaluator) -> Hypernetwork | FineTuning | None:
+    """What makes adapters from trajectories, as the config says; None if it names nothing."""
+    if settings.evolve.checkpoint:
+        return Hypernetwork(settings, evaluator.model)
+    if settings.evolve.tune:
+        return FineTuning(settings, evaluator.model, device=evaluator.device, dtype=evaluator.dtype)
+    return None
 
 
 @contextlib.contextmanager

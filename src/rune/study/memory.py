@@ -5,6 +5,7 @@ Paths in the config are relative to it. Reading one loads no torch.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,9 @@ from rune.adapters.merge_settings import Settings as MergeSettings
 from rune.adapters.registry import operations
 from rune.adapters.registry.records import Entry, Level, Operation, Place, Source, Status
 from rune.adapters.registry.registry import Registry, View
+from rune.conditions import tuned
 from rune.errors import ConfigError, DataError
+from rune.reporting import tracking
 from rune.stages import sample, score
 from rune.study import evolution, fitness
 from rune.study.config import (
@@ -50,9 +53,11 @@ class Evolve:
     order: Literal["alike", "apart"] | None = None  # which pairs first: of the highest or the lowest cosine of ΔW
     across: bool = False  # pairs of two domains too; their merge belongs to the project
     methods: tuple[MergeSettings, ...] = ()  # each pair is merged by each of these
+    parent_weight: float = 0.5  # of each parent of a merge: 0.5 is their mean, 1 their sum
     forget_below: float = 0.0  # archive adapters whose whole interval of φ lies below
     trajectories: tuple[str, ...] = ()  # files and folders that `collect --import` reads
-    checkpoint: str = ""  # the hypernetwork that makes adapters from them
+    checkpoint: str = ""  # the hypernetwork that makes adapters from them; or, instead of one:
+    tune: tuned.Config | None = None  # they are fine-tuned, all from the same initial weights
     strength: float = 1.0  # λ on its trajectory part
 
     def __post_init__(self) -> None:
@@ -60,12 +65,16 @@ class Evolve:
             raise ValueError(said)
         if min(self.budget, self.inside, self.outside, self.consolidate, self.merges) < 0:
             raise ValueError("budget, inside, outside, consolidate and merges must be 0 or more")
+        if not 0 < self.parent_weight < math.inf:
+            raise ValueError(f"parent_weight must be above 0, found {self.parent_weight:g}")
         if self.consolidate == 1:
             raise ValueError("consolidate = 1 would copy single adapters; give 2 or more, or 0 for never")
         if self.merges and (not self.methods or self.order is None):
             raise ValueError("merges needs methods (for example [[evolve.methods]] method = 'svd') and order")
-        if (self.consolidate or self.update) and not (self.trajectories and self.checkpoint):
-            raise ValueError("consolidate and update make adapters: set trajectories and checkpoint")
+        if self.checkpoint and self.tune:
+            raise ValueError("checkpoint and tune are two ways to make adapters; leave one out")
+        if (self.consolidate or self.update) and not (self.trajectories and (self.checkpoint or self.tune)):
+            raise ValueError("consolidate and update make adapters: set trajectories, and checkpoint or [evolve.tune]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +88,7 @@ class MemoryConfig:
     evolve: Evolve
     engine: EngineSection = field(default_factory=EngineSection)
     elsewhere: BenchmarkSection | None = None  # tasks outside every domain; None: those of the other domains
+    track: tracking.Config | None = None  # MLflow; None: not told
 
 
 def load(path: Path, changes: Sequence[str] = ()) -> MemoryConfig:
@@ -226,7 +236,7 @@ class Memory:
         for cosine, a, b in pairs[: settings.merges]:
             place = a.place if a.place == b.place else Place(project=settings.project)
             for how in settings.methods:
-                arguments = {"merge": config.plain(how), "weights": [0.5, 0.5]}
+                arguments = {"merge": config.plain(how), "weights": [settings.parent_weight] * 2}
                 step = self.step("merge", [a, b], place, arguments, self.sources([a, b]))
                 steps.append(replace(step, notes={"cosine": cosine}))
         return steps
@@ -261,17 +271,24 @@ class Memory:
             about = evolution.made_from(step, how=f"merge {how.method}", weights=weights)
         else:
             if self.generator is None:
-                raise DataError(f"to {step.kind} takes a hypernetwork: set evolve.trajectories and evolve.checkpoint")
+                raise DataError(
+                    f"to {step.kind} is to make an adapter: set evolve.trajectories, and evolve.checkpoint or "
+                    "[evolve.tune]"
+                )
             if self.generator.name != step.arguments["generator"]:
                 raise DataError(
-                    f"another hypernetwork than the one that did this {step.kind}; set evolve.checkpoint to it"
+                    f"another maker of adapters than the one that did this {step.kind}; set evolve.checkpoint or "
+                    "evolve.tune to what it was"
                 )
             adapter = self.generator.make(step.sources)
             about = evolution.made_from(step, how=step.kind, hypernet=self.generator.name)
         return intake.prepare(adapter, step.place, about, base_name=first.base_name, max_rank=self.registry.max_rank)
 
     def replay(self, operation: Operation) -> str:
-        """Make an operation's result again from its inputs; returns its id. Raises DataError if it is another."""
+        """Make an operation's result again from its inputs; returns its id. Raises DataError if it is another.
+
+        Its weights are there afterwards, if they were removed before.
+        """
         if not operation.result:
             raise DataError(
                 f"operation {operation.number} ({operation.kind}) made no adapter; there is nothing to make again"
@@ -285,9 +302,12 @@ class Memory:
             arguments=operation.arguments,
             sources=tuple(self.registry.sources(made.id)),
         )
-        again = self.remake(step).draft.id
+        ready = self.remake(step)
+        again = ready.draft.id
         if again != operation.result:
             raise DataError(
                 f"operation {operation.number} gives adapter {again[:12]} now, it gave {operation.result[:12]}"
             )
+        with self.registry.database.files(alone=False):
+            self.registry.keep_files(again, ready.config, ready.weights)
         return again

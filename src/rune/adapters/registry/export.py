@@ -25,7 +25,8 @@ def one(registry: Registry, found: Entry, output: Path) -> None:
     for name in (WEIGHTS_FILE, CONFIG_FILE):
         store.write_atomic(output / name, (source / name).read_bytes())
     sources = tuple(registry.sources(found.id))
-    origin.write(output, MadeFrom(sources=sources, hypernet=found.hypernet, how=found.how))
+    parents = tuple((e.parent, e.weight) for e in registry.lineage(found.id).ancestors if e.child == found.id)
+    origin.write(output, MadeFrom(sources=sources, hypernet=found.hypernet, how=found.how, parents=parents))
 
 
 def composed(

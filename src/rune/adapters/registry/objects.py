@@ -114,13 +114,18 @@ class Objects:
         return sorted(self.root.glob(f"??/{_SCRATCH}*"))
 
     def remove(self, digest: str) -> int:
-        """Take one adapter off the disk; returns its size in bytes. Only for what no entry names."""
+        """Take one adapter off the disk; returns its size in bytes. For what no entry names, or rests."""
         return remove(self.place(digest))
+
+
+def held(folder: Path) -> int:
+    """The bytes of a folder's files."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def remove(folder: Path) -> int:
     """Delete a folder; returns the bytes that it held."""
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    size = held(folder)
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(folder)
     return size

@@ -9,11 +9,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from rune.adapters.registry.database import aliases, operations, passes
+from rune.adapters.registry.database import adapters, aliases, operations, passes
+from rune.adapters.registry.objects import held
 from rune.adapters.registry.records import Draft, Entry, Fitness, Operation, Status
-from rune.adapters.registry.registry import Registry
-from rune.adapters.registry.rows import add_fitness, insert, set_status
-from rune.errors import DataError
+from rune.adapters.registry.registry import Collected, Registry
+from rune.adapters.registry.rows import RELEASE, add_fitness, insert, set_status
+from rune.errors import AdapterError, DataError
 from rune.runs.store import now
 
 
@@ -88,17 +89,50 @@ def forget(registry: Registry, entries: Sequence[Entry], *, reason: str) -> Oper
 
 
 def restore(registry: Registry, entries: Sequence[Entry], *, reason: str) -> Operation:
-    """Take adapters back from the archive."""
+    """Take adapters back from the archive. Raises AdapterError for one whose weights were released."""
+    for found in entries:
+        if not registry.objects.place(found.id).exists():
+            made = [str(o.number) for o in listed(registry, found.id) if o.result == found.id]
+            again = f", or make it again: `rune adapters evolve --config FILE --replay {made[0]}`" if made else ""
+            raise AdapterError(
+                f"adapter {found.short}: its weights were removed; `rune adapters add` a copy of it{again}"
+            )
     return _turn(registry, "restore", entries, Status.ACTIVE, reason)
+
+
+def release(registry: Registry, *, dry_run: bool = False) -> Collected:
+    """Remove the weights of archived adapters, when no other process is bringing any in.
+
+    Their entries stay with all that is known of them. The operation that says so is written first, so that a killed
+    sweep leaves nothing missing that is not explained.
+    """
+    with registry.database.files(alone=True):
+        with registry.database.read() as connection:
+            archived = set(
+                connection.execute(sa.select(adapters.c.id).where(adapters.c.status == Status.ARCHIVED)).scalars()
+            )
+        resting = [digest for digest in registry.objects.digests() if digest in archived]
+        found = Collected(len(resting), sum(held(registry.objects.place(digest)) for digest in resting))
+        if resting and not dry_run:
+            with registry.database.write() as connection:
+                _numbered(connection, RELEASE, resting, {})
+            for digest in resting:
+                registry.objects.remove(digest)
+    return found
 
 
 def _turn(registry: Registry, kind: str, entries: Sequence[Entry], status: Status, reason: str) -> Operation:
     ids = [found.id for found in entries]
     with registry.database.write() as connection:
-        earlier = sa.select(sa.func.count()).select_from(operations).where(operations.c.kind == kind)
-        arguments = {"reason": reason, "after": connection.execute(earlier).scalar()}
         set_status(connection, ids, status)
-        return _written(connection, key(kind, ids, arguments), kind, ids, arguments)
+        return _numbered(connection, kind, ids, {"reason": reason})
+
+
+def _numbered(connection: sa.Connection, kind: str, ids: Sequence[str], arguments: Mapping[str, Any]) -> Operation:
+    """An operation that may be done again: the arguments say how many of its kind came before."""
+    earlier = sa.select(sa.func.count()).select_from(operations).where(operations.c.kind == kind)
+    arguments = {**arguments, "after": connection.execute(earlier).scalar()}
+    return _written(connection, key(kind, ids, arguments), kind, ids, arguments)
 
 
 def done(registry: Registry, name: str) -> Operation | None:

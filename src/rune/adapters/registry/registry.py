@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from rune.adapters.registry import lineage, rows
 from rune.adapters.registry.database import Database, adapters, aliases, measurements, sources
-from rune.adapters.registry.objects import Objects, remove
+from rune.adapters.registry.objects import Objects, held, remove
 from rune.adapters.registry.records import Draft, Entry, Fitness, Level, Source, Status
 from rune.adapters.registry.rows import MIN_PREFIX
 from rune.errors import AdapterError, DataError
@@ -205,7 +205,10 @@ class Registry:
             if circle := lineage.circle(lineage.edges(connection)):
                 problems.append(f"{self.database.path}: {lineage.words(circle)}")
             every = [rows.entry(row) for row in connection.execute(sa.select(adapters).order_by(adapters.c.number))]
+            released = rows.released(connection)
         for found in chosen or every:
+            if found.status is Status.ARCHIVED and found.id in released and not self.objects.place(found.id).exists():
+                continue
             try:
                 self.objects.verify(found.id)
             except AdapterError as error:
@@ -219,15 +222,15 @@ class Registry:
                 named = set(connection.execute(sa.select(adapters.c.id)).scalars())
             stray = [self.objects.place(d) for d in self.objects.digests() if d not in named]
             stray += self.objects.unfinished()
-            size = sum(f.stat().st_size for folder in stray for f in folder.rglob("*") if f.is_file())
+            found = Collected(len(stray), sum(map(held, stray)))
             if not dry_run:
                 for folder in stray:
                     remove(folder)
-        return Collected(len(stray), size)
+        return found
 
 
 class Collected(NamedTuple):
-    """What `gc` found."""
+    """What `gc` or `release` found."""
 
     folders: int
     bytes: int

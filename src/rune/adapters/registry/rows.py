@@ -7,11 +7,12 @@ from collections.abc import Collection
 import sqlalchemy as sa
 
 from rune.adapters.registry import lineage
-from rune.adapters.registry.database import adapters, aliases, measurements, sources
+from rune.adapters.registry.database import adapters, aliases, measurements, operations, sources
 from rune.adapters.registry.records import Draft, Entry, Fitness, Place, Status
 from rune.errors import AdapterError, DataError
 from rune.runs.store import now
 
+RELEASE = "release"  # the kind of operation that takes an archived adapter's weights off the disk
 MIN_PREFIX = 4  # characters of an id that are enough to mean it
 
 
@@ -81,6 +82,12 @@ def add_fitness(connection: sa.Connection, digest: str, fitness: Fitness, *, own
                 measured=fitness.measured,
             )
         )
+
+
+def released(connection: sa.Connection) -> set[str]:
+    """Adapters whose weights were taken off the disk, perhaps brought back since."""
+    query = sa.select(operations.c.inputs).where(operations.c.kind == RELEASE)
+    return {digest for inputs in connection.execute(query).scalars() for digest in inputs}
 
 
 def set_status(connection: sa.Connection, digests: Collection[str], status: Status) -> None:

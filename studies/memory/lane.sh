@@ -1,0 +1,116 @@
+#!/bin/bash
+# Three studies on one GPU: memory, phase4-grid, phase4's ceiling. Started as
+#   SECONDS_LEFT=1300 setsid bash lane.sh > /tmp/lane-memory.log 2>&1 < /dev/null &
+#   T (a tree of the repository) · LANE (files: memory/ of `memory.py corpus`; corpus/, lessons/, data/ of the scaled study)
+#   WORK (what stays) · OUT_MEMORY (what comes back, renewed every 20 s)
+# Every part is skipped if it would not fit or was done; started again, the lane goes on.
+set -u
+T=${T:-/tmp/tree} LANE=${LANE:-/tmp/lane-memory} WORK=${WORK:-/tmp/work-memory} OUT_MEMORY=${OUT_MEMORY:-/tmp/out-memory}
+SECONDS_LEFT=${SECONDS_LEFT:-1300} READY=${READY:-/tmp/ready-0.5b} PYTHON=${PYTHON:-python3} SMOKE=${SMOKE:-}
+SETS=${SETS:-} GRID_SETS=${GRID_SETS:-} DEVICE=${DEVICE:-cuda} PAIRS=${PAIRS:-30} JOBS=${JOBS:-3} CEILING_AT=${CEILING_AT:-520}
+MODEL=${LANE_MODEL:-qwen2.5-coder-0.5b-instruct}
+END=$((SECONDS + SECONDS_LEFT))
+mkdir -p "$WORK/done" "$OUT_MEMORY"
+exec 9> "$WORK/lock"
+flock -n 9 || { echo "a lane is at work in $WORK"; exit 1; }
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
+M="$WORK/memory" G="$WORK/grid" C="$WORK/ceiling"
+[ -d "$M" ] || cp -r "$LANE/memory" "$M"
+left() { echo $((END - SECONDS)); }
+say() { echo "$(date +%T) $* ($(left) s left)" >> "$WORK/lane.log"; }
+
+part() { # NAME NEEDS COMMAND…: once, if NEEDS seconds are left; its output in WORK/NAME.log
+    local name=$1 needs=$2 began=$SECONDS
+    shift 2
+    [ -e "$WORK/done/$name" ] && return 0
+    [ "$(left)" -gt "$needs" ] || { say "$name: no time"; return 1; }
+    if timeout "$(left)" "$@" >> "$WORK/$name.log" 2>&1 9>&-; then
+        echo $((SECONDS - began)) > "$WORK/done/$name"
+        say "$name took $((SECONDS - began))"
+    else
+        say "$name FAILED with $? after $((SECONDS - began)): $(tail -n 1 "$WORK/$name.log" | cut -c1-300)"
+        return 1
+    fi
+}
+part_again() { part "$@" || part "$@"; } # what is done is not done again
+
+export XZ_OPT=-4
+pack() {
+    rm -rf "$WORK/.pack" && mkdir -p "$WORK/.pack"
+    "$PYTHON" - "$M/registry/registry.sqlite" "$WORK/.pack/registry.sqlite" << 'PY'
+import sqlite3, sys
+try:
+    sqlite3.connect(f"file:{sys.argv[1]}?mode=ro", uri=True).backup(sqlite3.connect(sys.argv[2]))
+except sqlite3.Error as error:
+    print(error)
+PY
+    (cd "$WORK" && find . \( -name '*.jsonl' -o -name '*.json' -o -name '*.log' -o -path './done/*' \) -type f \
+        -not -path './grid/*' -not -path './.pack/*' -not -path './memory/registry/objects/*' > .list
+     [ -f .pack/registry.sqlite ] && echo .pack/registry.sqlite >> .list
+     tar cJf "$OUT_MEMORY/.memory" -T .list
+     [ $? -le 1 ] && mv "$OUT_MEMORY/.memory" "$OUT_MEMORY/memory.tar.xz") # 1: a file grew while it was read
+    [ -d "$G" ] && (cd "$G" && find . -type f \( -name '*.json' -o -name '*.toml' -o -name '*.log' -o -name 'metrics.jsonl' \
+        -o -name 'verdicts.jsonl' -o -name 'samples.jsonl' -o -name 'treatments.jsonl' \) > ../.list-grid
+        tar cJf "$OUT_MEMORY/.grid" -T ../.list-grid
+        [ $? -le 1 ] && mv "$OUT_MEMORY/.grid" "$OUT_MEMORY/grid.tar.xz")
+}
+(while sleep 25; do pack; done) > /dev/null 2>&1 9>&- &
+PACKER=$!
+trap 'kill $PACKER; pack' EXIT
+
+while [ ! -f "$READY" ] && [ $SECONDS -lt $END ]; do sleep 0.5; done
+say start
+
+grid() {
+    cd "$T/studies/phase4-grid" && part grid 120 nice -n 2 "$PYTHON" grid.py work --jobs "$JOBS" --set "run.folder=$G" $GRID_SETS
+}
+
+memory() {
+    cd "$T/studies/memory" || return
+    local evolve="$PYTHON -m rune adapters evolve --config $M/memory.toml --registry $M/registry $SETS"
+    local both="evolve.trajectories=['corpus/lessons.jsonl','corpus/later.jsonl']"
+    part_again check 60 "$PYTHON" memory.py check --out "$M" $SETS || return
+    part_again add 60 "$PYTHON" memory.py add --out "$M" $SMOKE $SETS || return
+    part_again consolidate 60 $evolve || return
+    part_again update 60 $evolve --set evolve.update=true --set "$both"
+    part_again test 60 "$PYTHON" memory.py test --out "$M" $SMOKE $SETS
+    touch "$WORK/done/tested"
+    (merge svd 0.5 svd; merge plain 0.5 cat linear; merge sum 1.0 cat svd linear) &
+    (merge ties_svd 0.5 ties_svd=0.5 dare_ties_svd=0.5; merge ties 0.5 ties=0.5 dare_ties=0.5) &
+    (merge dare_svd 0.5 dare_linear_svd=0.5 magnitude_prune_svd=0.5; merge dare 0.5 dare_linear=0.5 magnitude_prune=0.5) &
+    local number
+    for number in $(jobs -p); do [ "$number" = "$PACKER" ] || [ "$number" = "${GRID:-}" ] || [ "$number" = "${CEILING:-}" ] || wait "$number"; done
+    part forget 30 $evolve --set evolve.forget_below=0.45
+    part test-again 40 "$PYTHON" memory.py test --out "$M" $SMOKE $SETS
+    part replay-consolidate 25 $evolve --set "$both" --replay 1
+    part replay-merge 25 $evolve --replay "$("$PYTHON" -c "
+import sqlite3; print(sqlite3.connect('$M/registry/registry.sqlite').execute(\"select min(number) from operations where kind = 'merge'\").fetchone()[0])")"
+}
+merge() { # NAME WEIGHT METHOD[=DENSITY]…
+    local name=$1 weight=$2 methods="" one
+    shift 2
+    for one in "$@"; do
+        methods+="{method='${one%%=*}',device='$DEVICE'"
+        [ "$one" = "${one#*=}" ] || methods+=",density=${one#*=}"
+        methods+="},"
+    done
+    part_again "merge-$name" 60 "$PYTHON" -m rune adapters evolve --config "$M/memory.toml" --registry "$M/registry" $SETS \
+        --set "evolve.merges=$PAIRS" --set "evolve.methods=[${methods%,}]" --set "evolve.parent_weight=$weight"
+}
+
+ceiling() { # when the memory's first test is drawn, or CEILING_AT seconds before the end
+    cd "$T/studies/phase4" || return
+    while [ ! -e "$WORK/done/tested" ] && [ "$(left)" -gt "$CEILING_AT" ]; do sleep 1; done
+    mkdir -p "$C"
+    local common="--data $LANE/data --corpus $LANE/corpus --lessons $LANE/lessons --out $C --model $MODEL $SMOKE"
+    (CUDA_VISIBLE_DEVICES='' part ceiling-judge 20 "$PYTHON" ceiling.py judge $common --follow) &
+    part_again ceiling 60 "$PYTHON" ceiling.py draw $common --seconds "$(($(left) - 15))"
+    touch "$C/end"
+    wait $!
+}
+
+grid & GRID=$!
+ceiling & CEILING=$!
+memory
+wait $GRID $CEILING
+say end

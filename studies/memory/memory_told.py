@@ -1,0 +1,385 @@
+"""The memory study's numbers: result.json, result.md and figure.svg from OUT's registry, draws and verdicts."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rune import console
+from rune.adapters.registry import operations
+from rune.adapters.registry.records import Entry, Fitness, Level, Operation
+from rune.adapters.registry.registry import Registry, View
+from rune.analysis import stats
+from rune.benchmarks import api_updates
+from rune.runs import store
+from rune.study import fitness
+from rune.types import Outcome, Problem, Split, Trajectory, Verdict
+
+ALPHAS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+RESAMPLES = 10_000
+MARGIN = 10.0  # points that a merge may lose of a parent's rate
+CLAIM = ("vanilla", "newest of the release")
+
+Interval = tuple[float, float, float]  # mean, low, high
+
+
+class Measured(NamedTuple):
+    """What the evolution drew: adapter → task → (passes, draws), and which tasks are whose."""
+
+    passes: dict[str, dict[str, tuple[int, int]]]
+    inside: dict[str, list[str]]  # release → its scored tasks
+    outside: list[str]
+
+
+def tell(out: Path) -> None:
+    registry = Registry(out / "registry")
+    entries = {e.id: e for e in registry.page(View(status=None), limit=1_000_000)}
+    done = operations.listed(registry)
+    measured = measured_of(out)
+    result: dict[str, Any] = {
+        "evolution": evolution(entries, done),
+        "test": test(out),
+        "harm": harm(entries, measured),
+        "HumanEval by arm": elsewhere(out),
+        "merges": merges(entries, done),
+        "alpha": alphas(out, entries, done, measured),
+    }
+    store.write_json(out / "result.json", result)
+    store.write_atomic(out / "result.md", table(result))
+    figure(out / "figure.svg", result)
+    console.out(table(result))
+
+
+def bootstrap(values: Sequence[float]) -> Interval:
+    """Mean and 95 % interval of units that are drawn anew together, in points."""
+    some = 100 * np.array(values)
+    weights = stats.task_weights(len(some), RESAMPLES, 0)
+    means = weights @ some / weights.sum(1)
+    return float(some.mean()), float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
+
+
+def measured_of(out: Path) -> Measured:
+    passes: dict[str, dict[str, tuple[int, int]]] = defaultdict(dict)
+    with sqlite3.connect(out / "registry" / "registry.sqlite") as connection:
+        protocols = connection.execute("select protocol, count(*) from passes group by 1 order by 2 desc").fetchall()
+        rows = connection.execute(
+            "select adapter, task, passes, draws from passes where protocol = ?", protocols[0][:1]
+        )
+        for adapter, task, count, draws in rows:
+            passes[adapter][task] = (count, draws)
+    inside: dict[str, list[str]] = defaultdict(list)
+    for problem in store.read_jsonl(out / "corpus" / "problems.jsonl", Problem):
+        if problem.split is Split.HELD_OUT:
+            inside[problem.domain].append(problem.task_id)
+    known = {task for tasks in inside.values() for task in tasks}
+    outside = sorted({task for of in passes.values() for task in of} - known)
+    return Measured(dict(passes), dict(inside), outside)
+
+
+def rate(measured: Measured, adapter: str, tasks: Sequence[str]) -> float:
+    found = [measured.passes[adapter][task] for task in tasks]
+    return math.fsum(c / n for c, n in found) / len(found)
+
+
+# --------------------------------------------------------------------------- what was done
+
+
+def evolution(entries: Mapping[str, Entry], done: Sequence[Operation]) -> dict[str, Any]:
+    """Operations by kind: how many, how many kept, how often the result is above, like and below the best input."""
+    found: dict[str, dict[str, Any]] = {}
+    for one in done:
+        row = found.setdefault(one.kind, {"done": 0, "kept": 0, "lead": []})
+        row["done"] += 1
+        row["kept"] += one.kept
+        if one.result and "result" in one.numbers:
+            best = max(n["value"] for n in one.numbers["inputs"].values())
+            row["lead"].append(one.numbers["result"]["value"] - best)
+    for row in found.values():
+        row["lead"] = bootstrap(row["lead"]) if row["lead"] else None
+    found["adapters"] = {
+        "of one lesson": sum(e.place.level is Level.TASK for e in entries.values()),
+        "in all": len(entries),
+        "active": sum(e.status.value == "active" for e in entries.values()),
+    }
+    found["forget"] = {"done": sum(o.kind == "forget" for o in done)}
+    return found
+
+
+# --------------------------------------------------------------------------- the test
+
+
+class Tested(NamedTuple):
+    """Verdicts of the test: adapter id, or "vanilla" → task → share of draws that count."""
+
+    rates: dict[str, dict[str, float]]
+    tasks: dict[str, list[str]]  # release → its test tasks
+    arms: dict[str, dict[str, str]]
+
+
+def tested(out: Path) -> Tested:
+    folder = out / "tests"
+    problems = store.read_jsonl(folder / "problems.jsonl", Problem)
+    tasks: dict[str, list[str]] = defaultdict(list)
+    for problem in problems:
+        if problem.domain:  # the others are outside of every release
+            tasks[problem.domain].append(problem.task_id)
+    hits: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    for verdict in store.read_jsonl(folder / "verdicts.jsonl", Verdict):
+        hits[verdict.condition, verdict.task_id].append(verdict.outcome is Outcome.PASSED)
+    rates: dict[str, dict[str, float]] = defaultdict(dict)
+    for (condition, task), passed in hits.items():
+        rates[condition][task] = sum(passed) / len(passed)
+    arms = store.read_json(folder / "arms.json")
+    if (folder / "arms-after.json").exists():
+        later = store.read_json(folder / "arms-after.json")
+        arms["selected before merges"] = arms["selected"]
+        arms["selected"] = later["selected"]
+    return Tested(dict(rates), dict(tasks), arms)
+
+
+def by_release(drawn: Tested, of: Mapping[str, str]) -> dict[str, float]:
+    """Release → UPass under the adapter that the arm has for it."""
+    found = {}
+    for release, digest in of.items():
+        rates = drawn.rates.get(digest or "vanilla", {})
+        if all(task in rates for task in drawn.tasks[release]):
+            found[release] = math.fsum(rates[task] for task in drawn.tasks[release]) / len(drawn.tasks[release])
+    return found
+
+
+def test(out: Path) -> dict[str, Any]:
+    drawn = tested(out)
+    means = {arm: by_release(drawn, of) for arm, of in drawn.arms.items()}
+    lessons = [of for arm, of in means.items() if arm.startswith("lesson-")]
+    means["one lesson, mean of six"] = {
+        d: math.fsum(of[d] for of in lessons) / len(lessons) for d in (lessons[0] if lessons else {})
+    }
+    means = {arm: of for arm, of in means.items() if of and not arm.startswith("lesson-")}
+    reference = means["selected"]
+    leads = {}
+    for arm, of in means.items():
+        both = sorted(of.keys() & reference.keys())
+        if arm != "selected" and both:
+            leads[arm] = bootstrap([reference[d] - of[d] for d in both])
+    own, others = own_update(out, drawn)
+    one = max((a for a in means if a.startswith("all in one, rank")), key=lambda a: sum(means[a].values()))
+    return {
+        "releases": len(reference), "tasks": sum(map(len, drawn.tasks.values())),
+        "arms": {arm: [*bootstrap(list(of.values())), len(of)] for arm, of in means.items()},
+        "selected less": leads, "one lesson, own update": own, "one lesson, the other two": others,
+        "all in one": one, "claim": {arm: leads[arm][1] > 0 for arm in (*CLAIM, one)},
+        "updated less consolidated": paired(means, "updated", "consolidated"),
+    }  # fmt: skip
+
+
+def paired(means: Mapping[str, Mapping[str, float]], one: str, other: str) -> Interval | None:
+    both = sorted(means.get(one, {}).keys() & means.get(other, {}).keys())
+    return bootstrap([means[one][d] - means[other][d] for d in both]) if both else None
+
+
+def own_update(out: Path, drawn: Tested) -> tuple[Interval, Interval]:
+    """UPass of an adapter of one lesson on its own update's test tasks, and on those of its release's other two."""
+    lessons = store.read_jsonl(out / "corpus" / "lessons.jsonl", Trajectory)
+    order: dict[str, list[str]] = defaultdict(list)
+    for lesson in lessons:
+        order[lesson.domain].append(update(lesson.task_id))
+    own, others = defaultdict(list), defaultdict(list)
+    for arm, of in drawn.arms.items():
+        if not arm.startswith("lesson-"):
+            continue
+        for release, digest in of.items():
+            mine = order[release][int(arm.rpartition("-")[2])]
+            for task in drawn.tasks[release]:
+                if task in drawn.rates.get(digest, {}):
+                    (own if update(task) == mine else others)[release].append(drawn.rates[digest][task])
+    return tuple(bootstrap([float(np.mean(v)) for v in some.values()]) for some in (own, others))  # type: ignore[return-value]
+
+
+def update(task_id: str) -> str:
+    """The update that a generated task is of."""
+    return task_id.removeprefix(f"{api_updates.NAME}/").rpartition("/")[0]
+
+
+# --------------------------------------------------------------------------- merges
+
+
+def merges(entries: Mapping[str, Entry], done: Sequence[Operation]) -> dict[str, Any]:
+    """Operator and weight → what is kept of a parent's rate on its own tasks, interval over pairs."""
+    groups: dict[str, list[Operation]] = defaultdict(list)
+    for one in done:
+        if one.kind == "merge":
+            groups[f"{one.arguments['merge']['method']}, {one.arguments['weights'][0]:g} each"].append(one)
+    found: dict[str, Any] = {}
+    for name, some in groups.items():
+        rows = []
+        for one in some:
+            for parent in one.inputs:
+                domain = entries[parent].place.domain
+                other = next(d for d in one.numbers["domains"] if d != domain)
+                rates = one.numbers["domains"]
+                rows.append((rates[domain][one.result], rates[domain][parent], rates[other][parent]))
+        pairs = np.array(rows).reshape(len(some), 2, 3).mean(1)
+        parents = [np.mean([n["value"] for n in one.numbers["inputs"].values()]) for one in some]
+        best = [max(n["value"] for n in one.numbers["inputs"].values()) for one in some]
+        made = [one.numbers["result"] for one in some]
+        found[name] = {
+            "pairs": len(some), "kept": sum(one.kept for one in some),
+            "merge on a parent's tasks": bootstrap(list(pairs[:, 0])),
+            "that parent": bootstrap(list(pairs[:, 1])), "the other parent": bootstrap(list(pairs[:, 2])),
+            "loss": bootstrap(list(pairs[:, 0] - pairs[:, 1])),
+            "φ": float(np.mean([n["value"] for n in made])), "parents' φ": float(np.mean(parents)),
+            "φ over the better parent": bootstrap([n["value"] - b for n, b in zip(made, best, strict=True)]),
+            "generalization": float(np.mean([n["generalization"] for n in made])),
+            "keeps its parents": bootstrap(list(pairs[:, 0] - pairs[:, 1]))[1] > -MARGIN,
+        }  # fmt: skip
+    return found
+
+
+def harm(entries: Mapping[str, Entry], measured: Measured) -> dict[str, Any]:
+    """HumanEval tasks under adapters of each kind: mean pass@1 over adapters."""
+    groups: dict[str, list[float]] = defaultdict(list)
+    for digest, entry in entries.items():
+        if digest in measured.passes and all(t in measured.passes[digest] for t in measured.outside[:6]):
+            kind = "of one lesson" if entry.place.level is Level.TASK else entry.how
+            groups[kind].append(rate(measured, digest, measured.outside[:6]))
+    return {kind: [*bootstrap(some), len(some)] for kind, some in sorted(groups.items())}
+
+
+def elsewhere(out: Path) -> dict[str, float]:
+    """pass@1 on the HumanEval tasks of each arm's adapters, mean over adapters, in %."""
+    drawn = tested(out)
+    mine = {task for tasks in drawn.tasks.values() for task in tasks}
+    found = {}
+    for arm, of in drawn.arms.items():
+        known = [drawn.rates.get(digest or "vanilla", {}) for digest in dict.fromkeys(of.values())]
+        means = [float(np.mean(some)) for rates in known if (some := [v for t, v in rates.items() if t not in mine])]
+        if means and not arm.startswith("lesson-"):
+            found[arm] = 100 * float(np.mean(means))
+    return found
+
+
+# --------------------------------------------------------------------------- α
+
+
+def alphas(out: Path, entries: Mapping[str, Entry], done: Sequence[Operation], measured: Measured) -> dict[str, Any]:
+    """What each α would keep and select, from the same passes, and what its selections are worth on the test."""
+    drawn = tested(out)
+    base: dict[str, str] = {}
+    found: dict[str, Any] = {}
+    for alpha in ALPHAS:
+        kept: dict[str, int] = defaultdict(int)
+        for one in done:
+            if one.kind in ("consolidate", "update", "merge"):
+                domains = list(one.numbers["domains"])
+                phi = {a: phi_of(measured, a, domains, alpha) for a in (one.result, *one.inputs)}
+                best = max(phi[a].value for a in one.inputs)
+                made = phi[one.result]
+                kept[one.kind] += made.low > best if one.kind == "merge" else made.value >= best
+        chosen = {}
+        for release in drawn.tasks:
+            there = [
+                e.id for e in entries.values()
+                if e.place.project == "releases" and e.place.domain == release and e.id in measured.passes
+            ]  # fmt: skip
+            chosen[release] = max(
+                there, key=lambda a: (phi_of(measured, a, [release], alpha).value, entries[a].number), default=""
+            )
+        base = base or chosen
+        means = by_release(drawn, chosen)
+        kinds = defaultdict(int)
+        for digest in chosen.values():
+            kinds["of one lesson" if entries[digest].place.level is Level.TASK else entries[digest].how] += 1
+        found[f"{alpha:g}"] = {
+            "kept": dict(kept), "UPass": bootstrap(list(means.values())),
+            "selected otherwise than at 0.5": sum(chosen[r] != base[r] for r in chosen), "selected": dict(kinds),
+        }  # fmt: skip
+    return found
+
+
+def phi_of(measured: Measured, adapter: str, domains: Sequence[str], alpha: float) -> Fitness:
+    known = measured.passes[adapter]
+    inside = {t: known[t] for d in domains for t in measured.inside[d]}
+    outside = {t: known[t] for t in measured.outside if t in known}
+    return fitness.fitness(inside, outside, alpha=alpha, protocol="", measured="")
+
+
+# --------------------------------------------------------------------------- told
+
+
+def points(value: Sequence[float] | None) -> str:
+    return "–" if value is None else f"{value[0]:.1f} [{value[1]:.1f}, {value[2]:.1f}]"
+
+
+def signed(value: Sequence[float] | None) -> str:
+    return "–" if value is None else f"{value[0]:+.1f} [{value[1]:+.1f}, {value[2]:+.1f}]"
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """Everything as Markdown."""
+    there = result["evolution"]["adapters"]
+    lines = ["## What was done", "",
+             f"{there['of one lesson']} of one lesson; {there['in all']} in all, {there['active']} active.", "",
+             "| operation | done | kept | φ over the best input, points |",
+             "|---|---:|---:|---:|"]  # fmt: skip
+    for kind, row in result["evolution"].items():
+        if kind != "adapters":
+            lines.append(f"| {kind} | {row['done']} | {row.get('kept', '–')} | {signed(row.get('lead'))} |")
+    one = result["test"]
+    lines += ["", "## The test", "",
+              f"{one['tasks']} tasks of {one['releases']} releases; intervals over releases.", "",
+              "| arm | releases | UPass | `selected` less this |", "|---|---:|---:|---:|"]  # fmt: skip
+    for arm, value in sorted(one["arms"].items(), key=lambda a: -a[1][0]):
+        lines.append(f"| {arm} | {value[3]} | {points(value)} | {signed(one['selected less'].get(arm))} |")
+    lines += ["", f"An adapter of one lesson: {points(one['one lesson, own update'])} on its own update's tasks, "
+              f"{points(one['one lesson, the other two'])} on the other two updates'. `updated` less `consolidated`: "
+              f"{signed(one['updated less consolidated'])}.", "",
+              "`selected` beats, by the rule: " + "; ".join(
+                  f"{arm}: {'yes' if yes else 'no'}" for arm, yes in one["claim"].items()) + "."]  # fmt: skip
+    lines += ["", "## Merges", "", "Rates in % on the evolution's own tasks; intervals over pairs.", "",
+              "| operator | pairs | kept | on a parent's tasks: merge | that parent | the other parent | loss "
+              "| φ over the better parent | HumanEval |", "|---|---:|---:|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
+    for name, row in sorted(result["merges"].items(), key=lambda r: -r[1]["φ"]):
+        cells = [points(row[k]) for k in ("merge on a parent's tasks", "that parent", "the other parent")]
+        lines.append(
+            f"| {name} | {row['pairs']} | {row['kept']} | " + " | ".join(cells) + f" | {signed(row['loss'])} | "
+            f"{signed(row['φ over the better parent'])} | {100 * row['generalization']:.1f} |"
+        )
+    lines += ["", "## α", "", "| α | consolidations kept | updates kept | merges kept | selected otherwise than at 0.5 "
+              "| of one lesson selected | UPass of the selected on the test |",
+              "|---:|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
+    for alpha, row in result["alpha"].items():
+        kept = [row["kept"].get(kind, 0) for kind in ("consolidate", "update", "merge")]
+        lines.append(
+            f"| {alpha} | {kept[0]} | {kept[1]} | {kept[2]} | {row['selected otherwise than at 0.5']} | "
+            f"{row['selected'].get('of one lesson', 0)} | {points(row['UPass'])} |"
+        )
+    lines += ["", "## HumanEval tasks under adapters of a kind", "", "| kind | adapters | pass@1 |", "|---|---:|---:|"]
+    lines += [f"| {kind} | {row[3]} | {points(row)} |" for kind, row in result["harm"].items()]
+    lines += ["", "| arm of the test | pass@1 on the same HumanEval tasks |", "|---|---:|"]
+    lines += [f"| {arm} | {value:.1f} |" for arm, value in result["HumanEval by arm"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def figure(path: Path, result: Mapping[str, Any]) -> None:
+    """UPass of each arm with its interval over releases, one below the other."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    arms = sorted(result["test"]["arms"].items(), key=lambda a: a[1][0])
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "memory", "axes.spines.top": False}):
+        drawing = Figure(figsize=(5.2, 0.8 + 0.3 * len(arms)), layout="constrained")
+        axes = drawing.subplots()
+        for at, (arm, (mean, low, high, _)) in enumerate(arms):
+            colour = "#1f5fbf" if arm == "selected" else "#9db8dd"
+            axes.barh(at, mean, color=colour, height=0.7)
+            axes.plot([low, high], [at, at], color="#333333", linewidth=1)
+        axes.set_yticks(range(len(arms)), [arm for arm, _ in arms], fontsize=9)
+        axes.set_xlabel("UPass in %, 95 % over releases")
+        axes.spines["right"].set_visible(False)
+        drawing.savefig(path, format="svg", metadata={"Date": None})

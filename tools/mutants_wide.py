@@ -281,13 +281,15 @@ def mutations(path: Path, area: str, *, root: Path = ROOT) -> list[Mutation]:
     """Every mutant of one file that still compiles, in order of place."""
     source = path.read_bytes()
     finder = _Finder(source)
-    finder.visit(ast.parse(source))
+    module = ast.parse(source)
+    finder.visit(module)
+    statements = [_whole(finder, node) for node in module.body]
     name = path.relative_to(root).as_posix()
     result, seen = [], {}
     for scope, operator, line, start, end, new in sorted(finder.found, key=lambda f: (f[3], f[4], f[5])):
-        mutated = source[:start] + new.encode() + source[end:]
+        first, last = next((f, e) for f, e in statements if f <= start < e)
         try:
-            compile(mutated, name, "exec")
+            compile(source[first:start] + new.encode() + source[end:last], name, "exec")
         except (SyntaxError, ValueError):
             continue
         old = " ".join(source[start:end].decode().split())
@@ -297,6 +299,12 @@ def mutations(path: Path, area: str, *, root: Path = ROOT) -> list[Mutation]:
         shown = f"{operator}: `{old[:60]}` → `{new[:60]}`"
         result.append(Mutation(key=key, file=name, line=line, area=area, what=shown, start=start, end=end, new=new))
     return result
+
+
+def _whole(finder: _Finder, node: ast.stmt) -> tuple[int, int]:
+    """Where a statement of a module begins, its decorators included, and ends."""
+    decorators = getattr(node, "decorator_list", [])
+    return finder.lines[min([node.lineno, *(d.lineno for d in decorators)]) - 1], finder.span(node)[1]
 
 
 def _context(source: bytes, line: int) -> str:

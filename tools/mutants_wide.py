@@ -409,7 +409,9 @@ def _numbits(bits: bytes) -> Iterator[int]:
     return (8 * i + b for i, byte in enumerate(bits) for b in range(8) if byte & (1 << b))
 
 
-def record(folder: Path, tree: Path, tests: Sequence[str], *, spare: int = 0, jobs: int = 2) -> list[str]:
+def record(
+    folder: Path, tree: Path, tests: Sequence[str], *, spare: int = 0, jobs: int = 2, seconds_for_all: float = 3600
+) -> list[str]:
     """Run `tests` in `tree` on `jobs` processes, a coverage context for each; returns those that fail already, which
     are left out.
 
@@ -428,7 +430,7 @@ def record(folder: Path, tree: Path, tests: Sequence[str], *, spare: int = 0, jo
             "--continue-on-collection-errors",
         ),
     ]
-    code, output = listed.run_tests(tree, tests, *command, seconds=3600)
+    code, output = listed.run_tests(tree, tests, *command, seconds=seconds_for_all)
     seconds, failed = {}, []
     table = folder / "junit.xml"
     ran = code in (0, 1) and table.exists()
@@ -603,7 +605,12 @@ def main() -> int:
                 print("which tests reach which line", flush=True)
                 try:
                     for name in record(
-                        args.reach, first[0], args.record_tests, spare=args.spare, jobs=args.record_jobs
+                        args.reach,
+                        first[0],
+                        args.record_tests,
+                        spare=args.spare,
+                        jobs=args.record_jobs,
+                        seconds_for_all=min(3600, args.stop_after / 3),
                     ):
                         print(f"fails already, left out: {name}", flush=True)
                 except RuntimeError as error:

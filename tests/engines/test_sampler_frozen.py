@@ -22,8 +22,9 @@ def test_numbers_of_a_seed_and_step_are_the_frozen_ones() -> None:
 
 
 LIMITS = {
-    "any": {}, "top 5": {"top_k": 5}, "top 1": {"top_k": 1}, "nucleus": {"top_p": 0.7}, 
-    "narrow nucleus": {"top_p": 0.01}, "both": {"top_k": 20, "top_p": 0.6}, "all of them": {"top_k": 100_000}, "nearly all": {"top_p": 0.9999},
+    "any": {}, "top 5": {"top_k": 5}, "top 1": {"top_k": 1}, "nucleus": {"top_p": 0.7},
+    "narrow nucleus": {"top_p": 0.01}, "both": {"top_k": 20, "top_p": 0.6}, "all of them": {"top_k": 100_000},
+    "nearly all": {"top_p": 0.9999},
 }  # fmt: skip
 
 

@@ -36,8 +36,8 @@ PROGRAMS = {
 
 
 LETTERS = {
-    "rewritten": "-", "unchanged": "=", "several": "+", "syntax": "x", "import": "i", "constant": "1", "off by one": "2",
-    "operator": "o", "condition": "c", "return": "r", "call": "f", "name": "n",
+    "rewritten": "-", "unchanged": "=", "several": "+", "syntax": "x", "import": "i", "constant": "1",
+    "off by one": "2", "operator": "o", "condition": "c", "return": "r", "call": "f", "name": "n",
 }  # fmt: skip
 
 

@@ -260,3 +260,78 @@ def test_a_lane_that_does_not_listen_holds_up_nobody_and_hears_all_of_it_later()
     theirs.close()
     found.say({})
     assert not found.unsent, "one that died is noticed when it is read"
+
+
+# -- the pool itself
+
+
+def bare_pool(**more: object) -> Any:
+    found = pool.Pool.__new__(pool.Pool)
+    found._closed, found._busy, found._lanes, found.name, found.workers = False, False, [], "fork", 2
+    for name, value in more.items():
+        setattr(found, name, value)
+    return found
+
+
+def test_a_pool_judges_one_thing_at_a_time_and_nothing_once_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "run_commands", lambda commands, workers: iter([(list(commands), workers)]))
+    found = bare_pool()
+    straw, _ = straw_pool(lambda _: PASSED)
+    found._lanes, found._watch_seconds = straw._lanes, 1e9
+    first = found.judge([program("a"), program("b")])
+    next(first)
+    with pytest.raises(SandboxError, match="judging already"):
+        list(found.judge([program("c")]))
+    assert len(list(first)) == 1 and not found._busy
+    assert len(list(found.judge([program("c")]))) == 1
+    assert list(found.run(["x"])) == [(["x"], 2)]
+    with pytest.raises(SandboxError, match="no walls to run a repository's tests behind"):
+        found.name = "subprocess"
+        list(found.run(["x"]))
+    found._closed, found.name = True, "fork"
+    for ask in (lambda: list(found.judge([])), lambda: list(found.run([]))):
+        with pytest.raises(SandboxError, match="the sandbox is closed"):
+            ask()
+
+
+def test_a_caller_who_leaves_early_leaves_no_program_running() -> None:
+    straw, log = straw_pool(lambda job: PASSED if job.program.code == "a" else None)
+    found = bare_pool(_lanes=straw._lanes, _watch_seconds=1e9, _replace=straw._replace)
+    each = found.judge([program("a"), program("b"), program("c")])
+    next(each)
+    each.close()
+    assert log[-1] == "replaced" and log.count("replaced") == 1 and not found._busy
+    assert not any(lane.jobs for lane in straw._lanes)
+
+
+def test_idle_judges_are_waited_for_and_busy_ones_are_not() -> None:
+    waits: list[float] = []
+    lanes = [types.SimpleNamespace(jobs=jobs, close=lambda wait: waits.append(wait)) for jobs in ([], [1])]
+    found = bare_pool(_lanes=lanes)
+    found.close()
+    assert waits == [5.0, 0.0] and found._closed and found._lanes == []
+
+
+@pytest.mark.parametrize(
+    ("hello", "allow_weak", "words"),
+    [
+        ({"layers": ["memory", "walls"]}, False, ""),
+        ({"broken": "no such file"}, False, "the fork sandbox does not start: no such file"),
+        ({"layers": []}, True, ""),
+        ({"layers": []}, False, "cannot hold untrusted code with the fork sandbox: nothing; see `rune doctor`"),
+    ],
+)
+def test_a_lane_is_ready_once_it_says_what_holds_it(
+    monkeypatch: pytest.MonkeyPatch, hello: dict[str, Any], allow_weak: bool, words: str
+) -> None:
+    monkeypatch.setattr(pool, "below_floor", lambda layers: "" if layers else "nothing")
+    found = bare_pool(limits=types.SimpleNamespace(allow_weak=allow_weak))
+    one, theirs = lane()
+    theirs.send(json.dumps(hello).encode() + b"\n")
+    if words:
+        with pytest.raises(SandboxError, match=words):
+            found._ready(one)
+    else:
+        found._ready(one)
+        assert one.layers == hello["layers"] and found.layers == tuple(hello["layers"])
+        assert one.socket.getblocking() is False

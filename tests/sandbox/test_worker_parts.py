@@ -255,3 +255,82 @@ def test_bytes_come_in_parts_and_a_door_may_close_between() -> None:
     theirs.close()
     with pytest.raises(Broken, match="the box closed its door"):
         lane._exactly(2)
+
+
+# -- a program from its job to its answer
+
+
+class StrawBox:
+    """A box that notes when it is told to go on, and says how the last child ended."""
+
+    def __init__(self, status: int = 0, cpu: float = 0.0) -> None:
+        self.said: list[str] = []
+        self.status, self.cpu = status, cpu
+
+    def next(self) -> None:
+        self.said.append("next")
+
+    def ended(self) -> tuple[int, float]:
+        self.said.append("ended")
+        return self.status, self.cpu
+
+
+def judge_of(box: StrawBox, talks: list[tuple[BaseException | None, int]]) -> tuple[Any, list[list[bytes]]]:
+    """A worker whose conversations end with these findings, after so many calls of those sent ahead were used."""
+    found, sent = bare(), []
+    found.box, found.script = box, worker._ahead.Script()
+    found.script.calls = [b"a", b"b"]
+
+    def converse(task: object, job: object, ahead: list[bytes]) -> tuple[Any, BaseException | None]:
+        sent.append(list(ahead))
+        finding, used = talks.pop(0)
+        link = types.SimpleNamespace(finding=finding, used=used, cpu_seconds=lambda: 0.1234567, closed=False)
+        link.story, link.last_error = lambda: "", None
+        return link, None
+
+    found._converse = converse
+    found._task = lambda job: types.SimpleNamespace(script=found.script, test=None)
+    found._forget_values = lambda: None
+    return found, sent
+
+
+def test_a_program_that_passes_takes_one_conversation_and_the_box_goes_on_once() -> None:
+    box = StrawBox()
+    judge, sent = judge_of(box, [(None, 2)])
+    judge.script._strikes = 1
+    answer = judge.judge({})
+    assert (answer["outcome"], answer["kind"], answer["cpu"]) == (Outcome.PASSED, FailureKind.NONE, 0.123457)
+    assert 0 <= answer["wall"] < 60 and round(answer["wall"], 6) == answer["wall"]
+    assert box.said == ["next"] and sent == [[b"a", b"b"]] and judge.script._strikes == 0
+
+
+def test_a_test_that_asked_otherwise_is_asked_again_with_a_fresh_program_and_nothing_ahead() -> None:
+    box = StrawBox()
+    judge, sent = judge_of(box, [(worker.Diverged(), 1), (None, 0)])
+    assert judge.judge({})["outcome"] is Outcome.PASSED
+    assert box.said == ["next", "next"] and sent == [[b"a", b"b"], []] and judge.script._strikes == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "cpu", "kind", "words"),
+    [
+        (signal.SIGXCPU, 2.0, FailureKind.TIMEOUT, "no answer after 2 s of CPU time"),
+        (0x80 | signal.SIGXCPU, 2.5, FailureKind.TIMEOUT, "no answer after 2 s of CPU time"),
+        (signal.SIGXCPU, 1.99, FailureKind.CRASH, "the program's process was killed by SIGXCPU"),  # it did so itself
+        (signal.SIGKILL, 2.0, FailureKind.CRASH, "the program's process was killed by SIGKILL"),
+        (3 << 8, 2.5, FailureKind.CRASH, "the program ended its process (exit code 3) before the test was over"),
+    ],
+)
+def test_a_program_that_died_did_so_of_its_time_only_by_the_kernel_s_word(
+    status: int, cpu: float, kind: FailureKind, words: str
+) -> None:
+    box = StrawBox(status, cpu)
+    judge, _ = judge_of(box, [(Stop(FailureKind.CRASH, "gone"), 0)])
+    answer = judge.judge({})
+    assert (answer["kind"], answer["error"], answer["cpu"]) == (kind, words, cpu)
+    assert answer["outcome"] is (Outcome.TIMED_OUT if kind is FailureKind.TIMEOUT else Outcome.FAILED)
+    assert box.said == ["next", "ended"]
+    other = Stop(FailureKind.PROTOCOL, "odd")
+    box = StrawBox(status, cpu)
+    judge, _ = judge_of(box, [(other, 0)])
+    assert judge.judge({})["error"] == "odd" and box.said == ["next"], "only a crash is asked after"

@@ -20,7 +20,8 @@ left() { echo $((SECONDS_LEFT - $(date +%s) + begun)); }
 say "begins: $CORES of $(nproc) processors, $SECONDS_LEFT s, $(df -h --output=avail /tmp | tail -n 1) free"
 if [ ! -e unpacked ]; then
     mkdir -p site rune shared reach-here
-    tar xJf site.tar.xz -C site & tar xJf tree.tar.xz -C rune & tar xJf data.tar.xz -C shared & tar xJf reach.tar.xz -C reach-here &
+    tar xJf site.tar.xz -C site & tar xJf tree.tar.xz -C rune & tar xJf data.tar.xz -C shared &
+    [ ! -e reach.tar.xz ] || tar xJf reach.tar.xz -C reach-here
     wait
     # an environment of its own: the machine's packages, and after them what was carried
     "$PYTHON" -m venv --without-pip env

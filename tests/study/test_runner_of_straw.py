@@ -270,3 +270,10 @@ def test_a_run_goes_on_with_the_model_that_it_began_with() -> None:
     executor._same_model(folder({"model": {"name": "m", "sha256": "a" * 64}}), context)
     with pytest.raises(ModelError, match=r"/run: begun with m \(sha256 b{12}…\), but that is now a{12}…;"):
         executor._same_model(folder({"model": {"name": "m", "sha256": "b" * 64}}), context)
+
+
+def test_a_process_has_a_device_to_itself_unless_it_is_told_otherwise(log: list[str]) -> None:
+    made, _ = straw(log, a={})
+    made._experiment.places = list
+    assert executor.Runner(made._experiment)._together == 1
+    assert executor.Runner(made._experiment, together=3)._together == 3

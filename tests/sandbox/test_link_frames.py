@@ -140,7 +140,7 @@ def test_bytes_that_are_no_value_are_one(talk: tuple[Link, socket.socket]) -> No
     link, theirs = talk
     load(link)
     theirs.sendall(READY + DONE + frame(child.VALUE, b"?"))
-    with pytest.raises(Stop, match="") as found:
+    with pytest.raises(Stop) as found:
         link.operate("call", "f", 1)
     assert found.value.kind is FailureKind.BAD_VALUE
     assert found.value.text == "the program returned something that cannot be read: not an encoding: unknown tag"
@@ -187,7 +187,7 @@ def test_an_answer_that_comes_before_it_is_asked_for_answers_nothing(talk: tuple
     theirs.sendall(READY + DONE + value(1))
     assert link.operate("call", "f", 1) == 1
     theirs.sendall(value(2))
-    with pytest.raises(Stop, match="") as found:
+    with pytest.raises(Stop) as found:
         link.operate("call", "f", 2)
     assert found.value.text == "the program sent what is no answer: an answer before the call"
 

@@ -251,3 +251,12 @@ def test_a_value_is_looked_at_only_until_it_is_clear_that_it_is_too_long() -> No
     assert len(looked) < 5, "what came before it counts"
     looked.clear()
     assert remote.weight([Counted()], 100) >= 100 and 20 < len(looked) < 60
+
+
+def test_an_object_of_one_program_is_not_handed_to_another() -> None:
+    here, _ = answering(Shelved("object"))
+    there, asked = answering(1)
+    stranger = here.operate("call", "f")
+    with pytest.raises(connection.Broken, match="a Remote is no plain data"):
+        there.operate("call", "f", stranger)
+    assert asked == []

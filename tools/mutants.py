@@ -110,21 +110,28 @@ def applied(mutant: Mutant, tree: Path) -> Iterator[None]:
         file.write_text(whole)
 
 
-def run_tests(tree: Path, tests: Sequence[str], *extra: str, seconds: float = SECONDS) -> tuple[int, str]:
-    """pytest's exit code in `tree` (124 for out of time) and its output."""
-    cache = tree.parent / "cache"
-    shutil.rmtree(cache, ignore_errors=True)
-    environment = {
+def environment(tree: Path) -> dict[str, str]:
+    """What tests in `tree` run under: its own package; beside it an empty cache, and an empty temporary folder."""
+    cache, scratch = tree.parent / "cache", tree.parent / "tmp"
+    for folder in (cache, scratch):
+        shutil.rmtree(folder, ignore_errors=True)
+    scratch.mkdir(exist_ok=True)
+    return {
         **os.environ,
         "PYTHONPATH": str(tree / "src"),
         "RUNE_CACHE": str(cache),  # verdicts of the unbroken scorer hide a breakage, and a breakage's must not stay
+        "TMPDIR": str(scratch),
         "PYTHONDONTWRITEBYTECODE": "1",  # an edit within a second of the last must not meet stale bytecode
         "OMP_NUM_THREADS": "1",
         "RUNE_DATA": os.environ.get("RUNE_DATA") or str(ROOT.parent / "shared" / "data"),
     }
+
+
+def run_tests(tree: Path, tests: Sequence[str], *extra: str, seconds: float = SECONDS) -> tuple[int, str]:
+    """pytest's exit code in `tree` (124 for out of time) and its output."""
     command = [*PYTEST, *extra, *tests]
     process = subprocess.Popen(
-        command, cwd=tree, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        command, cwd=tree, env=environment(tree), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
     )  # fmt: skip
     try:
@@ -202,6 +209,7 @@ def main() -> int:
         return 2
     chosen = [m for m in mutants if not args.names or m.name in args.names]
     with tempfile.TemporaryDirectory(prefix="rune-mutants-") as scratch:
+        Path(scratch).chmod(0o755)  # for tests that run as another user
         trees: queue.SimpleQueue[Path] = queue.SimpleQueue()
         for number in range(args.jobs):
             tree = Path(scratch) / f"tree{number}" / "rune"

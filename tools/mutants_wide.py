@@ -10,6 +10,7 @@ for the area are meant. Either way only as many as fit --budget;
 
     python tools/mutants_wide.py --sample 120 --seed 1      → artifacts/mutants-wide.jsonl, goes on where it stopped
     python tools/mutants_wide.py --only analysis/stats.py            mutants of some files
+    python tools/mutants_wide.py --sample 0 --budget 10 40 150 --jobs 38 --warm      all, in random order, on many cores
 
 A survivor is a missing test until tests/mutants/survivors.toml says otherwise: "equivalent" (no behaviour differs)
 or "accepted" (it differs, and why no test is wanted). Equivalent ones leave the count.
@@ -31,18 +32,21 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 sys.path.insert(0, str(Path(__file__).parent))
+from warm import Warm
+
 import mutants as listed
 
 ROOT = listed.ROOT
 AREAS = ROOT / "tests" / "mutants" / "wide.toml"
 SURVIVORS = ROOT / "tests" / "mutants" / "survivors.toml"
 VERDICTS = ("equivalent", "accepted")
+DO_NOT_END = "the tests do not end"
 
 _COMPARE = {
     ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "==",
@@ -80,7 +84,8 @@ class Mutation:
 
 @dataclass(frozen=True, kw_only=True)
 class Tried:
-    """What became of a mutant: caught, survived or unfit (the suite could not run)."""
+    """What became of a mutant: caught, survived, undecided (survived, but tests that reach it do not run on this
+    machine) or unfit (the suite could not run)."""
 
     key: str
     file: str
@@ -91,6 +96,7 @@ class Tried:
     by: str  # the test that failed
     tests: int  # how many were selected
     seconds: float
+    budget: float = 0.0  # that the tests were chosen for
 
 
 # --------------------------------------------------------------------------- drawing mutants
@@ -275,13 +281,15 @@ def mutations(path: Path, area: str, *, root: Path = ROOT) -> list[Mutation]:
     """Every mutant of one file that still compiles, in order of place."""
     source = path.read_bytes()
     finder = _Finder(source)
-    finder.visit(ast.parse(source))
+    module = ast.parse(source)
+    finder.visit(module)
+    statements = [_whole(finder, node) for node in module.body]
     name = path.relative_to(root).as_posix()
     result, seen = [], {}
     for scope, operator, line, start, end, new in sorted(finder.found, key=lambda f: (f[3], f[4], f[5])):
-        mutated = source[:start] + new.encode() + source[end:]
+        first, last = next((f, e) for f, e in statements if f <= start < e)
         try:
-            compile(mutated, name, "exec")
+            compile(source[first:start] + new.encode() + source[end:last], name, "exec")
         except (SyntaxError, ValueError):
             continue
         old = " ".join(source[start:end].decode().split())
@@ -291,6 +299,12 @@ def mutations(path: Path, area: str, *, root: Path = ROOT) -> list[Mutation]:
         shown = f"{operator}: `{old[:60]}` → `{new[:60]}`"
         result.append(Mutation(key=key, file=name, line=line, area=area, what=shown, start=start, end=end, new=new))
     return result
+
+
+def _whole(finder: _Finder, node: ast.stmt) -> tuple[int, int]:
+    """Where a statement of a module begins, its decorators included, and ends."""
+    decorators = getattr(node, "decorator_list", [])
+    return finder.lines[min([node.lineno, *(d.lineno for d in decorators)]) - 1], finder.span(node)[1]
 
 
 def _context(source: bytes, line: int) -> str:
@@ -336,6 +350,12 @@ class Reach:
         base = sqlite3.connect(folder / "coverage.db")
         contexts = dict(base.execute("select id, context from context"))
         files = dict(base.execute("select id, path from file"))
+        left_out = folder / "left-out.json"
+        self.left_out: set[str] = set(json.loads(left_out.read_text(encoding="utf-8"))) if left_out.exists() else set()
+        files_of: dict[str, list[float]] = {}
+        for test, seconds in self.seconds.items():
+            files_of.setdefault(test.partition("::")[0], []).append(seconds)
+        self.shared = {file: sorted(each)[-2] if len(each) > 1 else 0.0 for file, each in files_of.items()}
         self.lines: dict[tuple[str, int], set[str]] = {}
         self.files: dict[str, set[str]] = {}
         for file, context, bits in base.execute("select file_id, context_id, numbits from line_bits"):
@@ -353,10 +373,7 @@ class Reach:
         the slowest but one took, since two processes recorded them and in each some test paid.
         """
         found = {t for t in self.lines.get((mutation.file, mutation.line), ()) if t in self.seconds}
-        files: dict[str, list[float]] = {}
-        for test, seconds in self.seconds.items():
-            files.setdefault(test.partition("::")[0], []).append(seconds)
-        shared = {file: sorted(each)[-2] if len(each) > 1 else 0.0 for file, each in files.items()}
+        shared = dict(self.shared)
         if not found:
             found = {t for t in self.seconds if t.startswith(tuple(area)) or t in self.files.get(mutation.file, ())}
         ordered = sorted(found, key=lambda t: (self.seconds[t], t))
@@ -369,15 +386,34 @@ class Reach:
                 spent += cost
                 shared.pop(file, None)
                 chosen.append(test)
-        return chosen or ordered[:1]
+        chosen = chosen or ordered[:1]
+        files: dict[str, float] = {}
+        for test in chosen:
+            files[test.partition("::")[0]] = files.get(test.partition("::")[0], 0.0) + self.seconds[test]
+        # whole files, so that what a file's tests share is made once
+        return sorted(chosen, key=lambda t: (files[t.partition("::")[0]], t.partition("::")[0], self.seconds[t], t))
+
+    def cost(self, tests: Sequence[str]) -> float:
+        """Seconds that `tests` took when recorded, with what those of a file share."""
+        return sum(self.seconds[t] for t in tests) + sum(self.shared[f] for f in {t.partition("::")[0] for t in tests})
+
+    def undecided(self, mutation: Mutation, area: Sequence[str] = ("",)) -> bool:
+        """Whether a test that was left out would have been tried: what survives here may be caught elsewhere."""
+        seen = self.lines.get((mutation.file, mutation.line), set())
+        if seen & self.seconds.keys():
+            return bool(seen & self.left_out)
+        return any(t.startswith(tuple(area)) or t in self.files.get(mutation.file, ()) for t in self.left_out)
 
 
 def _numbits(bits: bytes) -> Iterator[int]:
     return (8 * i + b for i, byte in enumerate(bits) for b in range(8) if byte & (1 << b))
 
 
-def record(folder: Path, tree: Path, tests: Sequence[str], *, spare: int = 0) -> list[str]:
-    """Run `tests` in `tree`, a coverage context for each; returns those that fail already, which are left out.
+def record(
+    folder: Path, tree: Path, tests: Sequence[str], *, spare: int = 0, jobs: int = 2, seconds_for_all: float = 3600
+) -> list[str]:
+    """Run `tests` in `tree` on `jobs` processes, a coverage context for each; returns those that fail already, which
+    are left out.
 
     Raises RuntimeError if more than `spare` do: nothing is mutated yet.
     """
@@ -386,12 +422,19 @@ def record(folder: Path, tree: Path, tests: Sequence[str], *, spare: int = 0) ->
     settings.write_text(f"[run]\ndata_file = {folder / 'coverage.db'}\nsource = {tree / 'src' / 'rune'}\n")
     command = [
         *("-p", "pytest_cov", "--cov", "--cov-context=test", f"--cov-config={settings}", "--cov-report="),
-        *("-n", "2", "--dist", "loadfile", f"--junitxml={folder / 'junit.xml'}", "-o", "junit_family=xunit1"),
-        *("-m", "not model and not slow and not vllm and not check", f"--maxfail={spare + 1}"),
+        *("-n", str(jobs), "--dist", "loadfile", f"--junitxml={folder / 'junit.xml'}", "-o", "junit_family=xunit1"),
+        *(
+            "-m",
+            "not model and not slow and not vllm and not check",
+            f"--maxfail={spare + 1}",
+            "--continue-on-collection-errors",
+        ),
     ]
-    code, output = listed.run_tests(tree, tests, *command, seconds=3600)
+    code, output = listed.run_tests(tree, tests, *command, seconds=seconds_for_all)
     seconds, failed = {}, []
-    for case in ElementTree.parse(folder / "junit.xml").iter("testcase") if code in (0, 1) else ():
+    table = folder / "junit.xml"
+    ran = code in (0, 1) and table.exists()
+    for case in ElementTree.parse(table).iter("testcase") if ran else ():
         file = case.get("file") or ""
         module = file.removesuffix(".py").replace("/", ".")
         inner = (case.get("classname") or "").removeprefix(module).strip(".").replace(".", "::")
@@ -400,8 +443,9 @@ def record(folder: Path, tree: Path, tests: Sequence[str], *, spare: int = 0) ->
             failed.append(name)
         else:
             seconds[name] = float(case.get("time") or 0)
-    if code not in (0, 1) or len(failed) > spare:
+    if not ran or len(failed) > spare:
         raise RuntimeError(f"the unbroken tree fails already (pytest ended with {code}): {output[-600:]}")
+    (folder / "left-out.json").write_text(json.dumps(failed))
     (folder / "seconds.json").write_text(json.dumps(seconds))
     return failed
 
@@ -409,28 +453,49 @@ def record(folder: Path, tree: Path, tests: Sequence[str], *, spare: int = 0) ->
 # --------------------------------------------------------------------------- trying
 
 
-def try_one(mutation: Mutation, tree: Path, tests: Sequence[str], limit: int) -> Tried:
+Runner = Callable[..., tuple[int, str]]  # as mutants.run_tests
+
+
+def try_one(
+    mutation: Mutation, tree: Path, tests: Sequence[str], limit: float, run: Runner | None = None, budget: float = 0.0
+) -> Tried:
     """Apply the mutant in `tree`, run `tests` until one fails, and put the file back."""
     file = tree / mutation.file
     whole = file.read_bytes()
     started = time.monotonic()
     try:
         file.write_bytes(whole[: mutation.start] + mutation.new.encode() + whole[mutation.end :])
-        code, output = listed.run_tests(tree, tests, "-x", "-n", "0", seconds=limit)
+        code, output = (run or listed.run_tests)(tree, tests, "-x", "-n", "0", seconds=limit)
     finally:
         file.write_bytes(whole)
     if code in (0, 5):
         outcome, by = "survived", ""
     elif code == 124:
-        outcome, by = "caught", "the tests do not end"
+        outcome, by = "caught", DO_NOT_END
     elif code in (1, 2) or code < 0:  # a test fails; a file can no longer be imported; the process dies
         outcome, by = "caught", listed._first_failure(output)
     else:  # nothing was run, so nothing was noticed
         outcome, by = "unfit", listed._first_failure(output)
     return Tried(
         key=mutation.key, file=mutation.file, line=mutation.line, area=mutation.area, what=mutation.what,
-        outcome=outcome, by=by, tests=len(tests), seconds=round(time.monotonic() - started, 1),
+        outcome=outcome, by=by, tests=len(tests), seconds=round(time.monotonic() - started, 1), budget=budget,
     )  # fmt: skip
+
+
+class Sound:
+    """Which tests pass by themselves in the unbroken tree: one that does not catches nothing."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, bool] = {}
+
+    def __call__(self, result: Tried, tree: Path, tests: Sequence[str], limit: float, run: Runner) -> bool:
+        if result.outcome != "caught" or ("::" not in result.by and result.by != DO_NOT_END):
+            return True
+        if result.by == DO_NOT_END:
+            return run(tree, tests, "-x", "-n", "0", seconds=limit)[0] != 124
+        if result.by not in self._known:  # 4: a name that pytest cuts short is not found again
+            self._known[result.by] = run(tree, [result.by], "-n", "0", seconds=limit)[0] in (0, 4)
+        return self._known[result.by]
 
 
 def choose(every: Sequence[Mutation], count: int, seed: int) -> list[Mutation]:
@@ -440,9 +505,10 @@ def choose(every: Sequence[Mutation], count: int, seed: int) -> list[Mutation]:
 
 
 def summary(tried: Sequence[Tried], verdicts: dict[str, str]) -> dict[str, object]:
-    """Counts over all that was tried; a survivor that is equivalent is no mutant."""
-    equivalent = [t for t in tried if t.outcome == "survived" and verdicts.get(t.key) == "equivalent"]
-    accepted = [t for t in tried if t.outcome == "survived" and verdicts.get(t.key) == "accepted"]
+    """Counts over all that was tried; a survivor that is equivalent is no mutant, an undecided one counts as open."""
+    survivors = [t for t in tried if t.outcome in ("survived", "undecided")]
+    equivalent = [t for t in survivors if verdicts.get(t.key) == "equivalent"]
+    accepted = [t for t in survivors if verdicts.get(t.key) == "accepted"]
     caught = [t for t in tried if t.outcome == "caught"]
     real = len(tried) - len(equivalent)
     return {
@@ -451,8 +517,23 @@ def summary(tried: Sequence[Tried], verdicts: dict[str, str]) -> dict[str, objec
         "equivalent": len(equivalent),
         "accepted": len(accepted),
         "open": len(tried) - len(caught) - len(equivalent) - len(accepted),
+        "undecided": sum(t.outcome == "undecided" and t.key not in verdicts for t in tried),
         "caught_percent": round(100 * len(caught) / real, 1) if real else None,
     }
+
+
+def by_area(tried: Sequence[Tried], verdicts: dict[str, str]) -> dict[str, dict[str, object]]:
+    """`summary` of each area."""
+    return {name: summary([t for t in tried if t.area == name], verdicts) for name in sorted({t.area for t in tried})}
+
+
+def latest(tried: Iterable[Tried]) -> dict[str, Tried]:
+    """Key → the last outcome of it; who was caught once is caught."""
+    result: dict[str, Tried] = {}
+    for t in tried:
+        if t.key not in result or result[t.key].outcome != "caught":
+            result[t.key] = t
+    return result
 
 
 def main() -> int:
@@ -464,7 +545,15 @@ def main() -> int:
     parser.add_argument("--tests", nargs="*", default=[], help="try against these instead of those that reach the line")
     parser.add_argument("--jobs", type=int, default=2, help="copies of the tree worked in at once")
     parser.add_argument("--seconds", type=int, default=900, help="for one mutant's tests; running out counts as caught")
-    parser.add_argument("--budget", type=float, default=150, help="seconds that one mutant's tests took when recorded")
+    parser.add_argument(
+        "--budget", type=float, nargs="*", default=[150],
+        help="seconds that one mutant's tests took when recorded; several: survivors are tried again with the next",
+    )  # fmt: skip
+    parser.add_argument("--warm", action="store_true", help="fork pytest from processes that have imported torch")
+    parser.add_argument("--record-jobs", type=int, default=2, help="processes that record which test reaches what")
+    parser.add_argument("--record-tests", nargs="*", default=["tests"], help="what is recorded, and tried from then on")
+    parser.add_argument("--spare", type=int, default=20, help="tests that may fail already; they are left out")
+    parser.add_argument("--stop-after", type=float, default=float("inf"), help="seconds after which none is begun")
     parser.add_argument("--floor", type=float, default=90.0, help="per cent that must be caught")
     parser.add_argument(
         "--reach", type=Path, default=ROOT / "artifacts" / "reach", help="folder of recorded lines; made if absent"
@@ -491,19 +580,21 @@ def main() -> int:
         print(f"{len(chosen)} of {len(every)}")
         return 0
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    before = [Tried(**json.loads(line)) for line in _lines(args.out)]
-    done = {t.key: t for t in before if not args.keys}
+    begun = time.monotonic()
+    before = latest(Tried(**json.loads(line)) for line in _lines(args.out))
+    done = {} if args.keys else before
     with tempfile.TemporaryDirectory(prefix="rune-wide-") as scratch:
-        trees: queue.SimpleQueue[Path] = queue.SimpleQueue()
+        Path(scratch).chmod(0o755)  # for tests that run as another user
+        places: queue.SimpleQueue[tuple[Path, Runner]] = queue.SimpleQueue()
         for number in range(args.jobs):
             tree = Path(scratch) / f"tree{number}" / "rune"
             tree.mkdir(parents=True)
             listed.copy_tree(tree)
-            trees.put(tree)
+            places.put((tree, _warm_runner(Warm()) if args.warm else listed.run_tests))
+        first = places.get()
+        places.put(first)
         if args.tests:  # one that fails anyhow would "catch" every mutant
-            first = trees.get()
-            code, output = listed.run_tests(first, args.tests, "-x", "-n", "0", seconds=args.seconds)
-            trees.put(first)
+            code, output = first[1](first[0], args.tests, "-x", "-n", "0", seconds=args.seconds)
             if code != 0:
                 print(f"mutants-wide: --tests fail without a mutant: {listed._first_failure(output)}", file=sys.stderr)
                 return 2
@@ -512,46 +603,95 @@ def main() -> int:
         if not args.tests:
             if not (args.reach / "seconds.json").exists():
                 print("which tests reach which line", flush=True)
-                first = trees.get()
                 try:
-                    for name in record(args.reach, first, ["tests"], spare=20):
+                    for name in record(
+                        args.reach,
+                        first[0],
+                        args.record_tests,
+                        spare=args.spare,
+                        jobs=args.record_jobs,
+                        seconds_for_all=min(3600, args.stop_after / 3),
+                    ):
                         print(f"fails already, left out: {name}", flush=True)
                 except RuntimeError as error:
                     print(f"mutants-wide: {error}", file=sys.stderr)
                     return 2
-                trees.put(first)
             reach = Reach(args.reach)
+        sound = Sound()
 
-        def work(mutation: Mutation) -> Tried:
-            tree = trees.get()
+        def work(mutation: Mutation, budget: float) -> Tried | None:
+            if time.monotonic() - begun > args.stop_after:
+                return None
+            tree, run = places.get()
             try:
-                tests = reach.tests(mutation, args.budget, named[mutation.area]) if reach else args.tests
-                result = try_one(mutation, tree, tests, args.seconds)
+                return decide(mutation, tree, run, budget)
+            finally:
+                places.put((tree, run))
+
+        def decide(mutation: Mutation, tree: Path, run: Runner, budget: float) -> Tried:
+            tests, limit = list(args.tests), args.seconds
+            if reach:
+                tests = reach.tests(mutation, budget, named[mutation.area])
+                if mutation.key in done:  # survived the budget before
+                    met = set(reach.tests(mutation, done[mutation.key].budget, named[mutation.area]))
+                    tests = [t for t in tests if t not in met]
+                limit = min(limit, 30 + 5 * reach.cost(tests))
+            while tests:
+                result = try_one(mutation, tree, tests, limit, run, budget)
                 if result.outcome == "unfit":  # a single test of a file that cannot be imported is not found
                     files = sorted({t.partition("::")[0] for t in tests})
-                    result = try_one(mutation, tree, files, args.seconds)
-                return result
-            finally:
-                trees.put(tree)
+                    result = try_one(mutation, tree, files, args.seconds, run, budget)
+                if sound(result, tree, tests, limit, run):
+                    break
+                print(f"fails by itself too, left out: {result.by}", flush=True)
+                tests = [t for t in tests if t != result.by] if result.by != DO_NOT_END else []
+            if not tests:
+                result = replace(done[mutation.key], budget=budget) if mutation.key in done else _untried(mutation)
+            if result.outcome == "survived" and reach and reach.undecided(mutation, named[mutation.area]):
+                result = replace(result, outcome="undecided")
+            return result
 
-        todo = [m for m in chosen if m.key not in done]
-        print(f"{len(chosen)} mutants of {len(every)}, {len(chosen) - len(todo)} known already", flush=True)
         with concurrent.futures.ThreadPoolExecutor(args.jobs) as workers, args.out.open("a", encoding="utf-8") as log:
-            for future in concurrent.futures.as_completed([workers.submit(work, m) for m in todo]):
-                result = future.result()
-                done[result.key] = result
-                log.write(json.dumps(asdict(result)) + "\n")
-                log.flush()
-                print(f"{result.outcome:<9}{result.key}  {result.file}:{result.line}  {result.what}", flush=True)
+            for budget in args.budget:
+                todo = [m for m in chosen if m.key not in done or _may_be_caught_with(budget, done[m.key])]
+                print(f"{len(chosen)} mutants of {len(every)}, {len(todo)} to try within {budget:g} s", flush=True)
+                for future in concurrent.futures.as_completed([workers.submit(work, m, budget) for m in todo]):
+                    result = future.result()
+                    if result is None:
+                        continue
+                    done[result.key] = result
+                    log.write(json.dumps(asdict(result)) + "\n")
+                    log.flush()
+                    print(f"{result.outcome:<9}{result.key}  {result.file}:{result.line}  {result.what}", flush=True)
+    chosen = [m for m in chosen if m.key in done]
     counts = summary([done[m.key] for m in chosen], verdicts)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    report = {"seed": args.seed, "commit": commit, "mutants": len(every), **counts}
+    each = by_area([done[m.key] for m in chosen], verdicts)
+    report = {"seed": args.seed, "commit": commit, "mutants": len(every), **counts, "areas": each}
     args.out.with_suffix(".summary.json").write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2))
     for m in chosen:
-        if done[m.key].outcome == "survived" and m.key not in verdicts:
-            print(f"survivor {m.key}  {m.file}:{m.line}  {m.what}")
+        if done[m.key].outcome != "caught" and m.key not in verdicts:
+            print(f"{done[m.key].outcome} {m.key}  {m.file}:{m.line}  {m.what}")
     return 0 if (counts["caught_percent"] or 0) >= args.floor else 1  # type: ignore[operator]
+
+
+def _may_be_caught_with(budget: float, tried: Tried) -> bool:
+    return tried.outcome in ("survived", "undecided") and 0 < tried.budget < budget
+
+
+def _untried(m: Mutation) -> Tried:
+    return Tried(
+        key=m.key, file=m.file, line=m.line, area=m.area, what=m.what, outcome="unfit", by="", tests=0, seconds=0.0
+    )  # fmt: skip
+
+
+def _warm_runner(warm: Warm) -> Runner:
+    def run(tree: Path, tests: Sequence[str], *extra: str, seconds: float = listed.SECONDS) -> tuple[int, str]:
+        command = [*listed.PYTEST[3:], *extra, *tests]
+        return warm.run(tree, command, listed.environment(tree), seconds)
+
+    return run
 
 
 def _lines(path: Path) -> list[str]:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -542,3 +543,15 @@ def test_the_phases_loss_is_that_of_the_solutions_alone(world: World, tmp_path: 
             logits = base.model(input_ids=torch.tensor([text.ids])).logits[0, text.start - 1 : -1]
             each.append(F.cross_entropy(logits, torch.tensor(text.ids[text.start :]), reduction="none"))
     assert line["loss"] == pytest.approx(float(torch.cat(each).mean()), rel=1e-4)
+
+
+def test_each_process_has_its_groups_and_the_rows_of_their_texts() -> None:
+    """Twelve texts of four groups over two processes: three texts a group, in order."""
+    for rank, count, mine, parts in (
+        (1, 2, slice(2, 4), [slice(0, 6), slice(6, 12)]),
+        (0, 1, slice(0, 4), [slice(0, 12)]),
+        (2, 4, slice(2, 3), [slice(0, 3), slice(3, 6), slice(6, 9), slice(9, 12)]),
+    ):
+        straw = SimpleNamespace(processes=SimpleNamespace(rank=rank, count=count))
+        layout = SimpleNamespace(texts=list(range(12)))
+        assert Objective._shares(straw, layout, 4) == (mine, parts)  # type: ignore[arg-type]

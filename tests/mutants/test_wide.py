@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
+import sqlite3
 import sys
 import tomllib
 from pathlib import Path
@@ -95,6 +98,115 @@ def test_a_survivor_counts_until_it_is_shown_to_be_equivalent(tool: ModuleType) 
     assert tool.summary(ten, {"a": "accepted"})["caught_percent"] == 80.0
     found = tool.summary(ten, {"a": "equivalent"})
     assert (found["caught_percent"], found["open"], found["equivalent"]) == (88.9, 1, 1)
+
+
+def test_what_a_machine_cannot_decide_counts_as_open_until_another_does(tool: ModuleType) -> None:
+    def tried(key: str, area: str, outcome: str, budget: float = 8.0) -> object:
+        return tool.Tried(
+            key=key, file="f", line=1, area=area, what="w", outcome=outcome, by="", tests=1, seconds=0.0, budget=budget
+        )  # fmt: skip
+
+    lines = [tried("a", "x", "survived"), tried("b", "x", "undecided"), tried("c", "y", "caught")]
+    found = tool.summary(lines, {})
+    assert (found["caught_percent"], found["open"], found["undecided"]) == (33.3, 2, 1)
+    lines += [tried("b", "x", "caught"), tried("c", "y", "survived"), tried("a", "x", "survived", 40.0)]
+    last = tool.latest(lines)
+    assert {k: (t.outcome, t.budget) for k, t in last.items()} == {
+        "a": ("survived", 40.0), "b": ("caught", 8.0), "c": ("caught", 8.0),
+    }  # fmt: skip
+    each = tool.by_area(list(last.values()), {"a": "equivalent"})
+    assert {name: (counts["tried"], counts["caught_percent"]) for name, counts in each.items()} == {
+        "x": (2, 100.0), "y": (1, 100.0),
+    }  # fmt: skip
+
+
+def test_a_test_that_fails_without_the_mutant_catches_nothing(tool: ModuleType, tmp_path: Path) -> None:
+    asked: list[list[str]] = []
+
+    def run(_: Path, tests: list[str], *__: str, seconds: float) -> tuple[int, str]:
+        asked.append(list(tests))
+        return {"t.py::good": 0, "t.py::wrong": 1, "t.py::endless": 124}[tests[-1]], ""
+
+    def tried(outcome: str, by: str) -> object:
+        return tool.Tried(
+            key="k", file="f", line=1, area="a", what="w", outcome=outcome, by=by, tests=1, seconds=0.0
+        )  # fmt: skip
+
+    sound = tool.Sound()
+    assert sound(tried("survived", ""), tmp_path, ["t.py::wrong"], 9, run) and not asked
+    assert sound(tried("caught", "t.py::good"), tmp_path, ["t.py::wrong", "t.py::good"], 9, run)
+    assert not sound(tried("caught", "t.py::wrong"), tmp_path, ["t.py::wrong"], 9, run)
+    assert sound(tried("caught", "t.py::good"), tmp_path, ["t.py::good"], 9, run) and len(asked) == 2, "asked twice"
+    assert not sound(tried("caught", tool.DO_NOT_END), tmp_path, ["t.py::endless"], 9, run)
+    assert sound(tried("caught", tool.DO_NOT_END), tmp_path, ["t.py::good"], 9, run)
+
+
+def _recorded(tool: ModuleType, folder: Path, lines: dict[str, list[int]], seconds: dict[str, float]) -> object:
+    """A `Reach` of one file, made as coverage.py would: a bit a line for each test."""
+    folder.mkdir()
+    base = sqlite3.connect(folder / "coverage.db")
+    base.execute("create table context (id integer, context text)")
+    base.execute("create table file (id integer, path text)")
+    base.execute("create table line_bits (file_id integer, context_id integer, numbits blob)")
+    base.execute("insert into file values (1, '/somewhere/src/rune/m.py')")
+    for number, (test, reached) in enumerate(lines.items()):
+        base.execute("insert into context values (?, ?)", (number, f"{test}|run"))
+        bits = bytearray(8)
+        for line in reached:
+            bits[line // 8] |= 1 << line % 8
+        base.execute("insert into line_bits values (1, ?, ?)", (number, bytes(bits)))
+    base.commit()
+    base.close()
+    (folder / "seconds.json").write_text(json.dumps(seconds))
+    (folder / "left-out.json").write_text(json.dumps([t for t in lines if t not in seconds]))
+    return tool.Reach(folder)
+
+
+def test_tests_are_chosen_quickest_first_but_run_file_by_file(tool: ModuleType, tmp_path: Path) -> None:
+    lines = {t: [4] for t in ("a.py::slow", "a.py::quick", "b.py::middle", "c.py::absent")} | {"c.py::other": [9]}
+    seconds = {"a.py::slow": 3.0, "a.py::quick": 0.25, "b.py::middle": 1.0, "c.py::other": 0.5}
+    reach = _recorded(tool, tmp_path / "reach", lines, seconds)
+
+    def at(line: int) -> object:
+        return tool.Mutation(
+            key="k", file="src/rune/m.py", line=line, area="a", what="w", start=0, end=1, new=""
+        )  # fmt: skip
+
+    # the first of a.py costs what its tests share too: as much as the slowest but one
+    assert reach.tests(at(4), 0.4) == ["a.py::quick"]
+    assert reach.tests(at(4), 1.5) == ["a.py::quick", "b.py::middle"]
+    assert reach.tests(at(4), 9) == ["b.py::middle", "a.py::quick", "a.py::slow"], "a file's tests lie together"
+    assert reach.cost(reach.tests(at(4), 9)) == pytest.approx(0.25 + 1 + 3 + 0.25)
+    assert reach.undecided(at(4)) and not reach.undecided(at(9)), "one that reaches line 4 was left out"
+    assert reach.undecided(at(1), ("c.py",)), "nobody reaches it: any test of the area may be the one"
+
+
+@pytest.mark.check  # a process that imports pytest, and a fork a run
+def test_a_fork_of_a_warm_process_runs_tests_as_a_process_of_their_own_would(tool: ModuleType, tmp_path: Path) -> None:
+    tree = tmp_path / "rune"
+    (tree / "src").mkdir(parents=True)
+    (tree / "src" / "m.py").write_text("def one():\n    return 1\n")
+    (tree / "test_m.py").write_text(
+        "import os, subprocess, sys, time\nfrom pathlib import Path\n\n"
+        "def test_one():\n    from m import one\n    assert one() == 1\n\n"
+        "def test_sleeps():\n    time.sleep(60)\n\n"
+        "def test_leaves_a_process():\n"
+        "    child = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+        "    Path('pid').write_text(str(child.pid))\n"
+    )
+    warm = tool.Warm(["pytest"])
+    try:
+        run = tool._warm_runner(warm)
+        assert run(tree, ["test_m.py::test_one"], seconds=60)[0] == 0
+        (tree / "src" / "m.py").write_text("def one():\n    return 2\n")
+        code, output = run(tree, ["test_m.py::test_one"], seconds=60)
+        assert code == 1 and tool.listed._first_failure(output) == "test_m.py::test_one"
+        assert run(tree, ["test_m.py::test_sleeps"], seconds=5)[0] == 124
+        assert run(tree, ["test_m.py::test_leaves_a_process"], seconds=60)[0] == 0
+        with pytest.raises(ProcessLookupError):
+            os.kill(int((tree / "pid").read_text()), 0)
+    finally:
+        warm.close()
 
 
 def test_every_triaged_survivor_is_still_a_mutant_of_the_source(tool: ModuleType) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections import OrderedDict, deque
+from collections.abc import Iterator
 from fractions import Fraction
 
 import pytest
@@ -235,3 +236,27 @@ def test_a_value_s_weight_is_about_its_text_and_is_no_longer_counted_than_it_mus
     for _ in range(60):  # 2 ** 60 texts
         nested = [nested, nested]
     assert remote.weight(nested, 20_000) >= 20_000
+
+
+def test_a_value_is_looked_at_only_until_it_is_clear_that_it_is_too_long() -> None:
+    looked: list[int] = []
+
+    class Counted(list):  # type: ignore[type-arg]
+        def __iter__(self) -> Iterator[int]:
+            for number in range(1000):
+                looked.append(number)
+                yield number
+
+    assert remote.weight(["x" * 90, Counted()], 100) >= 100
+    assert len(looked) < 5, "what came before it counts"
+    looked.clear()
+    assert remote.weight([Counted()], 100) >= 100 and 20 < len(looked) < 60
+
+
+def test_an_object_of_one_program_is_not_handed_to_another() -> None:
+    here, _ = answering(Shelved("object"))
+    there, asked = answering(1)
+    stranger = here.operate("call", "f")
+    with pytest.raises(connection.Broken, match="a Remote is no plain data"):
+        there.operate("call", "f", stranger)
+    assert asked == []

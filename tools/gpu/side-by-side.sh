@@ -37,12 +37,13 @@ tree() { # tree PID: it and all that descend from it
     for p in $(pgrep -P "$1"); do tree "$p"; done
     echo "$1"
 }
-pack() { # what there is, without weights, in two files
-    tar c --exclude='*.safetensors' --exclude='*.tgz' --exclude=stacks-on --exclude=./out -C "$L" . 2> /dev/null | xz -1 -T2 > "$OUT_HERE/g18.tmp"
+pack() { # what there is, without weights, in one file
+    local all="$L/all"
+    mkdir -p "$all"
+    ln -sfn "$T/runs" "$all/runs"
+    tar ch --exclude='*.safetensors' --exclude='*.pt' --exclude='*.tgz' --exclude=stacks-on --exclude=./out --exclude=./tree --exclude='tree.tar.xz' -C "$L" . 2> /dev/null |
+        xz -1 -T2 > "$OUT_HERE/g18.tmp"
     mv "$OUT_HERE/g18.tmp" "$OUT_HERE/g18.tar.xz"
-    [ -d "$T/runs" ] || return
-    tar c --exclude='*.safetensors' --exclude='*.pt' -C "$T/runs" . 2> /dev/null | xz -1 -T2 > "$OUT_HERE/runs.tmp"
-    mv "$OUT_HERE/runs.tmp" "$OUT_HERE/g18-runs.tar.xz"
 }
 (while sleep 20; do pack; done) &
 packing=$!

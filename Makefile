@@ -78,7 +78,7 @@ bench-hypernet: $(STAMP)
 	$(BIN)/python bench/hypernet.py --out results/bench-hypernet-cpu.json
 
 bench-report: $(STAMP)
-	$(BIN)/python bench/reporting.py --check
+	$(BIN)/python bench/reporting.py
 
 bench-stats: $(STAMP)
 	$(BIN)/python bench/stats.py

@@ -56,3 +56,15 @@ def test_applying_restores_the_file_whatever_happens(tool: ModuleType, tmp_path:
         assert file.read_text() == "x = 2\n"
         raise KeyError
     assert file.read_text() == "x = 1\n"
+
+
+def test_what_fails_on_the_unbroken_tree_is_tried_again_alone(tool: ModuleType, tmp_path: Path) -> None:
+    """One test falls the first time only, another always: the first is no fault of the tree, the second is one."""
+    tree = tmp_path / "tree"
+    (tree / "tests").mkdir(parents=True)
+    once = "from pathlib import Path\n\ndef test_once():\n    was = Path('seen').exists()\n    Path('seen').touch()\n"
+    (tree / "tests" / "test_once.py").write_text(once + "    assert was\n")
+    mutant = tool.Mutant(name="x", why="", file="", old="", new="", tests=("tests",))
+    assert tool.baseline(tree, [mutant]) == ""
+    (tree / "tests" / "test_never.py").write_text("def test_never():\n    assert False\n")
+    assert tool.baseline(tree, [mutant]) == "tests/test_never.py::test_never (pytest ended with 1)"

@@ -76,6 +76,12 @@ def test_what_one_tenant_asked_is_read_again_for_another(tenants: Tenants) -> No
     before = hits()
     tenants.ask("anna", "POST", "/v1/completions", json=body)
     assert before == 0 < hits()
+    before, path = hits(), tenants.served.service.config.keys
+    for project in ("yew", "ash"):  # a name that is given again is somebody else's
+        tenants.tokens["dora"] = keys.add(path, "dora", [project])
+        assert tenants.ask("dora", "POST", "/v1/completions", json=body).status_code == 200
+        keys.revoke(path, "dora")
+    assert hits() == before
 
 
 def test_each_lists_its_own_and_the_admin_all(tenants: Tenants) -> None:
@@ -235,7 +241,8 @@ def test_keys_are_kept_as_hashes_in_a_file_of_their_owner(tmp_path: Path) -> Non
     assert token not in text and token.rpartition("-")[2] not in text and '"oak"' in text
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     found = Keys(path)
-    assert found.find(token) == keys.Client(name="anna", projects=("oak",)) and found.required
+    client = found.find(token)
+    assert client == keys.Client(name="anna", projects=("oak",), key=token.split("-")[1]) and found.required
     assert found.find(token.upper()) is None and found.find("") is None
     assert not Keys(tmp_path / "none.json").required
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +22,18 @@ if TYPE_CHECKING:
 Sets = Mapping[str, tuple[Trajectory, ...]]  # task_id → what its adapter is made from
 
 
-def key(task_id: str) -> str:
-    """A task as a folder name."""
-    return re.sub(r"[^A-Za-z0-9._-]", "_", task_id)
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*(/[A-Za-z0-9][A-Za-z0-9.-]*)?")  # its "/" can become "_"
+
+
+def key(task_id: str, *more: str) -> str:
+    """A task, or several names in order, as a folder name; no two share one.
+
+    `HumanEval/3` is `HumanEval_3`; what could be taken for another ends in a digest (`a_1` beside `a/1`).
+    """
+    if not more and len(task_id) <= 100 and _PLAIN.fullmatch(task_id):
+        return task_id.replace("/", "_")
+    digest = hashlib.sha256(json.dumps([task_id, *more]).encode()).hexdigest()[:12]
+    return f"{re.sub(r'[^A-Za-z0-9.-]', '_', task_id)[:80]}_{digest}"
 
 
 def maker(arm_inputs: ArmInputs) -> AdapterGenerator:

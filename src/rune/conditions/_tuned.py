@@ -167,5 +167,5 @@ def treat(
         name = key(chosen[problem.task_id])
         if name not in refs:
             factors = tuned.by_set[name]
-            refs[name] = arm_inputs.keep(condition, _adapters.key(name[0]), factors, tuned.layout)
+            refs[name] = arm_inputs.keep(condition, _adapters.key(*name), factors, tuned.layout)
         on_done(Treatment(task_id=problem.task_id, condition=condition, adapter=refs[name], trajectory_ids=name))

@@ -137,9 +137,7 @@ def _plan(
     seed = secrets.randbits(31) if body.seed is None else body.seed
     ref = context.memory.ref(entry) if entry else None
     draws = [
-        Draw(
-            key=str(i), prompt=text, sampling=sampling, seed=seed, n=n, adapter=ref, logprobs=reports, salt=client.name
-        )
+        Draw(key=str(i), prompt=text, sampling=sampling, seed=seed, n=n, adapter=ref, logprobs=reports, salt=client.key)
         for i, text in enumerate(texts)
     ]
     answer = Answer(

@@ -33,6 +33,7 @@ class Client:
 
     name: str
     projects: tuple[str, ...] | None
+    key: str = ""  # the id of its key: a name may be given again, to somebody else
 
 
 OWNER = Client(name="", projects=None)
@@ -51,7 +52,7 @@ class Key:
 
     @property
     def client(self) -> Client:
-        return Client(name=self.name, projects=None if self.admin else self.projects)
+        return Client(name=self.name, projects=None if self.admin else self.projects, key=self.id)
 
 
 class Keys:

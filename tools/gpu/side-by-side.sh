@@ -142,8 +142,12 @@ else
 fi
 
 # 3. Meanwhile PEFT and what is asked for texts, not for speed.
-step peft 110 "$PY" "${bench[@]}" --parts $peft
-step checks 150 "$PY" "${bench[@]}" --parts self_check prefix_check
+meanwhile() { # as far as vLLM's measurement keeps its time
+    [ -n "$dry" ] || [ "$(left)" -gt "$1" ] || { say "not begun: PEFT and checks, $(left) s left"; return; }
+    step peft 110 "$PY" "${bench[@]}" --parts $peft
+    step checks 150 "$PY" "${bench[@]}" --parts self_check prefix_check
+}
+meanwhile 650
 
 # 4. vLLM measured, each alone; ours again right after the first.
 if [ -n "$vllm" ]; then
@@ -159,6 +163,7 @@ if [ -n "$vllm" ]; then
     fi
     for name in "${!pids[@]}"; do drop "$name"; done
 fi
+meanwhile 60
 touch "$L/quiet-over"
 
 # 5. Phase 1 on the 1.5B, every task held out once, if there is time for it: else its plain run.

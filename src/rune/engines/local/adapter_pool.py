@@ -155,7 +155,10 @@ class AdapterPool:
             self._active_slots_G = self.slots_of(adapter_ids)
             return
         if self._active_GE.shape[0] < count or self._active_GE.shape[1] != self.elements:
-            self._active_GE = self._active_GE.new_empty(count, self.elements)
+            # By halves at least: what was recorded over the buffer is lost with it.
+            room = max(count, self._active_GE.shape[0] * 3 // 2)
+            room = room if self.most_active is None else min(room, self.most_active)
+            self._active_GE = self._active_GE.new_empty(room, self.elements)
             self.version += 1
         if count:
             torch.index_select(self._resident_NE, 0, self.slots_of(adapter_ids), out=self._active_GE[:count])

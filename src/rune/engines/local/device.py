@@ -239,7 +239,8 @@ class Device:
 
     def _step(self, index: int, layout: BatchPlan, looks: tuple[Span, ...]) -> None:
         count = len(layout.rows)
-        key = (self.pool.version, count, len(layout.groups), layout.width, len(layout.blocks), looks)
+        groups = 0 if layout.blocks else len(layout.groups)  # blocks say for themselves whose they are
+        key = (self.pool.version, count, groups, layout.width, len(layout.blocks), looks)
         if self.pool.lined_up:
             self._graphs.run(key, lambda: self._forward(layout, looks))
         else:  # what it reads moves with every batch

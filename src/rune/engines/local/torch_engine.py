@@ -199,13 +199,13 @@ class TorchEngine:
 
     def _complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
         rows = self._rows(requests)
-        worn = {request.adapter.adapter_id: request.adapter for request in requests if request.adapter is not None}
-        self._ensure(list(worn.values()))
-        self._listed.update(worn.keys())
+        applied = {request.adapter.adapter_id: request.adapter for request in requests if request.adapter is not None}
+        self._ensure(list(applied.values()))
+        self._listed.update(applied.keys())
         try:
             yield from self._drawn(rows)
         finally:
-            self._listed.subtract(worn.keys())
+            self._listed.subtract(applied.keys())
 
     def _drawn(self, rows: list[Row]) -> Iterator[Completion]:
         decoding = self.decoder.run(rows)

@@ -63,7 +63,7 @@ GPU_PARTS = (
 SIDE_BY_SIDE = {
     "torch": ("ours_none", "ours_8", "ours_164", "session_1", "session_10", "session_100", "session_1000"),
     "vllm": (
-        "vllm_check", "vllm_none", "vllm_8", "vllm_164",
+        "vllm_check", "vllm_164", "vllm_none", "vllm_8",
         "vllm_session_1", "vllm_session_10", "vllm_session_100", "vllm_session_1000",
     ),
     "peft": ("peft_swap", "peft_8"),
@@ -71,7 +71,7 @@ SIDE_BY_SIDE = {
 ADAPTER_RANK = 8
 VLLM_VARIABLES = (  # those that change what is measured; the others are paths and names of this machine
     "VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_USE_FLASHINFER_SAMPLER", "VLLM_USE_V2_MODEL_RUNNER",
-    "VLLM_WORKER_MULTIPROCESSING_METHOD",
+    "VLLM_WORKER_MULTIPROC_METHOD",
 )  # fmt: skip
 
 
@@ -142,7 +142,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--parts",
         nargs="*",
-        help="default: all of the mode; extra: stream_check strong_check session_N peft_swap text_equality two_gpus",
+        help="default: all of the mode; extra: stream_check prefix_check strong_check session_N peft_swap "
+        "text_equality two_gpus",
     )
     parser.add_argument(
         "--engines",
@@ -438,22 +439,11 @@ class Bench:
             for j, adapter in enumerate([None, *strong])
         ]
         batch = answers(engine, requests)
-        heard: queue.SimpleQueue[tuple[str, Delta | Exception]] = queue.SimpleQueue()
-        parts: dict[str, list[Delta]] = defaultdict(list)
-        for request in requests:
-            engine.submit(request, lambda what, key=request.key: heard.put((key, what)))  # type: ignore[misc]
-        left = len(requests)
-        while left:
-            key, what = heard.get()
-            if isinstance(what, Exception):
-                raise what
-            parts[key].append(what)
-            left -= bool(what.finish_reason)
-        streamed = {(key, 0): "".join(delta.text for delta in some) for key, some in parts.items()}
+        streamed, pieces = through_session(engine, requests)
         found = {
             "requests": len(requests),
             "stream_equals_batch": agreement(batch, streamed),
-            "pieces": sum(map(len, parts.values())),
+            "pieces": pieces,
             "adapters_change_text": 1
             - agreement({k: t for k, t in batch.items() if k[0].endswith("-0")},
                         {(k[0][:-1] + "0", k[1]): t for k, t in batch.items() if k[0].endswith("-1")}),
@@ -461,6 +451,49 @@ class Bench:
         engine.close()
         if found["stream_equals_batch"] < 0.9 or found["adapters_change_text"] == 0:
             raise RuntimeError(f"the stream is not what the batch draws: {found}")
+        return found
+
+    def prefix_check(self) -> dict[str, Any]:
+        """Texts with a prefix cache against texts without, base and two adapters mixed, in fp32 and in bf16.
+
+        Prompts that begin alike, asked twice, the second time in another order: half greedy, half drawn with a seed.
+        """
+        tasks = self.tasks()[:16]
+        begun = "\n\n".join(task["prompt"] for task in tasks[:3])
+        found: dict[str, Any] = {}
+        for dtype in ("float32", "bfloat16"):
+            said = {}
+            for kind, room in (("without", 0), ("with", 1 << 30)):
+                engine = torch_engine.build(
+                    torch_engine.Config(max_rows=64, window=2048, prefix_bytes=room),
+                    model=self.model, device=self.args.device, dtype=dtype,
+                )  # fmt: skip
+                strong = [engine.put_adapter(f"strong-{seed}", self.strong(engine, seed)) for seed in (1, 2)]
+                requests = [
+                    Request(
+                        key=f"{i}-{j}", prompt=chat.render(self.model, prompts.task(f"{begun}\n\n{task['prompt']}")),
+                        sampling=Sampling(temperature=0.8 * (i % 2), max_new_tokens=48), seed=i, adapter=adapter,
+                    )
+                    for i, task in enumerate(tasks)
+                    for j, adapter in enumerate([None, *strong])
+                ]  # fmt: skip
+                first, _ = through_session(engine, requests)
+                again, _ = through_session(engine, requests[::-1])
+                said[kind] = {
+                    (round_, key): text for round_, some in enumerate((first, again)) for key, text in some.items()
+                }
+                if kept := engine.prefixes:
+                    found[f"{dtype}: prompt tokens not read again"] = round(kept.hits / kept.asked, 3)
+                engine.close()
+            found[f"{dtype}: equal texts"] = agreement(said["without"], said["with"])
+            found["requests"] = len(said["with"])
+            some = {key: text for (_, key), text in said["with"].items()}
+            found["adapters_change_text"] = 1 - agreement(
+                {key: text for key, text in some.items() if key[0].endswith("-0")},
+                {(key[0][:-1] + "0", key[1]): text for key, text in some.items() if key[0].endswith("-1")},
+            )
+        if found["float32: equal texts"] < 0.9 or not found["float32: prompt tokens not read again"]:
+            raise RuntimeError(f"the prefix cache changes texts, or is not used: {found}")
         return found
 
     def kernels(self) -> dict[str, Any]:
@@ -674,7 +707,7 @@ class Bench:
             if self.args.device == "cuda":
                 options["gpu_memory_utilization"] = 0.5
             # A forked process waits for ever for the OpenMP threads that arithmetic has started in this one.
-            os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
+            os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
             started = time.perf_counter()
             try:
                 from vllm import LLM
@@ -1164,6 +1197,24 @@ class Clock:
 
 def answers(engine: Any, requests: list[Request]) -> dict[tuple[str, int], str]:
     return {(c.key, c.draw): c.text for c in engine.complete(requests)}
+
+
+def through_session(engine: Any, requests: list[Request]) -> tuple[dict[tuple[str, int], str], int]:
+    """Texts of requests of one draw each, all submitted at once, and in how many pieces they came."""
+    heard: queue.SimpleQueue[tuple[str, Delta | Exception]] = queue.SimpleQueue()
+    parts: dict[str, list[Delta]] = defaultdict(list)
+    for request in requests:
+        engine.submit(request, lambda what, key=request.key: heard.put((key, what)))
+    left = len(requests)
+    while left:
+        key, what = heard.get()
+        if isinstance(what, Exception):
+            raise what
+        parts[key].append(what)
+        left -= bool(what.finish_reason)
+    return {(key, 0): "".join(delta.text for delta in some) for key, some in parts.items()}, sum(
+        map(len, parts.values())
+    )
 
 
 def percentiles(milliseconds: list[float]) -> dict[str, float]:

@@ -69,14 +69,16 @@ def test_attention_silu_and_chunk_masses_equal_plain_torch_in_single_and_half_pr
 
 @pytest.mark.check
 def test_a_ragged_mixed_batch_draws_the_texts_of_the_plain_path(world: World) -> None:
-    """Adapters of ranks 4 and 8 with 1, 3 and 18 rows (two blocks) and the base, coming and going."""
+    """Adapters of ranks 4 and 8 with 1, 3 and 18 rows (two blocks) and the base, coming and going; dead places too."""
     script = """
         import sys
         import torch
         from tests.engines.engine_helpers import PROMPTS, torch_engine
         from rune.adapters import peft as _lora
+        from rune.engines.local import batch
         from rune.engines.local import lora_kernels as _lora_kernels
         from rune.types import AdapterRef, ModelRef, Request, Sampling
+        batch.stepped = lambda count: -(-count // 5) * 5
         path, *folders = sys.argv[1:]
         model = ModelRef(name="tiny", path=path, digest="", source="local")
 
@@ -92,11 +94,18 @@ def test_a_ragged_mixed_batch_draws_the_texts_of_the_plain_path(world: World) ->
                 Request(key=f"{i}{j}", prompt=PROMPTS[i % 3], sampling=sampling, seed=7 * i, n=n, adapter=worn[j])
                 for i, (n, j) in enumerate([(18, 1), (3, 2), (1, 2), (2, 0), (1, 1), (3, 0)])
             ]
-            blocks = []
+            blocks, dead = [], []
             launch = engine.decoder.device.launch
-            engine.decoder.device.launch = lambda layout: blocks.append(layout.blocks) or launch(layout)
+
+            def looked_at(layout):
+                blocks.append(layout.blocks)
+                dead.append(None in layout.rows and any(rows == 0 for _, rows, _ in layout.blocks))
+                return launch(layout)
+
+            engine.decoder.device.launch = looked_at
             found = {(c.key, c.draw): c.text for c in engine.complete(requests)}
             assert all(map(bool, blocks)) == (kernels is not None)
+            assert any(dead) == (kernels is not None)
             assert len({found["01", 0], found["30", 0]}) == 2
             return found
 

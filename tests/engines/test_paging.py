@@ -6,7 +6,7 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -367,4 +367,49 @@ def test_pins_count_within_the_budget(world: World) -> None:
     with pytest.raises(AdapterError, match=r"all 1 are pinned; raise engine.settings.device_bytes"):
         drawn(engine, ask("x", world.adapters[0]))
     assert len(drawn(engine, ask("x", world.adapters[1], n=1))) == 1
+    engine.close()
+
+
+def test_an_adapter_handed_over_as_tensors_counts_within_the_budget(world: World) -> None:
+    engine = torch_engine(world, window=192, max_rows=1)
+    first, other = (random_adapter(engine.network.model, seed=seed, rank=8) for seed in (31, 32))
+    row, size = engine.decoder.row_bytes(320), engine.pool.bytes_with(first)
+    engine.close()
+    total = row + 2 * size
+    engine = torch_engine(world, window=192, max_rows=1, prefix_bytes=0, device_bytes=total)
+    drawn(engine, ask("x", world.adapters[1], n=1))
+    for adapter in (first, other):  # it takes the place of the folder's, and then of its own name
+        own = engine.put_adapter("own", adapter)
+        assert engine.residency.resident == ("own",)
+        ((_, one),) = drawn(engine, ask("x", own, n=1)).items()
+        free = torch_engine(world)
+        (expected,) = free.complete([ask("x", free.put_adapter("own", adapter), n=1)])
+        assert one.text == expected.text
+        assert sum(spent(engine)) <= total
+    with pytest.raises(AdapterError, match=r"no room for adapter more: all 1 places.*device_bytes"):
+        engine.put_adapter("more", first)
+    assert len(drawn(engine, ask("x", own, n=1))) == 1
+    engine.close()
+
+
+def test_an_adapter_of_many_rows_is_lined_up_no_oftener_than_the_budget_allows(world: World) -> None:
+    """In plain torch it stands in a group for each of its rows here; the answers are the ones without a budget."""
+    engine = torch_engine(world, window=192, max_rows=8)
+    total = engine.decoder.row_bytes(320) * 8 * 4 // 3 + 16
+    engine.close()
+    requests = [ask("x", world.adapters[0], key="many", n=7), ask("x", world.adapters[1], key="one", n=1)]
+    expected = {(c.key, c.draw): c.text for c in torch_engine(world).complete(requests)}
+    engine = torch_engine(world, window=192, max_rows=8, prefix_bytes=0, device_bytes=total)
+    most = 0
+    lines_up = engine.pool.activate
+
+    def activate(adapter_ids: Sequence[str]) -> None:
+        nonlocal most
+        lines_up(adapter_ids)
+        most = max(most, len(adapter_ids))
+        assert spent(engine)[1] <= engine._budget.adapters  # type: ignore[union-attr]
+
+    engine.pool.activate = activate  # type: ignore[method-assign]
+    assert {key: one.text for key, one in drawn(engine, *requests).items()} == expected
+    assert engine._budget is not None and most > engine._budget.adapters // engine.pool.adapter_bytes
     engine.close()

@@ -311,3 +311,55 @@ def _reference(world: World, adapter: AdapterRef | None) -> object:
             return model(input_ids=ids).logits
 
     return logits
+
+
+def test_what_is_drawn_under_a_dropped_adapter_ends_under_it(world: World) -> None:
+    """And its name is unknown from then on, though its weights are still there."""
+    engine = torch_engine(world, max_rows=4, max_adapters=2)
+    own = engine.put_adapter("own", random_adapter(engine.network.model, seed=7))
+    sampling = replace(SAMPLING, max_new_tokens=60)
+    request = replace(asks(world, 1, sampling)[0], adapter=own)
+    (expected,) = engine.complete([request])
+    assert expected.text != next(engine.complete([replace(request, adapter=None)])).text
+    deltas = stream(engine, request)
+    texts = [next(deltas).text for _ in range(3)]
+    engine.drop_adapter("own")
+    assert "own" not in engine.residency.resident
+    with pytest.raises(AdapterError, match="requests are being drawn under an adapter own; put it when"):
+        engine.put_adapter("own", random_adapter(engine.network.model, seed=8))
+    heard: list[Delta | Exception] = []
+    engine.submit(replace(request, key="late"), heard.append)
+    others = [replace(r, key=f"o{i}", adapter=world.adapters[i % 2]) for i, r in enumerate(asks(world, 4)[1:])]
+    assert "".join(texts + [delta.text for delta in deltas]) == expected.text
+    until(lambda: heard)
+    assert "unknown adapter own" in str(heard[0]) and len(heard) == 1
+    assert {c.key for c in gather(engine, others)} == {other.key for other in others}  # it goes on
+    again = engine.put_adapter("own", random_adapter(engine.network.model, seed=8))
+    assert next(iter(gather(engine, [replace(request, adapter=again)]))).text != expected.text
+    engine.close()
+
+
+def test_a_folders_adapter_dropped_while_it_is_drawn_is_read_anew(engine: TorchEngine, world: World) -> None:
+    request = replace(asks(world, 1)[0], adapter=world.adapters[0], sampling=replace(SAMPLING, max_new_tokens=60))
+    (expected,) = engine.complete([request])
+    loads = engine.residency.loads
+    deltas = stream(engine, request)
+    texts = [next(deltas).text]
+    engine.drop_adapter(world.adapters[0].adapter_id)
+    (second,) = gather(engine, [replace(request, key="second")])
+    assert "".join(texts + [delta.text for delta in deltas]) == second.text == expected.text
+    assert engine.residency.loads == loads + 1
+
+
+def test_an_adapter_dropped_while_a_list_is_drawn_ends_under_it(world: World) -> None:
+    engine = torch_engine(world, max_rows=2)
+    own = engine.put_adapter("own", random_adapter(engine.network.model, seed=7))
+    requests = [replace(r, adapter=own) for r in asks(world, 6)]
+    expected = {(c.key, c.draw): c.text for c in engine.complete(requests)}
+    drawing = engine.complete(requests)
+    found = [next(drawing)]
+    engine.drop_adapter("own")
+    found += drawing
+    assert {(c.key, c.draw): c.text for c in found} == expected
+    with pytest.raises(AdapterError, match="unknown adapter own"):
+        list(engine.complete(requests[:1]))

@@ -75,10 +75,12 @@ class AdapterPool:
         self.used: frozenset[str] = frozenset()
         self.elements = 0
         self.most: int | None = None  # rows that the matrix may have; None: it grows as they come
+        self.most_active: int | None = None  # and so many lined up; beyond that each product gathers its own factors
         self.version = 0  # changes when views made before no longer fit
         self._blocks: Blocks = {}
         self._resident_NE = torch.empty(0, 0, dtype=self.dtype, device=self.device)
         self._active_GE = torch.empty(0, 0, dtype=self.dtype, device=self.device)
+        self._active_slots_G: Tensor | None = None
 
     def __contains__(self, adapter_id: str) -> bool:
         return adapter_id in self.slots
@@ -143,13 +145,28 @@ class AdapterPool:
         self.slots.pop(adapter_id, None)
 
     def activate(self, adapter_ids: Sequence[str]) -> None:
-        """Line adapters up for `Grouped`: group g has `adapter_ids[g]`. One gather into a buffer that stays put."""
+        """Line adapters up for `Grouped`: group g has `adapter_ids[g]`. One gather into a buffer that stays put.
+
+        An adapter of many rows may stand in several groups; where those are more than `most_active`, none is lined up.
+        """
         count = len(adapter_ids)
+        self._active_slots_G = None
+        if self.most_active is not None and count > self.most_active:
+            self._active_slots_G = self.slots_of(adapter_ids)
+            return
         if self._active_GE.shape[0] < count or self._active_GE.shape[1] != self.elements:
-            self._active_GE = self._active_GE.new_empty(count, self.elements)
+            # By halves at least: what was recorded over the buffer is lost with it.
+            room = max(count, self._active_GE.shape[0] * 3 // 2)
+            room = room if self.most_active is None else min(room, self.most_active)
+            self._active_GE = self._active_GE.new_empty(room, self.elements)
             self.version += 1
         if count:
             torch.index_select(self._resident_NE, 0, self.slots_of(adapter_ids), out=self._active_GE[:count])
+
+    @property
+    def lined_up(self) -> bool:
+        """Whether the last `activate` did; else `grouped` reads tensors that do not stay put."""
+        return self._active_slots_G is None
 
     @property
     def active(self) -> Tensor:
@@ -161,6 +178,8 @@ class AdapterPool:
 
     def grouped(self, num_groups: int, width: int) -> Grouped:
         """The activated adapters over the first `num_groups`·`width` rows of a step; later rows are the base."""
+        if self._active_slots_G is not None:
+            return Grouped(self, self._resident_NE, width, self._active_slots_G[:num_groups])
         return Grouped(self, self._active_GE[:num_groups], width)
 
     def gathered(self, adapter_ids: Sequence[str], width: int) -> Grouped:
@@ -228,6 +247,7 @@ class AdapterPool:
         self._blocks, self.elements = self._layout(rank, used)
         self.rank, self.used, count = rank, used, len(old_NE)
         self._resident_NE = torch.zeros(capacity, self.elements, dtype=self.dtype, device=self.device)
+        self._active_GE = torch.empty(0, 0, dtype=self.dtype, device=self.device)
         self.version += 1
         for (layer, kind), (old_a, old_bs) in old_blocks.items():
             new_a, new_bs = self._blocks[layer, kind]

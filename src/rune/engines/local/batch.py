@@ -93,7 +93,7 @@ class Block(NamedTuple):
 class BatchPlan(NamedTuple):
     """Rows in batch order; None is a dead place. The first `len(groups)`·`width` rows wear `groups[i]`.
 
-    A ragged layout has `blocks` instead, which cover all rows, and no dead place.
+    A ragged layout has `blocks` instead, which cover all places.
     """
 
     rows: tuple[Row | None, ...]
@@ -131,21 +131,34 @@ def arrange(rows: Sequence[Row], *, most: int, row_cost: float, adapter_cost: fl
     return BatchPlan((*placed, *base), tuple(groups), width)
 
 
-def arrange_ragged(rows: Sequence[Row]) -> BatchPlan:
-    """Rows of one adapter side by side, in blocks as long as they come; base rows last. For kernels that take any."""
+def stepped(count: int) -> int:
+    """The next of sixteen sizes an octave: what is recorded for a size serves those a little smaller."""
+    step = 1 << max((count - 1).bit_length() - 5, 0)
+    return -(-count // step) * step
+
+
+def arrange_ragged(rows: Sequence[Row], *, most: int) -> BatchPlan:
+    """Rows of one adapter side by side, in blocks as long as they come; base rows last. For kernels that take any.
+
+    Places (at most `most`) and blocks are as many as `stepped` says, so that few shapes occur: the places behind the
+    rows are dead and base, the blocks behind the blocks empty.
+    """
     applied: dict[str | None, list[Row]] = defaultdict(list)
     for row in rows:
         applied[row.adapter_id].append(row)
-    base = applied.pop(None, [])
+    base: list[Row | None] = list(applied.pop(None, []))
+    base += [None] * (min(stepped(len(rows)), most) - len(rows))
     if not applied:
         return BatchPlan(tuple(base), (), 0)
-    placed: list[Row] = []
+    placed: list[Row | None] = []
     blocks: list[Block] = []
-    for group, members in enumerate([*applied.values(), base]):
+    parts: list[Sequence[Row | None]] = [*applied.values(), base]
+    for group, members in enumerate(parts):
         for first in range(0, len(members), BLOCK_ROWS):
             size = min(BLOCK_ROWS, len(members) - first)
             blocks.append(Block(len(placed) + first, size, group if group < len(applied) else -1))
         placed += members
+    blocks += [Block(0, 0, -1)] * (min(stepped(len(blocks)), most) - len(blocks))
     return BatchPlan(
         tuple(placed), tuple(adapter_id for adapter_id in applied if adapter_id is not None), 0, tuple(blocks)
     )

@@ -233,7 +233,7 @@ class Decoder:
         if not self.device.asynchronous:  # like lengths side by side: attention goes span by span there
             rows.sort(key=lambda row: row.length)
         if self.device.ragged:
-            layout = arrange_ragged(rows)
+            layout = arrange_ragged(rows, most=self.device.rows)
         else:
             layout = arrange(
                 rows,

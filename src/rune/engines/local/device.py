@@ -239,8 +239,12 @@ class Device:
 
     def _step(self, index: int, layout: BatchPlan, looks: tuple[Span, ...]) -> None:
         count = len(layout.rows)
-        key = (self.pool.version, count, len(layout.groups), layout.width, len(layout.blocks), looks)
-        self._graphs.run(key, lambda: self._forward(layout, looks))
+        groups = 0 if layout.blocks else len(layout.groups)  # blocks say for themselves whose they are
+        key = (self.pool.version, count, groups, layout.width, len(layout.blocks), looks)
+        if self.pool.lined_up:
+            self._graphs.run(key, lambda: self._forward(layout, looks))
+        else:  # what it reads moves with every batch
+            self._forward(layout, looks)
         uniform_B = self._uniform_BS[:count].gather(1, self._steps_B[:count, None])[:, 0]
         tokens_B = self._draw(self._logits_BV[:count], uniform_B, self._mix)
         self._tokens_B[:count] = tokens_B

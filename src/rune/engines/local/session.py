@@ -158,6 +158,11 @@ class Session:
         return self._broken is not None
 
     @property
+    def in_use(self) -> set[str | None]:
+        """Adapters that rows wear, None the base; for the session's own thread."""
+        return {draw.row.adapter_id for draw in self._draws.values()}
+
+    @property
     def waiting(self) -> int:
         """Draws that have not begun."""
         return sum(len(ticket.rows) for ticket in list(self._pending)) + len(self._decoder.waiting)
@@ -230,8 +235,7 @@ class Session:
             if ticket.adapter is not None and self._decoder.busy and not self._adapters.ready(ticket.adapter):
                 return  # it is being read while the others are drawn
             try:
-                in_use = {draw.row.adapter_id for draw in self._draws.values()}
-                if ticket.adapter is not None and not self._adapters.place(ticket.adapter, in_use):
+                if ticket.adapter is not None and not self._adapters.place(ticket.adapter, self.in_use):
                     return
             except (RuneError, RuntimeError, MemoryError) as error:
                 if not isinstance(error, RuneError) and not out_of_memory(error):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -55,6 +56,8 @@ class TorchEngine:
         self.host = HostTier(self._read, config.host_bytes)
         self._in_memory: set[str] = set()  # handed over as tensors: nothing to read them from again
         self._pinned: set[str] = set()
+        self._leaving: set[str] = set()  # dropped, and still worn by rows that were under way
+        self._listed: Counter[str] = Counter()  # names worn by lists under way, without a session
         self._next: tuple[str, Adapter] | None = None  # id, and what was read: it waits for a place
         self._loads = self._evictions = 0
         self._load_seconds = 0.0
@@ -89,11 +92,31 @@ class TorchEngine:
     def put_adapter(self, adapter_id: str, adapter: Adapter) -> AdapterRef:
         """Make an adapter resident from tensors; requests wear it by the record that is returned.
 
-        It stays until `drop_adapter`. Raises AdapterError if it does not fit this model.
+        It stays until `drop_adapter`. Raises AdapterError if it does not fit this model, if `device_bytes` have no
+        place for it, or while requests are drawn under an adapter of that name.
         """
         self._check_base(adapter_id, adapter.base_model)
 
         def put() -> float:
+            in_use = self._in_use()
+            if adapter_id in in_use:
+                raise AdapterError(
+                    f"requests are being drawn under an adapter {adapter_id}; put it when they have ended, or under "
+                    "another name"
+                )
+            self._let_go(in_use)
+            if self._budget:  # it counts as one read from the disk does
+                places = self._places_beside(adapter_id, adapter)
+                self._check_pins("for", adapter_id, places)
+                staying = set(self.pool.slots) & (self._pinned | self._in_memory | in_use) - {adapter_id}
+                if len(staying) >= places:
+                    raise AdapterError(
+                        f"no room for adapter {adapter_id}: requests are being drawn under all {places} places; "
+                        f"put it when some have ended, or raise {self._limiting}"
+                    )
+                self.pool.drop(adapter_id)  # two of one name would be one too many
+                self._evict(keep=in_use, places=places)
+                self._bound(adapter, places)
             with torch.inference_mode():
                 norm = self.pool.put(adapter_id, adapter)
             self._forget_prefixes(adapter_id)
@@ -108,11 +131,15 @@ class TorchEngine:
         )
 
     def drop_adapter(self, adapter_id: str) -> None:
+        """Forget an adapter. What is being drawn under it ends under it; whoever asks for it anew has it read anew."""
+
         def drop() -> None:
-            self.pool.drop(adapter_id)
             self._forget_prefixes(adapter_id)
             self._in_memory.discard(adapter_id)
             self._pinned.discard(adapter_id)
+            if adapter_id in self.pool:
+                self._leaving.add(adapter_id)
+            self._let_go(self._in_use())
 
         self._alone(drop)
 
@@ -120,16 +147,9 @@ class TorchEngine:
         """Make an adapter resident and keep it so, whatever else is asked for. Raises AdapterError without room."""
 
         def pin() -> None:
-            def check() -> None:
-                if len(self._pinned | self._in_memory | {adapter.adapter_id}) > self.places:
-                    raise AdapterError(
-                        f"no room to pin adapter {adapter.adapter_id}: all {self.places} places are pinned; "
-                        f"raise {self._limiting}"
-                    )
-
-            check()
+            self._check_pins("to pin", adapter.adapter_id, self.places)
             self._ensure([adapter])
-            check()  # a wide one makes places fewer
+            self._check_pins("to pin", adapter.adapter_id, self.places)  # a wide one makes places fewer
             self._pinned.add(adapter.adapter_id)
 
         self._alone(pin)
@@ -139,7 +159,7 @@ class TorchEngine:
         """Which adapters the device holds, and what it took to bring them there."""
         return Residency(
             places=self.places,
-            resident=tuple(self.pool.slots),
+            resident=tuple(name for name in self.pool.slots if name not in self._leaving),
             pinned=frozenset(self._pinned | self._in_memory),
             loads=self._loads,
             evictions=self._evictions,
@@ -179,7 +199,15 @@ class TorchEngine:
 
     def _complete(self, requests: Sequence[Request]) -> Iterator[Completion]:
         rows = self._rows(requests)
-        self._ensure([request.adapter for request in requests if request.adapter is not None])
+        applied = {request.adapter.adapter_id: request.adapter for request in requests if request.adapter is not None}
+        self._ensure(list(applied.values()))
+        self._listed.update(applied.keys())
+        try:
+            yield from self._drawn(rows)
+        finally:
+            self._listed.subtract(applied.keys())
+
+    def _drawn(self, rows: list[Row]) -> Iterator[Completion]:
         decoding = self.decoder.run(rows)
         while True:
             with torch.inference_mode():  # never held over a yield: it is the consumer's thread too
@@ -212,7 +240,7 @@ class TorchEngine:
             )
         if request.adapter is not None:
             self._check_base(request.adapter.adapter_id, request.adapter.base_model)
-            if request.adapter.adapter_id not in self.pool:
+            if request.adapter.adapter_id not in self.pool or request.adapter.adapter_id in self._leaving:
                 self.host.fetch(request.adapter)
         return self._open_session().submit(rows, request.adapter, listen)
 
@@ -354,8 +382,11 @@ class TorchEngine:
         """Every adapter resident, or AdapterError: an unknown one is never answered by the base model."""
         wanted = {adapter.adapter_id: adapter for adapter in adapters}
         self.pool.reserve(min(len(wanted), self.places))
+        self._let_go(self._in_use())
         for adapter_id, adapter in wanted.items():
             self._check_base(adapter_id, adapter.base_model)
+            if adapter_id in self._leaving:
+                raise AdapterError(f"adapter {adapter_id} was dropped while it is drawn under; ask again after that")
             if adapter_id in self.pool:
                 self.pool.touch(adapter_id)
                 continue
@@ -370,6 +401,9 @@ class TorchEngine:
 
         Raises AdapterError for an adapter that cannot be had, and where pinned ones take every place.
         """
+        self._let_go(in_use)
+        if adapter.adapter_id in self._leaving:  # its name waits until the last row has taken it off
+            return False
         if adapter.adapter_id in self.pool:
             self.pool.touch(adapter.adapter_id)
             return True
@@ -425,11 +459,35 @@ class TorchEngine:
         loaded = read(adapter)
         places = self._places_beside(adapter.adapter_id, loaded)
         self._evict(keep=keep, places=places)
-        self.pool.most = places if self._budget else None
+        self._bound(loaded, places)
         with torch.inference_mode():
             self.pool.put(adapter.adapter_id, loaded)
         self._loads += 1
         self._load_seconds += time.perf_counter() - started
+
+    def _bound(self, adapter: Adapter, places: int) -> None:
+        """Tell the bank what the budget leaves it, when this one has come."""
+        if self._budget:
+            self.pool.most = places
+            self.pool.most_active = self._budget.adapters // self.pool.bytes_with(adapter) - places
+
+    def _check_pins(self, what: str, adapter_id: str, places: int) -> None:
+        if len(self._pinned | self._in_memory | {adapter_id}) > places:
+            raise AdapterError(
+                f"no room {what} adapter {adapter_id}: all {places} places are pinned; raise {self._limiting}"
+            )
+
+    def _in_use(self) -> set[str | None]:
+        """Adapters that rows under way wear. In the session's thread, if there is one."""
+        if self._session is not None:
+            return self._session.in_use
+        return {name for name, lists in self._listed.items() if lists > 0}
+
+    def _let_go(self, in_use: Collection[str | None]) -> None:
+        """Dropped ones that no row wears any more."""
+        for adapter_id in self._leaving - set(in_use):
+            self.pool.drop(adapter_id)
+            self._leaving.discard(adapter_id)
 
     def _forget_prefixes(self, adapter_id: str) -> None:
         if self.decoder.prefixes is not None:

@@ -118,6 +118,7 @@ def environment(tree: Path) -> dict[str, str]:
     scratch.mkdir(exist_ok=True)
     return {
         **os.environ,
+        "PYTEST_ADDOPTS": "",  # the caller's may leave out the lines that say what failed
         "PYTHONPATH": str(tree / "src"),
         "RUNE_CACHE": str(cache),  # verdicts of the unbroken scorer hide a breakage, and a breakage's must not stay
         "TMPDIR": str(scratch),

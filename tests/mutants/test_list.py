@@ -58,6 +58,7 @@ def test_applying_restores_the_file_whatever_happens(tool: ModuleType, tmp_path:
     assert file.read_text() == "x = 1\n"
 
 
+@pytest.mark.check
 def test_what_fails_on_the_unbroken_tree_is_tried_again_alone(tool: ModuleType, tmp_path: Path) -> None:
     """One test falls the first time only, another always: the first is no fault of the tree, the second is one."""
     tree = tmp_path / "tree"

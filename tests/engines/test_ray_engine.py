@@ -134,8 +134,15 @@ def test_a_dead_replicas_list_is_done_again(engine: ray_engine.RayEngine, world:
 @pytest.mark.parametrize("engine", ["ray"], indirect=True)
 def test_streams_of_a_replica_that_dies_go_on_where_they_were(engine: ray_engine.RayEngine, world: World) -> None:
     long = replace(requests(world)[1], sampling=replace(SAMPLING, max_new_tokens=400), n=2)
-    work = [replace(long, key=str(i), seed=i, adapter=wearer) for i, wearer in enumerate((*world.adapters, None))]
-    expected = {(c.key, c.draw): c for c in torch_engine(world).complete(work)}
+    alone = torch_engine(world)
+    work, expected = [], {}
+    for i, wearer in enumerate((*world.adapters, None)):
+        tried = [replace(long, key=str(i), seed=seed, adapter=wearer) for seed in range(40)]
+        drawn = [{(c.key, c.draw): c for c in alone.complete([request])} for request in tried]
+        best = max(range(40), key=lambda at: min(c.num_tokens for c in drawn[at].values()))
+        work.append(tried[best])  # draws for long: none may have ended before all have begun
+        expected |= drawn[best]
+    assert min(c.num_tokens for c in expected.values()) >= 60
     heard: queue.SimpleQueue[tuple[str, Delta | Exception]] = queue.SimpleQueue()
     for request in work:
         engine.submit(request, lambda what, key=request.key: heard.put((key, what)))  # type: ignore[misc]

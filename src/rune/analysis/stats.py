@@ -105,10 +105,10 @@ def mean_interval(
     (MS_tasks + MS_trainings − MS_rest) / TS (Searle, Casella and McCulloch 1992, chapter 4), at least LEAST_SHARE of
     what tasks alone give. A variance of trainings estimated below 0 stays below 0: set to 0, intervals are too wide
     where trainings do not differ. Degrees of freedom as Satterthwaite (1946, "An Approximate Distribution of Estimates
-    of Variance Components") counts them for MS_trainings alone, the least certain of the three, FEW more uncertain for
-    each of its degrees, between S − 1 and T − 1. The two constants are by simulation: `bench/seed_intervals.py`. The
-    plain crossed bootstrap (Owen 2007, "The pigeonhole bootstrap") has no such degrees of freedom, and 3 trainings
-    are too few to resample.
+    of Variance Components") counts them, with MS_trainings, the least certain of the three, as the only uncertain one;
+    that count is divided by 1 + PENALTY / (S − 1) and held between S − 1 and T − 1. The two constants were chosen by
+    simulation; `bench/seed_intervals.py` shows what they cover. The plain crossed bootstrap (Owen 2007, "The
+    pigeonhole bootstrap") has no such degrees of freedom, and 3 trainings are too few to resample.
     """
     import numpy as np
     from scipy.special import stdtrit
@@ -128,7 +128,7 @@ def mean_interval(
 
 
 LEAST_SHARE = 0.5  # a variance below this much of the tasks' own is the luck of few trainings
-FEW = 0.8  # Satterthwaite's count is too high where 2 degrees of freedom are mixed with many
+PENALTY = 0.8  # Satterthwaite's count is too high where a variance of 2 degrees of freedom is added to a sure one
 
 
 class Crossed(NamedTuple):
@@ -149,7 +149,7 @@ def crossed_error(values: Any) -> Crossed:
         return Crossed(np.sqrt(units / num_units), np.full(np.shape(units), most))
     scale = np.maximum(units + trainings - rest, LEAST_SHARE * units)
     least = num_trainings - 1.0
-    uncertain = (1 + FEW / least) * trainings**2
+    uncertain = (1 + PENALTY / least) * trainings**2
     freedom = np.where(uncertain > 0, least * scale**2 / np.where(uncertain > 0, uncertain, 1.0), most)
     return Crossed(
         np.sqrt(scale / (num_units * num_trainings)),

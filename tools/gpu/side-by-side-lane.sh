@@ -9,7 +9,7 @@ began=$SECONDS
 for ((i = 0; i < 1200; i++)); do [ -e /tmp/ready-site ] && [ -e /tmp/ready-0.5b ] && break; sleep 0.5; done
 [ -e "$L/tree" ] || cp -r /tmp/tree "$L/tree"
 cp /tmp/ready/there.sh "$L/tree/tools/gpu/there.sh"
-export MODEL=/tmp/cache/models/qwen2.5-coder-0.5b-instruct SECONDS_LEFT=$((SECONDS_LEFT - SECONDS + began)) ALONE=$([ "${GPUS:-1}" -gt 1 ] && echo yes || echo no)
+export MODEL=/tmp/cache/models/qwen2.5-coder-0.5b-instruct SECONDS_LEFT=$((SECONDS_LEFT - SECONDS + began)) ALONE=${ALONE:-$([ "${GPUS:-1}" -gt 1 ] && echo yes || echo no)}
 export T=$L/tree OUT_HERE=/tmp/out-${L#/tmp/lane-}
 echo "== 0.5B there after $((SECONDS - began)) s, $SECONDS_LEFT s left, GPU $CUDA_VISIBLE_DEVICES of $GPUS, alone: $ALONE" >> "$L/queue.log"
 exec bash "$T/tools/gpu/side-by-side.sh"

@@ -164,6 +164,8 @@ if [ -n "$vllm" ]; then
     for name in "${!pids[@]}"; do drop "$name"; done
 fi
 meanwhile 60
+# Why, if ours is slower: where the steps of the full batch go.
+[ -n "$dry" ] || step profile 60 "$PY" "${bench[@]}" --parts profile
 touch "$L/quiet-over"
 
 # 5. Phase 1 on the 1.5B, every task held out once, if there is time for it: else its plain run.
@@ -171,8 +173,8 @@ if [ "$alone" = yes ]; then
     config=configs/crossfit-1.5b.toml
     [ "$(left)" -gt "${ENOUGH:-420}" ] || config=configs/phase1-1.5b.toml
     n=$(nproc)
-    cores=() # of this lane's
-    [ "$n" -lt 32 ] || cores=(taskset -c $((n - 12))-$((n - 1)))
+    cores=() # of this lane's, where there are enough
+    [ "$n" -lt 64 ] || cores=(taskset -c $((n - 12))-$((n - 1)))
     if [ -n "$dry" ] || wait_for /tmp/ready-1.5b 300; then
         say "phase1: $config, $(left) s left"
         for jobs in 3 2; do
@@ -182,8 +184,6 @@ if [ "$alone" = yes ]; then
     else
         say "phase1: no model"
     fi
-    # 6. Why, if ours is slower: where the steps of the full batch go.
-    [ -n "$dry" ] || step profile 60 "$PY" "${bench[@]}" --parts profile
 fi
 say done
 pack

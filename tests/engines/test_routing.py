@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
+import threading
+import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -10,7 +14,7 @@ from rune.engines.replicas import fleet, routing
 from rune.engines.replicas.routing import Router
 from rune.engines.replicas.worker import Facts, Wire, Worker
 from rune.errors import EngineError
-from rune.types import Delta, Request, Sampling
+from rune.types import Completion, Delta, Request, Sampling
 from tests.engines.engine_helpers import World, torch_engine
 from tests.engines.test_session import until
 
@@ -163,6 +167,35 @@ def test_a_replica_remembers_nothing_of_a_request_that_was_cancelled(world: Worl
     until(lambda: not worker.engine.decoder.busy and not worker.engine.waiting)
     assert not worker._tickets and not worker._cancelled
     worker.engine.close()
+
+
+class Slow:
+    """An engine whose lists end a while after their last draw."""
+
+    def __init__(self) -> None:
+        self.drawing = False
+
+    def complete(self, requests: list[Request]) -> Iterator[Completion]:
+        self.drawing = True
+        try:
+            for request in requests:
+                for draw in range(request.n):
+                    yield Completion(key=request.key, draw=draw, seed=0, text="", num_tokens=1, finish_reason="stop")
+            time.sleep(0.05)
+        finally:
+            self.drawing = False
+
+
+def test_who_hears_the_last_draw_of_a_list_may_submit_at_once() -> None:
+    worker = Worker()
+    worker.engine = engine = Slow()
+    threading.Thread(target=worker._draw_lists, daemon=True).start()
+    request = Request(key="1", prompt="x", sampling=Sampling(temperature=1.0, max_new_tokens=8), seed=0, n=3)
+    worker.draw([Wire(1, request, None), Wire(2, dataclasses.replace(request, key="2", n=1), None)])
+    heard = [worker._events.get(timeout=60)[0] for _ in range(3)]
+    assert engine.drawing and heard == [1, 1, 1]
+    assert worker._events.get(timeout=60)[0] == 2
+    assert not engine.drawing
 
 
 class Deaf(fleet.Fleet):

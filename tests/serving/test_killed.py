@@ -102,4 +102,6 @@ def test_killed_in_a_stream_in_an_upload_and_in_a_registration(
     registry.gc()
     assert registry.verify() == [] and not registry.objects.unfinished()
     assert set(every) <= {path.stem for path in (tmp_path / "kept").glob("*.jsonl")}
-    assert [path for path in (tmp_path / "tmp").rglob("*") if path.is_file()] == []
+    # A link is to what a killed server held in memory.
+    left = (path for path in (tmp_path / "tmp").rglob("*") if not path.is_symlink())
+    assert [path for path in left if path.is_file()] == []

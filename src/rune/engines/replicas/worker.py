@@ -128,6 +128,7 @@ class Worker:
         while True:
             wires = self._lists.get()
             left = {wire.number: wire.request.n for wire in wires if wire.number not in self._cancelled}
+            last: tuple[int, Delta] | None = None  # told when the list has ended: whoever hears it may submit at once
             try:
                 for wire in wires:
                     self._know(wire)
@@ -136,12 +137,16 @@ class Worker:
                     for completion in drawn:
                         number = int(completion.key)
                         left[number] -= 1
-                        self._events.put((number, whole(completion)))
+                        last = (number, whole(completion))
+                        if any(left.values()):
+                            self._events.put(last)
                         if not left.keys() - self._cancelled:
                             break
             except Exception as error:
                 for number in [number for number, draws in left.items() if draws]:
                     self._events.put((number, own(error)))
+            if last is not None and not any(left.values()):
+                self._events.put(last)
             self._cancelled.difference_update(wire.number for wire in wires)
 
     def _know(self, wire: Wire) -> None:

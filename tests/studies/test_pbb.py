@@ -6,10 +6,12 @@ import importlib
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 
+from rune.analysis import stats
 from rune.benchmarks import _pbb_drawn, _pbb_training, pbb
 from rune.runs import store
 
@@ -29,10 +31,56 @@ def test_recalled_code_is_told_from_values(study: ModuleType, answer: str, recal
 
 
 def test_the_best_function_is_the_one_that_the_difference_owes_most_to(study: ModuleType) -> None:
-    shares = {"tuned": [1.0, 0.0, 0.4, 0.4, 0.4], "tuned_wrong": [0.9, 0.0, 0.0, 0.1, 0.1]}
-    scores = {arm: study.Scores(np.array(share), 5) for arm, share in shares.items()}
+    passes = {"tuned": [10, 0, 4, 4, 4], "tuned_wrong": [9, 0, 0, 1, 1]}
+    scores = {arm: study.Scores(np.array(passed)[:, None], 10) for arm, passed in passes.items()}
     assert study.most(scores, ["a", "a", "b", "b", "b"]) == "b"
     assert study.functions_that_pass(scores, ["a", "a", "b", "c", "d"]) == {"tuned": 4, "tuned_wrong": 3}
+
+
+def test_passes_stand_by_task_and_seed_and_an_unfinished_run_is_refused(study: ModuleType) -> None:
+    found = {1: {"x": [True, True], "y": [False, False]}, 0: {"x": [True, False], "y": [False, False]}}
+    scores = study.scored(found, ["y", "x"])
+    assert scores.passed_TS.tolist() == [[0, 0], [1, 2]] and scores.draws == 8
+    assert scores.share_T.tolist() == [0.0, 0.75]
+    found[1]["y"].pop()
+    with pytest.raises(ValueError, match=r"tasks with \[1, 2\] draws; finish the run first"):
+        study.scored(found, ["y", "x"])
+
+
+def test_trainings_that_disagree_widen_the_second_interval_and_a_single_one_has_none(study: ModuleType) -> None:
+    domains = ["a", "a", "b", "c", "d", "e"]
+    base = np.array([0, 1, 0, 2, 1, 0])
+    none = np.zeros((6, 2), int)
+
+    def told(*seeds: np.ndarray, others: int = 2) -> dict[str, Any]:
+        scores = {"one": study.Scores(np.stack(seeds, axis=1), 5), "other": study.Scores(none[:, :others], 5)}
+        found: dict[str, Any] = study.contrast(scores, domains, np.ones(6, bool), "one", "other")
+        return found
+
+    alike, apart = told(base + 1, base + 1), told(base, base + 2)
+    assert alike["points"] == pytest.approx(apart["points"]) and 0 < alike["low"] == pytest.approx(apart["low"])
+    expected = stats.mean_interval(
+        20 * np.stack([base, base + 2], axis=1), domains, stats.task_weights(5, 10, 0), level=0.95, low=-100, high=100
+    )
+    assert apart["and_trainings"] == pytest.approx({"low": expected.low, "high": expected.high})
+    assert expected.over == "domains and trainings" and expected.low < 0 < alike["and_trainings"]["low"]
+    assert not [others for others in (1, 2) if "and_trainings" in told(base, others=others)]
+    text = study.span(apart)
+    assert text.count("[") == 2 and text.endswith(f" / [{expected.low:+.1f}, {expected.high:+.1f}]")
+    assert study.span({"points": 1.0, "low": 0.5, "high": 2.0}) == "+1.0 [+0.5, +2.0]"
+
+
+def test_the_rule_is_over_functions_and_what_trainings_add_is_said_beside_it(study: ModuleType) -> None:
+    def verdict(low: float, /, **more: float) -> str:
+        one = {"points": 3.0, "low": low, "high": 6.0, **({"and_trainings": more} if more else {})}
+        both = {"tuned - tuned_wrong": one, "tuned - tuned_mean": one}
+        run = {"arms": {"teacher": {"pass_at_1": 40.0}}, "contrasts": both}
+        said: str = study.verdict({**run, "taken_today": {"arms": {"teacher": 40.0}, "contrasts": both}})
+        return said
+
+    assert verdict(0.2) == "the effect is there." and verdict(-0.2) == "the effect is not there."
+    assert verdict(0.2, low=-0.5) == "the effect is there; with trainings in the intervals it is not shown."
+    assert verdict(0.2, low=0.1) == "the effect is there; with trainings in the intervals it is there as well."
 
 
 @pytest.fixture
@@ -84,7 +132,11 @@ def test_the_third_part_is_told_by_the_rule_that_was_written(third: ModuleType) 
             for by, labels in classes.items()
         },
     }  # fmt: skip
-    assert "the effect is there." in third.came_out(found)
+    assert "the effect is there.**\n" in third.came_out(found)
+    for low, words in {0.1: "there as well", -0.1: "not shown"}.items():
+        several = {what: {**one, "and_trainings": {"low": low, "high": 7.0}} for what in contrasts}
+        told = third.came_out({**found, "subsets": {"all tasks": {"tasks": 10, "contrasts": several}}})
+        assert f"the effect is there.** With trainings in the intervals it is {words}." in told
     assert "| vanilla | 2 to 4 | 3.0 | kept |" in third.came_out(found)
     assert "| teacher | 34 to 39 | 3.0 | missed |" in third.came_out(found)
     for _, control in third.RULE:

@@ -93,6 +93,15 @@ def test_a_later_phase_is_refused_without_a_decision_of_the_one_before(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("path", sorted(CONFIG.parent.glob("phase[2-9]*.toml")), ids=lambda path: path.stem)
+def test_a_config_that_is_called_by_a_later_phase_is_of_it_and_refuses_without_a_decision(path: Path) -> None:
+    loaded = config.load(path, ["phase.after=''", "phase.decision=''"])
+    number = int(path.name.removeprefix("phase")[0])
+    assert loaded.settings.phase.number == number
+    with pytest.raises(PhaseError, match=rf"phase {number} .* waits for a passed decision of phase {number - 1}: none"):
+        admission.demand(loaded.settings, loaded.base)
+
+
 def test_a_passed_decision_named_by_its_digest_opens_the_phase_and_stands_in_the_manifest(
     tmp_path: Path, tiny_model: ModelRef, passed: Path
 ) -> None:

@@ -29,7 +29,7 @@ from rune.runs.store import RunDir
 from rune.stages import adapt, collect, retrieve, sample, score, train
 from rune.stages.context import Context
 from rune.study import combine, reading, workers
-from rune.study.cells import Cell, key, loop_key
+from rune.study.cells import Cell, asked, key, loop_key
 from rune.study.config import Loaded, RunConfig
 from rune.study.creation import create
 from rune.study.folders import CellFolder, Experiment, reopen
@@ -185,7 +185,8 @@ def _in_cell(experiment: Experiment, name: str, place: CellFolder, runner: Runne
         folder.update(model=described(model))
         folder.update(device=device_name(context.device), dtype=context.dtype)
         looped = replace(context, seed=settings.run.seed)
-        collect.run(folder, settings.collect, looped, attempts=attempts(experiment, place))
+        calls = asked(settings.benchmark)
+        collect.run(folder, settings.collect, looped, attempts=attempts(experiment, place), asked=calls)
     elif name == "train":
         train.run(folder, settings.train, context)
     elif name == "adapt":

@@ -17,7 +17,7 @@ from rune.errors import ConfigError, PhaseError
 from rune.reporting import tracking
 from rune.runs import store
 from rune.runs.store import RunDir
-from rune.study import admission, config, creation, phases
+from rune.study import admission, combine, config, creation, phases, reading
 from rune.types import ModelRef
 from tests.pipeline.experiment import settings, write
 from tests.report import runs
@@ -100,6 +100,14 @@ def test_a_config_that_is_called_by_a_later_phase_is_of_it_and_refuses_without_a
     assert loaded.settings.phase.number == number
     with pytest.raises(PhaseError, match=rf"phase {number} .* waits for a passed decision of phase {number - 1}: none"):
         admission.demand(loaded.settings, loaded.base)
+
+
+def test_the_shipped_config_of_phase_2_names_the_decision_that_is_committed() -> None:
+    """A decision that is made again has another digest; `admission.verify` of this run takes minutes."""
+    loaded = config.load(CONFIG.with_name("phase2-0.5b.toml"))
+    before = RunDir.open(loaded.base / loaded.settings.phase.after)
+    assert loaded.settings.phase.decision == combine.digest_of(before)
+    assert reading.decision(before).passed
 
 
 def test_a_passed_decision_named_by_its_digest_opens_the_phase_and_stands_in_the_manifest(

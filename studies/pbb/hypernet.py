@@ -20,6 +20,7 @@ from pbb import FORMS, LEVEL, OVER, PAGE, RESAMPLES, SHOWN, Scores, by_arm, code
 
 from rune import config
 from rune.benchmarks import _pbb_drawn, pbb
+from rune.benchmarks.scorers import exact_value
 from rune.runs import store
 from rune.runs.store import RunDir
 from rune.study.folders import reopen
@@ -38,6 +39,7 @@ PREDICTED = {  # in points, lowest and highest
     f"hypernet - {BEFORE}": (0, 26),
 }  # fmt: skip
 CONTRASTS = [tuple(what.split(" - ")) for what in PREDICTED if " - " in what and "," not in what]
+EASIER, HARDER = ("strings", "data structures"), ("arithmetic", "recursion")
 RULE = (("hypernet", "wrong_trajectory"), ("hypernet", "hypernet_mean"))
 
 
@@ -81,6 +83,11 @@ def forms_that_train(corpus: Path) -> set[str]:
     return {_pbb_drawn.form(t.solution.replace(t.domain, "NAME")) for t in lessons}
 
 
+def body(code: str) -> str:
+    """The last line of a function, as it is told."""
+    return code.strip().splitlines()[-1].strip()
+
+
 def told(run: Path, corpus: Path, before: Path) -> dict[str, Any]:
     """All figures."""
     experiment = reopen(run)
@@ -116,6 +123,7 @@ def told(run: Path, corpus: Path, before: Path) -> dict[str, Any]:
         "kind": lambda t: t.problem.category,
         "input size": lambda t: t.size,
         "steps executed": lambda t: t.steps,
+        "value": lambda t: type(exact_value.parse(t.problem.test)).__name__,  # asked afterwards
     }
     owed: dict[str, float] = defaultdict(float)
     for domain, value in zip(domains, scores["hypernet"].share_T - scores["wrong_trajectory"].share_T, strict=True):
@@ -153,13 +161,21 @@ def told(run: Path, corpus: Path, before: Path) -> dict[str, Any]:
                 arm: 100 * float(s.share_T[np.array([d == best for d in domains])].mean()) for arm, s in scores.items()
             },
         },
+        "by_function": {
+            domain: {
+                "returns": " after ".join(body(f.source.code) for f in task.functions),
+                "form": form_of(task),
+                "arms": {
+                    arm: 100 * float(s.share_T[np.array([d == domain for d in domains])].mean())
+                    for arm, s in scores.items()
+                },
+            }
+            for domain, task in {t.problem.domain: t for t in tasks}.items()
+        },
         "functions_that_pass": {
             arm: len({d for d, v in zip(domains, s.share_T, strict=True) if v > 0}) for arm, s in scores.items()
         },
         "answers": {arm: dict(sorted(count.items())) for arm, count in answers.items()},
-        "diagnostics": {
-            place.cell.seed: store.read_json(place.folder / "diagnostics.json") for place in experiment.places()
-        },
         "by": {
             name: {
                 label: {
@@ -192,6 +208,19 @@ def measured(found: Mapping[str, Any], what: str) -> tuple[float, str]:
     return value, f"{value:.1f}"
 
 
+def in_words(by: Mapping[str, Any]) -> list[str]:
+    """The two predictions that are sentences: it falls with the lines executed, and which kinds are easier."""
+    few, some, many = (by["steps executed"][label]["arms"]["hypernet"] for label in ("few", "some", "many"))
+    kinds = {label: by["kind"][label]["arms"]["hypernet"] for label in (*EASIER, *HARDER)}
+    apart = min(kinds[label] for label in EASIER) > max(kinds[label] for label in HARDER)
+    told = ", ".join(f"{label} {value:.1f}" for label, value in kinds.items())
+    return [
+        f"`hypernet` falls with the lines executed: few {few:.1f}, some {some:.1f}, many {many:.1f}: "
+        f"{'kept' if few > some > many else 'missed'}. {' and '.join(EASIER)} are easier than {' and '.join(HARDER)}: "
+        f"{told}: {'kept' if apart else 'missed'}."
+    ]
+
+
 def came_out(found: Mapping[str, Any]) -> str:
     """What the page says: predictions, the rule, what stands beside it, classes and answers."""
     lines = [f"Intervals: {LEVEL:.0%}, paired, {OVER}.", ""]
@@ -209,7 +238,7 @@ def came_out(found: Mapping[str, Any]) -> str:
     if there and all("and_trainings" in one for one in ruling):
         wide = all(one["and_trainings"]["low"] > 0 for one in ruling)
         said += f" With trainings in the intervals it is {'there as well' if wide else 'not shown'}."
-    lines += ["", f"{kept} of {len(PREDICTED)} predictions kept. {said}", ""]
+    lines += ["", f"{kept} of {len(PREDICTED)} predictions kept. {said}", "", *in_words(found["by"]), ""]
     lines += [
         "| beside the rule | tasks | − `wrong_trajectory` | − `hypernet_mean` | − `static` |",
         "|---|---:|---:|---:|---:|",
@@ -235,7 +264,7 @@ def came_out(found: Mapping[str, Any]) -> str:
     best = found["best_function"]
     lines += [
         "", f"Functions and compositions that an arm passes anything of, of {found['functions']}: {passing}.",
-        f"Its best function is `{best['solution'].splitlines()[-1].strip()}`: "
+        f"Its best function is `{body(best['solution'])}`: "
         + ", ".join(f"`{arm}` {value:.0f}" for arm, value in best["arms"].items()) + ".",
     ]  # fmt: skip
     return "\n".join(lines)

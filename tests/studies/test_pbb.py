@@ -116,7 +116,10 @@ def test_the_third_part_is_told_by_the_rule_that_was_written(third: ModuleType) 
     one = {"points": 3.0, "low": 0.4, "high": 6.0}
     zero = {"points": 0.5, "low": -0.4, "high": 1.0}
     contrasts = {f"{a} - {b}": one for a, b in third.CONTRASTS}
-    classes = {"functions": ("composition",), "form": ("trains", "does not train")}
+    classes = {
+        "functions": ("composition",), "form": ("trains", "does not train"), "steps executed": ("few", "some", "many"),
+        "kind": (*third.EASIER, *third.HARDER),
+    }  # fmt: skip
     found = {
         "tasks": 10, "functions": 5, "arms": {arm: {"pass_at_1": 3.0, "draws": 50} for arm in (*third.ARMS, "tuned")},
         "by_seed": {0: dict.fromkeys(third.ARMS, 3.0)}, "answers": {arm: {} for arm in third.ARMS},
@@ -138,6 +141,12 @@ def test_the_third_part_is_told_by_the_rule_that_was_written(third: ModuleType) 
         told = third.came_out({**found, "subsets": {"all tasks": {"tasks": 10, "contrasts": several}}})
         assert f"the effect is there.** With trainings in the intervals it is {words}." in told
     assert "| vanilla | 2 to 4 | 3.0 | kept |" in third.came_out(found)
+    words = third.in_words(found["by"])[0]
+    assert words.count("missed") == 2 and "few 3.0, some 3.0, many 3.0" in words
+    for by, labels in {"steps executed": ("few", "some", "many"), "kind": (*third.EASIER, *third.HARDER)}.items():
+        for value, label in enumerate(reversed(labels)):
+            found["by"][by][label]["arms"] = {**found["by"][by][label]["arms"], "hypernet": float(value)}
+    assert third.in_words(found["by"])[0].count("kept") == 2
     assert "| teacher | 34 to 39 | 3.0 | missed |" in third.came_out(found)
     for _, control in third.RULE:
         worse = {**contrasts, f"hypernet - {control}": zero}

@@ -281,6 +281,10 @@ def test_every_cell_of_an_overridden_run_carries_the_reason_and_so_does_the_corp
             assert any(REASON in line for line in json.loads((cell / name).read_text(encoding="utf-8"))["overrides"]), (
                 name
             )
+        weights = {path.parent for path in cell.rglob("*.safetensors")}
+        assert {path.relative_to(cell).parts[0] for path in weights} == {"adapters", "checkpoints"}
+        for place in weights:
+            assert REASON in json.loads((place / "overrides.json").read_text(encoding="utf-8"))["overrides"][0]
 
 
 def test_the_tracker_names_the_phase_and_the_reason_in_every_run_and_in_its_note(overridden: Path) -> None:

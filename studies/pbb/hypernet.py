@@ -19,12 +19,13 @@ import numpy as np
 from pbb import FORMS, LEVEL, OVER, PAGE, RESAMPLES, SHOWN, Scores, by_arm, code_of, contrast, form, right, scored, span
 
 from rune import config
+from rune.analysis import stats
 from rune.benchmarks import _pbb_drawn, pbb
 from rune.benchmarks.scorers import exact_value
 from rune.runs import store
 from rune.runs.store import RunDir
-from rune.study.folders import reopen
-from rune.types import Outcome, Sample, Split, Trajectory, Verdict
+from rune.study.folders import Experiment, reopen
+from rune.types import Outcome, Sample, Split, Trajectory, Treatment, Verdict
 
 ARMS = ("vanilla", "teacher", "static", "hypernet", "wrong_trajectory", "hypernet_mean")
 BEFORE = "tuned"
@@ -83,6 +84,48 @@ def forms_that_train(corpus: Path) -> set[str]:
     return {_pbb_drawn.form(t.solution.replace(t.domain, "NAME")) for t in lessons}
 
 
+def kind(text: str) -> str:
+    """What kind of value a literal is: int, str, list, dict."""
+    return type(exact_value.parse(text)).__name__
+
+
+def wrong_of_a_kind(
+    experiment: Experiment, scores: Mapping[str, Scores], tasks: Sequence[pbb.Task], given: Mapping[str, Trajectory]
+) -> dict[str, Any]:
+    """`hypernet` and `wrong_trajectory` where the wrong function gives the same kind of value: asked afterwards.
+
+    A task counts in the seeds in which that is so; the interval is over functions. `given`: by the trajectory's id.
+    """
+    shown = {name: {kind(value) for value in SHOWN.findall(t.prompt)} for name, t in given.items()}
+    wrong: dict[int, dict[str, set[str]]] = {}  # seed → task → kinds
+    for place in experiment.places():
+        for one in store.read_jsonl(place.folder / "treatments.jsonl", Treatment):
+            if one.condition == "wrong_trajectory":
+                kinds = {name for read in one.trajectory_ids for name in shown[read]}
+                wrong.setdefault(place.cell.seed, {})[one.task_id] = kinds
+    alike_TS = np.array(
+        [[kind(t.problem.test) in wrong[seed][t.problem.task_id] for seed in sorted(wrong)] for t in tasks]
+    )
+    some_T = alike_TS.any(axis=1)
+    share_T = {
+        arm: (s.passed_TS / s.n * alike_TS).sum(axis=1)[some_T] / alike_TS.sum(axis=1)[some_T]
+        for arm, s in scores.items()
+        if arm in RULE[0]
+    }
+    labels = [t.problem.domain for t, is_in in zip(tasks, some_T, strict=True) if is_in]
+    difference_T = 100 * (share_T["hypernet"] - share_T["wrong_trajectory"])
+    weights_RT = stats.task_weights(len(set(labels)), RESAMPLES, 0)
+    found = stats.mean_interval(difference_T[:, None], labels, weights_RT, level=LEVEL, low=-100.0, high=100.0)
+    return {
+        "tasks": int(some_T.sum()),
+        "functions": len(set(labels)),
+        "arms": {arm: 100 * float(share.mean()) for arm, share in share_T.items()},
+        "hypernet - wrong_trajectory": {
+            "points": float(difference_T.mean()), "low": found.low, "high": found.high,
+        },
+    }  # fmt: skip
+
+
 def body(code: str) -> str:
     """The last line of a function, as it is told."""
     return code.strip().splitlines()[-1].strip()
@@ -123,7 +166,7 @@ def told(run: Path, corpus: Path, before: Path) -> dict[str, Any]:
         "kind": lambda t: t.problem.category,
         "input size": lambda t: t.size,
         "steps executed": lambda t: t.steps,
-        "value": lambda t: type(exact_value.parse(t.problem.test)).__name__,  # asked afterwards
+        "value": lambda t: kind(t.problem.test),  # asked afterwards
     }
     owed: dict[str, float] = defaultdict(float)
     for domain, value in zip(domains, scores["hypernet"].share_T - scores["wrong_trajectory"].share_T, strict=True):
@@ -172,6 +215,9 @@ def told(run: Path, corpus: Path, before: Path) -> dict[str, Any]:
             }
             for domain, task in {t.problem.domain: t for t in tasks}.items()
         },
+        "wrong_of_a_kind": wrong_of_a_kind(
+            experiment, scores, tasks, {t.trajectory_id: t for t in pbb.given(settings)}
+        ),
         "functions_that_pass": {
             arm: len({d for d, v in zip(domains, s.share_T, strict=True) if v > 0}) for arm, s in scores.items()
         },
@@ -262,6 +308,13 @@ def came_out(found: Mapping[str, Any]) -> str:
         lines.append(f"| {name} | {' | '.join(f'{share:.1f}' for share in shares)} |")
     passing = ", ".join(f"`{arm}` {count}" for arm, count in found["functions_that_pass"].items())
     best = found["best_function"]
+    alike = found["wrong_of_a_kind"]
+    lines += [
+        "", "Asked afterwards: where the wrong function gives the same kind of value as the right one "
+        f"({alike['tasks']} tasks of {alike['functions']} functions and compositions), `hypernet` has "
+        f"{alike['arms']['hypernet']:.1f}, `wrong_trajectory` {alike['arms']['wrong_trajectory']:.1f}: "
+        f"{span(alike['hypernet - wrong_trajectory'])}.",
+    ]  # fmt: skip
     lines += [
         "", f"Functions and compositions that an arm passes anything of, of {found['functions']}: {passing}.",
         f"Its best function is `{body(best['solution'])}`: "

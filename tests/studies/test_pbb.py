@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import pytest
 from rune.analysis import stats
 from rune.benchmarks import _pbb_drawn, _pbb_training, pbb
 from rune.runs import store
+from rune.types import Treatment
 
 STUDY = Path(__file__).parents[2] / "studies" / "pbb"
 CODE = "def f(xs):\n    return xs[1:]\n"
@@ -112,6 +113,39 @@ def test_a_form_that_trains_is_told_by_the_corpus(third: ModuleType, tmp_path: P
     assert not {_pbb_drawn.form(one.source.code) for one in _pbb_training.apart(part)} & forms
 
 
+def test_a_wrong_function_is_of_a_kind_where_it_gives_the_same_kind_of_value(third: ModuleType, tmp_path: Path) -> None:
+    part = pbb.Config(tier="easy", assertion=True)
+    given = {t.trajectory_id: t for t in pbb.given(part)}
+    single = [t for t in pbb.tasks(part) if len(t.functions) == 1]
+    numbers = list({t.problem.domain: t for t in single if third.kind(t.problem.test) == "int"}.values())[:3]
+    (text,) = list({t.problem.domain: t for t in single if third.kind(t.problem.test) == "str"}.values())[:1]
+    read = {t.domain: t.trajectory_id for t in given.values()}
+    asked = [*numbers[:2], text]
+    wrong = {  # number 0: of a kind in seed 0 alone; number 1: in both; the text: never
+        0: (numbers[2], numbers[2], numbers[2]), 1: (text, numbers[2], numbers[0]),
+    }  # fmt: skip
+    places = []
+    for seed, functions in wrong.items():
+        made = [
+            Treatment(
+                condition=arm, task_id=t.problem.task_id, trajectory_ids=(read[other.problem.domain],),
+            )
+            for t, other in zip(asked, functions, strict=True)
+            for arm in third.RULE[0]
+        ]  # fmt: skip
+        store.write_jsonl(tmp_path / str(seed) / "treatments.jsonl", made)
+        places.append(SimpleNamespace(cell=SimpleNamespace(seed=seed), folder=tmp_path / str(seed)))
+    scores = {
+        "hypernet": third.Scores(np.array([[4, 0], [2, 1], [5, 5]]), 5),
+        "wrong_trajectory": third.Scores(np.array([[1, 5], [0, 1], [5, 5]]), 5),
+    }
+    found = third.wrong_of_a_kind(SimpleNamespace(places=lambda: places), scores, asked, given)
+    assert (found["tasks"], found["functions"]) == (2, 2)
+    assert found["arms"] == pytest.approx({"hypernet": 55, "wrong_trajectory": 15})
+    told = found["hypernet - wrong_trajectory"]
+    assert told["points"] == pytest.approx(40) and told["low"] < 40 < told["high"]
+
+
 def test_the_third_part_is_told_by_the_rule_that_was_written(third: ModuleType) -> None:
     one = {"points": 3.0, "low": 0.4, "high": 6.0}
     zero = {"points": 0.5, "low": -0.4, "high": 1.0}
@@ -123,6 +157,9 @@ def test_the_third_part_is_told_by_the_rule_that_was_written(third: ModuleType) 
     found = {
         "tasks": 10, "functions": 5, "arms": {arm: {"pass_at_1": 3.0, "draws": 50} for arm in (*third.ARMS, "tuned")},
         "by_seed": {0: dict.fromkeys(third.ARMS, 3.0)}, "answers": {arm: {} for arm in third.ARMS},
+        "wrong_of_a_kind": {
+            "tasks": 4, "functions": 2, "arms": dict.fromkeys(third.RULE[0], 3.0), "hypernet - wrong_trajectory": one,
+        },
         "functions_that_pass": {"hypernet": 2}, "best_function": {"solution": CODE, "arms": {"hypernet": 40.0}},
         "subsets": {"all tasks": {"tasks": 10, "contrasts": contrasts}},
         "by": {

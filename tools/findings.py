@@ -6,8 +6,9 @@
 `findings`: the gate on all 164 tasks, two corpora and two temperatures (results/crossfit-0.5b, crossfit-0.5b-wide).
 `sound`: the same on the folds that a fault did not touch (results/reader-layers). `families`: private conventions
 (results/hypernet-0.5b). `updates`: real API updates (results/updates-exploration), and `oracle`: what a fine-tuned LoRA
-does there, and more passes of a hypernetwork (results/updates-oracle, updates-scaled). `remember`: a session goes in,
-an answer changes (results/bench-remember-cpu.json).
+does there, and more passes of a hypernetwork (results/updates-oracle, updates-scaled). `pbb`: values of a function
+that was only read (results/pbb-hypernet). `remember`: a session goes in, an answer changes
+(results/bench-remember-cpu.json).
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def blocks(root: Path = ROOT) -> dict[str, str]:
         "families": conventions(root),
         "updates": updates(root),
         "oracle": oracle(root),
+        "pbb": evaluated(root),
         "remember": remember(root),
     }
 
@@ -151,6 +153,27 @@ def oracle(root: Path) -> str:
         f"{passes:.1f} %, fine-tuning {steps:.1f}, another update's adapter "
         f"{generated['arms']['four passes_wrong']:.1f} ([study](studies/updates-scaled/README.md), "
         "[result](results/updates-scaled/result.md))."
+    )
+
+
+def evaluated(root: Path) -> str:
+    """pass@1 of the arms on values of functions that nothing trained on, and right − wrong over functions and seeds."""
+    found = store.read_json(root / "results" / "pbb-hypernet" / "result.json")
+    arms = {name: f"{arm['pass_at_1']:.1f}" for name, arm in found["arms"].items()}
+    right_wrong = {
+        name: found["subsets"][name]["contrasts"]["hypernet - wrong_trajectory"]
+        for name in ("all tasks", "of a form that does not train")
+    }
+    every, new = (
+        _span((one["points"], one["and_trainings"]["low"], one["and_trainings"]["high"]))
+        for one in right_wrong.values()
+    )
+    return (
+        f"bare model {arms['vanilla']} %, constant part alone {arms['static']}, another function's trajectory "
+        f"{arms['wrong_trajectory']}, **its own {arms['hypernet']}**, the same in context {arms['teacher']} "
+        f"({found['tasks']} tasks of {found['functions']} functions and compositions, {len(found['seeds'])} trainings; "
+        f"right − wrong {every} points, over functions and trainings; {new} where no function drawn for training has "
+        "the form)."
     )
 
 

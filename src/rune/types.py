@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
 class Outcome(StrEnum):
@@ -414,6 +414,14 @@ class Benchmark(Protocol):
     """A file in benchmarks/: `build(config)` gives one of these."""
 
     def problems(self) -> list[Problem]: ...
+
+
+@runtime_checkable
+class Asking(Benchmark, Protocol):
+    """A benchmark whose tasks ask for values of calls: no trajectory that trains or is shown may hold one of these."""
+
+    def asked(self) -> Mapping[str, Sequence[str]]:
+        """Task id → the calls as text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pbb import FORMS, LEVEL, PAGE, RESAMPLES, SHOWN, Scores, code_of, contrast, form, right, span
+from pbb import FORMS, LEVEL, OVER, PAGE, RESAMPLES, SHOWN, Scores, by_arm, code_of, contrast, form, right, scored, span
 
 from rune import config
+from rune.analysis import stats
 from rune.benchmarks import _pbb_drawn, pbb
+from rune.benchmarks.scorers import exact_value
 from rune.runs import store
 from rune.runs.store import RunDir
-from rune.study.folders import reopen
-from rune.types import Outcome, Sample, Split, Trajectory, Verdict
+from rune.study.folders import Experiment, reopen
+from rune.types import Outcome, Sample, Split, Trajectory, Treatment, Verdict
 
 ARMS = ("vanilla", "teacher", "static", "hypernet", "wrong_trajectory", "hypernet_mean")
 BEFORE = "tuned"
@@ -38,6 +40,7 @@ PREDICTED = {  # in points, lowest and highest
     f"hypernet - {BEFORE}": (0, 26),
 }  # fmt: skip
 CONTRASTS = [tuple(what.split(" - ")) for what in PREDICTED if " - " in what and "," not in what]
+EASIER, HARDER = ("strings", "data structures"), ("arithmetic", "recursion")
 RULE = (("hypernet", "wrong_trajectory"), ("hypernet", "hypernet_mean"))
 
 
@@ -61,27 +64,71 @@ def main() -> int:
 def passes(
     run: Path, names: Sequence[str], arms: Sequence[str]
 ) -> tuple[dict[str, Scores], dict[int, dict[str, float]]]:
-    """Shares of each arm over tasks, all seeds together; and pass@1 by seed, in points."""
-    found: dict[str, dict[str, list[bool]]] = {arm: defaultdict(list) for arm in arms}
-    by_seed: dict[int, dict[str, float]] = {}
+    """Each arm's passes by task and seed; and pass@1 by seed, in points."""
+    found = by_arm(arms)
     for place in reopen(run).places():
-        here: dict[str, list[bool]] = defaultdict(list)
         for verdict in store.read_jsonl(place.folder / "verdicts.jsonl", Verdict):
             if verdict.condition in found:
                 passed = verdict.outcome is Outcome.PASSED
-                found[verdict.condition][verdict.task_id].append(passed)
-                here[verdict.condition].append(passed)
-        seed = place.cell.seed
-        by_seed[seed] = {arm: 100 * float(np.mean(values)) for arm, values in here.items()}
-    return {
-        arm: Scores(np.array([np.mean(by_task[name]) for name in names]), sum(map(len, by_task.values())))
-        for arm, by_task in found.items()
-    }, by_seed
+                found[verdict.condition][place.cell.seed][verdict.task_id].append(passed)
+    scores = {arm: scored(by_seed, names) for arm, by_seed in found.items()}
+    seeds = sorted(found[arms[0]])
+    return scores, {
+        seed: {arm: 100 * float(s.passed_TS[:, at].mean() / s.n) for arm, s in scores.items()}
+        for at, seed in enumerate(seeds)
+    }
 
 
 def forms_that_train(corpus: Path) -> set[str]:
     lessons = [t for t in store.read_jsonl(corpus, Trajectory) if t.benchmark == pbb.NAME and t.category != "cruxeval"]
     return {_pbb_drawn.form(t.solution.replace(t.domain, "NAME")) for t in lessons}
+
+
+def kind(text: str) -> str:
+    """What kind of value a literal is: int, str, list, dict."""
+    return type(exact_value.parse(text)).__name__
+
+
+def wrong_of_a_kind(
+    experiment: Experiment, scores: Mapping[str, Scores], tasks: Sequence[pbb.Task], given: Mapping[str, Trajectory]
+) -> dict[str, Any]:
+    """`hypernet` and `wrong_trajectory` where the wrong function gives the same kind of value: asked afterwards.
+
+    A task counts in the seeds in which that is so; the interval is over functions. `given`: by the trajectory's id.
+    """
+    shown = {name: {kind(value) for value in SHOWN.findall(t.prompt)} for name, t in given.items()}
+    wrong: dict[int, dict[str, set[str]]] = {}  # seed → task → kinds
+    for place in experiment.places():
+        for one in store.read_jsonl(place.folder / "treatments.jsonl", Treatment):
+            if one.condition == "wrong_trajectory":
+                kinds = {name for read in one.trajectory_ids for name in shown[read]}
+                wrong.setdefault(place.cell.seed, {})[one.task_id] = kinds
+    alike_TS = np.array(
+        [[kind(t.problem.test) in wrong[seed][t.problem.task_id] for seed in sorted(wrong)] for t in tasks]
+    )
+    some_T = alike_TS.any(axis=1)
+    share_T = {
+        arm: (s.passed_TS / s.n * alike_TS).sum(axis=1)[some_T] / alike_TS.sum(axis=1)[some_T]
+        for arm, s in scores.items()
+        if arm in RULE[0]
+    }
+    labels = [t.problem.domain for t, is_in in zip(tasks, some_T, strict=True) if is_in]
+    difference_T = 100 * (share_T["hypernet"] - share_T["wrong_trajectory"])
+    weights_RT = stats.task_weights(len(set(labels)), RESAMPLES, 0)
+    found = stats.mean_interval(difference_T[:, None], labels, weights_RT, level=LEVEL, low=-100.0, high=100.0)
+    return {
+        "tasks": int(some_T.sum()),
+        "functions": len(set(labels)),
+        "arms": {arm: 100 * float(share.mean()) for arm, share in share_T.items()},
+        "hypernet - wrong_trajectory": {
+            "points": float(difference_T.mean()), "low": found.low, "high": found.high,
+        },
+    }  # fmt: skip
+
+
+def body(code: str) -> str:
+    """The last line of a function, as it is told."""
+    return code.strip().splitlines()[-1].strip()
 
 
 def told(run: Path, corpus: Path, before: Path) -> dict[str, Any]:
@@ -119,6 +166,7 @@ def told(run: Path, corpus: Path, before: Path) -> dict[str, Any]:
         "kind": lambda t: t.problem.category,
         "input size": lambda t: t.size,
         "steps executed": lambda t: t.steps,
+        "value": lambda t: kind(t.problem.test),  # asked afterwards
     }
     owed: dict[str, float] = defaultdict(float)
     for domain, value in zip(domains, scores["hypernet"].share_T - scores["wrong_trajectory"].share_T, strict=True):
@@ -156,13 +204,24 @@ def told(run: Path, corpus: Path, before: Path) -> dict[str, Any]:
                 arm: 100 * float(s.share_T[np.array([d == best for d in domains])].mean()) for arm, s in scores.items()
             },
         },
+        "by_function": {
+            domain: {
+                "returns": " after ".join(body(f.source.code) for f in task.functions),
+                "form": form_of(task),
+                "arms": {
+                    arm: 100 * float(s.share_T[np.array([d == domain for d in domains])].mean())
+                    for arm, s in scores.items()
+                },
+            }
+            for domain, task in {t.problem.domain: t for t in tasks}.items()
+        },
+        "wrong_of_a_kind": wrong_of_a_kind(
+            experiment, scores, tasks, {t.trajectory_id: t for t in pbb.given(settings)}
+        ),
         "functions_that_pass": {
             arm: len({d for d, v in zip(domains, s.share_T, strict=True) if v > 0}) for arm, s in scores.items()
         },
         "answers": {arm: dict(sorted(count.items())) for arm, count in answers.items()},
-        "diagnostics": {
-            place.cell.seed: store.read_json(place.folder / "diagnostics.json") for place in experiment.places()
-        },
         "by": {
             name: {
                 label: {
@@ -195,9 +254,23 @@ def measured(found: Mapping[str, Any], what: str) -> tuple[float, str]:
     return value, f"{value:.1f}"
 
 
+def in_words(by: Mapping[str, Any]) -> list[str]:
+    """The two predictions that are sentences: it falls with the lines executed, and which kinds are easier."""
+    few, some, many = (by["steps executed"][label]["arms"]["hypernet"] for label in ("few", "some", "many"))
+    kinds = {label: by["kind"][label]["arms"]["hypernet"] for label in (*EASIER, *HARDER)}
+    apart = min(kinds[label] for label in EASIER) > max(kinds[label] for label in HARDER)
+    told = ", ".join(f"{label} {value:.1f}" for label, value in kinds.items())
+    return [
+        f"`hypernet` falls with the lines executed: few {few:.1f}, some {some:.1f}, many {many:.1f}: "
+        f"{'kept' if few > some > many else 'missed'}. {' and '.join(EASIER)} are easier than {' and '.join(HARDER)}: "
+        f"{told}: {'kept' if apart else 'missed'}."
+    ]
+
+
 def came_out(found: Mapping[str, Any]) -> str:
     """What the page says: predictions, the rule, what stands beside it, classes and answers."""
-    lines = ["| points | predicted | measured | |", "|---|---:|---:|---|"]
+    lines = [f"Intervals: {LEVEL:.0%}, paired, {OVER}.", ""]
+    lines += ["| points | predicted | measured | |", "|---|---:|---:|---|"]
     kept = 0
     for what, (low, high) in PREDICTED.items():
         value, text = measured(found, what)
@@ -205,12 +278,13 @@ def came_out(found: Mapping[str, Any]) -> str:
         kept += holds
         lines.append(f"| {what.replace(' - ', ' − ')} | {low} to {high} | {text} | {'kept' if holds else 'missed'} |")
     every = found["subsets"]["all tasks"]["contrasts"]
-    there = all(every[f"{a} - {b}"]["low"] > 0 for a, b in RULE)
-    lines += [
-        "",
-        f"{kept} of {len(PREDICTED)} predictions kept. By the rule: **the effect is {'' if there else 'not '}there.**",
-        "",
-    ]
+    ruling = [every[f"{a} - {b}"] for a, b in RULE]
+    there = all(one["low"] > 0 for one in ruling)
+    said = f"By the rule: **the effect is {'' if there else 'not '}there.**"
+    if there and all("and_trainings" in one for one in ruling):
+        wide = all(one["and_trainings"]["low"] > 0 for one in ruling)
+        said += f" With trainings in the intervals it is {'there as well' if wide else 'not shown'}."
+    lines += ["", f"{kept} of {len(PREDICTED)} predictions kept. {said}", "", *in_words(found["by"]), ""]
     lines += [
         "| beside the rule | tasks | − `wrong_trajectory` | − `hypernet_mean` | − `static` |",
         "|---|---:|---:|---:|---:|",
@@ -234,9 +308,16 @@ def came_out(found: Mapping[str, Any]) -> str:
         lines.append(f"| {name} | {' | '.join(f'{share:.1f}' for share in shares)} |")
     passing = ", ".join(f"`{arm}` {count}" for arm, count in found["functions_that_pass"].items())
     best = found["best_function"]
+    alike = found["wrong_of_a_kind"]
+    lines += [
+        "", "Asked afterwards: where the wrong function gives the same kind of value as the right one "
+        f"({alike['tasks']} tasks of {alike['functions']} functions and compositions), `hypernet` has "
+        f"{alike['arms']['hypernet']:.1f}, `wrong_trajectory` {alike['arms']['wrong_trajectory']:.1f}: "
+        f"{span(alike['hypernet - wrong_trajectory'])}.",
+    ]  # fmt: skip
     lines += [
         "", f"Functions and compositions that an arm passes anything of, of {found['functions']}: {passing}.",
-        f"Its best function is `{best['solution'].splitlines()[-1].strip()}`: "
+        f"Its best function is `{body(best['solution'])}`: "
         + ", ".join(f"`{arm}` {value:.0f}" for arm, value in best["arms"].items()) + ".",
     ]  # fmt: skip
     return "\n".join(lines)

@@ -12,6 +12,7 @@ completions today, and what they consist of.
 Question, design, predictions and rule: README.md beside this file. Intervals are paired and over functions: each draw
 of the bootstrap takes whole functions (or compositions), with all their tasks, seeds and draws. Where all functions
 agree, as where nothing passes, the interval is that of a share of functions not yet seen (`stats.task_interval`).
+Runs of several seeds have a second interval, over functions and trainings (`stats.mean_interval`).
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ CONTRASTS = (
     ("tuned_mean", "vanilla"), ("teacher", "vanilla"), ("tuned", "teacher"),
 )  # fmt: skip
 RESAMPLES, LEVEL = 10_000, 0.95
+OVER = "over functions and, behind the slash where there are several seeds, over functions and trainings"
 PAGE = Path(__file__).with_name("README.md")
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -158,10 +160,36 @@ def ceiling(args: argparse.Namespace) -> None:
 
 
 class Scores(NamedTuple):
-    """Passes of one arm over the tasks of a run: [tasks], as shares of all draws of all seeds."""
+    """Passes of one arm, T tasks × S seeds, each of `n` draws."""
 
-    share_T: np.ndarray
-    draws: int
+    passed_TS: np.ndarray
+    n: int
+
+    @property
+    def share_T(self) -> np.ndarray:
+        """Of all draws of all seeds."""
+        return self.passed_TS.sum(axis=1) / (self.n * self.passed_TS.shape[1])
+
+    @property
+    def draws(self) -> int:
+        return self.n * self.passed_TS.size
+
+
+Found = Mapping[int, Mapping[str, Sequence[bool]]]  # seed → task → whether each draw passed
+
+
+def scored(found: Found, names: Sequence[str]) -> Scores:
+    """One arm's passes, tasks as in `names`, seeds in order. ValueError if a task has not as many draws as others."""
+    seeds = sorted(found)
+    counts = {len(found[seed][name]) for seed in seeds for name in names}
+    if len(counts) != 1:
+        raise ValueError(f"tasks with {sorted(counts)} draws; finish the run first: `rune run FOLDER --resume`")
+    return Scores(np.array([[sum(found[seed][name]) for seed in seeds] for name in names]), counts.pop())
+
+
+def by_arm(arms: Sequence[str] = ARMS) -> dict[str, dict[int, dict[str, list[bool]]]]:
+    """Nothing yet: arm → seed → task → whether each draw passed."""
+    return {arm: defaultdict(lambda: defaultdict(list)) for arm in arms}
 
 
 def tell(args: argparse.Namespace) -> None:
@@ -180,9 +208,8 @@ def one(run: Path) -> dict[str, Any]:
     experiment = reopen(run)
     part = config.build(pbb.Config, experiment.settings.benchmark.settings, where="benchmark.settings")
     asked = {t.problem.task_id: t for t in pbb.tasks(part) if t.problem.split is Split.HELD_OUT}
-    passed: dict[str, dict[str, list[int]]] = {arm: defaultdict(list) for arm in ARMS}
+    passed, now = by_arm(), by_arm()
     seconds: dict[str, float] = defaultdict(float)
-    now: dict[str, dict[str, list[int]]] = {arm: defaultdict(list) for arm in ARMS}
     forms: dict[str, Counter[str]] = {arm: Counter() for arm in ARMS}
     read = {t.domain: t for t in pbb.given(part)}
     shown: dict[str, Counter[str]] = {arm: Counter() for arm in ARMS}
@@ -190,7 +217,7 @@ def one(run: Path) -> dict[str, Any]:
         for sample in store.read_jsonl(place.folder / "samples.jsonl", Sample):
             problem = asked[sample.task_id].problem
             answer = prompts.extract(sample.completion, prompt=problem.prompt, entry_point="", answer=Answer.VALUE)
-            now[sample.condition][sample.task_id].append(right(answer, problem.test))
+            now[sample.condition][place.cell.seed][sample.task_id].append(right(answer, problem.test))
             forms[sample.condition][form(sample, answer, asked[sample.task_id])] += 1
             forms[sample.condition]["cut"] += sample.finish_reason == "length"
             given = read[problem.domain]
@@ -199,25 +226,19 @@ def one(run: Path) -> dict[str, Any]:
                 shown[sample.condition]["a shown value, right"] += right(answer, problem.test)
             shown[sample.condition]["its own code"] += code_of(answer, given.solution)
         for verdict in store.read_jsonl(place.folder / "verdicts.jsonl", Verdict):
-            passed[verdict.condition][verdict.task_id].append(verdict.outcome is Outcome.PASSED)
+            passed[verdict.condition][place.cell.seed][verdict.task_id].append(verdict.outcome is Outcome.PASSED)
         for stage, told in place.folder.manifest().get("stages", {}).items():
             seconds[stage] += float(told.get("seconds", 0.0))
     tasks = [asked[name] for name in sorted(asked)]
     names = [t.problem.task_id for t in tasks]
-    scores = {
-        arm: Scores(np.array([np.mean(found[name]) for name in names]), sum(map(len, found.values())))
-        for arm, found in passed.items()
-    }
-    again = {
-        arm: Scores(np.array([np.mean(found[name]) for name in names]), sum(map(len, found.values())))
-        for arm, found in now.items()
-    }
+    scores = {arm: scored(found, names) for arm, found in passed.items()}
+    again = {arm: scored(found, names) for arm, found in now.items()}
     domains = [t.problem.domain for t in tasks]
     manifest = RunDir.open(run).told()
     never = scores["vanilla"].share_T == 0
-    every = np.ones(len(tasks), bool)
+    all_T = np.ones(len(tasks), bool)
     gives = most(scores, domains)
-    of_most = {name for name, domain in zip(names, domains, strict=True) if domain == gives}
+    is_most = np.array([domain == gives for domain in domains])
     constant = np.array([bool(CONSTANT.search(read[d].solution)) for d in domains])
     classes: dict[str, Callable[[pbb.Task], str]] = {
         "functions": lambda t: "one function" if len(t.functions) == 1 else "composition",
@@ -234,13 +255,13 @@ def one(run: Path) -> dict[str, Any]:
         "functions": len(set(domains)),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "arms": {arm: {"pass_at_1": 100 * float(s.share_T.mean()), "draws": s.draws} for arm, s in scores.items()},
-        "contrasts": contrasts(scores, domains, every),
+        "contrasts": contrasts(scores, domains, all_T),
         "floor_never_answers": {"tasks": int(never.sum()), "contrasts": contrasts(scores, domains, never)},
         "gives_most": {
             "function": gives,
             "solution": read[gives].solution,
-            "passed": {arm: int(sum(sum(r) for n, r in f.items() if n in of_most)) for arm, f in passed.items()},
-            "contrasts": contrasts(scores, domains, np.array([d != gives for d in domains])),
+            "passed": {arm: int(s.passed_TS[is_most].sum()) for arm, s in scores.items()},
+            "contrasts": contrasts(scores, domains, ~is_most),
         },
         "functions_that_pass": functions_that_pass(scores, domains),
         "constant_put_to_a_string": {
@@ -248,11 +269,11 @@ def one(run: Path) -> dict[str, Any]:
             "tuned - tuned_wrong": contrast(scores, domains, constant, "tuned", "tuned_wrong"),
         },
         "answers_of_what_was_read": {arm: dict(sorted(count.items())) for arm, count in shown.items()},
-        "passed": {arm: int(sum(map(sum, found.values()))) for arm, found in passed.items()},
+        "passed": {arm: int(s.passed_TS.sum()) for arm, s in scores.items()},
         "taken_today": {
-            "passed": {arm: int(sum(map(sum, found.values()))) for arm, found in now.items()},
+            "passed": {arm: int(s.passed_TS.sum()) for arm, s in again.items()},
             "arms": {arm: 100 * float(s.share_T.mean()) for arm, s in again.items()},
-            "contrasts": contrasts(again, domains, every),
+            "contrasts": contrasts(again, domains, all_T),
         },
         "answers": {arm: {name: count[name] for name in (*FORMS, "cut")} for arm, count in forms.items()},
         "by": {
@@ -318,20 +339,30 @@ def contrasts(scores: Mapping[str, Scores], domains: Sequence[str], member: np.n
 
 
 def contrast(scores: Mapping[str, Scores], domains: Sequence[str], member: np.ndarray, a: str, b: str) -> Any:
-    """Difference in points with its interval over functions; None where there are fewer than two."""
+    """Difference in points with its interval over functions, and over functions and trainings if both arms have as
+    many and more than one (they are paired by seed). None where there are fewer than two functions.
+    """
     difference_T = 100 * (scores[a].share_T - scores[b].share_T)[member]
     labels = [d for d, is_in in zip(domains, member, strict=True) if is_in]
     units = len(set(labels))
     if units < 2:
         return None
     weights_RT = stats.task_weights(units, RESAMPLES, 0)
-    found = stats.mean_interval(difference_T[:, None], labels, weights_RT, level=LEVEL, low=-100.0, high=100.0)
-    return {"points": float(difference_T.mean()), "low": found.low, "high": found.high}
+
+    def interval(values_TS: np.ndarray) -> dict[str, float]:
+        found = stats.mean_interval(values_TS, labels, weights_RT, level=LEVEL, low=-100.0, high=100.0)
+        return {"low": found.low, "high": found.high}
+
+    told = {"points": float(difference_T.mean()), **interval(difference_T[:, None])}
+    one_TS, other_TS = (scores[arm].passed_TS[member] / scores[arm].n for arm in (a, b))
+    if one_TS.shape != other_TS.shape or one_TS.shape[1] == 1:
+        return told
+    return {**told, "and_trainings": interval(100 * (one_TS - other_TS))}
 
 
 def page(found: Mapping[str, Any]) -> str:
     """result.md: every figure from result.json."""
-    lines = ["# Programming by Backprop", "", f"Intervals: {LEVEL:.0%}, paired, over functions."]
+    lines = ["# Programming by Backprop", "", f"Intervals: {LEVEL:.0%}, paired, {OVER}."]
     for name, run in found.items():
         lines += [
             "", f"## {name}", "",
@@ -355,7 +386,8 @@ def page(found: Mapping[str, Any]) -> str:
 
 def came_out(found: Mapping[str, Any], part: Part) -> str:
     """What the page says of the runs: each prediction, the rule, and what the answers consist of."""
-    lines = [f"| measured, points | {' | '.join(found)} |", f"|---|{'---:|' * len(found)}"]
+    lines = [f"Intervals: {LEVEL:.0%}, paired, {OVER}.", ""]
+    lines += [f"| measured, points | {' | '.join(found)} |", f"|---|{'---:|' * len(found)}"]
     kept = 0
     for what, bounds in part.predicted.items():
         cells = []
@@ -483,6 +515,9 @@ def verdict(run: Mapping[str, Any]) -> str:
     )
     there = [all(c["low"] > 0 for c in pair) for pair in told]
     said = "the effect is there" if any(there) else "the effect is not there"
+    if any(there) and all("and_trainings" in c for pair in told for c in pair):
+        wide = any(all(c["and_trainings"]["low"] > 0 for c in pair) for pair in told)
+        said += f"; with trainings in the intervals it is {'there as well' if wide else 'not shown'}"
     if max(ceilings) < CEILING:
         said += (
             f", and `teacher` ({ceilings[0]:.1f}; {ceilings[1]:.1f} as taken today) is below {CEILING:g}: "
@@ -491,8 +526,12 @@ def verdict(run: Mapping[str, Any]) -> str:
     return f"{said}."
 
 
-def span(told: Mapping[str, float] | None) -> str:
-    return "–" if told is None else f"{told['points']:+.1f} [{told['low']:+.1f}, {told['high']:+.1f}]"
+def span(told: Mapping[str, Any] | None) -> str:
+    """Points and intervals, as OVER says."""
+    if told is None:
+        return "–"
+    intervals = [told, *([told["and_trainings"]] if "and_trainings" in told else [])]
+    return f"{told['points']:+.1f} " + " / ".join(f"[{one['low']:+.1f}, {one['high']:+.1f}]" for one in intervals)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@
     python grid.py tell --run RUN --out OUT       here: the table and the heat map
 
 `work` is `rune run configs/phase4-grid.toml --jobs 3` in another order: every seed has a process of its own, which
-takes the variants as the config names them: what is cut off is the last variants of all seeds, not the last seed.
+takes the variants as the config names them: what is cut off is the last variants of all seeds, not the last seed. The
+config is of phase 4, so it wants `--set "phase.override='REASON'"` as long as no phase before it has passed.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ from __future__ import annotations
 import builtins
 import keyword
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -14,8 +16,11 @@ from rune.benchmarks._pbb_functions import EASY_SOURCES, INPUTS, SOURCES
 from rune.benchmarks.pbb import Config
 from rune.benchmarks.scorers import exact_value, judging
 from rune.benchmarks.scorers.judging import Item
+from rune.cli.main import main
 from rune.errors import DataError
-from rune.types import Answer, Outcome, Problem, Scorer, Split
+from rune.runs import store
+from rune.types import Answer, Asking, ModelRef, Outcome, Problem, Scorer, Split
+from tests.pipeline.experiment import settings, write
 
 KINDS = {"sorting", "strings", "recursion", "arithmetic", "data structures", "ciphers"}
 
@@ -94,14 +99,50 @@ def test_no_task_asks_for_an_input_that_a_trajectory_shows_and_held_out_function
     # The check notices: a trajectory that shows a task's input, and a prompt that holds the code.
     task = next(t for t in tasks if len(t.functions) == 1)
     (own,) = (t for t in made if t.domain == task.functions[0].name)
-    from dataclasses import replace
-
     leaking = replace(own, prompt=f"{own.prompt}\nassert {own.domain}({', '.join(map(repr, task.inputs))}) == 0")
     with pytest.raises(DataError, match=r"its input .* stands in .*'s trajectory; ask for another"):
         pbb.check([task], [leaking])
     told = task._replace(problem=replace(task.problem, prompt=task.functions[0].code))
     with pytest.raises(DataError, match=r"the code of .* stands in its prompt"):
         pbb.check([told], [own])
+
+
+def test_a_benchmark_tells_the_calls_that_its_tasks_ask_for(tasks: list[pbb.Task]) -> None:
+    part = pbb.build(Config())
+    calls = part.asked()
+    assert isinstance(part, Asking) and list(calls) == [p.task_id for p in part.problems()]
+    for task in tasks:
+        arguments = ", ".join(map(repr, task.inputs))
+        assert calls[task.problem.task_id] == [f"{f.name}({arguments})" for f in task.functions]
+    shown = "\n".join(text for t in pbb.given(Config()) for text in (t.prompt, t.attempts[0].error))
+    assert not [call for mine in calls.values() for call in mine if call in shown]
+
+
+def test_a_file_that_shows_a_held_out_tasks_call_stops_the_run_in_one_line(
+    tmp_path: Path, tiny_model: ModelRef, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever wrote the trajectories: here a held-out function's, with one assertion more."""
+    small = {"tier": "easy", "functions": 6, "held_out": 3, "inputs": 2, "compositions": 0, "assertion": True}
+    part = Config(**small)
+    given = {t.domain: t for t in pbb.given(part)}
+    train = [f.name for f in pbb.functions(part) if f.split is Split.TRAIN]
+    task = next(t for t in pbb.tasks(part) if t.problem.split is Split.HELD_OUT)
+    call = pbb.call_of(task.functions[0].name, task.inputs)
+    own = given[task.problem.domain]
+    given[own.domain] = replace(own, prompt=f"{own.prompt}\nassert {call} == {task.problem.test}")
+    store.write_jsonl(tmp_path / "train.jsonl", [given[name] for name in train])
+    store.write_jsonl(tmp_path / "given.jsonl", given.values())
+    raw = settings(
+        tmp_path,
+        tiny_model,
+        benchmark={"name": "pbb", "settings": small},
+        collect={"tasks": 1, "max_attempts": 1, "imports": ["train.jsonl"], "shown": ["given.jsonl"]},
+        engine={"name": "scripted", "settings": {"default": ["3"]}},
+    )
+    raw["design"] = {"by": "domain", "held_out": 0}
+    assert main(["collect", str(write(tmp_path, raw))]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("rune: ") and f"shows {call}, whose value {task.problem.task_id} asks for; remove it" in said
 
 
 def judged(problem: Problem, answer: str) -> bool:

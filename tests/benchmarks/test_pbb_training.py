@@ -128,6 +128,8 @@ def test_cruxevals_functions_are_renamed_and_one_that_is_held_out_is_left_out(
 def test_cruxevals_functions_are_asked_for_on_inputs_that_their_trajectories_do_not_show(data_dir: Path) -> None:
     config = pbb_cruxeval.Config(path=str(data_dir / "cruxeval" / "cruxeval.jsonl"), functions=60, held_out=20)
     problems = pbb_cruxeval.build(config).problems()
+    asked = pbb_cruxeval.build(config).asked()
+    assert asked == {problem.task_id: [call_in(problem.prompt)] for problem in problems}
     given = {t.domain: t for t in pbb_cruxeval.trajectories(config)}
     assert len(given) == 60 == len({p.domain for p in problems}) and len({p.task_id for p in problems}) == len(problems)
     assert len({p.domain for p in problems if p.split is Split.HELD_OUT}) == 20

@@ -166,6 +166,9 @@ class TestOneLine:
         self, sandbox: Pool, shop: Path, tmp_path: Path
     ) -> None:
         self.refused(sandbox, "no git repository; run `git init`", tmp_path)
+        self.refused(
+            sandbox, r"nothing: no such file or folder; benchmark.settings.path is a git", tmp_path / "nothing"
+        )
         self.refused(sandbox, "there is no commit 'abcdef0'", shop, commit="abcdef0")
 
     def test_a_dirty_work_tree_unless_a_commit_is_named(self, sandbox: Pool, tmp_path: Path) -> None:

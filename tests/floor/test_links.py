@@ -73,7 +73,7 @@ def test_a_link_to_nothing_is_found_and_a_good_one_is_not(tmp_path: Path) -> Non
 TOOL = runpy.run_path(str(ROOT / "tools" / "findings.py"))
 
 
-@pytest.mark.parametrize("name", ["findings", "families", "updates", "remember"])
+@pytest.mark.parametrize("name", ["findings", "families", "updates", "pbb", "remember"])
 def test_readmes_first_screen_is_what_the_committed_results_say(name: str) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     between = text.split(f"<!-- rune:{name}:begin -->\n")[1].split(f"\n<!-- rune:{name}:end -->")[0]

@@ -17,7 +17,7 @@ from rune.errors import ConfigError, PhaseError
 from rune.reporting import tracking
 from rune.runs import store
 from rune.runs.store import RunDir
-from rune.study import admission, config, creation, phases
+from rune.study import admission, combine, config, creation, phases, reading
 from rune.types import ModelRef
 from tests.pipeline.experiment import settings, write
 from tests.report import runs
@@ -91,6 +91,23 @@ def test_a_later_phase_is_refused_without_a_decision_of_the_one_before(
     ):
         creation.create(loaded, resume=False)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("path", sorted(CONFIG.parent.glob("phase[2-9]*.toml")), ids=lambda path: path.stem)
+def test_a_config_that_is_called_by_a_later_phase_is_of_it_and_refuses_without_a_decision(path: Path) -> None:
+    loaded = config.load(path, ["phase.after=''", "phase.decision=''"])
+    number = int(path.name.removeprefix("phase")[0])
+    assert loaded.settings.phase.number == number
+    with pytest.raises(PhaseError, match=rf"phase {number} .* waits for a passed decision of phase {number - 1}: none"):
+        admission.demand(loaded.settings, loaded.base)
+
+
+def test_the_shipped_config_of_phase_2_names_the_decision_that_is_committed() -> None:
+    """A decision that is made again has another digest; `admission.verify` of this run takes minutes."""
+    loaded = config.load(CONFIG.with_name("phase2-0.5b.toml"))
+    before = RunDir.open(loaded.base / loaded.settings.phase.after)
+    assert loaded.settings.phase.decision == combine.digest_of(before)
+    assert reading.decision(before).passed
 
 
 def test_a_passed_decision_named_by_its_digest_opens_the_phase_and_stands_in_the_manifest(
@@ -247,12 +264,12 @@ def overridden(tmp_path_factory: pytest.TempPathFactory, tiny_model: ModelRef) -
     "name",
     [
         *("manifest.json", "preregistration.json", "decision.json", "leakage.json", "result.json", "mlflow.json"),
-        *("tracking.json", "result.md", "report.md", "assessment.md", "report.html", "config.toml"),
+        *("mlflow.csv", "tracking.json", "result.md", "report.md", "assessment.md", "report.html", "config.toml"),
     ],
 )
 def test_every_record_and_page_of_an_overridden_run_carries_the_reason(overridden: Path, name: str) -> None:
     text = (overridden / name).read_text(encoding="utf-8")
-    assert REASON in html.unescape(text).replace('\\"', '"')
+    assert REASON in html.unescape(text).replace('\\"', '"').replace('""', '"')
 
 
 def test_every_cell_of_an_overridden_run_carries_the_reason_and_so_does_the_corpus(overridden: Path) -> None:
@@ -264,6 +281,10 @@ def test_every_cell_of_an_overridden_run_carries_the_reason_and_so_does_the_corp
             assert any(REASON in line for line in json.loads((cell / name).read_text(encoding="utf-8"))["overrides"]), (
                 name
             )
+        weights = {path.parent for path in cell.rglob("*.safetensors")}
+        assert {path.relative_to(cell).parts[0] for path in weights} == {"adapters", "checkpoints"}
+        for place in weights:
+            assert REASON in json.loads((place / "overrides.json").read_text(encoding="utf-8"))["overrides"][0]
 
 
 def test_the_tracker_names_the_phase_and_the_reason_in_every_run_and_in_its_note(overridden: Path) -> None:

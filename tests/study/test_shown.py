@@ -191,4 +191,4 @@ def test_what_is_shown_needs_a_domain(tmp_path: Path) -> None:
     one["attempts"] = [{"code": "x = 1", "outcome": "passed"}]
     (tmp_path / "t.jsonl").write_text(json.dumps({**one, "solution": "x = 1"}) + "\n")
     with pytest.raises(DataError, match=r"t.jsonl:1: field 'domain' is empty"):
-        collect.shown([str(tmp_path / "t.jsonl")])
+        collect.shown([str(tmp_path / "t.jsonl")], {})

@@ -122,6 +122,10 @@ class ProgrammingByBackprop:
     def problems(self) -> list[Problem]:
         return [task.problem for task in tasks(self.config)]
 
+    def asked(self) -> dict[str, list[str]]:
+        """Task id → the call that it asks for; of a composition also its functions' own on the same input."""
+        return {t.problem.task_id: [call_of(f.name, t.inputs) for f in t.functions] for t in tasks(self.config)}
+
 
 def build(config: Config) -> ProgrammingByBackprop:
     return ProgrammingByBackprop(config)

@@ -47,13 +47,20 @@ class Renaming:
 
     def problems(self) -> list[Problem]:
         """Raises DataError for a file that is missing or another, or has fewer functions than asked for."""
+        return [problem for problem, _ in self._tasks()]
+
+    def asked(self) -> dict[str, list[str]]:
+        """Task id → the call that it asks for. Raises as `problems` does."""
+        return {problem.task_id: [call] for problem, call in self._tasks()}
+
+    def _tasks(self) -> list[tuple[Problem, str]]:
         config = self.config
         rng = random.Random(f"{config.seed} asked")
         made = []
         for number, one in enumerate(functions(config)):
             split = Split.HELD_OUT if number < config.held_out else Split.TRAIN
             for place, (call, value) in enumerate(one.calls()[pbb.SHOWN : pbb.SHOWN + config.inputs]):
-                made.append(_problem(config, one, split, place, question(rng, call), call, value))
+                made.append((_problem(config, one, split, place, question(rng, call), call, value), call))
         return made
 
 

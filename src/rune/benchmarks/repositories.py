@@ -63,6 +63,11 @@ class Repositories:
     def problems(self) -> list[Problem]:
         """Raises DataError for a path that is neither, a dirty work tree, a commit or a clone that is not there."""
         path = Path(self.config.path).expanduser()
+        if self.config.path not in ("", "hub") and not path.exists():
+            raise DataError(
+                f"{path}: no such file or folder; benchmark.settings.path is a git repository, or a file of instances "
+                "in SWE-bench's form"
+            )
         local = bool(self.config.path) and path.is_dir()
         if self.config.evaluate == "swebench":
             if local:

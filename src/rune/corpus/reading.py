@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import importlib
 import itertools
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +28,7 @@ from rune.errors import ContaminationError, DataError
 from rune.types import Problem, Trajectory
 
 FOLDER = "corpus.importers"
+_CALLED = re.compile(r"\w+(?=\s*\()")
 
 
 @dataclass(slots=True)
@@ -51,6 +53,25 @@ class Imported:
                     f"{place}: field 'task_id' {trajectory.task_id!r}, trajectory {trajectory.trajectory_id}: "
                     f"{reason}; remove it"
                 )
+
+    def check_asked(self, calls: Mapping[str, str]) -> None:
+        """Raises ContaminationError for the first that shows a call whose value a task asks for, whatever the layout.
+
+        `calls`: the call as text, "zib([1, 2])" → the task's id.
+        """
+        by_name: dict[str, list[str]] = {}
+        for call in calls:
+            by_name.setdefault(call.partition("(")[0], []).append(call)
+        for trajectory, place in zip(self.trajectories, self.places, strict=True):
+            tried = [part for a in trajectory.attempts for part in (a.code, a.error, a.reflection)]
+            text = "\n".join([trajectory.prompt, *tried])
+            bare = "".join(text.split())
+            for name in sorted(by_name.keys() & set(_CALLED.findall(text))):
+                if call := next((c for c in by_name[name] if "".join(c.split()) in bare), ""):
+                    raise ContaminationError(
+                        f"{place}: trajectory {trajectory.trajectory_id} shows {call}, whose value {calls[call]} asks "
+                        "for; remove it, or ask for another input"
+                    )
 
     def record(self) -> dict[str, Any]:
         """For corpus.json: how much was redacted, by kind, and how much was left out."""

@@ -102,8 +102,9 @@ def why(error: Exception, config: Config) -> str:
 
 
 def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    store.write_json(path / "mlflow.json", {"columns": COLUMNS, "rows": rows, **_overridden(path)})
-    store.write_atomic(path / "mlflow.csv", csv_of(rows))
+    said = _overridden(path)
+    store.write_json(path / "mlflow.json", {"columns": COLUMNS, "rows": rows, **said})
+    store.write_atomic(path / "mlflow.csv", csv_of(rows, said.get("overrides", ())))
 
 
 def _phase(path: Path) -> Mapping[str, Any]:
@@ -405,9 +406,11 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def csv_of(rows: Sequence[Mapping[str, Any]]) -> str:
+def csv_of(rows: Sequence[Mapping[str, Any]], overrides: Sequence[str] = ()) -> str:
+    """The table. Of a phase that began by override it has one column more, `override`: the reason, in every row."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    more = {"override": "; ".join(overrides)} if overrides else {}
+    writer = csv.DictWriter(text, (*COLUMNS, *more), lineterminator="\n")
     writer.writeheader()
-    writer.writerows([{k: "" if v is None else v for k, v in row.items()} for row in rows])
+    writer.writerows([{k: "" if v is None else v for k, v in {**row, **more}.items()} for row in rows])
     return text.getvalue()

@@ -10,9 +10,10 @@ shown.jsonl: retrieved from, and never trained on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from rune import console
 from rune.agent import loop
@@ -69,11 +70,19 @@ class Step:
     attempt: Attempt
 
 
-def run(folder: store.RunDir, config: Config, context: Context, *, attempts: Path | None = None) -> list[Trajectory]:
+def run(
+    folder: store.RunDir,
+    config: Config,
+    context: Context,
+    *,
+    attempts: Path | None = None,
+    asked: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> list[Trajectory]:
     """Work on the train tasks, add imports, keep, check, write. Returns what was written.
 
-    `attempts`: a file that several runs share, in place of the folder's own. Raises ContaminationError if an import
-    holds a held-out task or a relative of one.
+    `attempts`: a file that several runs share, in place of the folder's own; `asked`: task id → calls whose values it
+    asks for. Raises ContaminationError if an import holds a held-out task or a relative of one, or if it or what is
+    shown holds a call that a held-out task asks for.
     """
     problems = store.read_jsonl(folder / "problems.jsonl", Problem)
     held_out = [p for p in problems if p.split is Split.HELD_OUT]
@@ -81,6 +90,9 @@ def run(folder: store.RunDir, config: Config, context: Context, *, attempts: Pat
     train = choose([p for p in problems if p.split is Split.TRAIN], config.tasks, seed=context.seed)
     found = reading.read_all([Path(file) for file in config.imports])
     found.check_exclusion(held_out, by=by)
+    calls = {call: p.task_id for p in held_out for call in asked.get(p.task_id, ())}
+    found.check_asked(calls)
+    given = shown(config.shown, calls) if config.shown else []
     own, excluded = exclusion.decontaminate(
         work(attempts or folder / "attempts.jsonl", config, context, train), held_out, by=by
     )
@@ -90,7 +102,7 @@ def run(folder: store.RunDir, config: Config, context: Context, *, attempts: Pat
     exclusion.check_corpus(kept, held_out, where=str(folder / "trajectories.jsonl"), by=by)
     store.write_jsonl(folder / "trajectories.jsonl", kept)
     if config.shown:
-        store.write_jsonl(folder / SHOWN, shown(config.shown))
+        store.write_jsonl(folder / SHOWN, given)
     report = summary.summarise(kept)
     store.write_json(folder / "corpus.json", {**plain(report), "excluded": plain(excluded), **found.record()})
     console.note(summary.text(report))
@@ -99,10 +111,12 @@ def run(folder: store.RunDir, config: Config, context: Context, *, attempts: Pat
     return kept
 
 
-def shown(files: Sequence[str]) -> list[Trajectory]:
-    """What held-out tasks are given and nothing trains on. Raises DataError for a trajectory without a domain."""
+def shown(files: Sequence[str], calls: Mapping[str, str]) -> list[Trajectory]:
+    """What held-out tasks are given and nothing trains on. Raises DataError for a trajectory without a domain, and as
+    `Imported.check_asked` does."""
     found = reading.read_all([Path(file) for file in files])
     found.check_exclusion([])
+    found.check_asked(calls)
     for trajectory, place in zip(found.trajectories, found.places, strict=True):
         if not trajectory.domain:
             raise DataError(

@@ -19,7 +19,7 @@ from rune.errors import ConfigError
 from rune.runs import preregistration
 from rune.stages import collect
 from rune.study.config import BenchmarkSection, Design, RunConfig, changed, located, raw_of
-from rune.types import Benchmark, Problem, Split
+from rune.types import Asking, Benchmark, Problem, Split
 
 MAIN = "main"  # the variant of an experiment that has none
 
@@ -101,9 +101,19 @@ def settings_of(settings: RunConfig, cell: Cell) -> RunConfig:
 
 def problems(section: BenchmarkSection) -> list[Problem]:
     """All tasks of a benchmark, with its own marks. Raises ConfigError or DataError."""
+    return _built(section).problems()
+
+
+def asked(section: BenchmarkSection) -> Mapping[str, Sequence[str]]:
+    """Task id → calls whose values it asks for, of a benchmark that has such tasks. Raises as `problems` does."""
+    part = _built(section)
+    return part.asked() if isinstance(part, Asking) else {}
+
+
+def _built(section: BenchmarkSection) -> Benchmark:
     module = plugins.load("benchmarks", section.name)
     part: Benchmark = module.build(config.build(module.Config, section.settings, where="benchmark.settings"))
-    return part.problems()
+    return part
 
 
 def tasks(settings: RunConfig) -> list[Problem]:

@@ -29,7 +29,7 @@ from rune.runs.store import RunDir
 from rune.stages import adapt, collect, retrieve, sample, score, train
 from rune.stages.context import Context
 from rune.study import combine, reading, workers
-from rune.study.cells import Cell, key, loop_key
+from rune.study.cells import Cell, asked, key, loop_key
 from rune.study.config import Loaded, RunConfig
 from rune.study.creation import create
 from rune.study.folders import CellFolder, Experiment, reopen
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 IN_CELLS = ("collect", "train", "adapt", "sample", "score")
 OVER_ALL = ("gate", "report")
+OVERRIDES = "overrides.json"  # beside weights, where the phase began by override
 
 
 def run(loaded: Loaded, *, resume: bool, jobs: int = 1, ray: str | None = None) -> Experiment:
@@ -167,11 +168,16 @@ def run_stage(experiment: Experiment, name: str, place: CellFolder | None = None
 
 
 def _overridden(folder: RunDir, name: str) -> None:
-    """What a stage tells of its work says too that the phase began by override: such files are read by themselves."""
-    said = words.overrides(folder.manifest().get("phase", {}))
+    """What a stage tells of its work, and what it trained, says too that the phase began by override: such files are
+    read by themselves, and weights are taken out of their run."""
+    if not (said := words.overrides(folder.manifest().get("phase", {}))):
+        return
     for file in ("corpus.json", "diagnostics.json"):
-        if said and file in OUTPUTS.get(name, ()) and (folder / file).is_file():
+        if file in OUTPUTS.get(name, ()) and (folder / file).is_file():
             store.write_json(folder / file, {**store.read_json(folder / file), "overrides": said})
+    made = {"train": "checkpoints", "adapt": "adapters"}.get(name)
+    for place in {weights.parent for weights in (folder / made).rglob("*.safetensors")} if made else ():
+        store.write_json(place / OVERRIDES, {"overrides": said})
 
 
 def _in_cell(experiment: Experiment, name: str, place: CellFolder, runner: Runner) -> None:
@@ -185,7 +191,8 @@ def _in_cell(experiment: Experiment, name: str, place: CellFolder, runner: Runne
         folder.update(model=described(model))
         folder.update(device=device_name(context.device), dtype=context.dtype)
         looped = replace(context, seed=settings.run.seed)
-        collect.run(folder, settings.collect, looped, attempts=attempts(experiment, place))
+        calls = asked(settings.benchmark)
+        collect.run(folder, settings.collect, looped, attempts=attempts(experiment, place), asked=calls)
     elif name == "train":
         train.run(folder, settings.train, context)
     elif name == "adapt":

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import memory_effects
 import numpy as np
 
 from rune import console
@@ -50,6 +51,10 @@ def tell(out: Path) -> None:
         "merges": merges(entries, done),
         "alpha": alphas(out, entries, done, measured),
     }
+    by_alpha = {alpha: row.pop("by release") for alpha, row in result["alpha"].items()}
+    result["effects"] = memory_effects.effects(entries, done, means_of(tested(out)), by_alpha)
+    parts = sorted((out.parent / "done").glob("*"))
+    result["seconds"] = {part.name: int(part.read_text()) for part in parts if part.stat().st_size}
     store.write_json(out / "result.json", result)
     store.write_atomic(out / "result.md", table(result))
     figure(out / "figure.svg", result)
@@ -153,14 +158,18 @@ def by_release(drawn: Tested, of: Mapping[str, str]) -> dict[str, float]:
     return found
 
 
-def test(out: Path) -> dict[str, Any]:
-    drawn = tested(out)
+def means_of(drawn: Tested) -> dict[str, dict[str, float]]:
+    """Arm → release → UPass; a release's six lessons are one arm."""
     means = {arm: by_release(drawn, of) for arm, of in drawn.arms.items()}
     lessons = [of for arm, of in means.items() if arm.startswith("lesson-")]
-    means["one lesson, mean of six"] = {
-        d: math.fsum(of[d] for of in lessons) / len(lessons) for d in (lessons[0] if lessons else {})
-    }
-    means = {arm: of for arm, of in means.items() if of and not arm.startswith("lesson-")}
+    whole = set.intersection(*(set(of) for of in lessons)) if lessons else set()
+    means["one lesson, mean of six"] = {d: math.fsum(of[d] for of in lessons) / len(lessons) for d in sorted(whole)}
+    return {arm: of for arm, of in means.items() if of and not arm.startswith("lesson-")}
+
+
+def test(out: Path) -> dict[str, Any]:
+    drawn = tested(out)
+    means = means_of(drawn)
     reference = means["selected"]
     leads = {}
     for arm, of in means.items():
@@ -298,6 +307,7 @@ def alphas(out: Path, entries: Mapping[str, Entry], done: Sequence[Operation], m
         found[f"{alpha:g}"] = {
             "kept": dict(kept), "UPass": bootstrap(list(means.values())),
             "selected otherwise than at 0.5": sum(chosen[r] != base[r] for r in chosen), "selected": dict(kinds),
+            "by release": means,
         }  # fmt: skip
     return found
 

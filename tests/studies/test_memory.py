@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import importlib
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 
+from rune.adapters.registry.records import Place
 from rune.runs import store
+from rune.study.config import load
 from rune.types import Problem, Split, Trajectory
 
 STUDY = Path(__file__).parents[2] / "studies" / "memory"
@@ -70,6 +72,61 @@ def test_a_release_counts_only_where_all_of_its_tasks_were_drawn(told: ModuleTyp
     assert told.by_release(drawn, {"one": "x", "two": "y"}) == {"one": 0.5}
     means = {"a": {"one": 0.5, "two": 1.0}, "b": {"one": 0.25}}
     assert told.paired(means, "a", "b") == pytest.approx((25, 25, 25)) and told.paired(means, "a", "c") is None
+
+
+def test_the_interval_over_pairs_draws_releases_and_not_pairs(told: ModuleType) -> None:
+    effects = importlib.import_module("memory_effects")
+    # One release is in every pair that loses: what is drawn anew is the release, so no resample knows the mean well.
+    pairs = [("a", other, -0.3) for other in "bcdef"] + [("b", "c", 0.0), ("d", "e", 0.0), ("e", "f", 0.0)]
+    found = effects.over_vertices(pairs)
+    assert found["points"] == pytest.approx(100 * -0.3 * 5 / 8) and found["units"] == "8 pairs of 6 releases"
+    assert found["low"] == pytest.approx(-30) and found["high"] == 0 and found["p"] > 0.05
+    apart = effects.over_vertices([(f"{n}x", f"{n}y", -0.1) for n in range(8)])
+    assert apart["points"] == apart["low"] == apart["high"] == pytest.approx(-10) and apart["p"] < 0.001
+    same = effects.paired({"a": 0.5, "b": 0.25}, {"a": 0.5, "b": 0.25, "c": 1.0})
+    assert (same["points"], same["low"], same["high"], same["p"], same["units"]) == (0, 0, 0, 1, "2 releases")
+    assert effects.paired({"a": 0.5}, {"b": 0.5}) is None
+
+
+def test_a_merge_loses_what_its_parents_have_on_their_own_tasks(told: ModuleType) -> None:
+    effects = importlib.import_module("memory_effects")
+    entries = {n: SimpleNamespace(place=Place(project="p", domain=f"d{n}")) for n in "xy"}
+    rates = {"dx": {"m": 0.25, "x": 0.75, "y": 0.0}, "dy": {"m": 0.5, "x": 0.125, "y": 0.5}}
+    merge = SimpleNamespace(inputs=("x", "y"), result="m", numbers={"domains": rates})
+    assert effects.lost(entries, merge) == ("dx", "dy", -0.25)
+
+
+def test_one_table_holds_the_grid_and_the_memory_and_corrects_over_all_that_is_tested(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(STUDY.parent / "phase4-grid"))
+    grid = importlib.import_module("grid_told")
+    row = {"points": -20.0, "low": -30.0, "high": -10.0, "p": 0.01, "conventions": 64}
+    result = {
+        "against": {"mean_pool": {**row, "seeds": 3}, "rank-2": {**row, "seeds": 1}},
+        "seconds": {"mean_pool": {"train": 61.0}, "rank-2": {"train": 59.0}},
+        "parameters": {"mean_pool": 2e6, "rank-2": 1e6},
+    }  # fmt: skip
+    told = {"axis": "α", "variant": "0.5", "against": "0.7", "parameters": 4e6, "units": "16 releases"}
+    memory = {"effects": [{**told, "points": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}]}
+    lines = grid.whole(result, memory).splitlines()[4:]
+    assert lines == [
+        "| encoder | mean_pool | perceiver | -20.0 [-30.0, -10.0] | 64 conventions, 3 seeds | 0.020 | 2.0 M | 61 |",
+        "| rank | rank-2 | perceiver | -20.0 [-30.0, -10.0] | 64 conventions, 1 seeds | – | 1.0 M | 59 |",
+        "| α | 0.5 | 0.7 | +0.0 [+0.0, +0.0] | 16 releases | 1.000 | 4.0 M | – |",
+    ]
+
+
+def test_every_variant_of_the_grid_has_an_axis_and_a_stage_taken_over_costs_what_it_cost(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(STUDY.parent / "phase4-grid"))
+    grid = importlib.import_module("grid_told")
+    settings = load(STUDY.parents[1] / "configs" / "phase4-grid.toml", []).settings
+    assert {grid.FIRST, *grid.AXES} == set(settings.design.variants)
+    store.write_json(tmp_path / "cells" / "first" / "manifest.json", {"stages": {"train": {"seconds": 40.0}}})
+    own = {"stages": {"train": {"seconds": 0.2, "same_as": "first"}, "adapt": {"seconds": 3.0}, "score": {}}}
+    assert grid.took(tmp_path, own) == {"train": 40.0, "adapt": 3.0}
 
 
 def test_the_grid_adjusts_as_holm_does(monkeypatch: pytest.MonkeyPatch) -> None:

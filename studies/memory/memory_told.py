@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import memory_effects
 import numpy as np
+import scipy.stats
 
 from rune import console
 from rune.adapters.registry import operations
-from rune.adapters.registry.records import Entry, Fitness, Level, Operation
+from rune.adapters.registry.records import Entry, Fitness, Level, Operation, Status
 from rune.adapters.registry.registry import Registry, View
 from rune.analysis import stats
 from rune.benchmarks import api_updates
@@ -45,10 +46,12 @@ def tell(out: Path) -> None:
     measured = measured_of(out)
     result: dict[str, Any] = {
         "evolution": evolution(entries, done),
+        "by release": by_release_done(entries, done),
         "test": test(out),
         "harm": harm(entries, measured),
         "HumanEval by arm": elsewhere(out),
         "merges": merges(entries, done),
+        "alike": alike(done),
         "alpha": alphas(out, entries, done, measured),
     }
     by_alpha = {alpha: row.pop("by release") for alpha, row in result["alpha"].items()}
@@ -114,6 +117,23 @@ def evolution(entries: Mapping[str, Entry], done: Sequence[Operation]) -> dict[s
     }
     found["forget"] = {"done": sum(o.kind == "forget" for o in done)}
     return found
+
+
+def by_release_done(entries: Mapping[str, Entry], done: Sequence[Operation]) -> dict[str, dict[str, Any]]:
+    """Release → φ of its best lesson, of what was made of all and what became of it, and how many were archived."""
+    found: dict[str, dict[str, Any]] = {}
+    for entry in entries.values():
+        if entry.place.project == "releases" and entry.place.domain:
+            row = found.setdefault(entry.place.domain, {"adapters": 0, "archived": 0})
+            row["adapters"] += 1
+            row["archived"] += entry.status is Status.ARCHIVED
+    for one in done:
+        if one.kind in ("consolidate", "update"):
+            values = [n["value"] for n in one.numbers["inputs"].values()]
+            found[entries[one.result].place.domain][one.kind] = {
+                "best input": max(values), "result": one.numbers["result"]["value"], "kept": one.kept,
+            }  # fmt: skip
+    return dict(sorted(found.items()))
 
 
 # --------------------------------------------------------------------------- the test
@@ -250,6 +270,25 @@ def merges(entries: Mapping[str, Entry], done: Sequence[Operation]) -> dict[str,
     return found
 
 
+def alike(done: Sequence[Operation]) -> dict[str, Any]:
+    """Cosine of the pairs that were merged, and whether the more alike lose less: Spearman's ρ, by operator."""
+    groups: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for one in done:
+        if one.kind == "merge":
+            best = max(n["value"] for n in one.numbers["inputs"].values())
+            name = f"{one.arguments['merge']['method']}, {one.arguments['weights'][0]:g} each"
+            groups[name].append((one.numbers["cosine"], one.numbers["result"]["value"] - best))
+    cosines = [c for c, _ in max(groups.values(), key=len, default=[])]
+    return {
+        "cosine": [min(cosines), float(np.median(cosines)), max(cosines)] if cosines else [],
+        "φ over the better parent, Spearman": {
+            name: float(scipy.stats.spearmanr(some).statistic)
+            for name, some in groups.items()
+            if len(some) > 2 and np.ptp(np.array(some), axis=0).all()
+        },
+    }
+
+
 def harm(entries: Mapping[str, Entry], measured: Measured) -> dict[str, Any]:
     """HumanEval tasks under adapters of each kind: mean pass@1 over adapters."""
     groups: dict[str, list[float]] = defaultdict(list)
@@ -340,6 +379,13 @@ def table(result: Mapping[str, Any]) -> str:
     for kind, row in result["evolution"].items():
         if kind != "adapters":
             lines.append(f"| {kind} | {row['done']} | {row.get('kept', '–')} | {signed(row.get('lead'))} |")
+    lines += ["", "| release | adapters | archived | φ: best lesson | consolidated | | updated | |",
+              "|---|---:|---:|---:|---:|---|---:|---|"]  # fmt: skip
+    for release, row in result["by release"].items():
+        made = [row.get(kind) for kind in ("consolidate", "update")]
+        cells = [f"{m['result']:.3f} | {'kept' if m['kept'] else 'archived'}" if m else "– | –" for m in made]
+        best = f"{made[0]['best input']:.3f}" if made[0] else "–"
+        lines.append(f"| {release} | {row['adapters']} | {row['archived']} | {best} | {' | '.join(cells)} |")
     one = result["test"]
     lines += ["", "## The test", "",
               f"{one['tasks']} tasks of {one['releases']} releases; intervals over releases.", "",
@@ -359,6 +405,13 @@ def table(result: Mapping[str, Any]) -> str:
         lines.append(
             f"| {name} | {row['pairs']} | {row['kept']} | " + " | ".join(cells) + f" | {signed(row['loss'])} | "
             f"{signed(row['φ over the better parent'])} | {100 * row['generalization']:.1f} |"
+        )
+    if result["alike"]["cosine"]:
+        low, middle, high = result["alike"]["cosine"]
+        lines += ["", f"Cosine of the merged pairs' ΔW: {low:.3f} to {high:.3f}, median {middle:.3f}."]
+    if rho := result["alike"]["φ over the better parent, Spearman"].values():
+        lines[-1] += (
+            f" Spearman's ρ of it and φ over the better parent: {min(rho):+.2f} to {max(rho):+.2f} by operator."
         )
     lines += ["", "## α", "", "| α | consolidations kept | updates kept | merges kept | selected otherwise than at 0.5 "
               "| of one lesson selected | UPass of the selected on the test |",

@@ -6,6 +6,7 @@
     python memory.py add --out OUT          there: an adapter a lesson into the registry, and one LoRA of all lessons
     rune adapters evolve --config OUT/memory.toml …      there: see lane.sh
     python memory.py test --out OUT         there: every adapter of a release on tasks that the evolution never saw
+    python memory.py bare --out OUT         the bare model on the evolution's own tasks, for what memory_halves.py tells
     python memory.py tell --out OUT         here: the numbers
 
 OUT/registry is the registry, OUT/tests a folder in the shape of a run; arms-after.json
@@ -47,7 +48,7 @@ DRAWS = 3
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("do", choices=("corpus", "check", "add", "test", "tell"))
+    parser.add_argument("do", choices=("corpus", "check", "add", "test", "bare", "tell"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="section.key=value")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: checks the path, claims nothing")
@@ -59,7 +60,7 @@ def main() -> int:
 
         memory_told.tell(args.out)
     else:
-        {"corpus": corpus, "check": check, "add": add, "test": test}[args.do](args)
+        {"corpus": corpus, "check": check, "add": add, "test": test, "bare": bare}[args.do](args)
     return 0
 
 
@@ -257,8 +258,6 @@ def test(args: argparse.Namespace) -> None:
 
     All but the adapters of one lesson are drawn on the tasks outside too.
     """
-    from rune.stages import sample, score
-
     settings = settings_of(args)
     registry = Registry(args.out / "registry")
     problems = store.read_jsonl(args.out / "corpus" / "tests.jsonl", Problem)
@@ -287,9 +286,30 @@ def test(args: argparse.Namespace) -> None:
             treatments.setdefault(
                 (key, problem.task_id), Treatment(task_id=problem.task_id, condition=key, adapter=adapter)
             )
-    store.write_jsonl(folder / "problems.jsonl", [*problems, *elsewhere])
-    store.write_jsonl(folder / "treatments.jsonl", list(treatments.values()))
-    machines = Machines(settings, "memory", together=1, adapters=Objects(registry.folder / "objects"))
+    draw(args, folder, [*problems, *elsewhere], list(treatments.values()))
+
+
+def bare(args: argparse.Namespace) -> None:
+    """OUT/bare: draws and verdicts without an adapter on all tasks that the evolution scored."""
+    settings = settings_of(args)
+    inside = store.read_jsonl(args.out / "corpus" / "problems.jsonl", Problem)
+    problems = [*inside, *outside(settings, Registry(args.out / "registry"), inside[0].domain)]
+    folder = store.RunDir(args.out / "bare")
+    folder.path.mkdir(parents=True, exist_ok=True)
+    draw(args, folder, problems, [Treatment(task_id=p.task_id, condition="vanilla") for p in problems])
+
+
+def draw(
+    args: argparse.Namespace, folder: store.RunDir, problems: Sequence[Problem], treatments: Sequence[Treatment]
+) -> None:
+    """Draws and verdicts of all treatments, with the evolution's own sampling."""
+    from rune.stages import sample, score
+
+    settings = settings_of(args)
+    store.write_jsonl(folder / "problems.jsonl", problems)
+    store.write_jsonl(folder / "treatments.jsonl", treatments)
+    objects = Objects(args.out / "registry" / "objects")
+    machines = Machines(settings, "memory", together=1, adapters=objects)
     try:
         context = machines.context(SEED)
         with folder.lock():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import memory_effects
+import memory_halves
 import numpy as np
 import scipy.stats
 
@@ -21,10 +22,12 @@ from rune.analysis import stats
 from rune.benchmarks import api_updates
 from rune.runs import store
 from rune.study import fitness
+from rune.study.evolution import weak
 from rune.types import Outcome, Problem, Split, Trajectory, Verdict
 
 ALPHAS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 RESAMPLES = 10_000
+WEAK = 0.45  # φ; an adapter whose whole interval lies below is to be forgotten
 MARGIN = 10.0  # points that a merge may lose of a parent's rate
 CLAIM = ("vanilla", "newest of the release")
 
@@ -44,18 +47,23 @@ def tell(out: Path) -> None:
     entries = {e.id: e for e in registry.page(View(status=None), limit=1_000_000)}
     done = operations.listed(registry)
     measured = measured_of(out)
+    drawn = tested(out)
     result: dict[str, Any] = {
         "evolution": evolution(entries, done),
         "by release": by_release_done(entries, done),
-        "test": test(out),
+        "test": test(out, drawn) if drawn else None,
+        "halves": halves(out, entries, done, measured) if (out / "bare" / "verdicts.jsonl").exists() else None,
         "harm": harm(entries, measured),
-        "HumanEval by arm": elsewhere(out),
+        "HumanEval by arm": elsewhere(drawn) if drawn else {},
         "merges": merges(entries, done),
         "alike": alike(done),
-        "alpha": alphas(out, entries, done, measured),
+        "alpha": alphas(drawn, entries, done, measured),
     }
     by_alpha = {alpha: row.pop("by release") for alpha, row in result["alpha"].items()}
-    result["effects"] = memory_effects.effects(entries, done, means_of(tested(out)), by_alpha)
+    arms = means_of(drawn) if drawn else {}
+    if result["halves"]:
+        by_alpha, arms = result["halves"].pop("by alpha"), arms or result["halves"]["means"]
+    result["effects"] = memory_effects.effects(entries, done, arms, by_alpha)
     parts = sorted((out.parent / "done").glob("*"))
     result["seconds"] = {part.name: int(part.read_text()) for part in parts if part.stat().st_size}
     store.write_json(out / "result.json", result)
@@ -115,7 +123,8 @@ def evolution(entries: Mapping[str, Entry], done: Sequence[Operation]) -> dict[s
         "in all": len(entries),
         "active": sum(e.status.value == "active" for e in entries.values()),
     }
-    found["forget"] = {"done": sum(o.kind == "forget" for o in done)}
+    forgotten = sum(o.kind == "forget" for o in done)
+    found["forget"] = {"done": forgotten, "weak": len(weak(list(entries.values()), WEAK))}
     return found
 
 
@@ -147,8 +156,11 @@ class Tested(NamedTuple):
     arms: dict[str, dict[str, str]]
 
 
-def tested(out: Path) -> Tested:
+def tested(out: Path) -> Tested | None:
+    """None: the test was cut off. Its draws are in order of tasks: few releases are whole, and none is judged."""
     folder = out / "tests"
+    if not (folder / "verdicts.jsonl").exists():
+        return None
     problems = store.read_jsonl(folder / "problems.jsonl", Problem)
     tasks: dict[str, list[str]] = defaultdict(list)
     for problem in problems:
@@ -187,8 +199,7 @@ def means_of(drawn: Tested) -> dict[str, dict[str, float]]:
     return {arm: of for arm, of in means.items() if of and not arm.startswith("lesson-")}
 
 
-def test(out: Path) -> dict[str, Any]:
-    drawn = tested(out)
+def test(out: Path, drawn: Tested) -> dict[str, Any]:
     means = means_of(drawn)
     reference = means["selected"]
     leads = {}
@@ -299,9 +310,8 @@ def harm(entries: Mapping[str, Entry], measured: Measured) -> dict[str, Any]:
     return {kind: [*bootstrap(some), len(some)] for kind, some in sorted(groups.items())}
 
 
-def elsewhere(out: Path) -> dict[str, float]:
+def elsewhere(drawn: Tested) -> dict[str, float]:
     """pass@1 on the HumanEval tasks of each arm's adapters, mean over adapters, in %."""
-    drawn = tested(out)
     mine = {task for tasks in drawn.tasks.values() for task in tasks}
     found = {}
     for arm, of in drawn.arms.items():
@@ -315,9 +325,10 @@ def elsewhere(out: Path) -> dict[str, float]:
 # --------------------------------------------------------------------------- α
 
 
-def alphas(out: Path, entries: Mapping[str, Entry], done: Sequence[Operation], measured: Measured) -> dict[str, Any]:
+def alphas(
+    drawn: Tested | None, entries: Mapping[str, Entry], done: Sequence[Operation], measured: Measured
+) -> dict[str, Any]:
     """What each α would keep and select, from the same passes, and what its selections are worth on the test."""
-    drawn = tested(out)
     base: dict[str, str] = {}
     found: dict[str, Any] = {}
     for alpha in ALPHAS:
@@ -330,7 +341,7 @@ def alphas(out: Path, entries: Mapping[str, Entry], done: Sequence[Operation], m
                 made = phi[one.result]
                 kept[one.kind] += made.low > best if one.kind == "merge" else made.value >= best
         chosen = {}
-        for release in drawn.tasks:
+        for release in measured.inside:
             there = [
                 e.id for e in entries.values()
                 if e.place.project == "releases" and e.place.domain == release and e.id in measured.passes
@@ -339,16 +350,47 @@ def alphas(out: Path, entries: Mapping[str, Entry], done: Sequence[Operation], m
                 there, key=lambda a: (phi_of(measured, a, [release], alpha).value, entries[a].number), default=""
             )
         base = base or chosen
-        means = by_release(drawn, chosen)
+        means = by_release(drawn, chosen) if drawn else {}
         kinds = defaultdict(int)
         for digest in chosen.values():
             kinds["of one lesson" if entries[digest].place.level is Level.TASK else entries[digest].how] += 1
         found[f"{alpha:g}"] = {
-            "kept": dict(kept), "UPass": bootstrap(list(means.values())),
+            "kept": dict(kept), "UPass": bootstrap(list(means.values())) if means else None,
             "selected otherwise than at 0.5": sum(chosen[r] != base[r] for r in chosen), "selected": dict(kinds),
             "by release": means,
         }  # fmt: skip
     return found
+
+
+def halves(out: Path, entries: Mapping[str, Entry], done: Sequence[Operation], measured: Measured) -> dict[str, Any]:
+    """The evolution decided on half of its tasks and scored on the other half; see memory_halves.py."""
+    hits: dict[str, list[bool]] = defaultdict(list)
+    for verdict in store.read_jsonl(out / "bare" / "verdicts.jsonl", Verdict):
+        hits[verdict.task_id].append(verdict.outcome is Outcome.PASSED)
+    passes = {**measured.passes, memory_halves.BARE: {t: (sum(h), len(h)) for t, h in hits.items()}}
+    made = {(o.kind, entries[o.result].place.domain): o.result for o in done if o.kind in ("consolidate", "update")}
+    releases, tasks = {}, {}
+    for release, inside in sorted(measured.inside.items()):
+        lessons = [e.id for e in entries.values() if e.place.domain == release and e.place.level is Level.TASK]
+        whole = made["consolidate", release]
+        releases[release] = memory_halves.Release(lessons, whole, made.get(("update", release), ""))
+        by_update: dict[str, list[str]] = defaultdict(list)
+        for task in inside:
+            by_update[update(task)].append(task)
+        tasks[release] = by_update
+    by_alpha = {a: memory_halves.scored(releases, passes, tasks, measured.outside, a) for a in ALPHAS}
+    means = by_alpha[float(memory_effects.SPECIFIED)]
+    bare = [passes[memory_halves.BARE][t] for t in measured.outside]
+    return {
+        "arms": {arm: [*bootstrap(list(of.values())), len(of)] for arm, of in means.items()},
+        "selected less": {
+            arm: paired(means, "selected", arm) for arm in means if arm != "selected"
+        },
+        "by α": {f"{a:g}": {arm: bootstrap(list(of[arm].values())) for arm in ("selected", "fittest of any level")}
+                 for a, of in by_alpha.items()},
+        "HumanEval, bare": 100 * math.fsum(c / n for c, n in bare) / len(bare),
+        "means": means, "by alpha": {f"{a:g}": of["fittest of any level"] for a, of in by_alpha.items()},
+    }  # fmt: skip
 
 
 def phi_of(measured: Measured, adapter: str, domains: Sequence[str], alpha: float) -> Fitness:
@@ -379,6 +421,7 @@ def table(result: Mapping[str, Any]) -> str:
     for kind, row in result["evolution"].items():
         if kind != "adapters":
             lines.append(f"| {kind} | {row['done']} | {row.get('kept', '–')} | {signed(row.get('lead'))} |")
+    lines += ["", f"The whole interval of φ lies below {WEAK:g} for {result['evolution']['forget']['weak']} adapters."]
     lines += ["", "| release | adapters | archived | φ: best lesson | consolidated | | updated | |",
               "|---|---:|---:|---:|---:|---|---:|---|"]  # fmt: skip
     for release, row in result["by release"].items():
@@ -386,20 +429,38 @@ def table(result: Mapping[str, Any]) -> str:
         cells = [f"{m['result']:.3f} | {'kept' if m['kept'] else 'archived'}" if m else "– | –" for m in made]
         best = f"{made[0]['best input']:.3f}" if made[0] else "–"
         lines.append(f"| {release} | {row['adapters']} | {row['archived']} | {best} | {' | '.join(cells)} |")
-    one = result["test"]
-    lines += ["", "## The test", "",
-              f"{one['tasks']} tasks of {one['releases']} releases; intervals over releases.", "",
-              "| arm | releases | UPass | `selected` less this |", "|---|---:|---:|---:|"]  # fmt: skip
-    for arm, value in sorted(one["arms"].items(), key=lambda a: -a[1][0]):
-        lines.append(f"| {arm} | {value[3]} | {points(value)} | {signed(one['selected less'].get(arm))} |")
-    lines += ["", f"An adapter of one lesson: {points(one['one lesson, own update'])} on its own update's tasks, "
-              f"{points(one['one lesson, the other two'])} on the other two updates'. `updated` less `consolidated`: "
-              f"{signed(one['updated less consolidated'])}.", "",
-              "`selected` beats, by the rule: " + "; ".join(
-                  f"{arm}: {'yes' if yes else 'no'}" for arm, yes in one["claim"].items()) + "."]  # fmt: skip
-    lines += ["", "## Merges", "", "Rates in % on the evolution's own tasks; intervals over pairs.", "",
-              "| operator | pairs | kept | on a parent's tasks: merge | that parent | the other parent | loss "
-              "| φ over the better parent | HumanEval |", "|---|---:|---:|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
+    lines += ["", "## The test", "", *(test_table(result["test"]) if result["test"] else ["Cut off; not told."])]
+    if result["halves"]:
+        lines += [
+            "",
+            "## Decided on half of the scored tasks, scored on the other",
+            "",
+            *halves_table(result["halves"]),
+        ]
+    lines += ["", "## Merges", "", *(merges_table(result) if result["merges"] else ["None was made."])]
+    lines += ["", "## α", "", "| α | consolidations kept | updates kept | merges kept | selected otherwise than at 0.5 "
+              "| of one lesson selected | UPass of the selected on the test |",
+              "|---:|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
+    for alpha, row in result["alpha"].items():
+        kept = [row["kept"].get(kind, 0) for kind in ("consolidate", "update", "merge")]
+        lines.append(
+            f"| {alpha} | {kept[0]} | {kept[1]} | {kept[2]} | {row['selected otherwise than at 0.5']} | "
+            f"{row['selected'].get('of one lesson', 0)} | {points(row['UPass'])} |"
+        )
+    lines += ["", "## HumanEval tasks under adapters of a kind", "", "| kind | adapters | pass@1 |", "|---|---:|---:|"]
+    lines += [f"| {kind} | {row[3]} | {points(row)} |" for kind, row in result["harm"].items()]
+    if result["halves"]:
+        lines.append(f"| the bare model | – | {result['halves']['HumanEval, bare']:.1f} |")
+    if result["HumanEval by arm"]:
+        lines += ["", "| arm of the test | pass@1 on the same HumanEval tasks |", "|---|---:|"]
+    lines += [f"| {arm} | {value:.1f} |" for arm, value in result["HumanEval by arm"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def merges_table(result: Mapping[str, Any]) -> list[str]:
+    lines = ["Rates in % on the evolution's own tasks; intervals over pairs.", "",
+             "| operator | pairs | kept | on a parent's tasks: merge | that parent | the other parent | loss "
+             "| φ over the better parent | HumanEval |", "|---|---:|---:|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
     for name, row in sorted(result["merges"].items(), key=lambda r: -r[1]["φ"]):
         cells = [points(row[k]) for k in ("merge on a parent's tasks", "that parent", "the other parent")]
         lines.append(
@@ -413,28 +474,42 @@ def table(result: Mapping[str, Any]) -> str:
         lines[-1] += (
             f" Spearman's ρ of it and φ over the better parent: {min(rho):+.2f} to {max(rho):+.2f} by operator."
         )
-    lines += ["", "## α", "", "| α | consolidations kept | updates kept | merges kept | selected otherwise than at 0.5 "
-              "| of one lesson selected | UPass of the selected on the test |",
-              "|---:|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
-    for alpha, row in result["alpha"].items():
-        kept = [row["kept"].get(kind, 0) for kind in ("consolidate", "update", "merge")]
-        lines.append(
-            f"| {alpha} | {kept[0]} | {kept[1]} | {kept[2]} | {row['selected otherwise than at 0.5']} | "
-            f"{row['selected'].get('of one lesson', 0)} | {points(row['UPass'])} |"
-        )
-    lines += ["", "## HumanEval tasks under adapters of a kind", "", "| kind | adapters | pass@1 |", "|---|---:|---:|"]
-    lines += [f"| {kind} | {row[3]} | {points(row)} |" for kind, row in result["harm"].items()]
-    lines += ["", "| arm of the test | pass@1 on the same HumanEval tasks |", "|---|---:|"]
-    lines += [f"| {arm} | {value:.1f} |" for arm, value in result["HumanEval by arm"].items()]
-    return "\n".join(lines) + "\n"
+    return lines
+
+
+def test_table(one: Mapping[str, Any]) -> list[str]:
+    lines = [f"{one['tasks']} tasks of {one['releases']} releases; intervals over releases.", "",
+             "| arm | releases | UPass | `selected` less this |", "|---|---:|---:|---:|"]  # fmt: skip
+    for arm, value in sorted(one["arms"].items(), key=lambda a: -a[1][0]):
+        lines.append(f"| {arm} | {value[3]} | {points(value)} | {signed(one['selected less'].get(arm))} |")
+    lines += ["", f"An adapter of one lesson: {points(one['one lesson, own update'])} on its own update's tasks, "
+              f"{points(one['one lesson, the other two'])} on the other two updates'. `updated` less `consolidated`: "
+              f"{signed(one['updated less consolidated'])}.", "",
+              "`selected` beats, by the rule: " + "; ".join(
+                  f"{arm}: {'yes' if yes else 'no'}" for arm, yes in one["claim"].items()) + "."]  # fmt: skip
+    return lines
+
+
+def halves_table(one: Mapping[str, Any]) -> list[str]:
+    lines = ["Rates in %, α = 0.7; intervals over releases.", "",
+             "| arm | releases | UPass | `selected` less this |", "|---|---:|---:|---:|"]  # fmt: skip
+    for arm, value in sorted(one["arms"].items(), key=lambda a: -a[1][0]):
+        lines.append(f"| {arm} | {value[3]} | {points(value)} | {signed(one['selected less'].get(arm))} |")
+    lines += ["", "| α | selected | fittest of any level |", "|---:|---:|---:|"]
+    for alpha, row in one["by α"].items():
+        lines.append(f"| {alpha} | {points(row['selected'])} | {points(row['fittest of any level'])} |")
+    return lines
 
 
 def figure(path: Path, result: Mapping[str, Any]) -> None:
-    """UPass of each arm with its interval over releases, one below the other."""
+    """UPass of each arm with its interval over releases, one below the other; of the halves if there was no test."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    arms = sorted(result["test"]["arms"].items(), key=lambda a: a[1][0])
+    told = result["test"] or result["halves"]
+    if not told:
+        return
+    arms = sorted(told["arms"].items(), key=lambda a: a[1][0])
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "memory", "axes.spines.top": False}):
         drawing = Figure(figsize=(5.2, 0.8 + 0.3 * len(arms)), layout="constrained")
         axes = drawing.subplots()

@@ -22,6 +22,7 @@ from rune.types import Outcome, Verdict
 
 FIRST = "perceiver"
 RESAMPLES = 10_000
+COSTS = {"train", "adapt", "sample"}
 AXES = {
     "hierarchical": "encoder", "recurrent": "encoder", "mean_pool": "encoder",
     "strength-half": "strength λ", "strength-three-halves": "strength λ",
@@ -55,11 +56,15 @@ def tell(run: Path, out: Path, memory: Path | None) -> None:
     order = [v for v in variants(run) if v in leads]
     result: dict[str, Any] = {"seeds": {v: sorted(leads[v]) for v in order}, "arms": arms, "parameters": sizes}
     result["right − wrong"] = {v: interval(leads[v], None) for v in order}
-    result["against"] = {v: interval(leads[v], leads[FIRST]) for v in order if v != FIRST}
+    result["against"] = {
+        v: interval(leads[v], leads[FIRST])
+        for v in order
+        if v != FIRST and leads[v].keys() & leads.get(FIRST, {}).keys()
+    }
     tested = {v: row["p"] for v, row in result["against"].items() if row["seeds"] > 1}
     result["Holm"] = holm(tested)
     result["seconds"] = {
-        v: {stage: float(np.mean([one.get(stage, math.nan) for one in some])) for stage in ("train", "adapt", "sample")}
+        v: {stage: float(np.mean([one.get(stage, math.nan) for one in some])) for stage in sorted(COSTS)}
         for v, some in seconds.items()
     }
     result["losses"] = {v: losses(run, v) for v in order}
@@ -84,9 +89,10 @@ def variants(run: Path) -> list[str]:
 
 
 def took(run: Path, manifest: Mapping[str, Any]) -> dict[str, float]:
-    """Stage → seconds; of one that was taken over from another cell, what it took there."""
+    """Seconds of COSTS; of a stage that was taken over from another cell, what it took there."""
     found = {}
-    for name, stage in manifest["stages"].items():
+    for name in COSTS & manifest["stages"].keys():
+        stage = manifest["stages"][name]
         if "same_as" in stage:
             stage = store.read_json(run / "cells" / stage["same_as"] / "manifest.json")["stages"][name]
         if "seconds" in stage:
@@ -126,23 +132,30 @@ def interval(own: Mapping[int, Mapping[str, float]], other: Mapping[int, Mapping
     Conventions and seeds are drawn anew, each for itself; p is two-sided, from the share of resamples beyond zero.
     """
     seeds = sorted(own.keys() & other.keys()) if other is not None else sorted(own)
-    by_seed = []
+    sums: list[dict[str, float]] = []
+    counts: list[dict[str, int]] = []
     for seed in seeds:
-        per: dict[str, list[float]] = defaultdict(list)
+        total: dict[str, float] = defaultdict(float)
+        count: dict[str, int] = defaultdict(int)
         for task, value in own[seed].items():
             if other is None or task in other[seed]:
-                per[domain(task)].append(value - (other[seed][task] if other is not None else 0.0))
-        by_seed.append({d: float(np.mean(v)) for d, v in per.items()})
-    names = sorted(set.intersection(*(set(one) for one in by_seed)))
-    values_SD = 100 * np.array([[one[d] for d in names] for one in by_seed])
+                total[domain(task)] += value - (other[seed][task] if other is not None else 0.0)
+                count[domain(task)] += 1
+        sums.append(total)
+        counts.append(count)
+    names = sorted(set.intersection(*(set(one) for one in sums)))
+    sums_SD = 100 * np.array([[one[d] for d in names] for one in sums])
+    counts_SD = np.array([[one[d] for d in names] for one in counts])
     seeds_RS = stats.task_weights(len(seeds), RESAMPLES, 1)
     domains_RD = stats.task_weights(len(names), RESAMPLES, 2)
-    means_R = np.einsum("rs,sd,rd->r", seeds_RS, values_SD, domains_RD)
+    means_R, tasks_R = (np.einsum("rs,sd,rd->r", seeds_RS, some, domains_RD) for some in (sums_SD, counts_SD))
+    means_R = means_R / tasks_R
     beyond = min(float((means_R <= 0).mean()), float((means_R >= 0).mean()))
     return {
-        "points": float(values_SD.mean()), "low": float(np.quantile(means_R, 0.025)),
+        "points": float(sums_SD.sum() / counts_SD.sum()), "low": float(np.quantile(means_R, 0.025)),
         "high": float(np.quantile(means_R, 0.975)), "p": min(1.0, 2 * max(beyond, 1 / RESAMPLES)),
-        "seeds": len(seeds), "conventions": len(names), "by seed": [float(v) for v in values_SD.mean(1)],
+        "seeds": len(seeds), "conventions": len(names),
+        "by seed": [float(v) for v in sums_SD.sum(1) / counts_SD.sum(1)],
     }  # fmt: skip
 
 

@@ -174,6 +174,8 @@ def test_the_grid_adjusts_as_holm_does(monkeypatch: pytest.MonkeyPatch) -> None:
     found = grid.interval(own, other)
     assert found["points"] == pytest.approx(25) and found["seeds"] == 2 and found["conventions"] == 2
     assert found["by seed"] == pytest.approx([25, 25]) and found["low"] <= 25 <= found["high"]
+    # A convention with two tasks weighs twice: the effect is the difference of the arms' pass@1.
+    assert grid.interval({0: {"f/x/0": 1.0, "f/x/1": 1.0, "f/y/0": 0.0}}, None)["points"] == pytest.approx(200 / 3)
     assert grid.interval(own, None)["points"] == pytest.approx(100 * np.mean([1.0, 0.5, 0.5, 0.5]))
 
 

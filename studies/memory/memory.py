@@ -6,6 +6,7 @@
     python memory.py add --out OUT          there: an adapter a lesson into the registry, and one LoRA of all lessons
     rune adapters evolve --config OUT/memory.toml …      there: see lane.sh
     python memory.py test --out OUT         there: every adapter of a release on tasks that the evolution never saw
+    python memory.py judge --out OUT        here: what a test that was cut off has drawn
     python memory.py bare --out OUT         the bare model on the evolution's own tasks, for what memory_halves.py tells
     python memory.py tell --out OUT         here: the numbers
 
@@ -22,7 +23,7 @@ import random
 import shutil
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ from rune.adapters.registry.records import Entry, Level, MadeFrom, Place, Source
 from rune.adapters.registry.registry import Registry, View
 from rune.benchmarks import api_updates
 from rune.runs import store
+from rune.stages import score
+from rune.stages.context import Context
 from rune.study import cells, measuring, memory
 from rune.study.machines import Machines
 from rune.types import AdapterRef, Outcome, Problem, Split, Trajectory, Treatment
@@ -48,7 +51,7 @@ DRAWS = 3
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("do", choices=("corpus", "check", "add", "test", "bare", "tell"))
+    parser.add_argument("do", choices=("corpus", "check", "add", "test", "judge", "bare", "tell"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="section.key=value")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: checks the path, claims nothing")
@@ -60,7 +63,7 @@ def main() -> int:
 
         memory_told.tell(args.out)
     else:
-        {"corpus": corpus, "check": check, "add": add, "test": test, "bare": bare}[args.do](args)
+        {"corpus": corpus, "check": check, "add": add, "test": test, "judge": judge, "bare": bare}[args.do](args)
     return 0
 
 
@@ -105,7 +108,6 @@ def check(args: argparse.Namespace) -> None:
     from rune.benchmarks.scorers import execution_with_and_without
     from rune.benchmarks.scorers.judging import Item
     from rune.models import resolve
-    from rune.stages import score
 
     left_out = []
     with contextlib.closing(score.build_sandbox(settings_of(args).score, cache=resolve.default_cache())) as sandbox:
@@ -303,18 +305,30 @@ def draw(
     args: argparse.Namespace, folder: store.RunDir, problems: Sequence[Problem], treatments: Sequence[Treatment]
 ) -> None:
     """Draws and verdicts of all treatments, with the evolution's own sampling."""
-    from rune.stages import sample, score
+    from rune.stages import sample
 
     settings = settings_of(args)
     store.write_jsonl(folder / "problems.jsonl", problems)
     store.write_jsonl(folder / "treatments.jsonl", treatments)
-    objects = Objects(args.out / "registry" / "objects")
-    machines = Machines(settings, "memory", together=1, adapters=objects)
+    with working(args, folder) as context:
+        sample.run(folder, replace(settings.sample, n=1 if args.smoke else DRAWS), context)
+        score.run(folder, settings.score, context)
+
+
+def judge(args: argparse.Namespace) -> None:
+    """Verdicts of what was drawn of the test, and nothing else."""
+    folder = store.RunDir(args.out / "tests")
+    with working(args, folder) as context:
+        score.run(folder, settings_of(args).score, context)
+
+
+@contextlib.contextmanager
+def working(args: argparse.Namespace, folder: store.RunDir) -> Iterator[Context]:
+    """Engine and sandbox of the memory's config, over the registry's adapters."""
+    machines = Machines(settings_of(args), "memory", together=1, adapters=Objects(args.out / "registry" / "objects"))
     try:
-        context = machines.context(SEED)
         with folder.lock():
-            sample.run(folder, replace(settings.sample, n=1 if args.smoke else DRAWS), context)
-            score.run(folder, settings.score, context)
+            yield machines.context(SEED)
     finally:
         machines.close()
 

@@ -29,6 +29,7 @@ ALPHAS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 RESAMPLES = 10_000
 WEAK = 0.45  # φ; an adapter whose whole interval lies below is to be forgotten
 MARGIN = 10.0  # points that a merge may lose of a parent's rate
+LEAST = 10  # releases, for a test to be told
 CLAIM = ("vanilla", "newest of the release")
 
 Interval = tuple[float, float, float]  # mean, low, high
@@ -47,11 +48,14 @@ def tell(out: Path) -> None:
     entries = {e.id: e for e in registry.page(View(status=None), limit=1_000_000)}
     done = operations.listed(registry)
     measured = measured_of(out)
-    drawn = tested(out)
+    begun = tested(out)
+    drawn = begun if begun and len(begun.tasks) >= LEAST else None
     result: dict[str, Any] = {
         "evolution": evolution(entries, done),
         "by release": by_release_done(entries, done),
+        "scored tasks": scored_tasks(out, entries, done, measured),
         "test": test(out, drawn) if drawn else None,
+        "test, cut off": cut_off(begun) if begun and begun.tasks and not drawn else None,
         "halves": halves(out, entries, done, measured) if (out / "bare" / "verdicts.jsonl").exists() else None,
         "harm": harm(entries, measured),
         "HumanEval by arm": elsewhere(drawn) if drawn else {},
@@ -124,7 +128,10 @@ def evolution(entries: Mapping[str, Entry], done: Sequence[Operation]) -> dict[s
         "active": sum(e.status.value == "active" for e in entries.values()),
     }
     forgotten = sum(o.kind == "forget" for o in done)
-    found["forget"] = {"done": forgotten, "weak": len(weak(list(entries.values()), WEAK))}
+    found["forget"] = {
+        "done": forgotten,
+        "weak": len(weak([e for e in entries.values() if e.status is Status.ACTIVE], WEAK)),
+    }
     return found
 
 
@@ -145,6 +152,33 @@ def by_release_done(entries: Mapping[str, Entry], done: Sequence[Operation]) -> 
     return dict(sorted(found.items()))
 
 
+def scored_tasks(
+    out: Path, entries: Mapping[str, Entry], done: Sequence[Operation], measured: Measured
+) -> dict[str, Any]:
+    """UPass on the tasks that the evolution itself scored, interval over releases, in points."""
+    learned = {
+        t.trajectory_id: update(t.task_id) for t in store.read_jsonl(out / "corpus" / "lessons.jsonl", Trajectory)
+    }
+    registry = Registry(out / "registry")
+    rates: dict[str, dict[str, float]] = defaultdict(dict)
+    lessons: dict[str, dict[str, list[float]]] = {"own update": defaultdict(list), "the other two": defaultdict(list)}
+    for entry in entries.values():
+        if entry.place.level is Level.TASK:
+            mine = learned[registry.sources(entry.id)[0].trajectory_id]
+            for task in measured.inside[entry.place.domain]:
+                which = "own update" if update(task) == mine else "the other two"
+                lessons[which][entry.place.domain].append(rate(measured, entry.id, [task]))
+    for which, some in lessons.items():
+        rates[f"one lesson, {which}"] = {release: float(np.mean(values)) for release, values in some.items()}
+    for one in done:
+        if one.kind in ("consolidate", "update"):
+            release = entries[one.result].place.domain
+            rates[f"{one.kind}d"][release] = rate(measured, one.result, measured.inside[release])
+    found: dict[str, Any] = {arm: [*bootstrap(list(of.values())), len(of)] for arm, of in rates.items()}
+    found["updated less consolidated"] = paired(rates, "updated", "consolidated")
+    return found
+
+
 # --------------------------------------------------------------------------- the test
 
 
@@ -157,7 +191,7 @@ class Tested(NamedTuple):
 
 
 def tested(out: Path) -> Tested | None:
-    """None: the test was cut off. Its draws are in order of tasks: few releases are whole, and none is judged."""
+    """The releases whose tasks were all drawn under all of their arms; None where nothing was judged."""
     folder = out / "tests"
     if not (folder / "verdicts.jsonl").exists():
         return None
@@ -177,7 +211,21 @@ def tested(out: Path) -> Tested | None:
         later = store.read_json(folder / "arms-after.json")
         arms["selected before merges"] = arms["selected"]
         arms["selected"] = later["selected"]
-    return Tested(dict(rates), dict(tasks), arms)
+    whole = {
+        release: some for release, some in tasks.items()
+        if all(task in rates[of[release] or "vanilla"] for of in arms.values() if release in of for task in some)
+    }  # fmt: skip
+    return Tested(dict(rates), whole, arms)
+
+
+def cut_off(begun: Tested) -> dict[str, Any]:
+    """UPass of each arm on the few releases that are whole: without an interval, and nothing is claimed."""
+    names = sorted(begun.tasks)
+    means = {arm: of for arm, of in means_of(begun).items() if of.keys() == begun.tasks.keys()}
+    return {
+        "releases": names, "tasks": sum(map(len, begun.tasks.values())),
+        "arms": {arm: 100 * math.fsum(of.values()) / len(of) for arm, of in means.items()},
+    }  # fmt: skip
 
 
 def by_release(drawn: Tested, of: Mapping[str, str]) -> dict[str, float]:
@@ -185,7 +233,7 @@ def by_release(drawn: Tested, of: Mapping[str, str]) -> dict[str, float]:
     found = {}
     for release, digest in of.items():
         rates = drawn.rates.get(digest or "vanilla", {})
-        if all(task in rates for task in drawn.tasks[release]):
+        if release in drawn.tasks and all(task in rates for task in drawn.tasks[release]):
             found[release] = math.fsum(rates[task] for task in drawn.tasks[release]) / len(drawn.tasks[release])
     return found
 
@@ -422,6 +470,10 @@ def table(result: Mapping[str, Any]) -> str:
         if kind != "adapters":
             lines.append(f"| {kind} | {row['done']} | {row.get('kept', '–')} | {signed(row.get('lead'))} |")
     lines += ["", f"The whole interval of φ lies below {WEAK:g} for {result['evolution']['forget']['weak']} adapters."]
+    arms = {arm: row for arm, row in result["scored tasks"].items() if arm != "updated less consolidated"}
+    lines += ["", "| on the tasks that the evolution scored | releases | UPass |", "|---|---:|---:|"]
+    lines += [f"| {arm} | {row[3]} | {points(row)} |" for arm, row in arms.items()]
+    lines += ["", f"`updated` less `consolidated`: {signed(result['scored tasks']['updated less consolidated'])}."]
     lines += ["", "| release | adapters | archived | φ: best lesson | consolidated | | updated | |",
               "|---|---:|---:|---:|---:|---|---:|---|"]  # fmt: skip
     for release, row in result["by release"].items():
@@ -429,7 +481,7 @@ def table(result: Mapping[str, Any]) -> str:
         cells = [f"{m['result']:.3f} | {'kept' if m['kept'] else 'archived'}" if m else "– | –" for m in made]
         best = f"{made[0]['best input']:.3f}" if made[0] else "–"
         lines.append(f"| {release} | {row['adapters']} | {row['archived']} | {best} | {' | '.join(cells)} |")
-    lines += ["", "## The test", "", *(test_table(result["test"]) if result["test"] else ["Cut off; not told."])]
+    lines += ["", "## The test", "", *test_table(result["test"], result["test, cut off"])]
     if result["halves"]:
         lines += [
             "",
@@ -477,7 +529,13 @@ def merges_table(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def test_table(one: Mapping[str, Any]) -> list[str]:
+def test_table(one: Mapping[str, Any] | None, begun: Mapping[str, Any] | None) -> list[str]:
+    if one is None:
+        if begun is None:
+            return ["Cut off."]
+        whole = f"{begun['tasks']} tasks of {', '.join(begun['releases'])}"
+        lines = [f"Cut off. Whole are {whole}: too few for an interval.", "", "| arm | UPass |", "|---|---:|"]
+        return lines + [f"| {arm} | {value:.1f} |" for arm, value in sorted(begun["arms"].items(), key=lambda a: -a[1])]
     lines = [f"{one['tasks']} tasks of {one['releases']} releases; intervals over releases.", "",
              "| arm | releases | UPass | `selected` less this |", "|---|---:|---:|---:|"]  # fmt: skip
     for arm, value in sorted(one["arms"].items(), key=lambda a: -a[1][0]):

@@ -1,4 +1,5 @@
-"""The memory study's numbers: result.json, result.md and figure.svg from OUT's registry, draws and verdicts."""
+"""The memory study's numbers: result.json, result.md and figure.svg from OUT's registry, draws and verdicts; and
+adapters.csv, the tracker's specified columns of every adapter that was measured."""
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ from rune.adapters.registry.records import Entry, Fitness, Level, Operation, Sta
 from rune.adapters.registry.registry import Registry, View
 from rune.analysis import stats
 from rune.benchmarks import api_updates
+from rune.reporting import memory_tracking, tracking
 from rune.runs import store
 from rune.study import fitness
 from rune.study.evolution import weak
@@ -41,6 +43,7 @@ class Measured(NamedTuple):
     passes: dict[str, dict[str, tuple[int, int]]]
     inside: dict[str, list[str]]  # release → its scored tasks
     outside: list[str]
+    protocol: str = ""
 
 
 def tell(out: Path) -> None:
@@ -73,6 +76,8 @@ def tell(out: Path) -> None:
     store.write_json(out / "result.json", result)
     store.write_atomic(out / "result.md", table(result))
     figure(out / "figure.svg", result)
+    rows = memory_tracking.rows(registry, "releases", measured.protocol)
+    store.write_atomic(out / "adapters.csv", tracking.csv_of([row.columns for row in rows]))
     console.out(table(result))
 
 
@@ -99,7 +104,7 @@ def measured_of(out: Path) -> Measured:
             inside[problem.domain].append(problem.task_id)
     known = {task for tasks in inside.values() for task in tasks}
     outside = sorted({task for of in passes.values() for task in of} - known)
-    return Measured(dict(passes), dict(inside), outside)
+    return Measured(dict(passes), dict(inside), outside, protocols[0][0])
 
 
 def rate(measured: Measured, adapter: str, tasks: Sequence[str]) -> float:

@@ -46,7 +46,6 @@ LESSONS, LATER, SCORED = 2, 1, 2  # of an update's eight tasks; the other three 
 PROJECT, BESIDE = "releases", "beside"  # the memory's project, and that of what it is compared with
 ROWS = 2  # of an adapter of one lesson
 ALL_RANKS, ALL_STEPS, ALL_ROWS = (8, 64), 225, 24  # one LoRA of all lessons, the later ones too
-DRAWS = 3
 
 
 def main() -> int:
@@ -311,7 +310,7 @@ def draw(
     store.write_jsonl(folder / "problems.jsonl", problems)
     store.write_jsonl(folder / "treatments.jsonl", treatments)
     with working(args, folder) as context:
-        sample.run(folder, replace(settings.sample, n=1 if args.smoke else DRAWS), context)
+        sample.run(folder, settings.sample, context)
         score.run(folder, settings.score, context)
 
 

@@ -55,9 +55,11 @@ def over_vertices(pairs: Sequence[tuple[str, str, float]]) -> dict[str, Any]:
 
 def effects(
     entries: Mapping[str, Entry], done: Sequence[Operation], arms: Mapping[str, Mapping[str, float]],
-    by_alpha: Mapping[str, Mapping[str, float]],
+    by_alpha: Mapping[str, Mapping[str, float]], decided: Mapping[str, Mapping[str, float]],
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """A row an effect. `arms` and `by_alpha`: release → UPass on the test, of an arm and of what an α selects."""
+    """A row an effect. All are release → UPass: `arms` by arm, the others by α. `by_alpha`: the fittest adapter of any
+    level; `decided`: what is selected when that α also decided what is kept, none where that was not tried.
+    """
     rows: list[dict[str, Any]] = []
 
     def add(axis: str, variant: str, against: str, found: Mapping[str, Any] | None, parameters: float) -> None:
@@ -65,9 +67,10 @@ def effects(
             rows.append({"axis": axis, "variant": variant, "against": against, "parameters": parameters, **found})
 
     size = float(np.mean([e.parameters for e in entries.values() if e.place.level is Level.TASK]))
-    for alpha, means in by_alpha.items():
-        if alpha != SPECIFIED:
-            add("α", alpha, SPECIFIED, paired(means, by_alpha[SPECIFIED]), size)
+    for axis, of in (("α, fittest of any level", by_alpha), ("α, kept and selected", decided)):
+        for alpha, means in of.items():
+            if alpha != SPECIFIED:
+                add(axis, alpha, SPECIFIED, paired(means, of[SPECIFIED]), size)
     for name in SUMS:
         if name in arms:
             made = [e.parameters for e in entries.values() if e.place.domain.startswith(f"{name} ")]

@@ -59,7 +59,7 @@ def tell(out: Path) -> None:
         "scored tasks": scored_tasks(out, entries, done, measured),
         "test": test(out, drawn) if drawn else None,
         "test, cut off": cut_off(begun) if begun and begun.tasks and not drawn else None,
-        "halves": halves(out, entries, done, measured) if (out / "bare" / "verdicts.jsonl").exists() else None,
+        "halves": None if drawn else halves(out, entries, done, measured),
         "harm": harm(entries, measured),
         "HumanEval by arm": elsewhere(drawn) if drawn else {},
         "merges": merges(entries, done),
@@ -67,10 +67,10 @@ def tell(out: Path) -> None:
         "alpha": alphas(drawn, entries, done, measured),
     }
     by_alpha = {alpha: row.pop("by release") for alpha, row in result["alpha"].items()}
-    arms = means_of(drawn) if drawn else {}
-    if result["halves"]:
-        by_alpha, arms = result["halves"].pop("by alpha"), arms or result["halves"]["means"]
-    result["effects"] = memory_effects.effects(entries, done, arms, by_alpha)
+    arms, decided = means_of(drawn) if drawn else {}, {}
+    if halved := result["halves"]:
+        by_alpha, decided, arms = (halved.pop(name) for name in ("by alpha", "selected by alpha", "means"))
+    result["effects"] = memory_effects.effects(entries, done, arms, by_alpha, decided)
     parts = sorted((out.parent / "done").glob("*"))
     result["seconds"] = {part.name: int(part.read_text()) for part in parts if part.stat().st_size}
     store.write_json(out / "result.json", result)
@@ -108,8 +108,7 @@ def measured_of(out: Path) -> Measured:
 
 
 def rate(measured: Measured, adapter: str, tasks: Sequence[str]) -> float:
-    found = [measured.passes[adapter][task] for task in tasks]
-    return math.fsum(c / n for c, n in found) / len(found)
+    return memory_halves.rate(measured.passes[adapter], tasks)
 
 
 # --------------------------------------------------------------------------- what was done
@@ -416,11 +415,17 @@ def alphas(
 
 
 def halves(out: Path, entries: Mapping[str, Entry], done: Sequence[Operation], measured: Measured) -> dict[str, Any]:
-    """The evolution decided on half of its tasks and scored on the other half; see memory_halves.py."""
+    """The evolution decided on half of its tasks and scored on the other half; see memory_halves.py.
+
+    Where nothing is selected the bare model answers. Not drawn, it counts as solving nothing, the least it can do.
+    """
     hits: dict[str, list[bool]] = defaultdict(list)
-    for verdict in store.read_jsonl(out / "bare" / "verdicts.jsonl", Verdict):
+    known = out / "bare" / "verdicts.jsonl"
+    for verdict in store.read_jsonl(known, Verdict) if known.exists() else ():
         hits[verdict.task_id].append(verdict.outcome is Outcome.PASSED)
-    passes = {**measured.passes, memory_halves.BARE: {t: (sum(h), len(h)) for t, h in hits.items()}}
+    every = [t for tasks in (*measured.inside.values(), measured.outside) for t in tasks]
+    bare = {t: (sum(hits[t]), len(hits[t])) if t in hits else (0, 1) for t in every}
+    passes = {**measured.passes, memory_halves.BARE: bare}
     made = {(o.kind, entries[o.result].place.domain): o.result for o in done if o.kind in ("consolidate", "update")}
     releases, tasks = {}, {}
     for release, inside in sorted(measured.inside.items()):
@@ -433,16 +438,20 @@ def halves(out: Path, entries: Mapping[str, Entry], done: Sequence[Operation], m
         tasks[release] = by_update
     by_alpha = {a: memory_halves.scored(releases, passes, tasks, measured.outside, a) for a in ALPHAS}
     means = by_alpha[float(memory_effects.SPECIFIED)]
-    bare = [passes[memory_halves.BARE][t] for t in measured.outside]
+    if not hits:
+        for of in by_alpha.values():
+            del of["vanilla"]
     return {
+        "bare drawn": sum(map(len, hits.values())),
         "arms": {arm: [*bootstrap(list(of.values())), len(of)] for arm, of in means.items()},
         "selected less": {
             arm: paired(means, "selected", arm) for arm in means if arm != "selected"
         },
         "by α": {f"{a:g}": {arm: bootstrap(list(of[arm].values())) for arm in ("selected", "fittest of any level")}
                  for a, of in by_alpha.items()},
-        "HumanEval, bare": 100 * math.fsum(c / n for c, n in bare) / len(bare),
+        "HumanEval, bare": 100 * memory_halves.rate(bare, measured.outside) if measured.outside[-1] in hits else None,
         "means": means, "by alpha": {f"{a:g}": of["fittest of any level"] for a, of in by_alpha.items()},
+        "selected by alpha": {f"{a:g}": of["selected"] for a, of in by_alpha.items()},
     }  # fmt: skip
 
 
@@ -506,7 +515,7 @@ def table(result: Mapping[str, Any]) -> str:
         )
     lines += ["", "## HumanEval tasks under adapters of a kind", "", "| kind | adapters | pass@1 |", "|---|---:|---:|"]
     lines += [f"| {kind} | {row[3]} | {points(row)} |" for kind, row in result["harm"].items()]
-    if result["halves"]:
+    if result["halves"] and result["halves"]["HumanEval, bare"] is not None:
         lines.append(f"| the bare model | – | {result['halves']['HumanEval, bare']:.1f} |")
     if result["HumanEval by arm"]:
         lines += ["", "| arm of the test | pass@1 on the same HumanEval tasks |", "|---|---:|"]
@@ -554,7 +563,8 @@ def test_table(one: Mapping[str, Any] | None, begun: Mapping[str, Any] | None) -
 
 
 def halves_table(one: Mapping[str, Any]) -> list[str]:
-    lines = ["Rates in %, α = 0.7; intervals over releases.", "",
+    bare = "was drawn" if one["bare drawn"] else "was not drawn and counts as solving nothing"
+    lines = [f"Rates in %, α = 0.7; intervals over releases. The bare model, where nothing is selected, {bare}.", "",
              "| arm | releases | UPass | `selected` less this |", "|---|---:|---:|---:|"]  # fmt: skip
     for arm, value in sorted(one["arms"].items(), key=lambda a: -a[1][0]):
         lines.append(f"| {arm} | {value[3]} | {points(value)} | {signed(one['selected less'].get(arm))} |")

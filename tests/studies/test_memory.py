@@ -132,6 +132,21 @@ def test_a_merge_loses_what_its_parents_have_on_their_own_tasks(told: ModuleType
     assert effects.lost(entries, merge) == ("dx", "dy", -0.25)
 
 
+def test_every_other_alpha_and_every_sum_is_an_effect_against_what_is_specified(told: ModuleType) -> None:
+    effects = importlib.import_module("memory_effects")
+    task = SimpleNamespace(place=Place(project="releases", domain="r", task="t"), parameters=8)
+    summed = SimpleNamespace(place=Place(project="beside", domain="sum of the lessons r"), parameters=48)
+    arms = {"selected": {"r": 0.5, "s": 0.5}, "sum of the lessons": {"r": 0.25, "s": 0.0}}
+    by_alpha = {"0.5": {"r": 0.25, "s": 0.5}, "0.7": {"r": 0.5, "s": 0.5}}
+    rows = effects.effects({"a": task, "b": summed}, [], arms, by_alpha, {"0.7": {"r": 0.5}, "1": {"r": 1.0}})
+    told_of = [(r["axis"], r["variant"], r["against"], r["points"], r["parameters"], r["units"]) for r in rows]
+    assert told_of == [
+        ("α, fittest of any level", "0.5", "0.7", -12.5, 8, "2 releases"),
+        ("α, kept and selected", "1", "0.7", 50.0, 8, "1 releases"),
+        ("composition", "sum of the lessons", "selected", -37.5, 48, "2 releases"),
+    ]
+
+
 def test_one_table_holds_the_grid_and_the_memory_and_corrects_over_all_that_is_tested(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

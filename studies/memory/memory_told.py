@@ -62,6 +62,7 @@ def tell(out: Path) -> None:
         "halves": None if drawn else halves(out, entries, done, measured),
         "harm": harm(entries, measured),
         "HumanEval by arm": elsewhere(drawn) if drawn else {},
+        "HumanEval, bare, crossfit-0.5b": bare_before(measured.outside),
         "merges": merges(entries, done),
         "alike": alike(done),
         "alpha": alphas(drawn, entries, done, measured),
@@ -374,6 +375,14 @@ def elsewhere(drawn: Tested) -> dict[str, float]:
     return found
 
 
+def bare_before(tasks: Sequence[str]) -> float:
+    """pass@1 of the bare model on HumanEval tasks at the same temperature, 15 draws, in %: results/crossfit-0.5b."""
+    result = store.read_json(Path(__file__).parents[2] / "results" / "crossfit-0.5b" / "result.json")
+    told = result["variants"]["temperature-0.2"]["pooled"]["decision"]["details"]
+    passed = dict(zip(told["tasks"], told["passes"]["vanilla"], strict=True))
+    return 100 * sum(passed[task] for task in tasks) / (len(tasks) * told["n"])
+
+
 # --------------------------------------------------------------------------- α
 
 
@@ -515,6 +524,8 @@ def table(result: Mapping[str, Any]) -> str:
         )
     lines += ["", "## HumanEval tasks under adapters of a kind", "", "| kind | adapters | pass@1 |", "|---|---:|---:|"]
     lines += [f"| {kind} | {row[3]} | {points(row)} |" for kind, row in result["harm"].items()]
+    lines.append(f"| the bare model, of [crossfit-0.5b](../crossfit-0.5b/result.md) | – "
+                 f"| {result['HumanEval, bare, crossfit-0.5b']:.1f} |")  # fmt: skip
     if result["halves"] and result["halves"]["HumanEval, bare"] is not None:
         lines.append(f"| the bare model | – | {result['halves']['HumanEval, bare']:.1f} |")
     if result["HumanEval by arm"]:

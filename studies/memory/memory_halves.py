@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 Passes = Mapping[str, tuple[int, int]]  # task → (passes, draws)
 BARE = ""  # instead of an adapter's id
+NOTHING = "nothing selected"  # beside the arms: the share of splits in which the evolution has left nothing to select
 
 
 class Release(NamedTuple):
@@ -78,6 +79,7 @@ def scored(
                 arms["updated"] = release.updated
             for arm, adapter in arms.items():
                 rates[arm].append(rate(passes[adapter], asked))
+            rates[NOTHING].append(float(arms["selected"] == BARE))
             rates["one lesson, mean of six"] += [rate(passes[a], asked) for a in release.lessons]
         for arm, some in rates.items():
             found[arm][name] = math.fsum(some) / len(some)

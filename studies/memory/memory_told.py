@@ -446,6 +446,7 @@ def halves(out: Path, entries: Mapping[str, Entry], done: Sequence[Operation], m
             by_update[update(task)].append(task)
         tasks[release] = by_update
     by_alpha = {a: memory_halves.scored(releases, passes, tasks, measured.outside, a) for a in ALPHAS}
+    refused = {a: 100 * float(np.mean(list(of.pop(memory_halves.NOTHING).values()))) for a, of in by_alpha.items()}
     means = by_alpha[float(memory_effects.SPECIFIED)]
     if not hits:
         for of in by_alpha.values():
@@ -456,7 +457,8 @@ def halves(out: Path, entries: Mapping[str, Entry], done: Sequence[Operation], m
         "selected less": {
             arm: paired(means, "selected", arm) for arm in means if arm != "selected"
         },
-        "by α": {f"{a:g}": {arm: bootstrap(list(of[arm].values())) for arm in ("selected", "fittest of any level")}
+        "by α": {f"{a:g}": {"nothing selected": refused[a]}
+                 | {arm: bootstrap(list(of[arm].values())) for arm in ("selected", "fittest of any level")}
                  for a, of in by_alpha.items()},
         "HumanEval, bare": 100 * memory_halves.rate(bare, measured.outside) if measured.outside[-1] in hits else None,
         "means": means, "by alpha": {f"{a:g}": of["fittest of any level"] for a, of in by_alpha.items()},
@@ -579,9 +581,10 @@ def halves_table(one: Mapping[str, Any]) -> list[str]:
              "| arm | releases | UPass | `selected` less this |", "|---|---:|---:|---:|"]  # fmt: skip
     for arm, value in sorted(one["arms"].items(), key=lambda a: -a[1][0]):
         lines.append(f"| {arm} | {value[3]} | {points(value)} | {signed(one['selected less'].get(arm))} |")
-    lines += ["", "| α | selected | fittest of any level |", "|---:|---:|---:|"]
+    lines += ["", "| α | nothing selected, % of splits | selected | fittest of any level |", "|---:|---:|---:|---:|"]
     for alpha, row in one["by α"].items():
-        lines.append(f"| {alpha} | {points(row['selected'])} | {points(row['fittest of any level'])} |")
+        cells = [points(row[arm]) for arm in ("selected", "fittest of any level")]
+        lines.append(f"| {alpha} | {row['nothing selected']:.1f} | {' | '.join(cells)} |")
     return lines
 
 

@@ -95,7 +95,12 @@ def test_what_is_selected_on_one_half_is_scored_on_the_other(told: ModuleType) -
     whole = halves.Release(["a", "b"], "c", "d")
     found = halves.scored({"r": whole}, passes, tasks, ["out"], 1.0)
     # Chosen on u0, c is worse than lesson a: nothing is selected, and the bare model solves nothing. On u1 the update.
-    assert found["selected"] == {"r": 0.5} and found["updated"] == {"r": 1.0} and found["vanilla"] == {"r": 0.0}
+    assert (
+        found[halves.NOTHING] == {"r": 0.5}
+        and found["selected"] == {"r": 0.5}
+        and found["updated"] == {"r": 1.0}
+        and found["vanilla"] == {"r": 0.0}
+    )
     assert found["newest of the release"] == {"r": 0.5} and found["consolidated"] == {"r": 0.5}
     assert found["one lesson, mean of six"] == {"r": 0.5} and found["fittest of any level"] == {"r": 1.0}
     # At an α that minds what is lost elsewhere the update is not kept.

@@ -1,20 +1,20 @@
 #!/bin/bash
-# Three studies on one GPU: memory, phase4-grid, phase4's ceiling. Started as
+# Two studies: memory, then phase4-grid; with GRID_GPU, the number of another GPU, the grid there from the start. Started as
 #   SECONDS_LEFT=1300 setsid bash lane.sh > /tmp/lane-memory.log 2>&1 < /dev/null &
-#   T (a tree of the repository) · LANE (files: memory/ of `memory.py corpus`; corpus/, lessons/, data/ of the scaled study)
-#   WORK (what stays) · OUT_MEMORY (what comes back, renewed every 20 s)
-# Every part is skipped if it would not fit or was done; started again, the lane goes on.
+#   T (a tree of the repository) · LANE (files: memory/ of `memory.py corpus`)
+#   WORK (what stays) · OUT_MEMORY (what comes back, renewed every 25 s)
+# Every part is skipped if it would not fit or was done; started again, the lane goes on. Nobody else may use its GPUs: an engine takes a
+# share of what is free when it starts, and beside others that was room for one row (README.md). So it waits until FREE_GB are free.
 set -u
 T=${T:-/tmp/tree} LANE=${LANE:-/tmp/lane-memory} WORK=${WORK:-/tmp/work-memory} OUT_MEMORY=${OUT_MEMORY:-/tmp/out-memory}
 SECONDS_LEFT=${SECONDS_LEFT:-1300} READY=${READY:-/tmp/ready-0.5b} PYTHON=${PYTHON:-python3} SMOKE=${SMOKE:-}
-SETS=${SETS:-} GRID_SETS=${GRID_SETS:-} DEVICE=${DEVICE:-cuda} PAIRS=${PAIRS:-30} JOBS=${JOBS:-3} CEILING_AT=${CEILING_AT:-520}
-MODEL=${LANE_MODEL:-qwen2.5-coder-0.5b-instruct}
+SETS=${SETS:-} GRID_SETS=${GRID_SETS:-} DEVICE=${DEVICE:-cuda} PAIRS=${PAIRS:-30} JOBS=${JOBS:-3} GRID_GPU=${GRID_GPU:-} FREE_GB=${FREE_GB:-100}
 END=$((SECONDS + SECONDS_LEFT))
 mkdir -p "$WORK/done" "$OUT_MEMORY"
 exec 9> "$WORK/lock"
 flock -n 9 || { echo "a lane is at work in $WORK"; exit 1; }
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
-M="$WORK/memory" G="$WORK/grid" C="$WORK/ceiling"
+M="$WORK/memory" G="$WORK/grid"
 [ -d "$M" ] || cp -r "$LANE/memory" "$M"
 left() { echo $((END - SECONDS)); }
 say() { echo "$(date +%T) $* ($(left) s left)" >> "$WORK/lane.log"; }
@@ -59,9 +59,22 @@ PACKER=$!
 trap 'kill $PACKER; pack' EXIT
 
 while [ ! -f "$READY" ] && [ $SECONDS -lt $END ]; do sleep 0.5; done
+
+room() { # GPU: waits until FREE_GB are free there, and says what it waits for; at once where there is no GPU
+    local free
+    while [ "$DEVICE" = cuda ] && [ "$(left)" -gt 60 ]; do
+        free=$(nvidia-smi -i "$1" --query-gpu=memory.free --format=csv,noheader,nounits) || break
+        [ "$free" -ge $((FREE_GB * 954)) ] && break # MiB
+        say "GPU $1: $free MiB free, $FREE_GB GB are wanted; whoever else is there has to end first"
+        sleep 5
+    done
+}
+room "${CUDA_VISIBLE_DEVICES:-0}"
 say start
 
-grid() {
+grid() { # CUDA_VISIBLE_DEVICES as it is, or GRID_GPU
+    [ -z "$GRID_GPU" ] || export CUDA_VISIBLE_DEVICES=$GRID_GPU
+    room "${CUDA_VISIBLE_DEVICES:-0}"
     cd "$T/studies/phase4-grid" && part grid 120 nice -n 2 "$PYTHON" grid.py work --jobs "$JOBS" --set "run.folder=$G" \
         --set "phase.override='phase 2 failed; the grid asks about the generator, on bfloat16'" $GRID_SETS
 }
@@ -75,12 +88,11 @@ memory() {
     part_again consolidate 60 $evolve || return
     part_again update 60 $evolve --set evolve.update=true --set "$both"
     part_again test 60 "$PYTHON" memory.py test --out "$M" $SMOKE $SETS
-    touch "$WORK/done/tested"
     (merge svd 0.5 svd; merge plain 0.5 cat linear; merge sum 1.0 cat svd linear) &
     (merge ties_svd 0.5 ties_svd=0.5 dare_ties_svd=0.5; merge ties 0.5 ties=0.5 dare_ties=0.5) &
     (merge dare_svd 0.5 dare_linear_svd=0.5 magnitude_prune_svd=0.5; merge dare 0.5 dare_linear=0.5 magnitude_prune=0.5) &
     local number
-    for number in $(jobs -p); do [ "$number" = "$PACKER" ] || [ "$number" = "${GRID:-}" ] || [ "$number" = "${CEILING:-}" ] || wait "$number"; done
+    for number in $(jobs -p); do [ "$number" = "$PACKER" ] || [ "$number" = "${GRID:-}" ] || wait "$number"; done
     part forget 30 $evolve --set evolve.forget_below=0.45
     part test-again 40 "$PYTHON" memory.py test --out "$M" $SMOKE $SETS
     part replay-consolidate 25 $evolve --set "$both" --replay 1
@@ -99,19 +111,12 @@ merge() { # NAME WEIGHT METHOD[=DENSITY]…
         --set "evolve.merges=$PAIRS" --set "evolve.methods=[${methods%,}]" --set "evolve.parent_weight=$weight"
 }
 
-ceiling() { # when the memory's first test is drawn, or CEILING_AT seconds before the end
-    cd "$T/studies/phase4" || return
-    while [ ! -e "$WORK/done/tested" ] && [ "$(left)" -gt "$CEILING_AT" ]; do sleep 1; done
-    mkdir -p "$C"
-    local common="--data $LANE/data --corpus $LANE/corpus --lessons $LANE/lessons --out $C --model $MODEL $SMOKE"
-    (CUDA_VISIBLE_DEVICES='' part ceiling-judge 20 "$PYTHON" ceiling.py judge $common --follow) &
-    part_again ceiling 60 "$PYTHON" ceiling.py draw $common --seconds "$(($(left) - 15))"
-    touch "$C/end"
-    wait $!
-}
-
-grid & GRID=$!
-ceiling & CEILING=$!
-memory
-wait $GRID $CEILING
+if [ -n "$GRID_GPU" ]; then
+    grid & GRID=$!
+    memory
+    wait "$GRID"
+else
+    memory
+    grid
+fi
 say end

@@ -6,6 +6,8 @@
     python memory.py add --out OUT          there: an adapter a lesson into the registry, and one LoRA of all lessons
     rune adapters evolve --config OUT/memory.toml …      there: see lane.sh
     python memory.py test --out OUT         there: every adapter of a release on tasks that the evolution never saw
+    python memory.py judge --out OUT        here: what a test that was cut off has drawn
+    python memory.py bare --out OUT         the bare model on the evolution's own tasks, for what memory_halves.py tells
     python memory.py tell --out OUT         here: the numbers
 
 OUT/registry is the registry, OUT/tests a folder in the shape of a run; arms-after.json
@@ -21,7 +23,7 @@ import random
 import shutil
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,8 @@ from rune.adapters.registry.records import Entry, Level, MadeFrom, Place, Source
 from rune.adapters.registry.registry import Registry, View
 from rune.benchmarks import api_updates
 from rune.runs import store
+from rune.stages import score
+from rune.stages.context import Context
 from rune.study import cells, measuring, memory
 from rune.study.machines import Machines
 from rune.types import AdapterRef, Outcome, Problem, Split, Trajectory, Treatment
@@ -42,12 +46,11 @@ LESSONS, LATER, SCORED = 2, 1, 2  # of an update's eight tasks; the other three 
 PROJECT, BESIDE = "releases", "beside"  # the memory's project, and that of what it is compared with
 ROWS = 2  # of an adapter of one lesson
 ALL_RANKS, ALL_STEPS, ALL_ROWS = (8, 64), 225, 24  # one LoRA of all lessons, the later ones too
-DRAWS = 3
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("do", choices=("corpus", "check", "add", "test", "tell"))
+    parser.add_argument("do", choices=("corpus", "check", "add", "test", "judge", "bare", "tell"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="section.key=value")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: checks the path, claims nothing")
@@ -59,7 +62,7 @@ def main() -> int:
 
         memory_told.tell(args.out)
     else:
-        {"corpus": corpus, "check": check, "add": add, "test": test}[args.do](args)
+        {"corpus": corpus, "check": check, "add": add, "test": test, "judge": judge, "bare": bare}[args.do](args)
     return 0
 
 
@@ -104,7 +107,6 @@ def check(args: argparse.Namespace) -> None:
     from rune.benchmarks.scorers import execution_with_and_without
     from rune.benchmarks.scorers.judging import Item
     from rune.models import resolve
-    from rune.stages import score
 
     left_out = []
     with contextlib.closing(score.build_sandbox(settings_of(args).score, cache=resolve.default_cache())) as sandbox:
@@ -257,8 +259,6 @@ def test(args: argparse.Namespace) -> None:
 
     All but the adapters of one lesson are drawn on the tasks outside too.
     """
-    from rune.stages import sample, score
-
     settings = settings_of(args)
     registry = Registry(args.out / "registry")
     problems = store.read_jsonl(args.out / "corpus" / "tests.jsonl", Problem)
@@ -287,14 +287,47 @@ def test(args: argparse.Namespace) -> None:
             treatments.setdefault(
                 (key, problem.task_id), Treatment(task_id=problem.task_id, condition=key, adapter=adapter)
             )
-    store.write_jsonl(folder / "problems.jsonl", [*problems, *elsewhere])
-    store.write_jsonl(folder / "treatments.jsonl", list(treatments.values()))
-    machines = Machines(settings, "memory", together=1, adapters=Objects(registry.folder / "objects"))
+    draw(args, folder, [*problems, *elsewhere], list(treatments.values()))
+
+
+def bare(args: argparse.Namespace) -> None:
+    """OUT/bare: draws and verdicts without an adapter on all tasks that the evolution scored."""
+    settings = settings_of(args)
+    inside = store.read_jsonl(args.out / "corpus" / "problems.jsonl", Problem)
+    problems = [*inside, *outside(settings, Registry(args.out / "registry"), inside[0].domain)]
+    folder = store.RunDir(args.out / "bare")
+    folder.path.mkdir(parents=True, exist_ok=True)
+    draw(args, folder, problems, [Treatment(task_id=p.task_id, condition="vanilla") for p in problems])
+
+
+def draw(
+    args: argparse.Namespace, folder: store.RunDir, problems: Sequence[Problem], treatments: Sequence[Treatment]
+) -> None:
+    """Draws and verdicts of all treatments, with the evolution's own sampling."""
+    from rune.stages import sample
+
+    settings = settings_of(args)
+    store.write_jsonl(folder / "problems.jsonl", problems)
+    store.write_jsonl(folder / "treatments.jsonl", treatments)
+    with working(args, folder) as context:
+        sample.run(folder, settings.sample, context)
+        score.run(folder, settings.score, context)
+
+
+def judge(args: argparse.Namespace) -> None:
+    """Verdicts of what was drawn of the test, and nothing else."""
+    folder = store.RunDir(args.out / "tests")
+    with working(args, folder) as context:
+        score.run(folder, settings_of(args).score, context)
+
+
+@contextlib.contextmanager
+def working(args: argparse.Namespace, folder: store.RunDir) -> Iterator[Context]:
+    """Engine and sandbox of the memory's config, over the registry's adapters."""
+    machines = Machines(settings_of(args), "memory", together=1, adapters=Objects(args.out / "registry" / "objects"))
     try:
-        context = machines.context(SEED)
         with folder.lock():
-            sample.run(folder, replace(settings.sample, n=1 if args.smoke else DRAWS), context)
-            score.run(folder, settings.score, context)
+            yield machines.context(SEED)
     finally:
         machines.close()
 

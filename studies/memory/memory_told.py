@@ -1,4 +1,5 @@
-"""The memory study's numbers: result.json, result.md and figure.svg from OUT's registry, draws and verdicts."""
+"""The memory study's numbers: result.json, result.md and figure.svg from OUT's registry, draws and verdicts; and
+adapters.csv, the tracker's specified columns of every adapter that was measured."""
 
 from __future__ import annotations
 
@@ -9,21 +10,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import memory_effects
+import memory_halves
 import numpy as np
+import scipy.stats
 
 from rune import console
 from rune.adapters.registry import operations
-from rune.adapters.registry.records import Entry, Fitness, Level, Operation
+from rune.adapters.registry.records import Entry, Fitness, Level, Operation, Status
 from rune.adapters.registry.registry import Registry, View
 from rune.analysis import stats
 from rune.benchmarks import api_updates
+from rune.reporting import memory_tracking, tracking
 from rune.runs import store
 from rune.study import fitness
+from rune.study.evolution import weak
 from rune.types import Outcome, Problem, Split, Trajectory, Verdict
 
 ALPHAS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 RESAMPLES = 10_000
+WEAK = 0.45  # φ; an adapter whose whole interval lies below is to be forgotten
 MARGIN = 10.0  # points that a merge may lose of a parent's rate
+LEAST = 10  # releases, for a test to be told
 CLAIM = ("vanilla", "newest of the release")
 
 Interval = tuple[float, float, float]  # mean, low, high
@@ -35,6 +43,7 @@ class Measured(NamedTuple):
     passes: dict[str, dict[str, tuple[int, int]]]
     inside: dict[str, list[str]]  # release → its scored tasks
     outside: list[str]
+    protocol: str = ""
 
 
 def tell(out: Path) -> None:
@@ -42,17 +51,34 @@ def tell(out: Path) -> None:
     entries = {e.id: e for e in registry.page(View(status=None), limit=1_000_000)}
     done = operations.listed(registry)
     measured = measured_of(out)
+    begun = tested(out)
+    drawn = begun if begun and len(begun.tasks) >= LEAST else None
     result: dict[str, Any] = {
         "evolution": evolution(entries, done),
-        "test": test(out),
+        "by release": by_release_done(entries, done),
+        "scored tasks": scored_tasks(out, entries, done, measured),
+        "test": test(out, drawn) if drawn else None,
+        "test, cut off": cut_off(begun) if begun and begun.tasks and not drawn else None,
+        "halves": None if drawn else halves(out, entries, done, measured),
         "harm": harm(entries, measured),
-        "HumanEval by arm": elsewhere(out),
+        "HumanEval by arm": elsewhere(drawn) if drawn else {},
+        "HumanEval, bare, crossfit-0.5b": bare_before(measured.outside),
         "merges": merges(entries, done),
-        "alpha": alphas(out, entries, done, measured),
+        "alike": alike(done),
+        "alpha": alphas(drawn, entries, done, measured),
     }
+    by_alpha = {alpha: row.pop("by release") for alpha, row in result["alpha"].items()}
+    arms, decided = means_of(drawn) if drawn else {}, {}
+    if halved := result["halves"]:
+        by_alpha, decided, arms = (halved.pop(name) for name in ("by alpha", "selected by alpha", "means"))
+    result["effects"] = memory_effects.effects(entries, done, arms, by_alpha, decided)
+    parts = sorted((out.parent / "done").glob("*"))
+    result["seconds"] = {part.name: int(part.read_text()) for part in parts if part.stat().st_size}
     store.write_json(out / "result.json", result)
     store.write_atomic(out / "result.md", table(result))
     figure(out / "figure.svg", result)
+    rows = memory_tracking.rows(registry, "releases", measured.protocol)
+    store.write_atomic(out / "adapters.csv", tracking.csv_of([row.columns for row in rows]))
     console.out(table(result))
 
 
@@ -79,12 +105,11 @@ def measured_of(out: Path) -> Measured:
             inside[problem.domain].append(problem.task_id)
     known = {task for tasks in inside.values() for task in tasks}
     outside = sorted({task for of in passes.values() for task in of} - known)
-    return Measured(dict(passes), dict(inside), outside)
+    return Measured(dict(passes), dict(inside), outside, protocols[0][0])
 
 
 def rate(measured: Measured, adapter: str, tasks: Sequence[str]) -> float:
-    found = [measured.passes[adapter][task] for task in tasks]
-    return math.fsum(c / n for c, n in found) / len(found)
+    return memory_halves.rate(measured.passes[adapter], tasks)
 
 
 # --------------------------------------------------------------------------- what was done
@@ -107,7 +132,55 @@ def evolution(entries: Mapping[str, Entry], done: Sequence[Operation]) -> dict[s
         "in all": len(entries),
         "active": sum(e.status.value == "active" for e in entries.values()),
     }
-    found["forget"] = {"done": sum(o.kind == "forget" for o in done)}
+    forgotten = sum(o.kind == "forget" for o in done)
+    found["forget"] = {
+        "done": forgotten,
+        "weak": len(weak([e for e in entries.values() if e.status is Status.ACTIVE], WEAK)),
+    }
+    return found
+
+
+def by_release_done(entries: Mapping[str, Entry], done: Sequence[Operation]) -> dict[str, dict[str, Any]]:
+    """Release → φ of its best lesson, of what was made of all and what became of it, and how many were archived."""
+    found: dict[str, dict[str, Any]] = {}
+    for entry in entries.values():
+        if entry.place.project == "releases" and entry.place.domain:
+            row = found.setdefault(entry.place.domain, {"adapters": 0, "archived": 0})
+            row["adapters"] += 1
+            row["archived"] += entry.status is Status.ARCHIVED
+    for one in done:
+        if one.kind in ("consolidate", "update"):
+            values = [n["value"] for n in one.numbers["inputs"].values()]
+            found[entries[one.result].place.domain][one.kind] = {
+                "best input": max(values), "result": one.numbers["result"]["value"], "kept": one.kept,
+            }  # fmt: skip
+    return dict(sorted(found.items()))
+
+
+def scored_tasks(
+    out: Path, entries: Mapping[str, Entry], done: Sequence[Operation], measured: Measured
+) -> dict[str, Any]:
+    """UPass on the tasks that the evolution itself scored, interval over releases, in points."""
+    learned = {
+        t.trajectory_id: update(t.task_id) for t in store.read_jsonl(out / "corpus" / "lessons.jsonl", Trajectory)
+    }
+    registry = Registry(out / "registry")
+    rates: dict[str, dict[str, float]] = defaultdict(dict)
+    lessons: dict[str, dict[str, list[float]]] = {"own update": defaultdict(list), "the other two": defaultdict(list)}
+    for entry in entries.values():
+        if entry.place.level is Level.TASK:
+            mine = learned[registry.sources(entry.id)[0].trajectory_id]
+            for task in measured.inside[entry.place.domain]:
+                which = "own update" if update(task) == mine else "the other two"
+                lessons[which][entry.place.domain].append(rate(measured, entry.id, [task]))
+    for which, some in lessons.items():
+        rates[f"one lesson, {which}"] = {release: float(np.mean(values)) for release, values in some.items()}
+    for one in done:
+        if one.kind in ("consolidate", "update"):
+            release = entries[one.result].place.domain
+            rates[f"{one.kind}d"][release] = rate(measured, one.result, measured.inside[release])
+    found: dict[str, Any] = {arm: [*bootstrap(list(of.values())), len(of)] for arm, of in rates.items()}
+    found["updated less consolidated"] = paired(rates, "updated", "consolidated")
     return found
 
 
@@ -122,8 +195,11 @@ class Tested(NamedTuple):
     arms: dict[str, dict[str, str]]
 
 
-def tested(out: Path) -> Tested:
+def tested(out: Path) -> Tested | None:
+    """The releases whose tasks were all drawn under all of their arms; None where nothing was judged."""
     folder = out / "tests"
+    if not (folder / "verdicts.jsonl").exists():
+        return None
     problems = store.read_jsonl(folder / "problems.jsonl", Problem)
     tasks: dict[str, list[str]] = defaultdict(list)
     for problem in problems:
@@ -140,7 +216,21 @@ def tested(out: Path) -> Tested:
         later = store.read_json(folder / "arms-after.json")
         arms["selected before merges"] = arms["selected"]
         arms["selected"] = later["selected"]
-    return Tested(dict(rates), dict(tasks), arms)
+    whole = {
+        release: some for release, some in tasks.items()
+        if all(task in rates[of[release] or "vanilla"] for of in arms.values() if release in of for task in some)
+    }  # fmt: skip
+    return Tested(dict(rates), whole, arms)
+
+
+def cut_off(begun: Tested) -> dict[str, Any]:
+    """UPass of each arm on the few releases that are whole: without an interval, and nothing is claimed."""
+    names = sorted(begun.tasks)
+    means = {arm: of for arm, of in means_of(begun).items() if of.keys() == begun.tasks.keys()}
+    return {
+        "releases": names, "tasks": sum(map(len, begun.tasks.values())),
+        "arms": {arm: 100 * math.fsum(of.values()) / len(of) for arm, of in means.items()},
+    }  # fmt: skip
 
 
 def by_release(drawn: Tested, of: Mapping[str, str]) -> dict[str, float]:
@@ -148,19 +238,22 @@ def by_release(drawn: Tested, of: Mapping[str, str]) -> dict[str, float]:
     found = {}
     for release, digest in of.items():
         rates = drawn.rates.get(digest or "vanilla", {})
-        if all(task in rates for task in drawn.tasks[release]):
+        if release in drawn.tasks and all(task in rates for task in drawn.tasks[release]):
             found[release] = math.fsum(rates[task] for task in drawn.tasks[release]) / len(drawn.tasks[release])
     return found
 
 
-def test(out: Path) -> dict[str, Any]:
-    drawn = tested(out)
+def means_of(drawn: Tested) -> dict[str, dict[str, float]]:
+    """Arm → release → UPass; a release's six lessons are one arm."""
     means = {arm: by_release(drawn, of) for arm, of in drawn.arms.items()}
     lessons = [of for arm, of in means.items() if arm.startswith("lesson-")]
-    means["one lesson, mean of six"] = {
-        d: math.fsum(of[d] for of in lessons) / len(lessons) for d in (lessons[0] if lessons else {})
-    }
-    means = {arm: of for arm, of in means.items() if of and not arm.startswith("lesson-")}
+    whole = set.intersection(*(set(of) for of in lessons)) if lessons else set()
+    means["one lesson, mean of six"] = {d: math.fsum(of[d] for of in lessons) / len(lessons) for d in sorted(whole)}
+    return {arm: of for arm, of in means.items() if of and not arm.startswith("lesson-")}
+
+
+def test(out: Path, drawn: Tested) -> dict[str, Any]:
+    means = means_of(drawn)
     reference = means["selected"]
     leads = {}
     for arm, of in means.items():
@@ -241,6 +334,25 @@ def merges(entries: Mapping[str, Entry], done: Sequence[Operation]) -> dict[str,
     return found
 
 
+def alike(done: Sequence[Operation]) -> dict[str, Any]:
+    """Cosine of the pairs that were merged, and whether the more alike lose less: Spearman's ρ, by operator."""
+    groups: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for one in done:
+        if one.kind == "merge":
+            best = max(n["value"] for n in one.numbers["inputs"].values())
+            name = f"{one.arguments['merge']['method']}, {one.arguments['weights'][0]:g} each"
+            groups[name].append((one.numbers["cosine"], one.numbers["result"]["value"] - best))
+    cosines = [c for c, _ in max(groups.values(), key=len, default=[])]
+    return {
+        "cosine": [min(cosines), float(np.median(cosines)), max(cosines)] if cosines else [],
+        "φ over the better parent, Spearman": {
+            name: float(scipy.stats.spearmanr(some).statistic)
+            for name, some in groups.items()
+            if len(some) > 2 and np.ptp(np.array(some), axis=0).all()
+        },
+    }
+
+
 def harm(entries: Mapping[str, Entry], measured: Measured) -> dict[str, Any]:
     """HumanEval tasks under adapters of each kind: mean pass@1 over adapters."""
     groups: dict[str, list[float]] = defaultdict(list)
@@ -251,9 +363,8 @@ def harm(entries: Mapping[str, Entry], measured: Measured) -> dict[str, Any]:
     return {kind: [*bootstrap(some), len(some)] for kind, some in sorted(groups.items())}
 
 
-def elsewhere(out: Path) -> dict[str, float]:
+def elsewhere(drawn: Tested) -> dict[str, float]:
     """pass@1 on the HumanEval tasks of each arm's adapters, mean over adapters, in %."""
-    drawn = tested(out)
     mine = {task for tasks in drawn.tasks.values() for task in tasks}
     found = {}
     for arm, of in drawn.arms.items():
@@ -264,12 +375,21 @@ def elsewhere(out: Path) -> dict[str, float]:
     return found
 
 
+def bare_before(tasks: Sequence[str]) -> float:
+    """pass@1 of the bare model on HumanEval tasks at the same temperature, 15 draws, in %: results/crossfit-0.5b."""
+    result = store.read_json(Path(__file__).parents[2] / "results" / "crossfit-0.5b" / "result.json")
+    told = result["variants"]["temperature-0.2"]["pooled"]["decision"]["details"]
+    passed = dict(zip(told["tasks"], told["passes"]["vanilla"], strict=True))
+    return 100 * sum(passed[task] for task in tasks) / (len(tasks) * told["n"])
+
+
 # --------------------------------------------------------------------------- α
 
 
-def alphas(out: Path, entries: Mapping[str, Entry], done: Sequence[Operation], measured: Measured) -> dict[str, Any]:
+def alphas(
+    drawn: Tested | None, entries: Mapping[str, Entry], done: Sequence[Operation], measured: Measured
+) -> dict[str, Any]:
     """What each α would keep and select, from the same passes, and what its selections are worth on the test."""
-    drawn = tested(out)
     base: dict[str, str] = {}
     found: dict[str, Any] = {}
     for alpha in ALPHAS:
@@ -282,7 +402,7 @@ def alphas(out: Path, entries: Mapping[str, Entry], done: Sequence[Operation], m
                 made = phi[one.result]
                 kept[one.kind] += made.low > best if one.kind == "merge" else made.value >= best
         chosen = {}
-        for release in drawn.tasks:
+        for release in measured.inside:
             there = [
                 e.id for e in entries.values()
                 if e.place.project == "releases" and e.place.domain == release and e.id in measured.passes
@@ -291,15 +411,59 @@ def alphas(out: Path, entries: Mapping[str, Entry], done: Sequence[Operation], m
                 there, key=lambda a: (phi_of(measured, a, [release], alpha).value, entries[a].number), default=""
             )
         base = base or chosen
-        means = by_release(drawn, chosen)
+        means = by_release(drawn, chosen) if drawn else {}
         kinds = defaultdict(int)
         for digest in chosen.values():
             kinds["of one lesson" if entries[digest].place.level is Level.TASK else entries[digest].how] += 1
         found[f"{alpha:g}"] = {
-            "kept": dict(kept), "UPass": bootstrap(list(means.values())),
+            "kept": dict(kept), "UPass": bootstrap(list(means.values())) if means else None,
             "selected otherwise than at 0.5": sum(chosen[r] != base[r] for r in chosen), "selected": dict(kinds),
+            "by release": means,
         }  # fmt: skip
     return found
+
+
+def halves(out: Path, entries: Mapping[str, Entry], done: Sequence[Operation], measured: Measured) -> dict[str, Any]:
+    """The evolution decided on half of its tasks and scored on the other half; see memory_halves.py.
+
+    Where nothing is selected the bare model answers. Not drawn, it counts as solving nothing, the least it can do.
+    """
+    hits: dict[str, list[bool]] = defaultdict(list)
+    known = out / "bare" / "verdicts.jsonl"
+    for verdict in store.read_jsonl(known, Verdict) if known.exists() else ():
+        hits[verdict.task_id].append(verdict.outcome is Outcome.PASSED)
+    every = [t for tasks in (*measured.inside.values(), measured.outside) for t in tasks]
+    bare = {t: (sum(hits[t]), len(hits[t])) if t in hits else (0, 1) for t in every}
+    passes = {**measured.passes, memory_halves.BARE: bare}
+    made = {(o.kind, entries[o.result].place.domain): o.result for o in done if o.kind in ("consolidate", "update")}
+    releases, tasks = {}, {}
+    for release, inside in sorted(measured.inside.items()):
+        lessons = [e.id for e in entries.values() if e.place.domain == release and e.place.level is Level.TASK]
+        whole = made["consolidate", release]
+        releases[release] = memory_halves.Release(lessons, whole, made.get(("update", release), ""))
+        by_update: dict[str, list[str]] = defaultdict(list)
+        for task in inside:
+            by_update[update(task)].append(task)
+        tasks[release] = by_update
+    by_alpha = {a: memory_halves.scored(releases, passes, tasks, measured.outside, a) for a in ALPHAS}
+    refused = {a: 100 * float(np.mean(list(of.pop(memory_halves.NOTHING).values()))) for a, of in by_alpha.items()}
+    means = by_alpha[float(memory_effects.SPECIFIED)]
+    if not hits:
+        for of in by_alpha.values():
+            del of["vanilla"]
+    return {
+        "bare drawn": sum(map(len, hits.values())),
+        "arms": {arm: [*bootstrap(list(of.values())), len(of)] for arm, of in means.items()},
+        "selected less": {
+            arm: paired(means, "selected", arm) for arm in means if arm != "selected"
+        },
+        "by α": {f"{a:g}": {"nothing selected": refused[a]}
+                 | {arm: bootstrap(list(of[arm].values())) for arm in ("selected", "fittest of any level")}
+                 for a, of in by_alpha.items()},
+        "HumanEval, bare": 100 * memory_halves.rate(bare, measured.outside) if measured.outside[-1] in hits else None,
+        "means": means, "by alpha": {f"{a:g}": of["fittest of any level"] for a, of in by_alpha.items()},
+        "selected by alpha": {f"{a:g}": of["selected"] for a, of in by_alpha.items()},
+    }  # fmt: skip
 
 
 def phi_of(measured: Measured, adapter: str, domains: Sequence[str], alpha: float) -> Fitness:
@@ -330,26 +494,27 @@ def table(result: Mapping[str, Any]) -> str:
     for kind, row in result["evolution"].items():
         if kind != "adapters":
             lines.append(f"| {kind} | {row['done']} | {row.get('kept', '–')} | {signed(row.get('lead'))} |")
-    one = result["test"]
-    lines += ["", "## The test", "",
-              f"{one['tasks']} tasks of {one['releases']} releases; intervals over releases.", "",
-              "| arm | releases | UPass | `selected` less this |", "|---|---:|---:|---:|"]  # fmt: skip
-    for arm, value in sorted(one["arms"].items(), key=lambda a: -a[1][0]):
-        lines.append(f"| {arm} | {value[3]} | {points(value)} | {signed(one['selected less'].get(arm))} |")
-    lines += ["", f"An adapter of one lesson: {points(one['one lesson, own update'])} on its own update's tasks, "
-              f"{points(one['one lesson, the other two'])} on the other two updates'. `updated` less `consolidated`: "
-              f"{signed(one['updated less consolidated'])}.", "",
-              "`selected` beats, by the rule: " + "; ".join(
-                  f"{arm}: {'yes' if yes else 'no'}" for arm, yes in one["claim"].items()) + "."]  # fmt: skip
-    lines += ["", "## Merges", "", "Rates in % on the evolution's own tasks; intervals over pairs.", "",
-              "| operator | pairs | kept | on a parent's tasks: merge | that parent | the other parent | loss "
-              "| φ over the better parent | HumanEval |", "|---|---:|---:|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
-    for name, row in sorted(result["merges"].items(), key=lambda r: -r[1]["φ"]):
-        cells = [points(row[k]) for k in ("merge on a parent's tasks", "that parent", "the other parent")]
-        lines.append(
-            f"| {name} | {row['pairs']} | {row['kept']} | " + " | ".join(cells) + f" | {signed(row['loss'])} | "
-            f"{signed(row['φ over the better parent'])} | {100 * row['generalization']:.1f} |"
-        )
+    lines += ["", f"The whole interval of φ lies below {WEAK:g} for {result['evolution']['forget']['weak']} adapters."]
+    arms = {arm: row for arm, row in result["scored tasks"].items() if arm != "updated less consolidated"}
+    lines += ["", "| on the tasks that the evolution scored | releases | UPass |", "|---|---:|---:|"]
+    lines += [f"| {arm} | {row[3]} | {points(row)} |" for arm, row in arms.items()]
+    lines += ["", f"`updated` less `consolidated`: {signed(result['scored tasks']['updated less consolidated'])}."]
+    lines += ["", "| release | adapters | archived | φ: best lesson | consolidated | | updated | |",
+              "|---|---:|---:|---:|---:|---|---:|---|"]  # fmt: skip
+    for release, row in result["by release"].items():
+        made = [row.get(kind) for kind in ("consolidate", "update")]
+        cells = [f"{m['result']:.3f} | {'kept' if m['kept'] else 'archived'}" if m else "– | –" for m in made]
+        best = f"{made[0]['best input']:.3f}" if made[0] else "–"
+        lines.append(f"| {release} | {row['adapters']} | {row['archived']} | {best} | {' | '.join(cells)} |")
+    lines += ["", "## The test", "", *test_table(result["test"], result["test, cut off"])]
+    if result["halves"]:
+        lines += [
+            "",
+            "## Decided on half of the scored tasks, scored on the other",
+            "",
+            *halves_table(result["halves"]),
+        ]
+    lines += ["", "## Merges", "", *(merges_table(result) if result["merges"] else ["None was made."])]
     lines += ["", "## α", "", "| α | consolidations kept | updates kept | merges kept | selected otherwise than at 0.5 "
               "| of one lesson selected | UPass of the selected on the test |",
               "|---:|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
@@ -361,17 +526,77 @@ def table(result: Mapping[str, Any]) -> str:
         )
     lines += ["", "## HumanEval tasks under adapters of a kind", "", "| kind | adapters | pass@1 |", "|---|---:|---:|"]
     lines += [f"| {kind} | {row[3]} | {points(row)} |" for kind, row in result["harm"].items()]
-    lines += ["", "| arm of the test | pass@1 on the same HumanEval tasks |", "|---|---:|"]
+    lines.append(f"| the bare model, of [crossfit-0.5b](../crossfit-0.5b/result.md) | – "
+                 f"| {result['HumanEval, bare, crossfit-0.5b']:.1f} |")  # fmt: skip
+    if result["halves"] and result["halves"]["HumanEval, bare"] is not None:
+        lines.append(f"| the bare model | – | {result['halves']['HumanEval, bare']:.1f} |")
+    if result["HumanEval by arm"]:
+        lines += ["", "| arm of the test | pass@1 on the same HumanEval tasks |", "|---|---:|"]
     lines += [f"| {arm} | {value:.1f} |" for arm, value in result["HumanEval by arm"].items()]
     return "\n".join(lines) + "\n"
 
 
+def merges_table(result: Mapping[str, Any]) -> list[str]:
+    lines = ["Rates in % on the evolution's own tasks; intervals over pairs.", "",
+             "| operator | pairs | kept | on a parent's tasks: merge | that parent | the other parent | loss "
+             "| φ over the better parent | HumanEval |", "|---|---:|---:|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
+    for name, row in sorted(result["merges"].items(), key=lambda r: -r[1]["φ"]):
+        cells = [points(row[k]) for k in ("merge on a parent's tasks", "that parent", "the other parent")]
+        lines.append(
+            f"| {name} | {row['pairs']} | {row['kept']} | " + " | ".join(cells) + f" | {signed(row['loss'])} | "
+            f"{signed(row['φ over the better parent'])} | {100 * row['generalization']:.1f} |"
+        )
+    if result["alike"]["cosine"]:
+        low, middle, high = result["alike"]["cosine"]
+        lines += ["", f"Cosine of the merged pairs' ΔW: {low:.3f} to {high:.3f}, median {middle:.3f}."]
+    if rho := result["alike"]["φ over the better parent, Spearman"].values():
+        lines[-1] += (
+            f" Spearman's ρ of it and φ over the better parent: {min(rho):+.2f} to {max(rho):+.2f} by operator."
+        )
+    return lines
+
+
+def test_table(one: Mapping[str, Any] | None, begun: Mapping[str, Any] | None) -> list[str]:
+    if one is None:
+        if begun is None:
+            return ["Cut off."]
+        whole = f"{begun['tasks']} tasks of {', '.join(begun['releases'])}"
+        lines = [f"Cut off. Whole are {whole}: too few for an interval.", "", "| arm | UPass |", "|---|---:|"]
+        return lines + [f"| {arm} | {value:.1f} |" for arm, value in sorted(begun["arms"].items(), key=lambda a: -a[1])]
+    lines = [f"{one['tasks']} tasks of {one['releases']} releases; intervals over releases.", "",
+             "| arm | releases | UPass | `selected` less this |", "|---|---:|---:|---:|"]  # fmt: skip
+    for arm, value in sorted(one["arms"].items(), key=lambda a: -a[1][0]):
+        lines.append(f"| {arm} | {value[3]} | {points(value)} | {signed(one['selected less'].get(arm))} |")
+    lines += ["", f"An adapter of one lesson: {points(one['one lesson, own update'])} on its own update's tasks, "
+              f"{points(one['one lesson, the other two'])} on the other two updates'. `updated` less `consolidated`: "
+              f"{signed(one['updated less consolidated'])}.", "",
+              "`selected` beats, by the rule: " + "; ".join(
+                  f"{arm}: {'yes' if yes else 'no'}" for arm, yes in one["claim"].items()) + "."]  # fmt: skip
+    return lines
+
+
+def halves_table(one: Mapping[str, Any]) -> list[str]:
+    bare = "was drawn" if one["bare drawn"] else "was not drawn and counts as solving nothing"
+    lines = [f"Rates in %, α = 0.7; intervals over releases. The bare model, where nothing is selected, {bare}.", "",
+             "| arm | releases | UPass | `selected` less this |", "|---|---:|---:|---:|"]  # fmt: skip
+    for arm, value in sorted(one["arms"].items(), key=lambda a: -a[1][0]):
+        lines.append(f"| {arm} | {value[3]} | {points(value)} | {signed(one['selected less'].get(arm))} |")
+    lines += ["", "| α | nothing selected, % of splits | selected | fittest of any level |", "|---:|---:|---:|---:|"]
+    for alpha, row in one["by α"].items():
+        cells = [points(row[arm]) for arm in ("selected", "fittest of any level")]
+        lines.append(f"| {alpha} | {row['nothing selected']:.1f} | {' | '.join(cells)} |")
+    return lines
+
+
 def figure(path: Path, result: Mapping[str, Any]) -> None:
-    """UPass of each arm with its interval over releases, one below the other."""
+    """UPass of each arm with its interval over releases, one below the other; of the halves if there was no test."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    arms = sorted(result["test"]["arms"].items(), key=lambda a: a[1][0])
+    told = result["test"] or result["halves"]
+    if not told:
+        return
+    arms = sorted(told["arms"].items(), key=lambda a: a[1][0])
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "memory", "axes.spines.top": False}):
         drawing = Figure(figsize=(5.2, 0.8 + 0.3 * len(arms)), layout="constrained")
         axes = drawing.subplots()

@@ -1,6 +1,6 @@
 #!/bin/bash
 # There, once, from a folder that `pack.sh` made: unpacks it to /tmp/lane-memory and starts the lane; returns at once.
-#   SECONDS_LEFT=1300 CUDA_VISIBLE_DEVICES=0 CORES=8 bash FOLDER/start.sh
+#   SECONDS_LEFT=1300 CUDA_VISIBLE_DEVICES=0 GRID_GPU=1 CORES=8 bash FOLDER/start.sh      each GPU to itself; one: without GRID_GPU
 # Ends with 1 where the machine was not made ready (tools/gpu/ready.sh): nothing could run.
 HERE=$(cd "$(dirname "$0")" && pwd)
 LANE=/tmp/lane-memory SECONDS_LEFT=${SECONDS_LEFT:-1300}

@@ -3,7 +3,8 @@
     cd studies/phase4-grid
     python grid.py corpus                         here: trajectories, also without failed attempts or their errors
     python grid.py work --jobs 3                  there: the experiment's cells, the ones that matter most first
-    python grid.py tell --run RUN --out OUT       here: the table and the heat map
+    python grid.py tell --run RUN --out OUT       here: the table and the heat map; with --memory RESULT.json, the
+                                                  memory study's, Phase 4's one table too
 
 `work` is `rune run configs/phase4-grid.toml --jobs 3` in another order: every seed has a process of its own, which
 takes the variants as the config names them: what is cut off is the last variants of all seeds, not the last seed. The
@@ -44,11 +45,12 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=3)
     parser.add_argument("--run", type=Path)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--memory", type=Path)
     args = parser.parse_args()
     if args.do == "tell":
         import grid_told
 
-        grid_told.tell(args.run, args.out)
+        grid_told.tell(args.run, args.out, args.memory)
     elif args.do == "corpus":
         corpus(load(args.config, args.settings))
     else:

@@ -1,4 +1,7 @@
-"""The grid's table and heat map: result.json, result.md and heat.svg from the cells that were scored."""
+"""The grid's table and heat map: result.json, result.md and heat.svg from the cells that were scored.
+
+Given the memory study's result.json too, whole.md: Phase 4's one table, with α, composition and merges beside the grid.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,17 @@ from rune.types import Outcome, Verdict
 
 FIRST = "perceiver"
 RESAMPLES = 10_000
-LEVEL = 0.05
+COSTS = {"train", "adapt", "sample"}
+AXES = {
+    "hierarchical": "encoder", "recurrent": "encoder", "mean_pool": "encoder",
+    "strength-half": "strength λ", "strength-three-halves": "strength λ",
+    "without-attempts": "input", "without-errors": "input",
+    "rank-2": "rank", "two-modules": "modules", "target-contrast": "loss", "without-lesson": "loss",
+}  # fmt: skip
 
 
-def tell(run: Path, out: Path) -> None:
-    """`run`: the experiment's folder, or what of it came back."""
+def tell(run: Path, out: Path, memory: Path | None) -> None:
+    """`run`: the experiment's folder, or what of it came back. `memory`: the memory study's result.json."""
     leads: dict[str, dict[int, dict[str, float]]] = defaultdict(dict)  # variant → seed → task → right − wrong
     arms: dict[str, dict[int, dict[str, float]]] = defaultdict(dict)  # variant → seed → arm → pass@1
     seconds: dict[str, list[dict[str, float]]] = defaultdict(list)
@@ -42,16 +51,20 @@ def tell(run: Path, out: Path) -> None:
         arms[variant][seed] = {
             arm: 100 * float(np.mean([r for (a, _), r in rates.items() if a == arm])) for arm in {a for a, _ in rates}
         }
-        seconds[variant].append(took(manifest))
+        seconds[variant].append(took(run, manifest))
         sizes.setdefault(variant, parameters(cell))
     order = [v for v in variants(run) if v in leads]
     result: dict[str, Any] = {"seeds": {v: sorted(leads[v]) for v in order}, "arms": arms, "parameters": sizes}
     result["right − wrong"] = {v: interval(leads[v], None) for v in order}
-    result["against"] = {v: interval(leads[v], leads[FIRST]) for v in order if v != FIRST}
+    result["against"] = {
+        v: interval(leads[v], leads[FIRST])
+        for v in order
+        if v != FIRST and leads[v].keys() & leads.get(FIRST, {}).keys()
+    }
     tested = {v: row["p"] for v, row in result["against"].items() if row["seeds"] > 1}
     result["Holm"] = holm(tested)
     result["seconds"] = {
-        v: {stage: float(np.mean([one.get(stage, math.nan) for one in some])) for stage in ("train", "adapt", "sample")}
+        v: {stage: float(np.mean([one.get(stage, math.nan) for one in some])) for stage in sorted(COSTS)}
         for v, some in seconds.items()
     }
     result["losses"] = {v: losses(run, v) for v in order}
@@ -60,6 +73,9 @@ def tell(run: Path, out: Path) -> None:
     store.write_atomic(out / "result.md", table(result))
     heat(out / "heat.svg", leads, order)
     console.out(table(result))
+    if memory:
+        store.write_atomic(out / "whole.md", whole(result, store.read_json(memory)))
+        console.out((out / "whole.md").read_text(encoding="utf-8"))
 
 
 def domain(task_id: str) -> str:
@@ -72,8 +88,16 @@ def variants(run: Path) -> list[str]:
     return list(dict.fromkeys(name.rsplit(".seed-", 1)[0] for name in store.read_json(run / "manifest.json")["cells"]))
 
 
-def took(manifest: Mapping[str, Any]) -> dict[str, float]:
-    return {name: float(stage["seconds"]) for name, stage in manifest["stages"].items() if "seconds" in stage}
+def took(run: Path, manifest: Mapping[str, Any]) -> dict[str, float]:
+    """Seconds of COSTS; of a stage that was taken over from another cell, what it took there."""
+    found = {}
+    for name in COSTS & manifest["stages"].keys():
+        stage = manifest["stages"][name]
+        if "same_as" in stage:
+            stage = store.read_json(run / "cells" / stage["same_as"] / "manifest.json")["stages"][name]
+        if "seconds" in stage:
+            found[name] = float(stage["seconds"])
+    return found
 
 
 def parameters(cell: Path) -> int:
@@ -108,23 +132,30 @@ def interval(own: Mapping[int, Mapping[str, float]], other: Mapping[int, Mapping
     Conventions and seeds are drawn anew, each for itself; p is two-sided, from the share of resamples beyond zero.
     """
     seeds = sorted(own.keys() & other.keys()) if other is not None else sorted(own)
-    by_seed = []
+    sums: list[dict[str, float]] = []
+    counts: list[dict[str, int]] = []
     for seed in seeds:
-        per: dict[str, list[float]] = defaultdict(list)
+        total: dict[str, float] = defaultdict(float)
+        count: dict[str, int] = defaultdict(int)
         for task, value in own[seed].items():
             if other is None or task in other[seed]:
-                per[domain(task)].append(value - (other[seed][task] if other is not None else 0.0))
-        by_seed.append({d: float(np.mean(v)) for d, v in per.items()})
-    names = sorted(set.intersection(*(set(one) for one in by_seed)))
-    values_SD = 100 * np.array([[one[d] for d in names] for one in by_seed])
+                total[domain(task)] += value - (other[seed][task] if other is not None else 0.0)
+                count[domain(task)] += 1
+        sums.append(total)
+        counts.append(count)
+    names = sorted(set.intersection(*(set(one) for one in sums)))
+    sums_SD = 100 * np.array([[one[d] for d in names] for one in sums])
+    counts_SD = np.array([[one[d] for d in names] for one in counts])
     seeds_RS = stats.task_weights(len(seeds), RESAMPLES, 1)
     domains_RD = stats.task_weights(len(names), RESAMPLES, 2)
-    means_R = np.einsum("rs,sd,rd->r", seeds_RS, values_SD, domains_RD)
+    means_R, tasks_R = (np.einsum("rs,sd,rd->r", seeds_RS, some, domains_RD) for some in (sums_SD, counts_SD))
+    means_R = means_R / tasks_R
     beyond = min(float((means_R <= 0).mean()), float((means_R >= 0).mean()))
     return {
-        "points": float(values_SD.mean()), "low": float(np.quantile(means_R, 0.025)),
+        "points": float(sums_SD.sum() / counts_SD.sum()), "low": float(np.quantile(means_R, 0.025)),
         "high": float(np.quantile(means_R, 0.975)), "p": min(1.0, 2 * max(beyond, 1 / RESAMPLES)),
-        "seeds": len(seeds), "conventions": len(names), "by seed": [float(v) for v in values_SD.mean(1)],
+        "seeds": len(seeds), "conventions": len(names),
+        "by seed": [float(v) for v in sums_SD.sum(1) / counts_SD.sum(1)],
     }  # fmt: skip
 
 
@@ -141,9 +172,10 @@ def holm(found: Mapping[str, float]) -> dict[str, float]:
 def table(result: Mapping[str, Any]) -> str:
     lines = [
         "Right − wrong is pass@1 with adapters from the task's own convention less with adapters from another one's, "
-        "in points; 95 % over conventions and seeds. Seconds are those of a GPU that three studies shared.", "",
+        "in points; 95 % over conventions and seeds. Seconds are those of a GPU that others shared: of training, "
+        "and of making both arms' adapters.", "",
         "| variant | seeds | own | wrong | bare | right − wrong | by seed | less `perceiver` | p, Holm | last loss "
-        "| parameters | s training |", "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| parameters | s training | s adapters |", "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]  # fmt: skip
     for name, row in result["right − wrong"].items():
         arms = result["arms"][name].values()
@@ -156,7 +188,38 @@ def table(result: Mapping[str, Any]) -> str:
             f"| {name} | {row['seeds']} | " + " | ".join(cells) + f" | {row['points']:.1f} [{row['low']:.1f}, "
             f"{row['high']:.1f}] | {' · '.join(f'{v:.0f}' for v in row['by seed'])} | {lead} | "
             f"{'–' if adjusted is None else f'{adjusted:.3f}'} | {'–' if loss is None else f'{loss:.3f}'} | "
-            f"{size / 1e6:.1f} M | {result['seconds'][name]['train']:.0f} |"
+            f"{size / 1e6:.1f} M | {result['seconds'][name]['train']:.0f} | {result['seconds'][name]['adapt']:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def whole(result: Mapping[str, Any], memory: Mapping[str, Any]) -> str:
+    """Every variant of Phase 4 in one table, a row an effect; Holm over all that can be tested.
+
+    The grid measures right − wrong on conventions, the memory UPass on updates: effects of two axes are not compared.
+    """
+    rows: list[dict[str, Any]] = [
+        {
+            "axis": AXES.get(name, "?"), "variant": name, "against": FIRST,
+            "units": f"{row['conventions']} conventions, {row['seeds']} seeds",
+            "seconds": result["seconds"][name]["train"], "parameters": result["parameters"][name], **row,
+        }
+        for name, row in result["against"].items()
+    ]  # fmt: skip
+    rows += [{"seconds": None, **row} for row in memory["effects"]]
+    adjusted = holm({str(n): row["p"] for n, row in enumerate(rows) if row.get("seeds", 2) > 1})
+    lines = [
+        "Paired effects in points, 95 % over conventions and seeds, or over releases (one seed). p is two-sided, by "
+        "bootstrap, Holm over all rows but those of one seed of training. Parameters: what the hypernetwork trains; of "
+        "the memory, what the adapter holds. Seconds of training, one cell.", "",
+        "| axis | variant | less | points | over | p, Holm | parameters | s |", "|---|---|---|---:|---|---:|---:|---:|",
+    ]  # fmt: skip
+    for n, row in enumerate(rows):
+        p, seconds = adjusted.get(str(n)), row["seconds"]
+        lines.append(
+            f"| {row['axis']} | {row['variant']} | {row['against']} | {row['points']:+.1f} [{row['low']:+.1f}, "
+            f"{row['high']:+.1f}] | {row['units']} | {'–' if p is None else f'{p:.3f}'} "
+            f"| {row['parameters'] / 1e6:.1f} M | {'–' if seconds is None else f'{seconds:.0f}'} |"
         )
     return "\n".join(lines) + "\n"
 

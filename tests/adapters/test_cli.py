@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from rune.adapters import peft
+from rune.adapters import interference, peft
 from rune.adapters.registry.registry import Registry, View
 from rune.cli.adapters import ACTIONS
 from rune.cli.main import main
@@ -84,7 +84,16 @@ def test_every_action_speaks_json(rune: Callable[..., Said], two: tuple[str, str
     assert chosen["chosen"]["id"][:12] == second and chosen["tried"][0]["enough"]
     composed = rune("compose", first, second, "--weights", "1,0.5", "-o", "both", "--json").json
     assert composed["rank"] == 6 and [p["weight"] for p in composed["parts"]] == [1.0, 0.5]
-    assert -1 <= composed["between"][0]["cosine"] <= 1
+    (between,) = composed["between"]
+    each = interference.measure(peft.read_peft(tmp_path / "a"), peft.read_peft(tmp_path / "b"))
+    assert set(between["modules"]) == set(each) and len(each) > 1
+    for name, found in each.items():
+        told = between["modules"][name]
+        assert [told[k] for k in ("cosine", "inputs", "outputs")] == pytest.approx(found[:3], abs=1e-5)
+    norms = [told["norms"] for told in between["modules"].values()]
+    cosines = [told["cosine"] for told in between["modules"].values()]
+    whole = sum(c * x * y for c, (x, y) in zip(cosines, norms, strict=True))
+    assert between["cosine"] == pytest.approx(whole / between["norms"][0] / between["norms"][1])
     lineage = rune("lineage", second, "--json").json
     assert lineage[0]["ancestors"][0]["parent"][:12] == first
     assert rune("verify", "--json").json == {"problems": []}

@@ -1,4 +1,4 @@
-"""The five minutes of docs/memory.md, with its own words: two trajectories in, an adapter that PEFT loads out."""
+"""README's five minutes with the memory, with its own words: two trajectories in, an adapter that PEFT loads out."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def blocks(kind: str) -> list[str]:
-    text = (ROOT / "docs" / "memory.md").read_text(encoding="utf-8")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
     part = text.split("<!-- newcomer:begin -->")[1].split("<!-- newcomer:end -->")[0]
     return re.findall(rf"```{kind}\n(.*?)```", part, flags=re.DOTALL)
 
 
-def test_the_five_minutes_of_the_page_work_as_they_are_written(
+def test_the_five_minutes_of_readme_work_as_they_are_written(
     trained: tuple[store.RunDir, Context],
     tiny_model: ModelRef,
     tmp_path: Path,

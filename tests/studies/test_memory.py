@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import importlib
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 
+from rune.adapters.registry.records import Place
 from rune.runs import store
+from rune.study.config import load
 from rune.types import Problem, Split, Trajectory
 
 STUDY = Path(__file__).parents[2] / "studies" / "memory"
@@ -72,6 +74,117 @@ def test_a_release_counts_only_where_all_of_its_tasks_were_drawn(told: ModuleTyp
     assert told.paired(means, "a", "b") == pytest.approx((25, 25, 25)) and told.paired(means, "a", "c") is None
 
 
+def test_no_half_scores_a_task_that_chose_and_each_update_is_in_both(told: ModuleType) -> None:
+    halves = importlib.import_module("memory_halves")
+    by_update = {"u": ["u0", "u1"], "v": ["v0", "v1"], "w": ["w0", "w1"], "lone": ["x"]}
+    found = list(halves.splits(by_update))
+    assert len(found) == 8 == len({tuple(chose) for chose, _ in found})
+    for chose, asked in found:
+        assert not set(chose) & set(asked) and [t[0] for t in chose] == [t[0] for t in asked] == ["u", "v", "w"]
+
+
+def test_what_is_selected_on_one_half_is_scored_on_the_other(told: ModuleType) -> None:
+    halves = importlib.import_module("memory_halves")
+    tasks = {"r": {"u": ["u0", "u1"]}}
+    # Each lesson knows one of the two tasks; what was made of both knows u1 alone, its update both, and less elsewhere.
+    knows = {"a": {"u0"}, "b": {"u1"}, "c": {"u1"}, "d": {"u0", "u1"}, halves.BARE: set()}
+    passes = {
+        name: {t: (2 if t in known else 0, 2) for t in ("u0", "u1")} | {"out": (0 if name == "d" else 1, 2)}
+        for name, known in knows.items()
+    }
+    whole = halves.Release(["a", "b"], "c", "d")
+    found = halves.scored({"r": whole}, passes, tasks, ["out"], 1.0)
+    # Chosen on u0, c is worse than lesson a: nothing is selected, and the bare model solves nothing. On u1 the update.
+    assert (
+        found[halves.NOTHING] == {"r": 0.5}
+        and found["selected"] == {"r": 0.5}
+        and found["updated"] == {"r": 1.0}
+        and found["vanilla"] == {"r": 0.0}
+    )
+    assert found["newest of the release"] == {"r": 0.5} and found["consolidated"] == {"r": 0.5}
+    assert found["one lesson, mean of six"] == {"r": 0.5} and found["fittest of any level"] == {"r": 1.0}
+    # At an α that minds what is lost elsewhere the update is not kept.
+    assert halves.scored({"r": whole}, passes, tasks, ["out"], 0.5)["selected"] == {"r": 0.0}
+    alone = halves.scored({"r": halves.Release(["a", "b"], "c", "")}, passes, tasks, ["out"], 1.0)
+    assert "updated" not in alone and alone["selected"] == {"r": 0.0}
+
+
+def test_a_test_that_was_cut_off_is_told_as_none(told: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    store.write_json(tmp_path / "tests" / "arms.json", {"selected": {}})
+    assert told.tested(tmp_path) is None
+
+
+def test_the_interval_over_pairs_draws_releases_and_not_pairs(told: ModuleType) -> None:
+    effects = importlib.import_module("memory_effects")
+    # One release is in every pair that loses: what is drawn anew is the release, so no resample knows the mean well.
+    pairs = [("a", other, -0.3) for other in "bcdef"] + [("b", "c", 0.0), ("d", "e", 0.0), ("e", "f", 0.0)]
+    found = effects.over_vertices(pairs)
+    assert found["points"] == pytest.approx(100 * -0.3 * 5 / 8) and found["units"] == "8 pairs of 6 releases"
+    assert found["low"] == pytest.approx(-30) and found["high"] == 0 and found["p"] > 0.05
+    apart = effects.over_vertices([(f"{n}x", f"{n}y", -0.1) for n in range(8)])
+    assert apart["points"] == apart["low"] == apart["high"] == pytest.approx(-10) and apart["p"] < 0.001
+    same = effects.paired({"a": 0.5, "b": 0.25}, {"a": 0.5, "b": 0.25, "c": 1.0})
+    assert (same["points"], same["low"], same["high"], same["p"], same["units"]) == (0, 0, 0, 1, "2 releases")
+    assert effects.paired({"a": 0.5}, {"b": 0.5}) is None
+
+
+def test_a_merge_loses_what_its_parents_have_on_their_own_tasks(told: ModuleType) -> None:
+    effects = importlib.import_module("memory_effects")
+    entries = {n: SimpleNamespace(place=Place(project="p", domain=f"d{n}")) for n in "xy"}
+    rates = {"dx": {"m": 0.25, "x": 0.75, "y": 0.0}, "dy": {"m": 0.5, "x": 0.125, "y": 0.5}}
+    merge = SimpleNamespace(inputs=("x", "y"), result="m", numbers={"domains": rates})
+    assert effects.lost(entries, merge) == ("dx", "dy", -0.25)
+
+
+def test_every_other_alpha_and_every_sum_is_an_effect_against_what_is_specified(told: ModuleType) -> None:
+    effects = importlib.import_module("memory_effects")
+    task = SimpleNamespace(place=Place(project="releases", domain="r", task="t"), parameters=8)
+    summed = SimpleNamespace(place=Place(project="beside", domain="sum of the lessons r"), parameters=48)
+    arms = {"selected": {"r": 0.5, "s": 0.5}, "sum of the lessons": {"r": 0.25, "s": 0.0}}
+    by_alpha = {"0.5": {"r": 0.25, "s": 0.5}, "0.7": {"r": 0.5, "s": 0.5}}
+    rows = effects.effects({"a": task, "b": summed}, [], arms, by_alpha, {"0.7": {"r": 0.5}, "1": {"r": 1.0}})
+    told_of = [(r["axis"], r["variant"], r["against"], r["points"], r["parameters"], r["units"]) for r in rows]
+    assert told_of == [
+        ("α, fittest of any level", "0.5", "0.7", -12.5, 8, "2 releases"),
+        ("α, kept and selected", "1", "0.7", 50.0, 8, "1 releases"),
+        ("composition", "sum of the lessons", "selected", -37.5, 48, "2 releases"),
+    ]
+
+
+def test_one_table_holds_the_grid_and_the_memory_and_corrects_over_all_that_is_tested(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(STUDY.parent / "phase4-grid"))
+    grid = importlib.import_module("grid_told")
+    row = {"points": -20.0, "low": -30.0, "high": -10.0, "p": 0.01, "conventions": 64}
+    result = {
+        "against": {"mean_pool": {**row, "seeds": 3}, "rank-2": {**row, "seeds": 1}},
+        "seconds": {"mean_pool": {"train": 61.0}, "rank-2": {"train": 59.0}},
+        "parameters": {"mean_pool": 2e6, "rank-2": 1e6},
+    }  # fmt: skip
+    told = {"axis": "α", "variant": "0.5", "against": "0.7", "parameters": 4e6, "units": "16 releases"}
+    memory = {"effects": [{**told, "points": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}]}
+    lines = grid.whole(result, memory).splitlines()[4:]
+    assert lines == [
+        "| encoder | mean_pool | perceiver | -20.0 [-30.0, -10.0] | 64 conventions, 3 seeds | 0.020 | 2.0 M | 61 |",
+        "| rank | rank-2 | perceiver | -20.0 [-30.0, -10.0] | 64 conventions, 1 seeds | – | 1.0 M | 59 |",
+        "| α | 0.5 | 0.7 | +0.0 [+0.0, +0.0] | 16 releases | 1.000 | 4.0 M | – |",
+    ]
+
+
+def test_every_variant_of_the_grid_has_an_axis_and_a_stage_taken_over_costs_what_it_cost(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(STUDY.parent / "phase4-grid"))
+    grid = importlib.import_module("grid_told")
+    settings = load(STUDY.parents[1] / "configs" / "phase4-grid.toml", []).settings
+    assert {grid.FIRST, *grid.AXES} == set(settings.design.variants)
+    store.write_json(tmp_path / "cells" / "first" / "manifest.json", {"stages": {"train": {"seconds": 40.0}}})
+    own = {"stages": {"train": {"seconds": 0.2, "same_as": "first"}, "adapt": {"seconds": 3.0}, "score": {}}}
+    assert grid.took(tmp_path, own) == {"train": 40.0, "adapt": 3.0}
+
+
 def test_the_grid_adjusts_as_holm_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(STUDY.parent / "phase4-grid"))
     grid = importlib.import_module("grid_told")
@@ -81,6 +194,8 @@ def test_the_grid_adjusts_as_holm_does(monkeypatch: pytest.MonkeyPatch) -> None:
     found = grid.interval(own, other)
     assert found["points"] == pytest.approx(25) and found["seeds"] == 2 and found["conventions"] == 2
     assert found["by seed"] == pytest.approx([25, 25]) and found["low"] <= 25 <= found["high"]
+    # A convention with two tasks weighs twice: the effect is the difference of the arms' pass@1.
+    assert grid.interval({0: {"f/x/0": 1.0, "f/x/1": 1.0, "f/y/0": 0.0}}, None)["points"] == pytest.approx(200 / 3)
     assert grid.interval(own, None)["points"] == pytest.approx(100 * np.mean([1.0, 0.5, 0.5, 0.5]))
 
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import re
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -196,10 +197,10 @@ def _compose(args: argparse.Namespace, registry: Registry) -> int:
         raise DataError(
             f"the ranks add up to {whole.rank}, the limit is {registry.max_rank}; pass --max-rank {whole.rank}"
         )
-    between = [
+    couples = list(combinations(range(len(entries)), 2))
+    between: list[dict[str, Any]] = [
         {"first": entries[i].id, "second": entries[j].id, **interference.summary(adapters[i], adapters[j])._asdict()}
-        for i in range(len(entries))
-        for j in range(i + 1, len(entries))
+        for i, j in couples
     ]
     ids = [(entry.id, weight) for entry, weight in zip(entries, weights, strict=True)]
     export.composed(registry, whole, ids, args.output, base_name=entries[0].base_name)
@@ -211,7 +212,10 @@ def _compose(args: argparse.Namespace, registry: Registry) -> int:
     if args.json:
         norm = peft.delta_w_norm(whole)
         parts = [{**plain(e), "weight": w} for e, w in zip(entries, weights, strict=True)]
-        between = [{k: _adapters.no_nan(v) for k, v in row.items()} for row in between]
+        for row, (i, j) in zip(between, couples, strict=True):
+            each = interference.measure(adapters[i], adapters[j])
+            row["modules"] = {name: found._asdict() for name, found in each.items()}
+        between = [_adapters.no_nan(row) for row in between]
         return _adapters.say_json(
             {"path": str(args.output), "rank": whole.rank, "delta_w_norm": norm, "parts": parts, "between": between}
         )

@@ -4,6 +4,7 @@
 # Records come back in /tmp/out-NAME/NAME.tar.xz, the generators (6 MB each for the 0.5B) in NAME-weights.tgz. Judged at home: the tests need pandas.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
+[ -f "$here/lane.env" ] && { set -a; . "$here/lane.env"; set +a; } # NAME=value lines
 NAME=$(basename "$here" | sed s/^lane-//)
 L=${L:-/tmp/lane-$NAME} OUT=${OUT:-/tmp/out-$NAME}
 mkdir -p "$L/work" "$OUT"
@@ -15,7 +16,7 @@ left() { echo $((SECONDS_LEFT - SECONDS)); }
 pack() {
     (cd "$L" && { find work \( -name '*.jsonl' -o -name '*.json' -o -name '*.log' \) -type f | grep -v /pace/; echo queue.log; } |
         tar cf - -T - | xz -T2 -4 > "$OUT/.records" && mv "$OUT/.records" "$OUT/$NAME.tar.xz")
-    (cd "$L/work" && tar czf "$OUT/.weights" training-*/model.safetensors 2> /dev/null && mv "$OUT/.weights" "$OUT/$NAME-weights.tgz")
+    (cd "$L/work" && tar czf "$OUT/.weights" training-*/model*.safetensors 2> /dev/null && mv "$OUT/.weights" "$OUT/$NAME-weights.tgz")
 }
 while [ ! -e "${SITE_READY:-/tmp/ready-site}" ] || [ ! -e "$READY" ]; do
     [ "$(left)" -gt 60 ] || { say "nothing to begin with"; exit; }

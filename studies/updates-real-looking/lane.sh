@@ -1,10 +1,11 @@
 #!/bin/bash
 # The study on one or two GPUs: three workers of the 0.5B on the first, its controls and then the 1.5B on the last.
 #   T (a tree of the repository) · LANE (files: lessons/, corpus/, data/) · OUT_E (what comes back) · WORK (what stays)
-#   CUDA_VISIBLE_DEVICES · SECONDS_LEFT · CORES. Records are packed every 25 s. Started again, it goes on.
+#   CUDA_VISIBLE_DEVICES · SECONDS_LEFT · CORES · SIZES ("small", "large" or both). Records are packed every 25 s.
+#   Started again, it goes on.
 set -u
 T=${T:-/tmp/tree} LANE=${LANE:-/tmp/lane-e15} OUT_E=${OUT_E:-/tmp/out-e15} WORK=${WORK:-/tmp/work-e15}
-SECONDS_LEFT=${SECONDS_LEFT:-1300} CORES=${CORES:-8} SMOKE=${SMOKE:-} PYTHON=${PYTHON:-python3}
+SIZES=${SIZES:-small large} SECONDS_LEFT=${SECONDS_LEFT:-1300} CORES=${CORES:-8} SMOKE=${SMOKE:-} PYTHON=${PYTHON:-python3}
 SMALL=${LANE_SMALL:-qwen2.5-coder-0.5b-instruct} LARGE=${LANE_LARGE:-qwen2.5-coder-1.5b-instruct}
 READY_S=${READY_S:-/tmp/ready-0.5b} READY_L=${READY_L:-/tmp/ready-1.5b} WORKERS=${WORKERS:-0 1 2}
 END=$((SECONDS + SECONDS_LEFT))
@@ -52,18 +53,22 @@ judge() { # folder, processors
 wait_for() { while [ ! -f "$1" ] && [ $SECONDS -lt $END ]; do sleep 0.5; done; }
 
 rm -f "$WORK/end" "$WORK/larger/end"
-wait_for "$READY_S"
-judge "$WORK" $((CORES / 4 + 1)) &
-JUDGES=$!
-ALL=
-for n in $WORKERS; do
-    worker "$A" $M_SMALL "draw-$n" --out "$WORK" --worker "$n" --model "$SMALL" &
+JUDGES= ALL=
+if [[ $SIZES = *small* ]]; then
+    wait_for "$READY_S"
+    judge "$WORK" $((CORES / 4 + 1)) &
+    JUDGES=$!
+    for n in $WORKERS; do
+        worker "$A" $M_SMALL "draw-$n" --out "$WORK" --worker "$n" --model "$SMALL" &
+        ALL="$ALL $!"
+    done
+    worker "$B" $M_CONTROLS draw-3 --out "$WORK" --worker 3 --first controls --model "$SMALL" &
     ALL="$ALL $!"
-done
-worker "$B" $M_CONTROLS draw-3 --out "$WORK" --worker 3 --first controls --model "$SMALL" &
-ALL="$ALL $!"
-wait_for "$READY_L"
-if [ $SECONDS -lt $END ]; then
+else
+    M_LARGE=0.45 M_LARGE_TOO=0.35 # alone on their GPU
+fi
+[[ $SIZES = *large* ]] && wait_for "$READY_L"
+if [[ $SIZES = *large* ]] && [ $SECONDS -lt $END ]; then
     judge "$WORK/larger" $((CORES / 4)) &
     JUDGES="$JUDGES $!"
     worker "$B" $M_LARGE draw-10 --out "$WORK/larger" --larger --worker 10 --model "$LARGE" &

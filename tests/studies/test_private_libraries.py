@@ -128,3 +128,18 @@ def test_contrasts_are_paired_by_task_and_training_and_an_arm_without_training_m
     assert table.contrast("made", "wrong")[0] == 50.0 and table.contrast("made", "absent") is None
     rows.append({"arm": "made@1", "task": "c", "hit": True})  # one training alone was drawn on it
     assert lanes.Table(rows, "hit").share("made") == 75.0
+
+
+def test_eight_bits_keep_each_channel_within_half_a_step(lanes: ModuleType) -> None:
+    import torch
+
+    torch.manual_seed(0)
+    state = {"read.o_proj": torch.randn(2, 6, 3) * torch.tensor([1.0, 100.0, 1e-3]), "gain": torch.tensor([0.5, 0.25])}
+    state["read.o_proj"][0, :, 2] = 0.0
+    stored = lanes.eight_bits(state)
+    assert stored["read.o_proj"].dtype is torch.int8 and stored["gain"].dtype is torch.float16
+    again = lanes.from_eight_bits(stored)
+    assert set(again) == set(state) and torch.equal(again["gain"], state["gain"])
+    step = state["read.o_proj"].abs().amax(1, keepdim=True) / 127
+    assert ((again["read.o_proj"] - state["read.o_proj"]).abs() <= step * 0.5001).all()
+    assert not torch.equal(again["read.o_proj"], state["read.o_proj"])

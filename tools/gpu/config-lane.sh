@@ -3,6 +3,7 @@
 # `prepare` (a script and its arguments). Works on a copy of /tmp/tree, goes on where it was when it is started again, returns at once. READY: the model's mark (default /tmp/ready-0.5b). AFTER: a file to wait for.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
+[ -f "$here/lane.env" ] && { set -a; . "$here/lane.env"; set +a; } # NAME=value lines, as READY=/tmp/ready-1.5b
 NAME=$(basename "$here" | sed s/^lane-//) L=/tmp/lane-$(basename "$here" | sed s/^lane-//)
 [ -e /tmp/ready ] || { echo "no /tmp/ready: set the machine up first (tools/gpu/README.md)"; exit 1; }
 mkdir -p "$L" "/tmp/out-$NAME"

@@ -219,6 +219,7 @@ class Lane:
             while start < len(jobs):
                 some, mark = jobs[start : start + together], time.monotonic()
                 lessons = [side_by_side.Lesson(j.key, tuple(map(self.encode, j.lessons))) for j in some]
+                whole, curve = None, []
                 try:
                     whole, curve = side_by_side.train(
                         self.base, lessons, schedule, rank=8, alpha=16.0, rows=2, seed=self.recipe.seed, start="common"
@@ -226,6 +227,7 @@ class Lane:
                 except torch.OutOfMemoryError:
                     if together == 1:
                         raise
+                if whole is None:  # not within `except`: the error holds the frames, and they the tensors
                     together = max(1, together // 4)
                     self.rest()
                     continue

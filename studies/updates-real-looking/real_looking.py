@@ -317,12 +317,16 @@ class Lane(scaled.Lane):
         self.done("teachers")
 
     def tuned(self, jobs: Sequence[Job], steps: int, part: str, *, together: int) -> dict[str, dict[str, Factors]]:
-        """A LoRA a job; where memory does not hold so many together, a quarter as many."""
-        try:
-            return self.tune(jobs, steps, part, together=together)
-        except torch.OutOfMemoryError:
+        """A LoRA a job; where memory does not hold so many together, a quarter as many, down to one."""
+        while True:
+            try:
+                return self.tune(jobs, steps, part, together=together)
+            except torch.OutOfMemoryError:
+                if together == 1:
+                    raise
+            # Not within `except`: the error holds the frames, and they hold the tensors that did not fit.
+            together = max(1, together // 4)
             self.rest()
-            return self.tune(jobs, steps, part, together=max(1, together // 4))
 
     def show(self, part: str, label: str, made: dict[str, Any], *, wrong: bool = True) -> None:
         """Draw adapters on a part, into a file of this label alone."""

@@ -99,7 +99,7 @@ class Recipe:
     most: int = 1000
     rounds: float = 2.0  # variants that a worker is to have time for
     reserve: float = 110.0  # seconds that a variant's draws want
-    together: int = 12  # LoRAs fine-tuned in one batch
+    together: int = 8  # LoRAs fine-tuned in one batch; 30 GB for the longest texts
     block: int = 32  # tasks whose adapters are worn at once
     temperature: float = 0.2
     new_tokens: int = 384

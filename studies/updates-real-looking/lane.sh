@@ -23,13 +23,15 @@ pack() {
     (cd "$WORK" && find . \( -name '*.jsonl' -o -name '*.json' -o -name '*.log' \) -type f | grep -v /speed |
         tar cf - -T - | xz -T4 -4 > "$OUT_E/.records" && mv "$OUT_E/.records" "$OUT_E/e15-records.tar.xz")
 }
-weights() { # the generators of the first variant, 6 and 11 MB as 16-bit numbers before packing
-    [ -f "$WORK/four-all/model.safetensors" ] &&
-        tar czf "$OUT_E/.weights" -C "$WORK" four-all/model.safetensors && mv "$OUT_E/.weights" "$OUT_E/e15-weights.tgz"
+weights() { # generators of what is chosen and of what may ship, 6 and 11 MB as 16-bit numbers before packing
+    local there
+    there=$(cd "$WORK" && ls {.,larger}/four-all{,-and-conventions}/model.safetensors 2> /dev/null)
+    [ -n "$there" ] && [ "$there" != "$(cat "$WORK/packed" 2> /dev/null)" ] && tar czf "$OUT_E/.weights" -C "$WORK" $there &&
+        mv "$OUT_E/.weights" "$OUT_E/e15-weights.tgz" && echo "$there" > "$WORK/packed"
 }
-(while sleep 25; do pack; [ -f "$OUT_E/e15-weights.tgz" ] || weights; done) > /dev/null 2>&1 9>&- &
+(while sleep 25; do pack; weights; done) > /dev/null 2>&1 9>&- &
 PACKER=$!
-trap 'kill $PACKER; pack; [ -f "$OUT_E/e15-weights.tgz" ] || weights' EXIT
+trap 'kill $PACKER; pack; weights' EXIT
 
 FILES="--data $LANE/data --corpus $LANE/corpus --lessons $LANE/lessons $SMOKE"
 worker() { # GPU, memory, log, arguments; three tries, what is done is not done again

@@ -12,7 +12,7 @@ END=$((SECONDS + SECONDS_LEFT))
 A=${CUDA_VISIBLE_DEVICES-0} B=${CUDA_VISIBLE_DEVICES-0}
 A=${A%%,*} B=${B##*,}
 M_SMALL=0.31 M_CONTROLS=0.25 M_LARGE=0.40 M_LARGE_TOO=0.30
-[ "$A" = "$B" ] && [ -n "$A" ] && M_SMALL=0.31 M_CONTROLS=0.2 M_LARGE=0.31 M_LARGE_TOO=0.2 WORKERS="0"
+[ "$A" = "$B" ] && [ -n "$A" ] && M_SMALL=0.31 M_CONTROLS=0.16 M_LARGE=0.31 M_LARGE_TOO=0.16 WORKERS=0
 mkdir -p "$OUT_E" "$WORK/larger"
 exec 9> "$WORK/lock" # held by what it starts too
 flock -n 9 || { echo "a lane is at work in $WORK; to start again, end it first: fuser $WORK/lock names its processes"; exit 1; }

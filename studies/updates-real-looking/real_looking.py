@@ -99,7 +99,7 @@ LARGER = (
 )  # fmt: skip
 # The rule chooses among these.
 FORWARD = tuple(v.name for v in VARIANTS if not v.gradient and v.seed == SEED and "conventions" not in v.sources)
-PARTS = ("held", "validation", "looking", "withheld", "conventions", "humaneval")
+PARTS = ("held", "validation", "looking", "withheld", "combinations", "habits", "humaneval")
 
 
 def main() -> int:
@@ -176,14 +176,19 @@ def corpus(args: argparse.Namespace) -> None:
 
 
 def conventions(out: Path) -> None:
-    """Private conventions of four tasks each; those withheld are new combinations of habits."""
-    made = families.generate(
-        families.Config(seed=SEED, families=COUNTS["conventions"] + SHOWN, held_out=SHOWN, tasks=4)
-    )
-    for name, split in (("conventions", Split.TRAIN), ("conventions_withheld", Split.HELD_OUT)):
-        some = [p for p in made if p.split is split]
+    """Private conventions of four tasks each. Withheld: new combinations of known habits, and those with a new one."""
+    count = COUNTS["conventions"] + SHOWN
+    made = families.generate(families.Config(seed=SEED, families=count + SHOWN, held_out=SHOWN, tasks=4, split="atom"))
+    names = list(dict.fromkeys(p.domain for p in made if p.split is Split.TRAIN))
+    sides = {
+        "conventions": names[: COUNTS["conventions"]], "combinations_withheld": names[COUNTS["conventions"] :],
+        "habits_withheld": sorted({p.domain for p in made if p.split is Split.HELD_OUT}),
+    }  # fmt: skip
+    for name, domains in sides.items():
+        some = [p for p in made if p.domain in domains]
         store.write_jsonl(out / f"{name}.jsonl", families.trajectories(some, None, seed=SEED))
-    store.write_jsonl(out / "conventions_problems.jsonl", [p for p in made if p.split is Split.HELD_OUT])
+        if name != "conventions":
+            store.write_jsonl(out / f"{name.replace('withheld', 'problems')}.jsonl", some)
 
 
 def _may_be_withheld(function: str, group: Sequence[Source], parts: distilled.Parts) -> bool:
@@ -256,13 +261,13 @@ class Lane(scaled.Lane):
             found = jobs_of(store.read_jsonl(args.corpus / f"{name}.jsonl", Trajectory), (), f"{name}/{SEED}")
             self.sources[name] = self._short(found[: round(1.1 * counts[name])])[: counts[name]]
         apart = {}
-        for name in ("looking", "conventions"):
+        for name in ("looking", "combinations", "habits"):
             lessons = store.read_jsonl(args.corpus / f"{name}_withheld.jsonl", Trajectory)
             problems = store.read_jsonl(args.corpus / f"{name}_problems.jsonl", Problem)
             apart[name] = jobs_of(lessons, problems, "shown")[:SHOWN]
         self.shown = {
             "held": self.jobs(self.parts.held), "validation": self.jobs(self.parts.validation),
-            "looking": apart["looking"], "withheld": withheld[:SHOWN], "conventions": apart["conventions"],
+            "withheld": withheld[:SHOWN], **apart,
         }  # fmt: skip
         self.real = self.jobs(self.parts.train)
         learned = [*self.real, *(j for some in self.sources.values() for j in some)]
@@ -470,7 +475,7 @@ def variant_part(lane: Lane, variant: Variant) -> None:
     model.to(lane.base.device).eval()
     lane.done(f"train {variant.name}")
     parts = ("held", "looking", "withheld") if lane.args.larger else ("validation", "looking", "held", "withheld")
-    for part in (*parts, "conventions") if "conventions" in variant.sources else parts:
+    for part in (*parts, "combinations", "habits") if "conventions" in variant.sources else parts:
         jobs = lane.shown[part]
         written = lane.adapters(model, [j.lessons for j in jobs], variant.tokens)
         made = dict(zip((j.key for j in jobs), written, strict=True))
@@ -533,7 +538,7 @@ def draw(args: argparse.Namespace) -> None:
 
 def controls(lane: Lane) -> None:
     """Bare, in context, and fine-tuned on the siblings."""
-    parts = ("held", "looking", "conventions") if lane.args.larger else PARTS[:-1]
+    parts = ("held", "looking", "combinations", "habits") if lane.args.larger else PARTS[:-1]
     for part in parts:
         count = DRAWS if part == "held" else CHOICE_DRAWS
         longest = 300 if lane.args.smoke else None  # a tiny model's window is small
@@ -591,7 +596,7 @@ def judge(args: argparse.Namespace) -> None:
 
 def _problems(args: argparse.Namespace) -> list[Problem]:
     found = [*updates._benchmark(args, fold=0).problems(), *_humaneval(args)]
-    for name in ("problems", "looking_problems", "conventions_problems"):
+    for name in ("problems", "looking_problems", "combinations_problems", "habits_problems"):
         found += store.read_jsonl(args.corpus / f"{name}.jsonl", Problem)
     return found
 
@@ -703,7 +708,8 @@ def leads(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, tuple[float, fl
 
 TITLES = {
     "held": "Reported updates", "validation": "Validation updates", "looking": "Withheld real-looking updates",
-    "withheld": "Withheld updates of the old grammar", "conventions": "Withheld private conventions",
+    "withheld": "Withheld updates of the old grammar", "combinations": "Withheld private conventions of known habits",
+    "habits": "Withheld private conventions with a habit that training never shows",
     "humaneval": "HumanEval, adapters of reported updates",
 }  # fmt: skip
 

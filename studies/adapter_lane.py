@@ -113,6 +113,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="qwen2.5-coder-0.5b-instruct")
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--worker", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=3, help="draw: how many share the trainings")
     parser.add_argument("--judges", type=int, default=0, help="judge: so many processors at most")
     parser.add_argument("--seconds", type=float, default=1e9, help="no new part begins that would end later")
     parser.add_argument("--memory", type=float, default=0.0, help="share of the GPU's memory that may be taken")

@@ -47,7 +47,7 @@ NEAR, FAR = 3, 8  # tasks of the library that an adapter is made from
 FIFTHS = 5  # of a library's tasks: the arm `library` reads the four that a task is not in
 LIBRARY_DOSE = (40, 5e-4)  # steps and rate of a LoRA fine-tuned on these
 DRAWS = 3
-RECIPE = Recipe(seed=SEED, rounds=1.0)
+RECIPE = Recipe(seed=SEED)
 VARIANTS = tuple(Variant(f"training {seed}", tuple(COUNTS), seed) for seed in TRAININGS)
 
 
@@ -59,7 +59,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.smoke:
         globals().update(COUNTS=dict.fromkeys(COUNTS, 4), SHARES=dict.fromkeys(COUNTS, 1), RECIPE=Recipe(
-            seed=SEED, rounds=1.0, dose=2, text_tokens=4000, example_tokens=4000, together=4, block=4,
+            seed=SEED, dose=2, text_tokens=4000, example_tokens=4000, together=4, block=4,
         ))  # fmt: skip
     {"corpus": corpus, "draw": draw, "judge": judge, "tell": tell}[args.do](args)
     return 0
@@ -171,7 +171,7 @@ class Study:
     """What all parts read."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.lane = Lane(args, RECIPE)
+        self.lane = Lane(args, dataclasses.replace(RECIPE, rounds=len(VARIANTS) / args.workers))
         jobs = store.read_json(args.corpus / "jobs.json")
         self.problems = {p.task_id: p for p in store.read_jsonl(args.corpus / "held.jsonl", Problem)}
         self.lessons = {task: _lesson(p) for task, p in self.problems.items()}

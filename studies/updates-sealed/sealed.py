@@ -65,12 +65,16 @@ def main() -> int:
     lanes.options(parser)
     parser.add_argument("--lessons", type=Path, help="real-*.jsonl of the exploration")
     parser.add_argument("--updates", type=Path, help="corpus: what updates-real-looking's corpus wrote")
-    parser.add_argument("--workers", type=int, default=3, help="draw: how many share the trainings")
     parser.add_argument("--choice", type=Path, default=CHOICE, help="corpus: the result that says what was chosen")
     args = parser.parse_args()
     if args.smoke:
+        updates_oracle.MAX_TOKENS = 4000  # a tiny model's tokens are short
         globals().update(GENERATED=dict.fromkeys(GENERATED, 4), TRAININGS=TRAININGS[:2], FOLDS=2)
-    {"corpus": corpus, "seal": seal, "draw": draw, "judge": judge, "tell": tell}[args.do](args)
+    try:
+        {"corpus": corpus, "seal": seal, "draw": draw, "judge": judge, "tell": tell}[args.do](args)
+    except DataError as error:
+        print(f"sealed: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -80,7 +84,7 @@ def main() -> int:
 def corpus(args: argparse.Namespace) -> None:
     """Generated updates of all functions (each fold leaves out those of its own), and the recipe that was chosen."""
     if not args.choice.exists():
-        raise SystemExit(f"sealed: no {args.choice}; run updates-real-looking first: its rule chooses the recipe")
+        raise DataError(f"no {args.choice}; run updates-real-looking first: its rule chooses the recipe")
     chosen = store.read_json(args.choice)["choice"]["chosen"]
     recipe = next(v for v in real_looking.VARIANTS if v.name == chosen)
     store.write_json(args.out / "recipe.json", {
@@ -150,7 +154,7 @@ class Study:
                 side[fold] = [Job(j.case.problem, j.case.own, j.lessons)
                               for j in updates_oracle.jobs_of(cases, self.lane.base) if j.arm == "oracle"]  # fmt: skip
             if args.smoke:
-                self.held[fold], self.real[fold] = self.held[fold][::30], self.real[fold][::60]
+                self.held[fold], self.real[fold] = self.held[fold][::40], self.real[fold][::60]
             pools = self.pools(fold)
             trained = [t for jobs in pools for j in jobs for t in (j.own, *j.lessons)]
             exclusion.check_corpus(trained, [j.problem for j in self.held[fold]])

@@ -65,7 +65,7 @@ def test_the_rule_asks_for_ten_points_above_zero_of_five_whole_trainings(study: 
 def test_nothing_is_made_before_the_recipe_is_chosen_and_another_plan_is_refused(
     study: ModuleType, tmp_path: Path
 ) -> None:
-    with pytest.raises(SystemExit, match="run updates-real-looking first"):
+    with pytest.raises(DataError, match="run updates-real-looking first"):
         study.corpus(Namespace(choice=tmp_path / "none.json", out=tmp_path))
     for name in study.FILES:
         (tmp_path / name).write_text("a\n")

@@ -176,7 +176,7 @@ def remember(root: Path) -> str:
     start, define, ask, learn, again = found["commands"]
     worth = {key: "right" if found["shown"][key] == "passed" else "wrong" for key in ("before", "after")}
     lines = [
-        f"{start:<72}# its hypernetwork has not seen this convention",
+        f"{start:<72}# it knows this convention's habits, never saw them together",
         define,
         f"{ask:<72}# {worth['before']}",
         learn,

@@ -12,7 +12,7 @@ END=$((SECONDS + SECONDS_LEFT))
 A=${CUDA_VISIBLE_DEVICES-0} B=${CUDA_VISIBLE_DEVICES-0}
 A=${A%%,*} B=${B##*,}
 M_SMALL=0.31 M_CONTROLS=0.25 M_LARGE=0.40 M_LARGE_TOO=0.30
-if [ "$A" = "$B" ] && [ -n "$A" ]; then # one GPU, which nobody else may use: a worker needs 43 GB
+if [ "$A" = "$B" ] && [ -n "$A" ]; then # one GPU, which nobody else may use: a worker is reckoned to need 43 GB
     WORKERS="0 1"
     [ "$SIZES" = "small large" ] && M_CONTROLS=0.16 M_LARGE=0.31 M_LARGE_TOO=0.16 WORKERS=0
 fi

@@ -5,9 +5,9 @@
 
 `findings`: the gate on all 164 tasks, two corpora and two temperatures (results/crossfit-0.5b, crossfit-0.5b-wide).
 `sound`: the same on the folds that a fault did not touch (results/reader-layers). `families`: private conventions
-(results/hypernet-0.5b). `updates`: real API updates (results/updates-exploration), and `oracle`: what a fine-tuned LoRA
-does there, and more passes of a hypernetwork (results/updates-oracle, updates-scaled). `pbb`: values of a function
-that was only read (results/pbb-hypernet). `remember`: a session goes in, an answer changes
+(results/hypernet-0.5b, families-atom-0.5b). `updates`: real API updates (results/updates-exploration), and `oracle`:
+what a fine-tuned LoRA does there, and more passes of a hypernetwork (results/updates-oracle, updates-scaled). `pbb`:
+values of a function that was only read (results/pbb-hypernet). `remember`: a session goes in, an answer changes
 (results/bench-remember-cpu.json).
 """
 
@@ -105,7 +105,23 @@ def conventions(root: Path) -> str:
         f"bare model {arms['vanilla']} %, constant part alone {arms['static']}, wrong trajectory {arms['wrong']}, "
         f"**siblings' trajectories {arms['sibling']}**, the same in context {arms['teacher_sibling']} "
         f"({result['tasks']} tasks × {result['draws']} draws; right − wrong {points(key['points'])} points "
-        f"[{points(low)}, {points(high)}])."
+        f"[{points(low)}, {points(high)}]). {new_habits(root)}"
+    )
+
+
+def new_habits(root: Path) -> str:
+    """What is not carried: a habit that no training convention shows."""
+    folder = root / "results" / "families-atom-0.5b"
+    decision = store.decode(Decision, store.read_json(folder / "decision.json"), where="decision.json")
+    arms = {a.condition: f"{100 * a.pass_at_1:.1f}" for a in decision.arms}
+    habits = store.read_json(folder / "habits.json")["arms"]
+    known, new = habits["hypernet"]["known"], habits["hypernet"]["new"]
+    return (
+        f"**A habit that no training convention shows is not carried**: where each convention has one, siblings' "
+        f"trajectories {arms['hypernet']}, in context {arms['teacher']}. Of the known habits of these conventions "
+        f"{known[0]:.1f} % of {known[1]:,} are written, of the new ones {new[0]:.1f} % of {new[1]:,} (in context "
+        f"{habits['teacher']['known'][0]:.1f} and {habits['teacher']['new'][0]:.1f}): the adapter recognises, it does "
+        "not copy ([study](studies/private-conventions/README.md))."
     )
 
 
@@ -183,7 +199,7 @@ def remember(root: Path) -> str:
     start, define, ask, learn, again = found["commands"]
     worth = {key: "right" if found["shown"][key] == "passed" else "wrong" for key in ("before", "after")}
     lines = [
-        f"{start:<72}# its hypernetwork has not seen this convention",
+        f"{start:<72}# it knows this convention's habits, never saw them together",
         define,
         f"{ask:<72}# {worth['before']}",
         learn,

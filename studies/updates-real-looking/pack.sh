@@ -13,8 +13,8 @@ S=$(mktemp -d)
 trap 'rm -rf "$S"' EXIT
 mkdir -p "$S/lessons" "$S/corpus" "$S/data/humaneval"
 tar xJf "$ROOT/results/updates-exploration/records.tar.xz" -C "$S/lessons" --wildcards './real-*.jsonl'
-[ -f "$CORPUS/renamed.jsonl" ] || "$PYTHON" -W ignore real_looking.py corpus --data "$DATA" --lessons "$S/lessons" --out "$CORPUS"
-cp "$CORPUS"/{open,problems,looking,looking_problems,looking_withheld,renamed}.jsonl "$S/corpus/"
+[ -f "$CORPUS/conventions.jsonl" ] || "$PYTHON" -W ignore real_looking.py corpus --data "$DATA" --lessons "$S/lessons" --out "$CORPUS"
+cp "$CORPUS"/{open,problems,looking,looking_problems,looking_withheld,renamed,conventions,{combinations,habits}_{problems,withheld}}.jsonl "$S/corpus/"
 cp -r "$DATA/code_update_arena" "$S/data/"
 HUMANEVAL=$("$PYTHON" -c 'from rune.benchmarks import humaneval; print(humaneval._packaged())')
 cp "$HUMANEVAL" "$S/data/humaneval/"

@@ -42,7 +42,7 @@ from updates_oracle import Job
 
 from rune import config, console, prompts
 from rune.adapters.factors import Adapters, Factors, select
-from rune.benchmarks import humaneval, mbpp
+from rune.benchmarks import families, humaneval, mbpp
 from rune.benchmarks.scorers import judging
 from rune.benchmarks.scorers.judging import Item
 from rune.benchmarks.scorers.updates import names_function
@@ -52,11 +52,12 @@ from rune.hypernet import loop, outer_products
 from rune.hypernet.outer_products import OuterProducts
 from rune.hypernet.settings import Schedule
 from rune.runs import store
-from rune.types import Outcome, Problem, Trajectory
+from rune.types import Outcome, Problem, Split, Trajectory
 
 SEED = 24  # of what is made and drawn here; parts of the real updates are those of the studies before
-COUNTS = {"old": 700, "looking": 1000, "renamed": 600}  # updates that are trained on, by source
-LARGER_COUNTS = {"old": 300, "looking": 500, "renamed": 300}  # on the other size
+# Updates that are trained on, by source; conventions by what is to ship alone.
+COUNTS = {"old": 700, "looking": 1000, "renamed": 600, "conventions": 300}
+LARGER_COUNTS = {"old": 300, "looking": 500, "renamed": 300, "conventions": 200}  # on the other size
 REAL_SHARE, RECALL = 0.25, 0.25
 DOSE, COMPARED = 4, 10  # gradient steps of teachers and of the oracle; the dose of the studies before
 WITHHELD_FUNCTIONS = 6  # of MBPP's groups: no real-looking update of these is trained on
@@ -67,7 +68,7 @@ LARGER_ROUNDS = 1.6  # its second variant begins later
 RESERVE = 110  # seconds that a variant's draws want
 DRAWS, CHOICE_DRAWS = 5, 3
 BLOCK = 32  # tasks whose adapters are worn at once
-TOGETHER = 12  # LoRAs fine-tuned in one batch, three workers to a GPU; half as many on the other size
+TOGETHER = 8  # LoRAs fine-tuned in one batch: 30 GB for the longest texts; half as many on the other size
 HARM_DRAWS = 1
 
 
@@ -83,17 +84,22 @@ class Variant(NamedTuple):
     cost: float = 1.0  # of a training step, beside that of four passes
 
 
-EVERY = tuple(COUNTS)
+EVERY = ("old", "looking", "renamed")
 VARIANTS = (
     Variant("four all", EVERY), Variant("four old", ("old",)), Variant("four looking", ("looking",)),
     Variant("two all", EVERY, passes=2, cost=0.7), Variant("four renamed", ("renamed",)),
+    Variant("four all and conventions", (*EVERY, "conventions")),
     Variant("one of 256 all", EVERY, passes=1, tokens=256, cost=0.6),
     Variant("two gradient all", EVERY, passes=2, gradient=True, cost=1.3),
     Variant("four all again", EVERY, seed=SEED + 1),
 )  # fmt: skip
-LARGER = (Variant("four all", EVERY), Variant("four old", ("old",)))
-FORWARD = tuple(v.name for v in VARIANTS if not v.gradient and v.seed == SEED)  # the rule chooses among these
-PARTS = ("held", "validation", "looking", "withheld", "humaneval")
+LARGER = (
+    Variant("four all", EVERY), Variant("four old", ("old",)),
+    Variant("four all and conventions", (*EVERY, "conventions")),
+)  # fmt: skip
+# The rule chooses among these.
+FORWARD = tuple(v.name for v in VARIANTS if not v.gradient and v.seed == SEED and "conventions" not in v.sources)
+PARTS = ("held", "validation", "looking", "withheld", "combinations", "habits", "humaneval")
 
 
 def main() -> int:
@@ -166,6 +172,23 @@ def corpus(args: argparse.Namespace) -> None:
         sources = {m.lesson.source for some in found for m in some}
         console.out(f"{name}: {len(found)} updates of {len(functions)} functions, {len(sources)} programs")
     store.write_jsonl(args.out / "looking_problems.jsonl", [some[0].problem for some in kept])
+    conventions(args.out)
+
+
+def conventions(out: Path) -> None:
+    """Private conventions of four tasks each. Withheld: new combinations of known habits, and those with a new one."""
+    count = COUNTS["conventions"] + SHOWN
+    made = families.generate(families.Config(seed=SEED, families=count + SHOWN, held_out=SHOWN, tasks=4, split="atom"))
+    names = list(dict.fromkeys(p.domain for p in made if p.split is Split.TRAIN))
+    sides = {
+        "conventions": names[: COUNTS["conventions"]], "combinations_withheld": names[COUNTS["conventions"] :],
+        "habits_withheld": sorted({p.domain for p in made if p.split is Split.HELD_OUT}),
+    }  # fmt: skip
+    for name, domains in sides.items():
+        some = [p for p in made if p.domain in domains]
+        store.write_jsonl(out / f"{name}.jsonl", families.trajectories(some, None, seed=SEED))
+        if name != "conventions":
+            store.write_jsonl(out / f"{name.replace('withheld', 'problems')}.jsonl", some)
 
 
 def _may_be_withheld(function: str, group: Sequence[Source], parts: distilled.Parts) -> bool:
@@ -234,14 +257,17 @@ class Lane(scaled.Lane):
         train, withheld = scaled.generated_jobs(old, store.read_jsonl(args.corpus / "problems.jsonl", Problem))
         counts = LARGER_COUNTS if args.larger else COUNTS
         self.sources = {"old": train[: counts["old"]]}
-        for name in ("looking", "renamed"):
+        for name in ("looking", "renamed", "conventions"):
             found = jobs_of(store.read_jsonl(args.corpus / f"{name}.jsonl", Trajectory), (), f"{name}/{SEED}")
             self.sources[name] = self._short(found[: round(1.1 * counts[name])])[: counts[name]]
-        apart = store.read_jsonl(args.corpus / "looking_withheld.jsonl", Trajectory)
-        problems = store.read_jsonl(args.corpus / "looking_problems.jsonl", Problem)
+        apart = {}
+        for name in ("looking", "combinations", "habits"):
+            lessons = store.read_jsonl(args.corpus / f"{name}_withheld.jsonl", Trajectory)
+            problems = store.read_jsonl(args.corpus / f"{name}_problems.jsonl", Problem)
+            apart[name] = jobs_of(lessons, problems, "shown")[:SHOWN]
         self.shown = {
             "held": self.jobs(self.parts.held), "validation": self.jobs(self.parts.validation),
-            "looking": jobs_of(apart, problems, "shown")[:SHOWN], "withheld": withheld[:SHOWN],
+            "withheld": withheld[:SHOWN], **apart,
         }  # fmt: skip
         self.real = self.jobs(self.parts.train)
         learned = [*self.real, *(j for some in self.sources.values() for j in some)]
@@ -317,12 +343,16 @@ class Lane(scaled.Lane):
         self.done("teachers")
 
     def tuned(self, jobs: Sequence[Job], steps: int, part: str, *, together: int) -> dict[str, dict[str, Factors]]:
-        """A LoRA a job; where memory does not hold so many together, a quarter as many."""
-        try:
-            return self.tune(jobs, steps, part, together=together)
-        except torch.OutOfMemoryError:
+        """A LoRA a job; where memory does not hold so many together, a quarter as many, down to one."""
+        while True:
+            try:
+                return self.tune(jobs, steps, part, together=together)
+            except torch.OutOfMemoryError:
+                if together == 1:
+                    raise
+            # Not within `except`: the error holds the frames, and they hold the tensors that did not fit.
+            together = max(1, together // 4)
             self.rest()
-            return self.tune(jobs, steps, part, together=max(1, together // 4))
 
     def show(self, part: str, label: str, made: dict[str, Any], *, wrong: bool = True) -> None:
         """Draw adapters on a part, into a file of this label alone."""
@@ -444,7 +474,8 @@ def variant_part(lane: Lane, variant: Variant) -> None:
         save_file(half, folder / "model.safetensors")
     model.to(lane.base.device).eval()
     lane.done(f"train {variant.name}")
-    for part in ("held", "looking", "withheld") if lane.args.larger else ("validation", "looking", "held", "withheld"):
+    parts = ("held", "looking", "withheld") if lane.args.larger else ("validation", "looking", "held", "withheld")
+    for part in (*parts, "combinations", "habits") if "conventions" in variant.sources else parts:
         jobs = lane.shown[part]
         written = lane.adapters(model, [j.lessons for j in jobs], variant.tokens)
         made = dict(zip((j.key for j in jobs), written, strict=True))
@@ -507,9 +538,7 @@ def draw(args: argparse.Namespace) -> None:
 
 def controls(lane: Lane) -> None:
     """Bare, in context, and fine-tuned on the siblings."""
-    parts = ("held", "validation", "looking", "withheld")
-    if lane.args.larger:
-        parts = ("held", "looking")
+    parts = ("held", "looking", "combinations", "habits") if lane.args.larger else PARTS[:-1]
     for part in parts:
         count = DRAWS if part == "held" else CHOICE_DRAWS
         longest = 300 if lane.args.smoke else None  # a tiny model's window is small
@@ -567,7 +596,7 @@ def judge(args: argparse.Namespace) -> None:
 
 def _problems(args: argparse.Namespace) -> list[Problem]:
     found = [*updates._benchmark(args, fold=0).problems(), *_humaneval(args)]
-    for name in ("problems", "looking_problems"):
+    for name in ("problems", "looking_problems", "combinations_problems", "habits_problems"):
         found += store.read_jsonl(args.corpus / f"{name}.jsonl", Problem)
     return found
 
@@ -607,7 +636,7 @@ def _rows(out: Path, part: str, problems: dict[str, Problem]) -> list[dict[str, 
                  for _, s in store.read_lines(out / "samples" / part / path.name)}  # fmt: skip
         for _, v in store.read_lines(path):
             one = drawn[v["arm"], v["task"], v["draw"]]
-            names = bool(names_function(one["program"], problems[v["task"]]))
+            names = names_function(one["program"], problems[v["task"]]) is not False  # None: there is none to name
             alone = part == "humaneval"  # each task is a domain of its own
             found.append({
                 **v, "task": f"{v['task']}/0" if alone else v["task"],
@@ -654,7 +683,8 @@ def numbers(rows: list[dict[str, Any]]) -> dict[str, Any]:
 LEADS = (
     ("four all", "four old"), ("four looking", "four old"), ("four renamed", "four old"), ("four all", "untrained"),
     ("four all", "two all"), ("four all", "one of 256 all"), ("two gradient all", "two all"),
-    ("four all again", "four all"), (f"tuned {DOSE}", "four all"), (f"tuned {COMPARED}", f"tuned {DOSE}"),
+    ("four all again", "four all"), ("four all and conventions", "four all"), (f"tuned {DOSE}", "four all"),
+    (f"tuned {COMPARED}", f"tuned {DOSE}"),
 )  # fmt: skip
 
 
@@ -678,7 +708,9 @@ def leads(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, tuple[float, fl
 
 TITLES = {
     "held": "Reported updates", "validation": "Validation updates", "looking": "Withheld real-looking updates",
-    "withheld": "Withheld updates of the old grammar", "humaneval": "HumanEval, adapters of reported updates",
+    "withheld": "Withheld updates of the old grammar", "combinations": "Withheld private conventions of known habits",
+    "habits": "Withheld private conventions with a habit that training never shows",
+    "humaneval": "HumanEval, adapters of reported updates",
 }  # fmt: skip
 
 

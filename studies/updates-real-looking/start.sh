@@ -3,6 +3,7 @@
 # Copies itself to /tmp/lane-e15, starts the queue in the background and returns. While one is alive a second is refused.
 [ -e /tmp/ready ] || [ -n "${READY_SITE:-}" ] || { echo "no /tmp/ready here: the machine was not set up (tools/gpu/README.md)"; exit 1; }
 H=$(cd "$(dirname "$0")" && pwd)
+[ -f "$H/lane.env" ] && { set -a; . "$H/lane.env"; set +a; } # NAME=value lines, as SIZES=large
 L=${L:-/tmp/lane-e15}
 mkdir -p "$L"
 [ "$H" = "$L" ] || cp "$H"/* "$L"/

@@ -13,6 +13,7 @@ import pytest
 
 from rune.errors import DataError
 from rune.models import registry
+from rune.runs import store
 
 ROOT = Path(__file__).parents[2]
 if not (ROOT / ".git").exists():  # a copy without results, as tools/mutants.py makes
@@ -85,8 +86,15 @@ def test_another_result_makes_another_sentence(tmp_path: Path) -> None:
     there.mkdir(parents=True)
     text = (ROOT / "results" / "hypernet-0.5b" / "result.json").read_text(encoding="utf-8")
     (there / "result.json").write_text(text.replace("0.978125", "0.5"), encoding="utf-8")
-    assert TOOL["conventions"](tmp_path) != TOOL["conventions"](ROOT)
-    assert "siblings' trajectories 50.0" in TOOL["conventions"](tmp_path)
+    atom = tmp_path / "results" / "families-atom-0.5b"
+    atom.mkdir()
+    decision, habits = (ROOT / "results" / atom.name / name for name in ("decision.json", "habits.json"))
+    (atom / decision.name).write_text(decision.read_text(encoding="utf-8").replace("0.3796875", "0.25"))
+    found = store.read_json(habits)
+    found["arms"]["hypernet"]["new"] = [12.5, 690]
+    store.write_json(atom / habits.name, found)
+    told = TOOL["conventions"](tmp_path)
+    assert "siblings' trajectories 50.0" in told and "in context 25.0" in told and "new ones 12.5 % of 690" in told
 
 
 def test_weights_that_the_caption_does_not_know_make_no_table(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# A lane (see remote/) that runs one config with the 0.5B: this file as .carry/lane-NAME/start.sh, beside it `config` (its path in the tree) and, if something has to be made first,
-# `prepare` (a script and its arguments). Works on a copy of /tmp/tree, goes on where it was when it is started again, returns at once. AFTER: a file to wait for.
+# A lane (see remote/) that runs one config: this file as .carry/lane-NAME/start.sh, beside it `config` (its path in the tree) and, if something has to be made first,
+# `prepare` (a script and its arguments). Works on a copy of /tmp/tree, goes on where it was when it is started again, returns at once. READY: the model's mark (default /tmp/ready-0.5b). AFTER: a file to wait for.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
+[ -f "$here/lane.env" ] && { set -a; . "$here/lane.env"; set +a; } # NAME=value lines, as READY=/tmp/ready-1.5b
 NAME=$(basename "$here" | sed s/^lane-//) L=/tmp/lane-$(basename "$here" | sed s/^lane-//)
 [ -e /tmp/ready ] || { echo "no /tmp/ready: set the machine up first (tools/gpu/README.md)"; exit 1; }
 mkdir -p "$L" "/tmp/out-$NAME"
@@ -15,7 +16,7 @@ pack() { # without weights, in one file
     tar c --exclude='*.safetensors' --exclude='*.pt' --exclude=trajectories.jsonl --exclude=tree -C "$L" . -C "$L/tree" runs 2> /dev/null | xz -2 -T2 > "/tmp/out-$NAME/$NAME.tmp"
     mv "/tmp/out-$NAME/$NAME.tmp" "/tmp/out-$NAME/$NAME.tar.xz"
 }
-while [ ! -e /tmp/ready-site ] || [ ! -e /tmp/ready-0.5b ] || { [ -n "${AFTER:-}" ] && [ ! -e "$AFTER" ]; }; do
+while [ ! -e /tmp/ready-site ] || [ ! -e "$READY" ] || { [ -n "${AFTER:-}" ] && [ ! -e "$AFTER" ]; }; do
     [ "$(left)" -gt 60 ] || { say "nothing to begin with"; exit; }
     sleep 0.5
 done
@@ -41,7 +42,7 @@ done
 say done
 R
 cd "$L" || exit
-export L NAME OMP_NUM_THREADS=2 SECONDS_LEFT=${SECONDS_LEFT:-1200}
+export L NAME READY=${READY:-/tmp/ready-0.5b} OMP_NUM_THREADS=2 SECONDS_LEFT=${SECONDS_LEFT:-1200}
 setsid bash run.sh > queue.out 2>&1 < /dev/null &
 echo $! > pid
 echo "started, pid $!"

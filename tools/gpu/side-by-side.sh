@@ -171,7 +171,7 @@ touch "$L/quiet-over"
 # 5. Phase 1 on the 1.5B, every task held out once, if there is time for it: else its plain run.
 if [ "$alone" = yes ]; then
     config=configs/crossfit-1.5b.toml
-    [ "$(left)" -gt "${ENOUGH:-420}" ] || config=configs/phase1-1.5b.toml
+    [ "$(left)" -gt "${ENOUGH:-1500}" ] || config=configs/phase1-1.5b.toml
     n=$(nproc)
     cores=() # of this lane's, where there are enough
     [ "$n" -lt 64 ] || cores=(taskset -c $((n - 12))-$((n - 1)))

@@ -162,6 +162,7 @@ def arguments() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--quantize", choices=("none", "nf4"), default="none", help="of our engine's base")
     parser.add_argument("--eager", action="store_true", help="our engine without CUDA graphs")
+    parser.add_argument("--prefix-bytes", type=int, help="session_N: of the prefix cache; default: the engine's")
     parser.add_argument("--in-flight", type=int, default=512, help="session_N: requests that are under way at once")
     parser.add_argument("--force", action="store_true", help="run parts again that are there")
     parser.add_argument("--strict", action="store_true", help="stop at the first failure, with its traceback")
@@ -248,7 +249,7 @@ class Bench:
             self._plain = None
             before = self.allocated()
             self._engine = torch_engine.build(
-                torch_engine.Config(graphs=not self.args.eager),
+                self.config(),
                 model=self.model,
                 device=self.args.device,
                 dtype=self.args.dtype,
@@ -257,6 +258,10 @@ class Bench:
             if self.args.mode == "cpu":
                 self._engine.decoder.ends = frozenset()  # every system draws the same number of tokens
         return self._engine
+
+    def config(self) -> torch_engine.Config:
+        config = torch_engine.Config(graphs=not self.args.eager)
+        return config if self.args.prefix_bytes is None else replace(config, prefix_bytes=self.args.prefix_bytes)
 
     def plain_model(self) -> Any:
         if self._plain is None:
@@ -379,14 +384,17 @@ class Bench:
         self.served(requests[: self.args.in_flight])  # graphs recorded, kernels tuned
         if self.args.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
+        before = plain_stats(engine)
         with Clock(self.args) as clock:
             completions, first_ms = self.served(requests)
+        after = plain_stats(engine)
         for ref in refs:
             engine.drop_adapter(ref.adapter_id)
         return {
             "adapters": num_adapters, "requests": len(requests), "in_flight": self.args.in_flight,
-            "served_tokens": self.args.served_tokens,
+            "served_tokens": self.args.served_tokens, "prefix_bytes": engine.config.prefix_bytes,
             **clock.rates(completions), "first_token_ms": percentiles(first_ms),
+            **{name: round(after[name] - before[name], 3) for name in after},
             "peak_bytes": torch.cuda.max_memory_allocated() if self.args.device == "cuda" else 0,
         }  # fmt: skip
 
@@ -1234,8 +1242,10 @@ def agreement(expected: dict[Any, str], got: dict[Any, str]) -> float:
 
 
 def plain_stats(engine: _torch.TorchEngine) -> dict[str, float]:
-    names = ("steps", "row_steps", "repacks", "halvings", "prompt_tokens", "prefill_seconds")
-    return {name: getattr(engine.stats, name) for name in names}
+    names = ("steps", "row_steps", "repacks", "halvings", "prompt_tokens", "passes", "prefill_seconds")
+    return {name: getattr(engine.stats, name) for name in names} | {
+        "graphs_recorded": engine.decoder.device.graphs_recorded
+    }
 
 
 def machine(device: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -28,7 +28,16 @@ import torch
 
 from rune import console
 from rune.engines.local.adapter_pool import AdapterPool
-from rune.engines.local.batch import EMPTY, BatchPlan, Report, Row, arrange, arrange_ragged, plan_rows
+from rune.engines.local.batch import (
+    EMPTY,
+    BatchPlan,
+    Report,
+    Row,
+    arrange,
+    arrange_ragged,
+    plan_rows,
+    shared_starts,
+)
 from rune.engines.local.device import Device, PendingBurst
 from rune.engines.local.kv_cache import Cache
 from rune.engines.local.network import Network
@@ -43,6 +52,7 @@ class Limits:
     max_rows: int  # rows decoded at once
     memory_fraction: float  # of what is free when a call starts
     prefill_tokens: int  # prompt tokens, padding included, in one pass
+    pass_cost: int  # what a pass costs beside its tokens, in tokens
     burst: int  # steps between two looks of the host
     graphs: bool
 
@@ -58,7 +68,8 @@ class Stats:
     row_steps: int = 0  # Σ over steps of the rows in the batch, dead places included
     repacks: int = 0
     prompt_tokens: int = 0  # read, each shared prompt once
-    prefill_seconds: float = 0.0  # reading them
+    passes: int = 0  # forward passes that read them
+    prefill_seconds: float = 0.0  # in these
     halvings: int = 0  # batches that did not fit in memory
 
 
@@ -263,17 +274,25 @@ class Decoder:
         shared: dict[tuple[str | None, str, tuple[int, ...]], list[Row]] = defaultdict(list)
         for row in fresh:
             shared[row.adapter_id, row.request.salt, row.prompt].append(row)
-        by_start: dict[int, list[tuple[tuple[str | None, tuple[int, ...]], _Prompt]]] = defaultdict(list)
+        apart: dict[bool, list[_Prompt]] = defaultdict(list)  # with and without an adapter are never read together
         for (adapter_id, salt, prompt), members in shared.items():
             known = self.prefixes.find(adapter_id, salt, prompt) if self.prefixes is not None else Prefix(0, ())
-            by_start[known.tokens].append(((adapter_id, prompt[known.tokens :]), _Prompt(members, known)))
-        for start, items in by_start.items():
-            for chunk in chunks(items, self.limits.prefill_tokens, before=start):
-                self._read(chunk)
+            apart[adapter_id is None].append(_Prompt(members, known))
+        for prompts in apart.values():
+            starts = shared_starts(Counter(p.known.tokens for p in prompts), pass_cost=self.limits.pass_cost)
+            by_start: dict[int, list[tuple[tuple[str | None, tuple[int, ...]], _Prompt]]] = defaultdict(list)
+            for rows, known in prompts:
+                start = starts[known.tokens]
+                key = rows[0].adapter_id, rows[0].prompt[start:]
+                by_start[start].append((key, _Prompt(rows, known.first(start))))
+            for start, items in by_start.items():
+                for chunk in chunks(items, self.limits.prefill_tokens, before=start):
+                    self._read(chunk)
 
     def _read(self, chunk: list[tuple[tuple[str | None, tuple[int, ...]], _Prompt]]) -> None:
         """Prompts in one pass. All of them go on after equally many tokens that are known already."""
         self.stats.prompt_tokens += sum(len(tokens) for (_, tokens), _ in chunk)
+        self.stats.passes += 1
         rows = [row for _, prompt in chunk for row in prompt.rows]
         before = None
         if chunk[0][1].known.tokens:
@@ -285,6 +304,8 @@ class Decoder:
         if self.prefixes is not None:
             for _, prompt in chunk:
                 row = prompt.rows[0]
+                self.prefixes.asked += len(row.prompt)
+                self.prefixes.hits += prompt.known.tokens
                 cut = functools.partial(self.device.cut, row.slot)
                 self.prefixes.keep(row.adapter_id, row.request.salt, row.prompt, cut)
         for row, token, report in zip(rows, *first, strict=True):

@@ -55,6 +55,7 @@ class Limits:
     pass_cost: int  # what a pass costs beside its tokens, in tokens
     burst: int  # steps between two looks of the host
     graphs: bool
+    look_seconds: float = 10.0  # between two looks at what memory is free, where rows wait for some
 
 
 @dataclass(slots=True)
@@ -87,7 +88,11 @@ class Decoder:
         self._moved: list[Row] = []
         self._flying: _Burst | None = None
         self._alive_changed = False
-        self._rows = self._length = self._steps = 0  # what `open` was asked for
+        self._wanted = self._length = self._steps = self._adapters = 0  # what `open` was asked for
+        self._rows = 0  # of these, those that memory carries
+        self._growing = False  # no row enters until the batch is empty: the next one is larger
+        self._looked = 0.0  # when memory was looked at last, by time.monotonic
+        self._short = False  # whether it was said that little is free
         self._pool_version = -1
 
     def run(self, rows: Sequence[Row]) -> Iterator[Row]:
@@ -114,11 +119,12 @@ class Decoder:
 
         `adapters`: how many different ones they may wear. Rows enter through `waiting`.
         """
-        length = -(-length // 64) * 64
-        if not self.device.holds(rows, length, steps):
-            self.release()
-            rows = min(rows, self._plan(length, adapters))
-        self._rows, self._length, self._steps = rows, length, steps
+        self._wanted, self._length, self._steps, self._adapters = rows, -(-length // 64) * 64, steps, adapters
+        self._growing = False
+        if self.device.holds(rows, self._length, steps):
+            self._rows = rows
+        else:
+            self._fit()
 
     @property
     def busy(self) -> bool:
@@ -132,6 +138,7 @@ class Decoder:
         """
         self._moved = []
         try:
+            self._look_again()
             if not self.device.ready:
                 self.device.allocate(self._rows, self._length, self._steps)
             self._advance()
@@ -174,7 +181,8 @@ class Decoder:
 
     def _advance(self) -> None:
         # An adapter that came meanwhile may have moved the others, or taken the place of one whose rows have ended.
-        if self.pool.version != self._pool_version or self._worth_repacking(len(self.waiting)):
+        waiting = 0 if self._growing else len(self.waiting)
+        if self.pool.version != self._pool_version or self._worth_repacking(waiting):
             self._land()
             self._repack()
             return
@@ -215,30 +223,66 @@ class Decoder:
             ) from None
         self.stats.halvings += 1
         console.warn(f"out of memory with {used} rows at once; going on with {used // 2}")
-        self._rows = used // 2
+        self._rows = self._wanted = used // 2  # what is free does not say what fits: it does not grow again
 
     def row_bytes(self, length: int) -> int:
         """Of a row of `length` tokens: keys and values, logits, their float copies while drawing, activations."""
         network = self.network
         return Cache.row_bytes(network, length) + 24 * network.vocabulary + 64 * (network.ffn + network.hidden)
 
-    def _plan(self, length: int, adapters: int) -> int:
-        network = self.network
-        reserve = 48 * self.limits.prefill_tokens * (network.ffn + network.hidden) + adapters * self.pool.adapter_bytes
+    def _fit(self) -> None:
+        """Give the batch's memory back, and take as many rows as what is free carries; few are said in one line."""
+        self.release()
+        self._rows, self._looked = self._plan(), time.monotonic()
+        short = 8 * self._rows <= self._wanted
+        if short and not self._short:
+            device = self.network.device
+            viewer = "nvidia-smi" if device.type == "cuda" else "top"
+            console.warn(
+                f"{free_memory(device) / 1e9:.1f} GB of memory are free on {device}: {self._rows} of {self._wanted} "
+                f"rows fit at once, more when more is free; see what else is there ({viewer}), or use a shorter "
+                "max_new_tokens, a smaller model or --set model.quantize=nf4"
+            )
+        self._short = short
+
+    def _look_again(self) -> None:
+        """Where rows wait since memory was short: more of them at once, if it carries twice as many by now.
+
+        The batch runs empty before, so that no row starts over: one that is streamed might not say the same again.
+        """
+        if not self.waiting or self._rows >= self._wanted:
+            return
+        if not self._growing and time.monotonic() - self._looked >= self.limits.look_seconds:
+            self._looked = time.monotonic()
+            self._growing = self._plan() >= 2 * self._rows
+        if self._growing and not self.alive():
+            self._land()
+            before, self._growing = self._rows, False
+            self._fit()
+            console.note(f"memory was looked at again: {self._rows} rows at once, {before} before")
+
+    def _plan(self) -> int:
+        """Of the wanted rows, those that memory carries, with what the batch holds now."""
+        network, held = self.network, 0
+        if self.device.asynchronous:  # a CPU's pages count when they are written
+            held = self.device.rows * self.row_bytes(self._length)
+        reserve = 48 * self.limits.prefill_tokens * (network.ffn + network.hidden)
+        reserve += self._adapters * self.pool.adapter_bytes
         if self.prefixes is not None:
             reserve += self.prefixes.most_bytes - self.prefixes.bytes
         return plan_rows(
-            free_bytes=free_memory(network.device),
+            free_bytes=free_memory(network.device) + held,
             fraction=self.limits.memory_fraction,
-            row_bytes=self.row_bytes(length),
+            row_bytes=self.row_bytes(self._length),
             reserve_bytes=reserve,
-            most=self.limits.max_rows,
+            most=min(self.limits.max_rows, self._wanted),
         )
 
     def _repack(self) -> None:
         """Survivors move together, waiting rows enter the room that is left, adapters line up."""
         old = self.alive()
-        fresh = [self.waiting.popleft() for _ in range(min(self.device.rows - len(old), len(self.waiting)))]
+        room = 0 if self._growing else min(self.device.rows - len(old), len(self.waiting))
+        fresh = [self.waiting.popleft() for _ in range(room)]
         self._entering = fresh
         rows = [*old, *fresh]
         if not self.device.asynchronous:  # like lengths side by side: attention goes span by span there

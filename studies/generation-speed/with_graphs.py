@@ -169,8 +169,8 @@ def over_time(parts: Mapping[str, Any]) -> list[str]:
     )
     return [
         *lines, "",
-        f"Mean tokens/s with the cache over those without: {shares}. Passes that read prompts, a repack, counted on a CPU "
-        f"with a tiny model and a quarter of the load: {passes}.",
+        f"Mean tokens/s with the cache over those without: {shares}. Passes that read prompts, a repack, counted on a "
+        f"CPU with a tiny model and a quarter of the load: {passes}.",
     ]  # fmt: skip
 
 

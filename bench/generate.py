@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import math
 import os
 import platform
 import queue
@@ -61,10 +62,10 @@ GPU_PARTS = (
     "ours_1", "ours_8", "ours_64", "peft_8", "peft_1", "peft_64", "vllm_none", "vllm_8", "vllm_164",
 )  # fmt: skip
 SIDE_BY_SIDE = {
-    "torch": ("ours_none", "ours_8", "ours_164", "session_1", "session_10", "session_100", "session_1000"),
+    "torch": ("ours_none", "ours_8", "ours_164", "session_0", "session_1", "session_10", "session_100", "session_1000"),
     "vllm": (
         "vllm_check", "vllm_164", "vllm_none", "vllm_8",
-        "vllm_session_1", "vllm_session_10", "vllm_session_100", "vllm_session_1000",
+        "vllm_session_0", "vllm_session_1", "vllm_session_10", "vllm_session_100", "vllm_session_1000",
     ),
     "peft": ("peft_swap", "peft_8"),
 }  # fmt: skip
@@ -162,6 +163,11 @@ def arguments() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--quantize", choices=("none", "nf4"), default="none", help="of our engine's base")
     parser.add_argument("--eager", action="store_true", help="our engine without CUDA graphs")
+    parser.add_argument(
+        "--served-seconds", type=float, default=0.0,
+        help="vllm_session_N: stops after so many, and the rate is of what was drawn by then (0: no limit)",
+    )  # fmt: skip
+    parser.add_argument("--prefix-bytes", type=int, help="session_N: of the prefix cache; default: the engine's")
     parser.add_argument("--in-flight", type=int, default=512, help="session_N: requests that are under way at once")
     parser.add_argument("--force", action="store_true", help="run parts again that are there")
     parser.add_argument("--strict", action="store_true", help="stop at the first failure, with its traceback")
@@ -248,7 +254,7 @@ class Bench:
             self._plain = None
             before = self.allocated()
             self._engine = torch_engine.build(
-                torch_engine.Config(graphs=not self.args.eager),
+                self.config(),
                 model=self.model,
                 device=self.args.device,
                 dtype=self.args.dtype,
@@ -257,6 +263,10 @@ class Bench:
             if self.args.mode == "cpu":
                 self._engine.decoder.ends = frozenset()  # every system draws the same number of tokens
         return self._engine
+
+    def config(self) -> torch_engine.Config:
+        config = torch_engine.Config(graphs=not self.args.eager)
+        return config if self.args.prefix_bytes is None else replace(config, prefix_bytes=self.args.prefix_bytes)
 
     def plain_model(self) -> Any:
         if self._plain is None:
@@ -379,14 +389,17 @@ class Bench:
         self.served(requests[: self.args.in_flight])  # graphs recorded, kernels tuned
         if self.args.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
+        before = plain_stats(engine)
         with Clock(self.args) as clock:
             completions, first_ms = self.served(requests)
+        after = plain_stats(engine)
         for ref in refs:
             engine.drop_adapter(ref.adapter_id)
         return {
             "adapters": num_adapters, "requests": len(requests), "in_flight": self.args.in_flight,
-            "served_tokens": self.args.served_tokens,
+            "served_tokens": self.args.served_tokens, "prefix_bytes": engine.config.prefix_bytes,
             **clock.rates(completions), "first_token_ms": percentiles(first_ms),
+            **{name: round(after[name] - before[name], 3) for name in after},
             "peak_bytes": torch.cuda.max_memory_allocated() if self.args.device == "cuda" else 0,
         }  # fmt: skip
 
@@ -837,21 +850,23 @@ class Bench:
     def vllm_session(self, num_adapters: int) -> dict[str, Any]:
         """The work of `session_…`; all adapters are in vLLM's host memory before, where ours are on the device."""
         llm = self.llm()
-        worn = self.worn_by_vllm(num_adapters)
+        worn = self.worn_by_vllm(num_adapters) if num_adapters else []
         started = time.perf_counter()
         for adapter in worn:
             llm.llm_engine.add_lora(adapter)
         loaded = time.perf_counter() - started
         requests = self.session_requests([])
-        given = [worn[i % len(worn)] for i in range(len(requests))]
+        given = [worn[i % len(worn)] if worn else None for i in range(len(requests))]
         first = self.args.in_flight
         self.through_vllm(requests[:first], given[:first], in_flight=first, streamed=True)
         with Clock(self.args) as clock:
             completions, first_ms = self.through_vllm(requests, given, in_flight=first, streamed=True)
+        cut = len(completions) < len(requests) or not all(one.finish_reason for one in completions)
         return {
             "adapters": num_adapters, "requests": len(requests), "in_flight": first,
             "served_tokens": self.args.served_tokens,
             "load_seconds": round(loaded, 3), **clock.rates(completions), "first_token_ms": percentiles(first_ms),
+            **({"note": f"stopped after {clock.wall:.0f} s; of what was drawn by then"} if cut else {}),
             **self.vllm_told(),
         }  # fmt: skip
 
@@ -866,7 +881,8 @@ class Bench:
     ) -> tuple[list[Completion], list[float]]:
         """All draws through vLLM's engine (as `LLM.generate` does it, all at once, or so many at a time).
 
-        Returns them in the requests' order, and each one's milliseconds from handing over to its first token.
+        Returns them in the requests' order, and each one's milliseconds from handing over to its first token. After
+        `--served-seconds` of a stream: what there is of those that have begun.
         """
         from vllm.sampling_params import RequestOutputKind
 
@@ -903,8 +919,11 @@ class Bench:
 
         for _ in range(in_flight or len(rows)):
             submit()
-        done = 0
+        done, ends = 0, time.perf_counter() + ((streamed and self.args.served_seconds) or math.inf)
         while done < len(rows):
+            if time.perf_counter() > ends:
+                engine.abort_request([f"{self._calls}-{index}" for index in begun])
+                break
             for output in engine.step():
                 index = int(output.request_id.split("-")[1])
                 first_ms.setdefault(index, 1000 * (time.perf_counter() - begun[index]))
@@ -919,8 +938,8 @@ class Bench:
                 if output.finished:
                     done += 1
                     submit()
-        joined = [streams.joined(rows[index][0].key, parts[index]) for index in range(len(rows))]
-        return joined, [first_ms[index] for index in range(len(rows))]
+        joined = [streams.joined(rows[index][0].key, parts[index]) for index in sorted(parts)]
+        return joined, [first_ms[index] for index in sorted(parts)]
 
     def bandwidth(self) -> dict[str, Any]:
         return {"bytes_per_second": self.copy_bandwidth()}
@@ -1234,8 +1253,10 @@ def agreement(expected: dict[Any, str], got: dict[Any, str]) -> float:
 
 
 def plain_stats(engine: _torch.TorchEngine) -> dict[str, float]:
-    names = ("steps", "row_steps", "repacks", "halvings", "prompt_tokens", "prefill_seconds")
-    return {name: getattr(engine.stats, name) for name in names}
+    names = ("steps", "row_steps", "repacks", "halvings", "prompt_tokens", "passes", "prefill_seconds")
+    return {name: getattr(engine.stats, name) for name in names} | {
+        "graphs_recorded": engine.decoder.device.graphs_recorded
+    }
 
 
 def machine(device: str) -> dict[str, Any]:

@@ -16,6 +16,14 @@ from beside_vllm import extra, profile, rate
 from rune.runs import store
 
 PAGE = Path(__file__).with_name("README.md")
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+# Ours, served, on H200s: where the records lie, and whether the engine had its prefix cache then.
+SERVED_BEFORE = {
+    "bench-generate-h200/served": False,
+    "bench-generate-h200-vllm": False,
+    "bench-generate-h200-vllm-start": True,
+    "bench-generate-h200-vllm-graphs/other-machine": True,
+}
 
 
 class Predicted(NamedTuple):
@@ -48,6 +56,8 @@ ROOM = {
 }
 UNSEEDED = 0.05  # without seeds vLLM is at most so much faster
 LOAD_SECONDS = 0.15  # of registering one adapter, at most
+STEPPED_SERVED = 42_000  # tokens/s with 10 registered, at least, with rows and blocks in steps
+STEPPED_BATCH = 0.03  # and a batch's second run at most so much slower than `bench-generate-h200-vllm`'s
 EQUAL = {"float32": 95 / 96, "bfloat16": 85 / 96}  # texts with the prefix cache that are as without
 
 
@@ -64,7 +74,8 @@ def came_out(bench: Path) -> str:
     """The page's lines of what was measured."""
     parts = {path.stem: store.read_json(path) for path in sorted(bench.glob("*.json"))}
     parts.pop("bench-generate", None)
-    lines = [*in_a_batch(parts), "", *served(parts), "", *beside(parts), *texts(parts)]
+    lines = [*in_a_batch(parts), "", *served(parts), "", *beside(parts), *texts(parts), *stepped(parts)]
+    lines += ["", *over_time(parts)]
     if "profile" in parts:
         lines += ["", *profile(parts)]
     return "\n".join(lines)
@@ -120,11 +131,70 @@ def served(parts: Mapping[str, Any]) -> list[str]:
             lines.append(f"{line}| not reached | – | – | – | {predicted} | not judged |")
             continue
         found, first = ours["rate"] / vllm["rate"], vllm["first_token_ms"]
+        cut = " (cut)" if "note" in vllm else ""
         lines.append(
-            f"{line}| {rate(vllm)} | {first['p50']:.0f} | {first['p95']:.0f} | {found:.2f} | {predicted} "
+            f"{line}| {rate(vllm)}{cut} | {first['p50']:.0f} | {first['p95']:.0f} | {found:.2f} | {predicted} "
             f"| {predicted.verdict(found)} |"
         )
-    return lines
+    of = "0" if "session_0" in parts else "1"
+    share = 100 * parts["session_1000"]["rate"] / parts[f"session_{of}"]["rate"]
+    return [*lines, "", f"Ours with 1,000 registered: {share:.0f} % of the tokens/s with {of}."]
+
+
+def over_time(parts: Mapping[str, Any]) -> list[str]:
+    """Ours, served, in every measurement on an H200: what the prefix cache came with."""
+    runs = {name: {n: store.read_json(RESULTS / name / f"session_{n}.json") for n in SERVED} for name in SERVED_BEFORE}
+    runs["this one"] = {n: parts[f"session_{n}"] for n in SERVED}
+    cached = {**SERVED_BEFORE, "this one": True}
+    lines = [
+        "| ours, served, tokens/s (first token, p95, ms) | prefix cache | 1 registered | 10 | 100 | 1,000 |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for name, found in runs.items():
+        cells = [f"{rate(found[n])} ({found[n]['first_token_ms']['p95']:,.0f})" for n in SERVED]
+        told = name.removeprefix("bench-generate-h200-vllm-graphs/").replace("other-machine", "the other machine")
+        lines.append(f"| {told} | {'yes' if cached[name] else 'no'} | {' | '.join(cells)} |")
+    mean = {
+        has: {n: sum(runs[name][n]["rate"] for name in runs if cached[name] is has) for n in SERVED}
+        for has in (False, True)
+    }
+    count = {has: sum(cached[name] is has for name in runs) for has in (False, True)}
+    shares = ", ".join(
+        f"{100 * mean[True][n] / count[True] / (mean[False][n] / count[False]):.0f} % with {n:,}" for n in SERVED
+    )
+    counted = store.read_json(RESULTS / "bench-generate-cpu" / "passes.json")
+    passes = "; ".join(
+        f"with {name} " + ", ".join(f"{told['passes a repack']:.1f} ({way})" for way, told in ways.items())
+        for name, ways in counted.items()
+    )
+    return [
+        *lines, "",
+        f"Mean tokens/s with the cache over those without: {shares}. Passes that read prompts, a repack, counted on a "
+        f"CPU with a tiny model and a quarter of the load: {passes}.",
+    ]  # fmt: skip
+
+
+def stepped(parts: Mapping[str, Any]) -> list[str]:
+    """What was predicted of rows and blocks that come in steps."""
+    found = parts["session_10"]["rate"]
+    before = {name: store.read_json(RESULTS / "bench-generate-h200-vllm" / f"ours_{name}.json") for name in BATCH}
+    more = {
+        run: {
+            name: parts[f"ours_{name}"]["rate"] / before[name]["rate"] - 1
+            if run == "second"
+            else parts[f"ours_{name}"]["first_run"]["rate"] / before[name]["first_run"]["rate"] - 1
+            for name in BATCH
+        }
+        for run in ("first", "second")
+    }
+    told = {run: ", ".join(f"{100 * gain:+.1f} %" for gain in gains.values()) for run, gains in more.items()}
+    kept = "kept" if min(more["second"].values()) >= -STEPPED_BATCH else "missed"
+    return [
+        f"- Rows and blocks in steps: served with 10 {found:,.0f} tokens/s, at least {STEPPED_SERVED:,} predicted of a "
+        f"quiet machine: {'kept' if found >= STEPPED_SERVED else 'missed'}. A batch's second run with 0, 8 and 164 "
+        f"adapters against `bench-generate-h200-vllm`: {told['second']}, at most {-100 * STEPPED_BATCH:+.0f} % "
+        f"predicted: {kept}; its first {told['first']}, as before predicted."
+    ]
 
 
 def beside(parts: Mapping[str, Any]) -> list[str]:
@@ -173,7 +243,7 @@ def beside(parts: Mapping[str, Any]) -> list[str]:
     if swap := parts.get("peft_swap"):
         over = {name: f"{parts[name]['rate'] / swap['rate']:,.0f}" for name in ("ours_164", "session_10")}
         lines.append(
-            f"- PEFT's swapping: {swap['rate']:.1f} tokens/s ({swap['tasks']} tasks of 5 draws, {swap['swap_ms']:.0f} "
+            f"- PEFT's swapping: {swap['rate']:.1f} tokens/s ({swap['tasks']} × 5 draws, {swap['swap_ms']:.0f} "
             f"ms a swap; vLLM was starting beside it); ours with 164 in a batch is {over['ours_164']} times as fast, "
             f"served with 10 {over['session_10']} times."
         )
@@ -202,7 +272,8 @@ def texts(parts: Mapping[str, Any]) -> list[str]:
 
 
 def loaded(name: str, part: Mapping[str, Any]) -> bool:
-    return name.startswith("vllm_") and bool(part.get("adapters")) and "load_seconds" in part
+    """Whether this part is the first to register its adapters: those of fewer are there already."""
+    return name in ("vllm_164", "vllm_session_1000") and "load_seconds" in part
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import random
 import shutil
 import threading
@@ -19,9 +20,9 @@ from rune.adapters.peft import Adapter
 from rune.engines.local.host_tier import HostTier, size_of
 from rune.engines.local.prefixes import BLOCK, PrefixCache
 from rune.engines.local.torch_engine import TorchEngine
-from rune.engines.shared.streams import gather
+from rune.engines.shared.streams import gather, joined
 from rune.errors import AdapterError, EngineError
-from rune.types import AdapterRef, Completion, Request, Sampling
+from rune.types import AdapterRef, Completion, Delta, Request, Sampling
 from tests.engines.engine_helpers import World, random_adapter, torch_engine
 from tests.engines.test_session import LONG, until
 
@@ -69,6 +70,41 @@ def test_with_a_known_beginning_a_prompt_has_the_same_answer(world: World) -> No
     length = len(engine.tokenizer(requests[0].prompt)["input_ids"])
     assert length > 3 * BLOCK and hits(engine) >= 10 * (length // BLOCK - 1) * BLOCK
     engine.close()
+
+
+@pytest.mark.parametrize("cost", [0, 1 << 20])
+def test_where_a_pass_costs_much_prompts_that_know_more_read_again_to_share_it(world: World, cost: int) -> None:
+    requests = [ask("word " * number, key=f"k{number}", n=1) for number in (1, 40, 90)]
+    requests += [replace(one, key=f"{one.key} worn", adapter=world.adapters[0]) for one in requests]
+    alone = torch_engine(world, prefix_bytes=0)
+    expected = drawn(alone, *requests)
+    alone.close()
+    engine = torch_engine(world, max_rows=8)
+    engine.decoder.limits = replace(engine.decoder.limits, pass_cost=cost)
+    for request in (requests[0], requests[1], requests[3]):
+        drawn(engine, request)
+    before, known = engine.stats.passes, hits(engine)
+    assert together(engine, requests) == expected
+    # Without an adapter the third knows as much as the second, the first less; with one all know as much as the first.
+    assert engine.stats.passes - before == (2 if cost else 3)
+    least = sum(len(engine.tokenizer(SYSTEM)["input_ids"]) // BLOCK * BLOCK for _ in requests)
+    assert hits(engine) - known == least if cost else hits(engine) - known > least
+    engine.close()
+
+
+def together(engine: TorchEngine, requests: Sequence[Request]) -> dict[tuple[str, int], Completion]:
+    """Requests of one draw each that begin in one repack."""
+    heard: queue.SimpleQueue[tuple[str, Delta | Exception]] = queue.SimpleQueue()
+    assert engine._session is not None
+    engine._session.call(
+        lambda: [engine.submit(one, lambda what, key=one.key: heard.put((key, what))) for one in requests]
+    )
+    parts: dict[str, list[Delta]] = {one.key: [] for one in requests}
+    while not all(deltas and deltas[-1].finish_reason for deltas in parts.values()):
+        key, what = heard.get(timeout=60)
+        assert isinstance(what, Delta)
+        parts[key].append(what)
+    return {(key, 0): joined(key, deltas) for key, deltas in parts.items()}
 
 
 def test_log_probabilities_are_the_same_too(engine: TorchEngine, world: World) -> None:

@@ -173,6 +173,7 @@ def test_whatever_comes_and_leaves_an_answer_is_the_one_it_has_alone(
     for _ in range(12):
         plan = schedule(rng, adapters)
         engine = torch_engine(where, **plan.settings)
+        engine.decoder.limits = replace(engine.decoder.limits, pass_cost=rng.choice((0, 64, 1 << 20)))
         try:
             for one in played(engine, plan):
                 assert not one.errors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import signal
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from transformers import AutoModelForCausalLM
 
-from rune.engines.local.batch import BLOCK_ROWS, Row, arrange_ragged, stepped
+from rune.engines.local.batch import BLOCK_ROWS, Row, arrange_ragged, shared_starts, stepped
 from rune.engines.local.text import StopWatch
 from rune.types import AdapterRef, ModelRef, Request, Sampling
 from tests.engines.engine_helpers import PROMPTS, random_adapter, torch_engine
@@ -97,3 +98,24 @@ def test_sizes_are_at_most_a_sixteenth_too_large() -> None:
     assert sizes == sorted(sizes) and sizes[:32] == list(range(1, 33))
     assert all(count <= size <= 17 / 16 * count for count, size in enumerate(sizes, start=1))
     assert len(set(sizes[1024:])) == 16
+
+
+def test_prompts_share_a_pass_unless_one_of_their_own_is_cheaper() -> None:
+    """Against every way to let each begin behind as much as it knows, or as less known ones do."""
+    rng = random.Random(4)
+    for _ in range(200):
+        known = {32 * level: rng.randrange(1, 20) for level in rng.sample(range(12), rng.randrange(1, 6))}
+        cost = rng.choice((0, 1, 100, 700, 3000))
+
+        def price(starts: dict[int, int], known: dict[int, int] = known, cost: int = cost) -> int:
+            again = sum(count * (level - starts[level]) for level, count in known.items())
+            return again + cost * len(set(starts.values()))
+
+        ways = itertools.product(*([start for start in known if start <= level] for level in known))
+        best = min(price(dict(zip(known, way, strict=True))) for way in ways)
+        starts = shared_starts(known, pass_cost=cost)
+        assert set(starts) == set(known) and all(starts[level] <= level for level in known)
+        assert price(starts) == best
+        if cost == 0:
+            assert starts == {level: level for level in known}
+    assert shared_starts({}, pass_cost=5) == {}

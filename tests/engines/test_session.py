@@ -6,7 +6,9 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
+import psutil
 import pytest
 import torch
 
@@ -249,6 +251,54 @@ def test_a_batch_that_does_not_fit_in_memory_goes_on_smaller_and_repeats_nothing
     engine.decoder.device._forward = watched  # type: ignore[method-assign]
     assert {(c.key, c.draw): c for c in gather(engine, requests)} == listed
     assert engine.stats.halvings == 1
+
+
+@pytest.mark.parametrize("by_submit", [False, True])
+def test_what_began_with_little_memory_says_so_and_takes_more_rows_when_some_is_free(
+    world: World, by_submit: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same texts, none of them drawn twice."""
+    requests = [replace(asked, n=1, seed=seed) for seed in range(8) for asked in asks(world, 2)]
+    expected = {(c.seed, c.key): c.text for c in torch_engine(world).complete(requests)}
+    engine = torch_engine(world, max_rows=16, window=64, memory_fraction=1.0, prefix_bytes=0)
+    decoder = engine.decoder
+    decoder.limits = replace(decoder.limits, look_seconds=0.0)
+    free, at_once, drawn = [0], [], 0
+
+    class Memory(NamedTuple):
+        available: int
+
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: Memory(free[0]))
+    completions = gather(engine, requests) if by_submit else engine.complete(requests)
+    found = {}
+    for c in completions:
+        at_once.append(decoder.device.rows)
+        drawn += c.num_tokens
+        found[c.seed, c.key] = c.text
+        if len(found) == 4:
+            free[0] = 1 << 40
+    assert found == expected
+    assert at_once[0] == 1 and max(at_once) == 16 and set(at_once) <= {0, 1, 16}  # 0: given back
+    assert engine.stats.tokens == drawn and engine.stats.halvings == 0
+    said = capsys.readouterr().err
+    assert said.count("GB of memory are free on cpu: 1 of 16 rows") == 1 and "16 rows at once, 1 before" in said
+    engine.close()
+
+
+def test_little_memory_is_one_line_that_says_how_many_rows_fit(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Memory(NamedTuple):
+        available: int = 0
+
+    monkeypatch.setattr(psutil, "virtual_memory", Memory)
+    engine = torch_engine(world, max_rows=16)
+    requests = [replace(asked, n=8) for asked in asks(world, 2)]
+    for _ in range(2):
+        assert len(list(engine.complete(requests))) == 16
+    said = [line for line in capsys.readouterr().err.splitlines() if "memory" in line]
+    assert len(said) == 1 and "0.0 GB of memory are free on cpu: 1 of 16 rows fit at once" in said[0]
+    assert "max_new_tokens" in said[0] and "top" in said[0]
 
 
 def test_an_engine_that_breaks_tells_everyone_and_takes_no_more(engine: TorchEngine, world: World) -> None:

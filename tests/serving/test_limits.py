@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import platform
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -269,3 +272,36 @@ def test_a_damaged_file_of_keys_is_one_line(
     said = capsys.readouterr().err
     assert "not a file of API keys" in said and said.count("\n") == 1
     assert keys.read(tmp_path / "none.json") == []
+
+
+_HEAPS = """
+import ctypes, sys, threading
+from rune.serving import server
+if sys.argv[1] == "one":
+    server.one_heap()
+libc, gate = ctypes.CDLL(None), threading.Barrier(7)
+libc.malloc.restype = ctypes.c_void_p
+def thread():
+    libc.malloc(1000)  # ctypes lets go of the interpreter's lock, and no thread ends before the others allocate
+    gate.wait(60)
+    gate.wait(60)
+for _ in range(6):
+    threading.Thread(target=thread, daemon=True).start()
+gate.wait(60)
+libc.fdopen.restype = ctypes.c_void_p
+out = ctypes.c_void_p(libc.fdopen(1, b"w"))
+libc.malloc_info(0, out)
+libc.fflush(out)
+gate.wait(60)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has no heap for each thread")
+def test_the_servers_threads_allocate_from_one_heap() -> None:
+    heaps = {}
+    for how in ("one", "each"):
+        done = subprocess.run(
+            [sys.executable, "-c", _HEAPS, how], capture_output=True, text=True, check=True, timeout=PATIENCE
+        )
+        heaps[how] = done.stdout.count("<heap ")
+    assert heaps["one"] == 1 < heaps["each"]

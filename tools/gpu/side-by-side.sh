@@ -48,10 +48,10 @@ pack() { # what there is, without weights, in one file
 (while sleep 20; do pack; done) &
 packing=$!
 trap 'kill $packing 2> /dev/null' EXIT
-bench=(bench/generate.py --model "$MODEL" --out "$L/bench" --guard-seconds 20)
+bench=(bench/generate.py --model "$MODEL" --out "$L/bench" --guard-seconds 20 --served-seconds 60)
 if [ -n "$dry" ]; then
     bench+=(--num-tasks 6 --n 2 --max-new-tokens 8 --in-flight 4)
-    ours="ours_none ours_8 session_1 session_10" peft="peft_swap peft_8"
+    ours="ours_none ours_8 session_0 session_1 session_10" peft="peft_swap peft_8"
     tiny=(--set "model.name=$MODEL" --set model.device=cpu --set 'train.hypernet.taps=[0,1,2]' --set 'gate.simulations=100' --set 'gate.resamples=200'
         --set 'train.hypernet.encoder_settings={width=32,latents=4,blocks=1,heads=2}' --set track.enabled=false --set sample.n=2 --set gate.n=2
         --set sample.max_new_tokens=8 --set collect.max_new_tokens=8 --set collect.tasks=6 --set collect.chains=2 --set collect.keep=6 --set collect.max_attempts=2
@@ -60,7 +60,7 @@ if [ -n "$dry" ]; then
     ready_limit=60
 else
     bench+=(--device cuda)
-    ours="ours_none ours_8 ours_164 session_1 session_10 session_100 session_1000" peft="peft_swap peft_8"
+    ours="ours_none ours_8 ours_164 session_0 session_1 session_10 session_100 session_1000" peft="peft_swap peft_8"
     tiny=() ready_limit=300
 fi
 cat > "$L/stacks-on/sitecustomize.py" <<'P'
@@ -70,12 +70,13 @@ faulthandler.register(signal.SIGUSR1, file=_file, all_threads=False)  # of the t
 P
 
 # 1. Ours, alone on the GPU.
-step ours 200 "$PY" "${bench[@]}" --parts $ours
+step ours 220 "$PY" "${bench[@]}" --parts $ours
+step no-prefix 60 "$PY" "${bench[@]}" --prefix-bytes 0 --label no-prefix --parts session_1 session_1000
 
 # 2. vLLM's starts.
 common='"attention_backend": "FLASH_ATTN", "max_num_seqs": 1024, "kv_cache_memory_bytes": 16000000000, "gpu_memory_utilization": 0.15'
 graphs='"compilation_config": {"cudagraph_capture_sizes": [1,2,4,8,16,32,64,96,128,192,256,320,384,448,512,576,640,704,768,832]}'
-batch="vllm_check vllm_164 vllm_none vllm_8" served="vllm_session_1 vllm_session_10 vllm_session_100 vllm_session_1000"
+batch="vllm_check vllm_164 vllm_none vllm_8" served="vllm_session_0 vllm_session_1 vllm_session_10 vllm_session_100 vllm_session_1000"
 # vLLM pins each tensor of each adapter by itself, a second an adapter on such a machine; out of one pinned piece it is quicker.
 pinned=PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True,pinned_reserve_segment_size_mb:16384
 declare -A pids
@@ -151,7 +152,9 @@ meanwhile 650
 
 # 4. vLLM measured, each alone; ours again right after the first.
 if [ -n "$vllm" ]; then
-    if measure v2 330; then
+    measure v2 400
+    # One that began but was stopped has measured more than another start would in the time that is left.
+    if [ -e "$L/bench/vllm_164.json" ]; then
         drop v1
     else
         measure v1 330

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import math
 import signal
 import socket
@@ -159,8 +160,22 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
+M_ARENA_MAX = -8  # of glibc's malloc.h
+
+
+def one_heap() -> None:
+    """Let all threads allocate from one heap, where the C library is glibc.
+
+    With a heap for each thread, a request that is made in one thread and freed in another leaves holes in both: a
+    server's memory grew by about a kilobyte a request while nothing was held.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+
+
 def run(config: Config, *, ready: Callable[[str], None]) -> None:
     """Serve until SIGTERM or Ctrl-C, then drain. `ready` is told the address as soon as requests are answered."""
+    one_heap()
     service = Service(config)
     try:
         with listen(config.serve.host, config.serve.port) as listener:

@@ -9,7 +9,7 @@ adapter several times.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -194,6 +194,29 @@ def spans(lengths: Sequence[int], *, call_cost: int = 256) -> list[Span]:
         found.append(Span(cut[last], last, max(lengths[cut[last] : last])))
         last = cut[last]
     return found[::-1]
+
+
+def shared_starts(known: Mapping[int, int], *, pass_cost: int) -> dict[int, int]:
+    """Where prompts begin to be read, so that few passes read them all: tokens known → tokens that are used.
+
+    `known`: how many prompts know so many tokens of theirs. Those of one pass begin behind equally many, so where two
+    share it one of them reads again what it knows. Cheapest: Σ tokens read again, and `pass_cost` tokens for each pass.
+    """
+    levels = sorted(known)
+    best, cut = [0], [0]  # of the first n levels: the cost, and where their last pass begins
+    for last in range(1, len(levels) + 1):
+        costs = [
+            best[first] + pass_cost + sum(known[level] * (level - levels[first]) for level in levels[first:last])
+            for first in range(last)
+        ]
+        best.append(min(costs))
+        cut.append(costs.index(best[-1]))
+    starts: dict[int, int] = {}
+    last = len(levels)
+    while last:
+        starts |= dict.fromkeys(levels[cut[last] : last], levels[cut[last]])
+        last = cut[last]
+    return starts
 
 
 def plan_rows(*, free_bytes: int, fraction: float, row_bytes: int, reserve_bytes: int, most: int) -> int:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -28,7 +28,16 @@ import torch
 
 from rune import console
 from rune.engines.local.adapter_pool import AdapterPool
-from rune.engines.local.batch import EMPTY, BatchPlan, Report, Row, arrange, arrange_ragged, plan_rows
+from rune.engines.local.batch import (
+    EMPTY,
+    BatchPlan,
+    Report,
+    Row,
+    arrange,
+    arrange_ragged,
+    plan_rows,
+    shared_starts,
+)
 from rune.engines.local.device import Device, PendingBurst
 from rune.engines.local.kv_cache import Cache
 from rune.engines.local.network import Network
@@ -43,8 +52,10 @@ class Limits:
     max_rows: int  # rows decoded at once
     memory_fraction: float  # of what is free when a call starts
     prefill_tokens: int  # prompt tokens, padding included, in one pass
+    pass_cost: int  # what a pass costs beside its tokens, in tokens
     burst: int  # steps between two looks of the host
     graphs: bool
+    look_seconds: float = 10.0  # between two looks at what memory is free, where rows wait for some
 
 
 @dataclass(slots=True)
@@ -58,7 +69,8 @@ class Stats:
     row_steps: int = 0  # Σ over steps of the rows in the batch, dead places included
     repacks: int = 0
     prompt_tokens: int = 0  # read, each shared prompt once
-    prefill_seconds: float = 0.0  # reading them
+    passes: int = 0  # forward passes that read them
+    prefill_seconds: float = 0.0  # in these
     halvings: int = 0  # batches that did not fit in memory
 
 
@@ -76,7 +88,11 @@ class Decoder:
         self._moved: list[Row] = []
         self._flying: _Burst | None = None
         self._alive_changed = False
-        self._rows = self._length = self._steps = 0  # what `open` was asked for
+        self._wanted = self._length = self._steps = self._adapters = 0  # what `open` was asked for
+        self._rows = 0  # of these, those that memory carries
+        self._growing = False  # no row enters until the batch is empty: the next one is larger
+        self._looked = 0.0  # when memory was looked at last, by time.monotonic
+        self._short = False  # whether it was said that little is free
         self._pool_version = -1
 
     def run(self, rows: Sequence[Row]) -> Iterator[Row]:
@@ -103,11 +119,12 @@ class Decoder:
 
         `adapters`: how many different ones they may wear. Rows enter through `waiting`.
         """
-        length = -(-length // 64) * 64
-        if not self.device.holds(rows, length, steps):
-            self.release()
-            rows = min(rows, self._plan(length, adapters))
-        self._rows, self._length, self._steps = rows, length, steps
+        self._wanted, self._length, self._steps, self._adapters = rows, -(-length // 64) * 64, steps, adapters
+        self._growing = False
+        if self.device.holds(rows, self._length, steps):
+            self._rows = rows
+        else:
+            self._fit()
 
     @property
     def busy(self) -> bool:
@@ -121,6 +138,7 @@ class Decoder:
         """
         self._moved = []
         try:
+            self._look_again()
             if not self.device.ready:
                 self.device.allocate(self._rows, self._length, self._steps)
             self._advance()
@@ -163,7 +181,8 @@ class Decoder:
 
     def _advance(self) -> None:
         # An adapter that came meanwhile may have moved the others, or taken the place of one whose rows have ended.
-        if self.pool.version != self._pool_version or self._worth_repacking(len(self.waiting)):
+        waiting = 0 if self._growing else len(self.waiting)
+        if self.pool.version != self._pool_version or self._worth_repacking(waiting):
             self._land()
             self._repack()
             return
@@ -204,30 +223,66 @@ class Decoder:
             ) from None
         self.stats.halvings += 1
         console.warn(f"out of memory with {used} rows at once; going on with {used // 2}")
-        self._rows = used // 2
+        self._rows = self._wanted = used // 2  # what is free does not say what fits: it does not grow again
 
     def row_bytes(self, length: int) -> int:
         """Of a row of `length` tokens: keys and values, logits, their float copies while drawing, activations."""
         network = self.network
         return Cache.row_bytes(network, length) + 24 * network.vocabulary + 64 * (network.ffn + network.hidden)
 
-    def _plan(self, length: int, adapters: int) -> int:
-        network = self.network
-        reserve = 48 * self.limits.prefill_tokens * (network.ffn + network.hidden) + adapters * self.pool.adapter_bytes
+    def _fit(self) -> None:
+        """Give the batch's memory back, and take as many rows as what is free carries; few are said in one line."""
+        self.release()
+        self._rows, self._looked = self._plan(), time.monotonic()
+        short = 8 * self._rows <= self._wanted
+        if short and not self._short:
+            device = self.network.device
+            viewer = "nvidia-smi" if device.type == "cuda" else "top"
+            console.warn(
+                f"{free_memory(device) / 1e9:.1f} GB of memory are free on {device}: {self._rows} of {self._wanted} "
+                f"rows fit at once, more when more is free; see what else is there ({viewer}), or use a shorter "
+                "max_new_tokens, a smaller model or --set model.quantize=nf4"
+            )
+        self._short = short
+
+    def _look_again(self) -> None:
+        """Where rows wait since memory was short: more of them at once, if it carries twice as many by now.
+
+        The batch runs empty before, so that no row starts over: one that is streamed might not say the same again.
+        """
+        if not self.waiting or self._rows >= self._wanted:
+            return
+        if not self._growing and time.monotonic() - self._looked >= self.limits.look_seconds:
+            self._looked = time.monotonic()
+            self._growing = self._plan() >= 2 * self._rows
+        if self._growing and not self.alive():
+            self._land()
+            before, self._growing = self._rows, False
+            self._fit()
+            console.note(f"memory was looked at again: {self._rows} rows at once, {before} before")
+
+    def _plan(self) -> int:
+        """Of the wanted rows, those that memory carries, with what the batch holds now."""
+        network, held = self.network, 0
+        if self.device.asynchronous:  # a CPU's pages count when they are written
+            held = self.device.rows * self.row_bytes(self._length)
+        reserve = 48 * self.limits.prefill_tokens * (network.ffn + network.hidden)
+        reserve += self._adapters * self.pool.adapter_bytes
         if self.prefixes is not None:
             reserve += self.prefixes.most_bytes - self.prefixes.bytes
         return plan_rows(
-            free_bytes=free_memory(network.device),
+            free_bytes=free_memory(network.device) + held,
             fraction=self.limits.memory_fraction,
-            row_bytes=self.row_bytes(length),
+            row_bytes=self.row_bytes(self._length),
             reserve_bytes=reserve,
-            most=self.limits.max_rows,
+            most=min(self.limits.max_rows, self._wanted),
         )
 
     def _repack(self) -> None:
         """Survivors move together, waiting rows enter the room that is left, adapters line up."""
         old = self.alive()
-        fresh = [self.waiting.popleft() for _ in range(min(self.device.rows - len(old), len(self.waiting)))]
+        room = 0 if self._growing else min(self.device.rows - len(old), len(self.waiting))
+        fresh = [self.waiting.popleft() for _ in range(room)]
         self._entering = fresh
         rows = [*old, *fresh]
         if not self.device.asynchronous:  # like lengths side by side: attention goes span by span there
@@ -263,17 +318,25 @@ class Decoder:
         shared: dict[tuple[str | None, str, tuple[int, ...]], list[Row]] = defaultdict(list)
         for row in fresh:
             shared[row.adapter_id, row.request.salt, row.prompt].append(row)
-        by_start: dict[int, list[tuple[tuple[str | None, tuple[int, ...]], _Prompt]]] = defaultdict(list)
+        apart: dict[bool, list[_Prompt]] = defaultdict(list)  # with and without an adapter are never read together
         for (adapter_id, salt, prompt), members in shared.items():
             known = self.prefixes.find(adapter_id, salt, prompt) if self.prefixes is not None else Prefix(0, ())
-            by_start[known.tokens].append(((adapter_id, prompt[known.tokens :]), _Prompt(members, known)))
-        for start, items in by_start.items():
-            for chunk in chunks(items, self.limits.prefill_tokens, before=start):
-                self._read(chunk)
+            apart[adapter_id is None].append(_Prompt(members, known))
+        for prompts in apart.values():
+            starts = shared_starts(Counter(p.known.tokens for p in prompts), pass_cost=self.limits.pass_cost)
+            by_start: dict[int, list[tuple[tuple[str | None, tuple[int, ...]], _Prompt]]] = defaultdict(list)
+            for rows, known in prompts:
+                start = starts[known.tokens]
+                key = rows[0].adapter_id, rows[0].prompt[start:]
+                by_start[start].append((key, _Prompt(rows, known.first(start))))
+            for start, items in by_start.items():
+                for chunk in chunks(items, self.limits.prefill_tokens, before=start):
+                    self._read(chunk)
 
     def _read(self, chunk: list[tuple[tuple[str | None, tuple[int, ...]], _Prompt]]) -> None:
         """Prompts in one pass. All of them go on after equally many tokens that are known already."""
         self.stats.prompt_tokens += sum(len(tokens) for (_, tokens), _ in chunk)
+        self.stats.passes += 1
         rows = [row for _, prompt in chunk for row in prompt.rows]
         before = None
         if chunk[0][1].known.tokens:
@@ -285,6 +348,8 @@ class Decoder:
         if self.prefixes is not None:
             for _, prompt in chunk:
                 row = prompt.rows[0]
+                self.prefixes.asked += len(row.prompt)
+                self.prefixes.hits += prompt.known.tokens
                 cut = functools.partial(self.device.cut, row.slot)
                 self.prefixes.keep(row.adapter_id, row.request.salt, row.prompt, cut)
         for row, token, report in zip(rows, *first, strict=True):

@@ -32,6 +32,17 @@ class Prefix(NamedTuple):
     tokens: int
     parts: Sequence[Kept]  # one after another
 
+    def first(self, tokens: int) -> Prefix:
+        """Its first tokens alone."""
+        parts: list[Kept] = []
+        left = tokens
+        for keys_LVSD, values_LVSD in self.parts:
+            if left <= 0:
+                break
+            parts.append((keys_LVSD[:, :, :left], values_LVSD[:, :, :left]))
+            left -= keys_LVSD.shape[2]
+        return Prefix(tokens, parts)
+
 
 class _Run(NamedTuple):
     """Neighbouring blocks of one prompt."""
@@ -50,7 +61,7 @@ class PrefixCache:
         self._runs: OrderedDict[int, _Run] = OrderedDict()  # unused for longest first
         self._where: dict[bytes, int] = {}  # a block's name → its run
         self._made = 0  # runs so far
-        self.hits = 0  # tokens that were not read again
+        self.hits = 0  # tokens that were not read again; counted by whoever reads
         self.asked = 0  # tokens of all prompts
 
     def __len__(self) -> int:
@@ -70,14 +81,11 @@ class PrefixCache:
                 break
             found[run] = found.get(run, 0) + 1
         self._touch(found)
-        tokens = sum(found.values()) * BLOCK
-        self.asked += len(prompt)
-        self.hits += tokens
         parts: list[Kept] = []
         for run, blocks in found.items():
             keys_LVSD, values_LVSD = self._runs[run].kept
             parts.append((keys_LVSD[:, :, : blocks * BLOCK], values_LVSD[:, :, : blocks * BLOCK]))
-        return Prefix(tokens, parts)
+        return Prefix(sum(found.values()) * BLOCK, parts)
 
     def keep(self, adapter_id: str | None, salt: str, prompt: Sequence[int], cut: Callable[[int, int], Kept]) -> None:
         """A prompt that was read. `cut(first, count)`: keys and values of so many positions from there, copied."""

@@ -315,7 +315,8 @@ def test_an_experiments_cells_say_their_device_and_seconds_and_are_all_verified(
     assert [(d.cell.variant, d.device, d.seconds) for d in study.cells] == [
         ("x", "a card", 3.75), ("y", "unknown", 0.0), ("z", "unknown", 0.0),
     ]  # fmt: skip
-    assert (study.gate, study.report, study.by, study.variants) == ("[gate]", "[report]", "domain", {"x": {"by": "domain"}})  # type: ignore[comparison-overlap]  # fmt: skip
+    said: tuple[Any, ...] = (study.gate, study.report, study.by, study.variants)
+    assert said == ("[gate]", "[report]", "domain", {"x": {"by": "domain"}})
     assert len(study.problems) == 2 and study.seconds == {} and heard == []
     study.verify()
     assert heard == [("promise", "all"), "cells' promises", *(("all", n) for n in "xyz")]
@@ -328,8 +329,8 @@ def test_adapters_are_told_of_cells_that_have_them(tmp_path: Path) -> None:
 
     def arm(n: float) -> dict[str, Any]:
         return {
-            "cosine_raw": {"mean_off_diagonal": n}, "cosine_centred": {"mean_off_diagonal": -n}, "effective_rank": 10 * n,
-            "delta_w_norm_mean": 2 * n, "ratio": {"q_proj": [n, 3 * n], "v_proj": [n]},
+            "cosine_raw": {"mean_off_diagonal": n}, "cosine_centred": {"mean_off_diagonal": -n},
+            "effective_rank": 10 * n, "delta_w_norm_mean": 2 * n, "ratio": {"q_proj": [n, 3 * n], "v_proj": [n]},
         }  # fmt: skip
 
     cells = [

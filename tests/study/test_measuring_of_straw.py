@@ -1,4 +1,4 @@
-"""What is measured and what adapters are made from, with stages and training of straw: records and counting are real."""
+"""What is measured and what adapters are made from: stages and training are straw, records and counting real."""
 
 from __future__ import annotations
 
@@ -254,9 +254,7 @@ def test_what_makes_adapters_is_known_by_all_that_it_depends_on(corpus: str) -> 
 def test_adapters_are_made_as_the_config_says_or_not_at_all(corpus: str, tmp_path: Path) -> None:
     given: Any = types.SimpleNamespace(model=types.SimpleNamespace(digest="d"), device="cpu", dtype="bfloat16")
     (tmp_path / "model.safetensors").write_bytes(b"weights")
-    assert isinstance(
-        measuring.generator(settings(corpus, checkpoint=str(tmp_path)), given), measuring.Hypernetwork
-    )
+    assert isinstance(measuring.generator(settings(corpus, checkpoint=str(tmp_path)), given), measuring.Hypernetwork)
     tune = measuring.generator(settings(corpus, tune=tuned.Config()), given)
     assert isinstance(tune, measuring.FineTuning) and (tune._device, tune._dtype) == ("cpu", "bfloat16")
     assert measuring.generator(settings(corpus), given) is None

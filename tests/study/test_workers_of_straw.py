@@ -187,7 +187,7 @@ def test_one_that_fails_ends_those_that_still_run_and_says_its_last_line(tmp_pat
 class Ray:
     """A cluster whose tasks end in turn with these words."""
 
-    class exceptions:  # noqa: N801
+    class exceptions:
         class RayError(Exception): ...
 
     def __init__(self, log: list[Any], says: dict[str, str], has: dict[str, float]) -> None:
@@ -268,7 +268,7 @@ def test_a_task_that_fails_ends_it_and_a_cluster_that_is_lost_says_how_to_go_on(
 ) -> None:
     log: list[Any] = []
     cluster(monkeypatch, log, says={"c": "a worker of cells c ended with 3"})
-    with pytest.raises(RuneError, match="^a worker of cells c ended with 3$"):
+    with pytest.raises(RuneError, match=r"^a worker of cells c ended with 3$"):
         workers._on_ray(Experiment(tmp_path), PARTS, 2, "", False, Bar(log))  # type: ignore[arg-type]
     asked = [one[1] for one in log if isinstance(one, tuple) and one[0] == str(tmp_path.resolve())]
     assert asked == [("a", "b"), ("c",)] and log[-1] == "shut down"

@@ -16,6 +16,7 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from rune.errors import SandboxError
 from rune.sandbox.isolation.limits import Limits
 from rune.sandbox.judging import pool
 from rune.sandbox.judging import test_worker as worker
-from rune.sandbox.protocol import ahead, child, codec
+from rune.sandbox.protocol import ahead, child, codec, connection, decode
 from rune.sandbox.protocol.connection import Broken
 from rune.types import FailureKind
 from tests.sandbox import test_link_frames as frames
@@ -444,3 +445,70 @@ def test_what_is_foreseen_ends_where_an_answer_would_matter(operation: str) -> N
     with pytest.raises(ahead.Enough):
         recorder.construct("call", "A")
     assert len(script.calls) == 1
+
+
+def test_where_the_system_does_not_say_how_large_a_process_is_it_has_no_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no /proc here")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    assert worker._address_space() == 0 and isinstance(worker._address_space(), int)
+
+
+def test_whose_clock_to_read_is_the_kernel_s_word() -> None:
+    if not hasattr(socket, "SO_PASSCRED"):
+        pytest.skip("needs Linux")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        link = connection.Link(ours, cpu_seconds=1.0, wall_seconds=1.0)
+        theirs.sendall(frames.READY)
+        assert link._arrived() and link._pid == os.getpid()
+
+        def waited() -> float:
+            return int(Path(f"/proc/{os.getpid()}/schedstat").read_text(encoding="utf-8").split()[1]) / 1e9
+
+        before, queued, after = waited(), link._queued(), waited()
+        assert before <= queued <= after
+        assert link._in_kernel() <= os.times().system + 0.02
+
+
+@pytest.mark.parametrize("size", range(child.HEAD.size + 3))
+def test_a_word_that_has_not_come_whole_when_the_test_is_over_is_no_finding(size: int) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        link = connection.Link(ours, cpu_seconds=1.0, wall_seconds=1.0)
+        frames.load(link, [frames.call(1)])
+        link._loading = False
+        theirs.sendall(frames.frame(child.READY, b"what is said here does not count yet")[:size])
+        link.finish()
+
+
+def test_what_one_message_may_hold_is_part_of_what_a_verdict_means() -> None:
+    """Another cap could turn a verdict: it is a new version of the scorer."""
+    assert codec.OUT == (64 * 2**20, 100, 8_000_000, 4 * 2**20, 65_536, 10_000, 100_000)
+    assert codec.IN == (512 * 2**20, 130, 64_000_000, 32 * 2**20, 524_288, 80_000, 800_000)
+    kinds = {"set": 4, "deque": 14, "Counter": 6, "OrderedDict": 6, "defaultdict": 6, "array": 8, "handle": 4}
+    assert kinds == codec.WEIGHTS
+
+
+PLAIN: list[tuple[type, Any]] = [
+    (str, "ab\ud800"), (int, -(1 << 70)), (int, 5), (float, -0.5), (bytes, b"a\0"), (bytearray, bytearray(b"b")),
+    (list, [1, "x"]), (tuple, (1, 2)), (set, {1}), (frozenset, frozenset({2})), (dict, {"k": [1]}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "value"), PLAIN, ids=lambda v: getattr(v, "__name__", None))
+def test_a_subclass_of_every_plain_type_crosses_as_its_content(kind: type, value: Any) -> None:
+    def refuse(_: object) -> Any:
+        raise AssertionError("asked about")
+
+    def lie(self: Any, *_: Any) -> Any:
+        raise AssertionError("asked itself")
+
+    lies = dict.fromkeys(("__eq__", "__len__", "__iter__", "__str__", "__add__", "__pos__", "items", "encode"), lie)
+    lying = type("Lying", (kind,), {**lies, "__hash__": None})(value)
+    data = codec.encode(lying, refuse)
+    back = decode.decode(data, refuse)
+    assert type(back) is kind and back == value
+    assert data == codec.encode(value, refuse)

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from rune.adapters.folders import Folders
+from rune.stages import train
+from rune.stages.context import Context
 from rune.study import config
 from rune.study.machines import Machines
 from rune.types import Completion, ModelRef, Request, Sampling
@@ -56,3 +58,27 @@ def test_room_for_training_is_made_where_over_half_of_a_gpu_is_taken(
     made.make_room()
     assert bool(calls) is released
     made.close()
+
+
+def test_what_is_held_for_training_ends_once_and_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    class Session:
+        def __init__(self, context: Context) -> None:
+            said.append(f"made for seed {context.seed}")
+
+        def close(self) -> None:
+            said.append("closed")
+
+    monkeypatch.setattr(train, "TrainingSession", Session)
+    made = Machines(config.load(CONFIG, ["model.device=cpu"]).settings, "one", together=1, adapters=Folders())
+    made.close_session()
+    session = made.context(4).session
+    assert session is not None and session() is session() and said == ["made for seed 0"]
+    made.close_session()
+    made.close_session()
+    assert said == ["made for seed 0", "closed"]
+    assert session() is not None
+    made._exit.callback(lambda: said.append("engines closed"))
+    made.close()
+    assert said == ["made for seed 0", "closed", "made for seed 0", "closed", "engines closed"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rune.adapters.factors import Factors
-from rune.conditions import _tuned, tuned, tuned_wrong
+from rune.conditions import _tuned, tuned, tuned_mean, tuned_wrong
 from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.errors import DataError
 from rune.types import AdapterRef, Attempt, Hit, ModelRef, Outcome, Problem, Trajectory, Treatment
@@ -192,3 +192,34 @@ def test_every_task_wears_the_lora_of_its_set_kept_once(trained: list[Any], arm:
     for condition, key, factors, layout in kept:
         (set_of,) = {wears[t.task_id] for t in done if t.adapter and t.adapter.adapter_id == f"{condition} {key}"}
         assert float(factors["q"].down_YNRI.squeeze()) == number[set_of] and layout == "layout"
+
+
+def test_the_mean_is_of_all_loras_and_of_its_own_rank(trained: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[Any] = []
+    monkeypatch.setattr(
+        tuned_mean._adapters, "mean", lambda *given, rank: heard.append((given[1], sorted(given[2]), given[3], rank))
+    )
+    arm_inputs = inputs({"T/1": [A], "T/2": [B, C]})
+    problem = Problem(task_id="T/1", benchmark="t", prompt="", entry_point="f", test="")
+    for settings, rank in (({}, 32), ({"mean_rank": 5, "rank": 3, "steps": 7}, 5)):
+        arm = tuned_mean.build(tuned_mean.Config(**settings), arm_inputs)
+        arm.treat([], lambda _: None)
+        assert heard == [] and not [one for one in trained if len(one) == 3 and isinstance(one[2], dict)]
+        arm.treat([problem], lambda _: None)
+        assert heard == [("tuned_mean", [("a",), ("b", "c")], "layout", rank)]
+        (batch,) = (one for one in trained if isinstance(one[2], dict))
+        assert batch[1].steps == settings.get("steps", 40) and batch[2]["rank"] == settings.get("rank", 8)
+        heard.clear()
+        trained.clear()
+    with pytest.raises(ValueError, match="rank, steps, rows, together and max_tokens must be at least 1"):
+        tuned_mean.Config(steps=0)
+
+
+@pytest.mark.parametrize("name", ["rank", "steps", "rows", "together", "max_tokens"])
+def test_a_training_of_nothing_is_refused(name: str) -> None:
+    assert getattr(tuned.Config(**{name: 1}), name) == 1  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="must be at least 1, and alpha above 0"):
+        tuned.Config(**{name: 0})  # type: ignore[arg-type]
+    assert tuned.Config(alpha=1e-9).alpha == 1e-9
+    with pytest.raises(ValueError, match="alpha above 0"):
+        tuned.Config(alpha=0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -223,7 +224,7 @@ def test_weights_that_a_step_does_not_reach_stay_as_they_are_in_it(tmp_path: Pat
 
 def test_the_speed_is_that_of_the_tokens_since_the_last_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([100.0, 104.0, 104.5, 104.5])
-    monkeypatch.setattr(loop.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(loop, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
     monkeypatch.setattr(loop.console, "Progress", Bar)
     Bar.told.clear()
     train(tmp_path, Schedule(steps=23, learning_rate=1e-3))  # ten steps, ten and three, of ten tokens each

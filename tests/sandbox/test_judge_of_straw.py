@@ -301,7 +301,8 @@ def straw_lanes(monkeypatch: pytest.MonkeyPatch) -> list[StrawLane]:
     StrawLane.made = []
     monkeypatch.setattr(pool, "_Lane", StrawLane)
     monkeypatch.setattr(pool, "box_options", lambda limits: {"memory": limits.memory_mb})
-    monkeypatch.setattr(pool.sys, "path", ["/a/site-packages", "/b", "/c/dist-packages", "/site-packages/x"])
+    path = ["/a/site-packages", "/b", "/c/dist-packages", "/site-packages/x"]
+    monkeypatch.setattr(pool, "sys", types.SimpleNamespace(path=path))
     return StrawLane.made
 
 

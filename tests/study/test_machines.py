@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from rune.adapters.folders import Folders
-from rune.stages import train
+from rune.stages import score, train
 from rune.stages.context import Context
 from rune.study import config
 from rune.study.machines import Machines
@@ -82,3 +84,22 @@ def test_what_is_held_for_training_ends_once_and_is_made_anew(monkeypatch: pytes
     made._exit.callback(lambda: said.append("engines closed"))
     made.close()
     assert said == ["made for seed 0", "closed", "made for seed 0", "closed", "engines closed"]
+
+
+def test_a_sandbox_and_an_engine_are_made_once_and_end_with_the_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    def straw(name: str) -> object:
+        said.append(f"{name} made")
+        return SimpleNamespace(close=lambda: said.append(f"{name} closed"))
+
+    monkeypatch.setattr(score, "build_sandbox", lambda settings, cache: straw("sandbox"))
+    made = Machines(config.load(CONFIG, ["model.device=cpu"]).settings, "one", together=1, adapters=Folders())
+    monkeypatch.setattr(made, "model", lambda quantize: quantize)
+    monkeypatch.setattr("rune.engines.torch.build", lambda settings, **_: straw("engine"))
+    one, other = made.context(1), made.context(2)
+    assert (one.seed, other.seed) == (1, 2) and said == []
+    assert one.sandbox() is other.sandbox() and one.engine() is other.engine()
+    assert said == ["sandbox made", "engine made"]
+    made.close()
+    assert said[2:] == ["engine closed", "sandbox closed"]

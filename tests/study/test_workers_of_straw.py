@@ -120,7 +120,7 @@ class Process:
 def log(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     Process.log, Process.plan = [], {}
     monkeypatch.setattr(workers.subprocess, "Popen", Process)
-    monkeypatch.setattr(workers.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(workers, "time", types.SimpleNamespace(sleep=lambda seconds: None))
     monkeypatch.setattr(workers.os, "sched_getaffinity", lambda pid: {5, 3, 9, 7})
     monkeypatch.setattr(
         workers.os, "sched_setaffinity", lambda pid, cores: Process.log.append((pid - 1000, list(cores)))

@@ -45,11 +45,10 @@ SAME = trajectory("same", "solution a")  # of another task, and of A's words
 
 
 class Hooks:
-    def __init__(self) -> None:
-        self.removed = 0
+    removed = 0  # of all bases
 
     def remove(self) -> None:
-        self.removed += 1
+        Hooks.removed += 1
 
 
 class Base:
@@ -70,6 +69,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     from rune.hypernet import side_by_side
 
     _tuned._train.cache_clear()
+    Hooks.removed = 0
     heard: list[Any] = []
     made = [0]
 
@@ -96,6 +96,7 @@ def test_each_set_is_trained_once_in_batches_of_so_many(trained: list[Any]) -> N
     found = _tuned.made(how, arm_inputs)
     assert numbers(found) == {("a", "c"): (0.0, 0.0), ("b",): (1.0, -1.0), ("d",): (2.0, -2.0)}
     assert found.layout == "layout"  # type: ignore[comparison-overlap]
+    assert Hooks.removed == 1  # nothing is left on a model that others use
     text = {t.trajectory_id: (t.prompt, t.solution, t.answer) for t in (A, B, C, D)}
     assert trained[0] == ("m", "cpu", "float32")
     assert [lessons for lessons, _, _ in trained[1:]] == [

@@ -556,7 +556,10 @@ def main() -> int:
     parser.add_argument("--stop-after", type=float, default=float("inf"), help="seconds after which none is begun")
     parser.add_argument("--floor", type=float, default=90.0, help="per cent that must be caught")
     parser.add_argument(
-        "--reach", type=Path, default=ROOT / "artifacts" / "reach", help="folder of recorded lines; made if absent"
+        "--reach",
+        type=lambda p: Path(p).resolve(),
+        default=ROOT / "artifacts" / "reach",
+        help="folder of recorded lines; made if absent",
     )
     parser.add_argument("--out", type=Path, default=ROOT / "artifacts" / "mutants-wide.jsonl")
     parser.add_argument("--list", action="store_true", help="print the mutants drawn and stop")

@@ -505,3 +505,13 @@ def test_what_may_be_strong_enough_is_not_forgotten(registry: Registry) -> None:
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         settings(**changes)
+
+
+def test_an_operation_over_the_budget_is_left_and_said(registry: Registry) -> None:
+    a, b = small.put(registry, 1, DATES), small.put(registry, 2, DATES)
+    one = 2 * TASKS * DRAWS
+    outcome = Memory(registry, settings(budget=3 * one - 1, **SVD), Table({}), base=small.BASE).evolve()
+    assert outcome.left == [f"merge {a.short} {b.short}"] and outcome.operations == []
+    assert outcome.draws == 2 * one
+    again = Memory(registry, settings(budget=3 * one, **SVD), Table({}), base=small.BASE).evolve()
+    assert again.left == [] and len(again.operations) == 1 and again.draws == one

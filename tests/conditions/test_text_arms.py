@@ -114,3 +114,15 @@ def test_every_line_of_a_trajectory_is_in_some_chunk() -> None:
 
 def test_identifiers_come_apart_into_words() -> None:
     assert bm25.words("has_closeElements XMLParser v2") == ["has", "close", "elements", "xml", "parser", "2"]
+
+
+@pytest.mark.parametrize(("size", "overlap"), [(1, 0), (2, 1), (3, 0), (3, 2), (5, 1)])
+def test_chunks_share_so_many_lines_and_none_is_made_twice(size: int, overlap: int) -> None:
+    for count in range(1, 12):
+        lines = [f"line {i}" for i in range(count)]
+        pieces = [p.split("\n") for p in bm25.chunks("\n".join(lines), size, overlap)]
+        step = size - overlap
+        assert pieces[0] == lines[:size] and pieces[-1][-1] == lines[-1]
+        assert all(piece == lines[i * step : i * step + size] for i, piece in enumerate(pieces))
+        assert all(len(piece) > overlap for piece in pieces) or len(pieces) == 1
+        assert len(pieces) == max(1, -(-(count - overlap) // step))

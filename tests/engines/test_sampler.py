@@ -179,3 +179,11 @@ def test_the_first_and_the_last_number_draw_tokens_that_may_be_drawn(limits: dic
     drawn = sampler.draw(row.expand(3, -1), torch.tensor([0.0, 0.5, 1 - 2.0**-53], dtype=torch.float64), sampling)
     assert set(drawn.tolist()) <= {130, 131, 132, 133}
     assert row[drawn].isfinite().all()
+
+
+def test_a_whole_nucleus_keeps_even_what_rounding_would_hide() -> None:
+    share = torch.tensor([[1.0, 1e-9, 0.0], [0.5, 0.25, 0.25]])
+    assert torch.equal(sampler._nucleus(share, 1.0), share)
+    assert sampler._nucleus(share, 0.75).tolist() == [[1.0, 0.0, 0.0], [0.5, 0.25, 0.0]]
+    assert sampler._nucleus(share, 0.76).tolist() == [[1.0, 0.0, 0.0], [0.5, 0.25, 0.25]]
+    assert sampler._nucleus(share, 1e-6).tolist() == [[1.0, 0.0, 0.0], [0.5, 0.0, 0.0]]

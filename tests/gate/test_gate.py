@@ -289,3 +289,19 @@ def test_tasks_of_several_scorers_are_not_decided_together() -> None:
         GateError, match=r"judged by several scorers \(exact_value, execution\), whose passes do not add"
     ):
         gate.decide(mixed, both(FIVE, BASE), SETTINGS)
+
+
+def test_one_training_alone_has_the_power_of_none() -> None:
+    """A spread of trainings cannot be told from one of them, and is not taken for known."""
+    one = {"vanilla": tuple(BASE), "hypernet": tuple(FIVE)}
+    alone = decide(both(FIVE, BASE), trainings=[one])
+    assert alone.details["power"] == decide(both(FIVE, BASE)).details["power"]
+
+
+def test_of_missing_verdicts_the_first_is_by_name_of_arm_then_in_the_order_of_tasks() -> None:
+    every = [v for arm in ("vanilla", "hypernet", "b", "a") for v in verdicts(arm, [2] * 20, 5)]
+    kept = [
+        v for v in every if not (v.condition in ("a", "b", "hypernet") and v.task_id in ("T/4", "T/3") and v.draw == 1)
+    ]
+    with pytest.raises(GateError, match=r"6 verdicts missing, first a, T/3, draw 1"):
+        decide(kept)

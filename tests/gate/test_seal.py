@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -324,3 +325,40 @@ def test_a_leak_is_not_looked_for_in_what_was_edited(run: RunDir, capsys: pytest
     assert main(["leakage", str(run.path)]) == 2
     said = capsys.readouterr()
     assert said.out == "" and "treatments.jsonl" in said.err and "changed since pre-registration" in said.err
+
+
+def test_an_entry_that_went_from_the_seals_is_told_with_what_changed_under_it(run: RunDir) -> None:
+    seals = store.read_json(run / "seals.json")
+    del seals["treatments.jsonl"]
+    store.write_json(run / "seals.json", seals)
+    assert integrity.verify(run) == ["seals.json was edited (entry treatments.jsonl)"]
+    touch(run, "treatments.jsonl", lambda lines: lines[:-1])
+    assert integrity.verify(run) == ["seals.json was edited (entry treatments.jsonl)", "treatments.jsonl changed"]
+
+
+@pytest.mark.parametrize("count", [4, 5, 7])
+def test_of_many_changes_the_first_four_are_told_and_the_rest_counted(run: RunDir, count: int) -> None:
+    changes = [f"file {i} is gone" for i in range(count)]
+    more = f"; and {count - 4} more" if count > 4 else ""
+    said = "; ".join(changes[:4])
+    assert integrity._broken(run, changes) == (
+        f"{run.path}: changed since pre-registration: {said}{more}. Put it back, or start a new run"
+    )
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        ("abcd", "f: 2 of 6 lines deleted, from line 5"), ("acdef", "f: 1 of 6 lines deleted, from line 2"),
+        ("abcdefgh", "f: 2 lines added, from line 7"), ("xabcdef", "f: 1 lines added, from line 1"),
+        ("abdcef", "f: lines reordered, from line 3"), ("abcxef", "f: line 4 edited"),
+        ("zbcxeu", "f: line 1, 4, 6 edited"), ("uvwxyf", "f: line 1, 2, 3, 4, 5 edited"),
+        ("uvwxyz", "f: line 1, 2, 3, 4, 5, … edited"), ("", "f: 6 of 6 lines deleted, from line 1"),
+    ],
+)  # fmt: skip
+def test_lines_that_changed_are_named(now: str, said: str) -> None:
+    def lines(text: str) -> dict[str, Any]:
+        return integrity._lines_of("".join(f"{c}\n" for c in text).encode())
+
+    assert lines("abc")["lines"] == 3
+    assert integrity._describe("f", lines("abcdef"), lines(now)) == said

@@ -253,3 +253,43 @@ def test_the_given_share_of_tokens_is_hidden_in_training_only(share: float) -> N
     assert np.mean(hidden) == pytest.approx(share, abs=0.02)
     assert len(set(hidden)) > 5
     assert bool(BANK.batch([[0]], drop=share).mask_BT.all())
+
+
+# --------------------------------------------------------------------------- tokens and batches, without a model
+
+
+@pytest.mark.parametrize(
+    ("offsets", "kinds"),
+    [
+        ([(0, 3), (3, 6), (6, 8)], "AFF"),
+        ([(0, 2), (2, 4), (4, 8)], "AFF"),  # what lies on both sides is of the piece of its last character
+        ([(0, 3), (3, 3), (3, 5)], "AFF"),  # an empty token is of the piece that begins there
+        ([(0, 2), (2, 3), (3, 4), (4, 6), (6, 7)], "AAFFF"),
+        ([(5, 6), (6, 9), (9, 9)], "FFF"),  # beyond the last piece is still the last piece
+        ([(1, 7)], "F"),
+    ],
+)
+def test_a_token_is_of_the_piece_that_its_last_character_is_of(offsets: list[tuple[int, int]], kinds: str) -> None:
+    step = features._Step((("abc", Kind.ATTEMPT), ("", Kind.ERROR), ("defgh", Kind.FIX)), Ending.PASSED)
+
+    def tokenizer(text: str, *, add_special_tokens: bool, return_offsets_mapping: bool) -> dict[str, object]:
+        assert (text, add_special_tokens, return_offsets_mapping) == ("abcdefgh", False, True)
+        return {"input_ids": list(range(10, 10 + len(offsets))), "offset_mapping": offsets}
+
+    found = features.tokenise(tokenizer, step)
+    assert found.ids == list(range(10, 10 + len(offsets))) and found.cut == 0
+    assert found.kinds == [int({"A": Kind.ATTEMPT, "F": Kind.FIX}[k]) for k in kinds]
+
+
+def test_batches_are_as_large_as_their_padding_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "_BATCH_TOKENS", 12)
+
+    def batches(*lengths: int) -> list[list[int]]:
+        items = [(n, 0) for n in range(len(lengths))]
+        found = list(features._batches(items, list(lengths)))
+        assert [item for batch in found for item in batch] == items
+        return [[lengths[n] for n, _ in batch] for batch in found]
+
+    assert batches() == [] and batches(30) == [[30]]
+    assert batches(4, 4, 4, 4) == [[4, 4, 4], [4]]
+    assert batches(1, 2, 3, 3, 5, 6, 6, 13, 13) == [[1, 2, 3, 3], [5, 6], [6], [13], [13]]

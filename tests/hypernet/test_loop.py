@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from rune import console
 from rune.errors import DataError
+from rune.hypernet import loop
 from rune.hypernet.loop import Rate, Step, fit, learning_rate
 from rune.hypernet.settings import Schedule
 from rune.runs import store
@@ -194,3 +197,99 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_step(tmp_pat
     with pytest.raises(DataError, match="hypernet: the loss is nan at step 3; lower the learning rate"):
         fit(module, rates, schedule, broken, folder=tmp_path, metrics=tmp_path / "metrics.jsonl", phase="hypernet")
     assert [line["step"] for line in lines(tmp_path)] == [0, 1, 2]
+
+
+def test_what_is_frozen_takes_no_part_in_the_gradient_and_keeps_no_state(tmp_path: Path) -> None:
+    train(tmp_path, Schedule(steps=2, learning_rate=1e-2), factors=(0.0, 1.0))
+    own = 2 * Two().second.norm()
+    assert lines(tmp_path)[0]["gradient_norm"] == pytest.approx(float(own), rel=1e-5)
+    assert {n.split(".")[1] for n in load_file(tmp_path / "hypernet" / "state.safetensors") if n[:4] == "adam"} == {"0"}
+
+
+def test_weights_that_a_step_does_not_reach_stay_as_they_are_in_it(tmp_path: Path) -> None:
+    """Neither momentum nor decay moves what was not in use."""
+    module = Two()
+    seen: list[list[float]] = []
+
+    def take(step: int) -> Step:
+        seen.append(module.second.tolist())
+        loss = module.first.square().sum() + (module.second.square().sum() if step % 2 else 0.0)
+        return Step(loss, {}, 1)
+
+    rates = [Rate(list(module.parameters()), 1.0)]
+    schedule = Schedule(steps=5, learning_rate=1e-2, warmup=0.0)
+    fit(module, rates, schedule, take, folder=tmp_path, metrics=tmp_path / "metrics.jsonl", phase="hypernet")
+    assert seen[0] == seen[1] and seen[1] != seen[2] and seen[2] == seen[3] and seen[3] != seen[4]
+
+
+def test_the_speed_is_that_of_the_tokens_since_the_last_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 104.0, 104.5, 104.5])
+    monkeypatch.setattr(loop, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(loop.console, "Progress", Bar)
+    Bar.told.clear()
+    train(tmp_path, Schedule(steps=23, learning_rate=1e-3))  # ten steps, ten and three, of ten tokens each
+    every = [line for _, line in store.read_lines(tmp_path / "metrics.jsonl")]
+    speeds = [25.0] * 10 + [200.0] * 10 + [30 / 1e-9] * 3
+    assert [line["tokens_per_second"] for line in every] == pytest.approx(speeds)
+    assert Bar.told == [("train hypernet", 23, 0), (10, "25"), (10, "200"), (3, "30000000000")]
+    assert all("peak_bytes" not in line for line in every)  # there is no GPU
+
+
+class Bar:
+    """Notes what it is told, and looks at no clock."""
+
+    told: ClassVar[list[Any]] = []
+
+    def __init__(self, title: str, total: int, *, unit: str, initial: int) -> None:
+        assert unit == "step"
+        Bar.told.append((title, total, initial))
+
+    def advance(self, count: int, *, loss: str, tokens_per_s: str) -> None:
+        Bar.told.append((count, tokens_per_s))
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def test_a_state_that_is_none_or_of_other_settings_is_one_line(tmp_path: Path) -> None:
+    state = tmp_path / "hypernet" / "state.safetensors"
+    state.parent.mkdir()
+    state.write_bytes(b"no state")
+    with pytest.raises(
+        DataError, match=r"state.safetensors: not a training state \(.*delete it to train from the start"
+    ):
+        train(tmp_path, Schedule(steps=2, learning_rate=1e-2))
+    for tensors, metadata in (({"module.first": torch.zeros(2)}, {"step": "1"}), ({}, None), ({}, {"step": "x"})):
+        state.write_bytes(save(tensors, metadata=metadata))
+        words = "made with other settings" if tensors else "not a training state"
+        with pytest.raises(DataError, match=f"state.safetensors: {words}.*; delete it to train from the start"):
+            train(tmp_path, Schedule(steps=2, learning_rate=1e-2))
+
+
+def test_processes_add_their_gradients_wait_for_each_other_and_the_first_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[Any] = []
+
+    class Processes:
+        main = True
+
+        def wait(self) -> None:
+            heard.append("wait")
+
+        def add_gradients(self, parameters: list[nn.Parameter]) -> None:
+            heard.append(len(parameters))
+            for p in parameters:
+                assert p.grad is not None
+                p.grad.mul_(2)  # as if another process had found the same
+
+    monkeypatch.setattr(loop, "join", lambda device: heard.append(device) or Processes())
+    train(tmp_path / "first", Schedule(steps=3, learning_rate=1e-2))
+    assert heard == ["cpu", "wait", 2, 2, 2]
+    own = 2 * torch.cat([Two().first, Two().second]).norm()
+    assert lines(tmp_path / "first")[0]["gradient_norm"] == pytest.approx(2 * float(own), rel=1e-5)
+    monkeypatch.setattr(Processes, "main", False)
+    after = train(tmp_path / "other", Schedule(steps=3, learning_rate=1e-2))
+    assert not (tmp_path / "other").exists() and after.first.tolist() != Two().first.tolist()

@@ -49,3 +49,27 @@ def test_boilerplate_is_what_many_texts_share() -> None:
     frame = overlap.boilerplate(sets, share=0.5)
     assert ("frame", "of") in frame
     assert ("words", "item3") not in frame
+
+
+def test_boilerplate_is_in_more_than_its_share_of_the_texts_and_in_more_than_two() -> None:
+    def frames(holding: int, texts: int, share: float = 0.5) -> bool:
+        sets = [frozenset({("frame",) if i < holding else (f"own {i}",), ("other",)}) for i in range(texts)]
+        found = overlap.boilerplate(sets, share=share)
+        assert found <= {("frame",), ("other",)}
+        return ("frame",) in found
+
+    assert [frames(n, 8) for n in (3, 4, 5, 8)] == [False, False, True, True]
+    assert [frames(n, 3) for n in (1, 2, 3)] == [False, False, True]
+    assert [frames(n, 10, 0.8) for n in (8, 9)] == [False, True]
+    assert overlap.boilerplate([], share=0.5) == frozenset()
+
+
+def test_the_best_of_equal_scores_is_the_first_item() -> None:
+    assert overlap.best({4: 0.5, 2: 0.75, 3: 0.75, 1: 0.25}) == (2, 0.75)
+    assert overlap.best({}) == (-1, 0.0)
+
+
+def test_containment_is_a_share_of_what_is_asked_for() -> None:
+    index = overlap.Index([frozenset("ab"), frozenset("bcd"), frozenset("x")])  # type: ignore[arg-type]
+    assert index.containments(frozenset("abce")) == {0: 0.5, 1: 0.5}  # type: ignore[arg-type]
+    assert index.containments(frozenset("q")) == {}  # type: ignore[arg-type]

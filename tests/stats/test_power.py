@@ -134,3 +134,11 @@ def test_a_design_that_luck_passes_is_not_proposed_whatever_it_can_see() -> None
 def test_trainings_differ_by_what_the_page_says_unless_one_is_told_otherwise() -> None:
     page = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text(encoding="utf-8")
     assert f"Without it trainings differ by {power.SEED_SD:g} points" in page
+
+
+def test_an_effect_without_any_spread_is_not_called_significant() -> None:
+    """No error can be estimated from it, so no test says anything."""
+    for value in (5.0, 0.0, -5.0):
+        assert not power._significant(np.full((1, 4, 3), value), 0.05).any()
+    spread = np.array([[[9.0], [10.0], [11.0], [10.0]]])
+    assert power._significant(spread, 0.05).all() and not power._significant(-spread, 0.05).any()

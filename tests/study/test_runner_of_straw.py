@@ -277,3 +277,22 @@ def test_a_process_has_a_device_to_itself_unless_it_is_told_otherwise(log: list[
     made._experiment.places = list
     assert executor.Runner(made._experiment)._together == 1
     assert executor.Runner(made._experiment, together=3)._together == 3
+
+
+def test_unless_it_is_told_otherwise_one_process_does_all_cells(
+    log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, places = straw(log, a={}, b={})
+    straws: Any = types.SimpleNamespace(run=lambda wanted: log.append(f"run {len(wanted)}"), close=lambda: None)
+    monkeypatch.setattr(executor, "Runner", lambda experiment: straws)
+    monkeypatch.setattr(executor.workers, "run", lambda *_, **__: log.append("workers"))
+    monkeypatch.setattr(executor.tracking, "record", lambda path, track: "")
+    monkeypatch.setattr(executor, "create", lambda loaded, resume: experiment)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    experiment: Any = types.SimpleNamespace(
+        single=False, places=lambda: places, settings=types.SimpleNamespace(track="t"),
+        folder=types.SimpleNamespace(lock=contextlib.nullcontext, stage_done=lambda name: True, path=Path("/f")),
+    )  # fmt: skip
+    executor.run("loaded", resume=False)  # type: ignore[arg-type]
+    executor.go_on(experiment)
+    assert [line for line in log if line[0] != "#"] == ["run 2", "run 2"] and made._together == 1

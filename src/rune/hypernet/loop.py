@@ -159,7 +159,7 @@ def _resume(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer) -> 
         with safe_open(path, framework="pt") as file:
             step = int(file.metadata()["step"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError, KeyError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: not a training state ({error}); delete it to train from the start") from None
     try:
         module.load_state_dict({n[7:]: t for n, t in tensors.items() if n.startswith("module.")})

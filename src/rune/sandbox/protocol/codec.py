@@ -257,7 +257,7 @@ class _Encoder:
             if name in ("Counter", "OrderedDict", "defaultdict"):
                 self._tagged(name, dict(dict.items(value)), depth)
             else:
-                self._dict(value, depth)
+                self._dict(dict(dict.items(value)), depth)
         elif (plain := foreign.plain(value)) is not foreign.NONE:
             self.put(plain, depth)
         else:

@@ -331,3 +331,11 @@ def test_the_effect_without_suspicious_tasks_is_over_the_others(leaky: dict[str,
         without = 100 * sum(gain) / (DRAWS * len(SEEDS) * len(kept))
         said = f"without them the effect is {without:+.1f} points".replace("-", "−")
         assert said in " ".join(one["decision"]["reasons"])
+
+
+def test_the_check_says_how_many_trajectories_the_fullest_fold_was_looked_through_for(tmp_path: Path) -> None:
+    """Two folds of four trajectories each; one of them has three more in one seed."""
+    more = {(7, 1): [trajectory(f"more{i}", f"other/{i}") for i in range(3)]}
+    source = version1.source(write(tmp_path, settings(), more=more))
+    counted = {seed: combine.over(source, source.of("temperature-0.8", seed))[1]["items"] for seed in SEEDS}
+    assert counted == {7: 7, 3: 4}

@@ -49,7 +49,8 @@ def tell(run: Path, out: Path, memory: Path | None) -> None:
         tasks = sorted({task for arm, task in rates if arm == "hypernet"})
         leads[variant][seed] = {t: rates["hypernet", t] - rates["wrong_trajectory", t] for t in tasks}
         arms[variant][seed] = {
-            arm: 100 * float(np.mean([r for (a, _), r in rates.items() if a == arm])) for arm in {a for a, _ in rates}
+            arm: 100 * float(np.mean([r for (a, _), r in rates.items() if a == arm]))
+            for arm in sorted({a for a, _ in rates})
         }
         seconds[variant].append(took(run, manifest))
         sizes.setdefault(variant, parameters(cell))

@@ -87,6 +87,7 @@ memory() {
     part_again add 60 "$PYTHON" memory.py add --out "$M" $SMOKE $SETS || return
     part_again consolidate 60 $evolve || return
     part_again update 60 $evolve --set evolve.update=true --set "$both"
+    part bare 60 "$PYTHON" memory.py bare --out "$M" $SETS
     part_again test 60 "$PYTHON" memory.py test --out "$M" $SMOKE $SETS
     (merge svd 0.5 svd; merge plain 0.5 cat linear; merge sum 1.0 cat svd linear) &
     (merge ties_svd 0.5 ties_svd=0.5 dare_ties_svd=0.5; merge ties 0.5 ties=0.5 dare_ties=0.5) &

@@ -391,6 +391,10 @@ def test_a_dry_run_tells_and_touches_nothing(registry: Registry) -> None:
     assert table.drawn == [] and registry.count(View(status=None)) == 2
     assert {p: p.read_bytes() for p in registry.folder.rglob("*") if p.is_file()}.keys() >= before.keys()
     assert operations.listed(registry) == []
+    Memory(registry, settings(), table, base=small.BASE).evolve()
+    later = Memory(registry, settings(budget=99_999), table, base=small.BASE).plan()
+    spent = 2 * 2 * TASKS * DRAWS
+    assert (later["measure"], later["draws"], later["budget_left"]) == ([], 0, 99_999 - spent)
 
 
 def test_a_merge_across_domains_belongs_to_the_project_and_all_are_compared_on_both_domains(

@@ -24,7 +24,7 @@ from rune import prompts
 from rune.adapters.factors import Adapters, Factors, StaticLora, concatenate, select
 from rune.benchmarks import families
 from rune.hypernet import base as bases
-from rune.hypernet import trainer, unrelated
+from rune.hypernet import objective, trainer, unrelated
 from rune.hypernet.base import Text
 from rune.hypernet.data import Corpus, Group
 from rune.hypernet.features import Features, FeatureTable, Reader, statistics
@@ -555,3 +555,35 @@ def test_each_process_has_its_groups_and_the_rows_of_their_texts() -> None:
         straw = SimpleNamespace(processes=SimpleNamespace(rank=rank, count=count))
         layout = SimpleNamespace(texts=list(range(12)))
         assert Objective._shares(straw, layout, 4) == (mine, parts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("groups", "step", "texts"), [(20, 4, 8), (3, 4, 3), (8, 0, 8), (20, 5, 0)])
+def test_the_bare_model_is_held_to_on_a_few_unrelated_texts_in_turn(
+    groups: int, step: int, texts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On every second step, twice as strong, with one text for each of the first few adapters."""
+    one = Objective.__new__(Objective)
+    one.config = SimpleNamespace(groups=groups, unrelated_every=2)  # type: ignore[assignment]
+    one.unrelated = ["a", "b", "c"]  # type: ignore[list-item]
+    seen: list[object] = []
+
+    class Straw:
+        device = "cpu"
+
+        def rows(self, some: list[str]) -> str:
+            seen.append(some)
+            return "rows"
+
+        def logits(self, rows: str, applied: object) -> object:
+            assert rows == "rows"
+            return "bare" if applied is None else applied
+
+    one.base = Straw()  # type: ignore[assignment]
+    adapters = {"q": Factors(torch.arange(20.0).view(1, 20, 1, 1), torch.zeros(1, 20, 1, 1))}
+    monkeypatch.setattr(objective, "detached_term", lambda some, term: term(some))
+    monkeypatch.setattr(
+        objective.losses, "kl", lambda bare, worn: torch.tensor(float(len(worn["q"].down_YNRI[0]))) + (bare != "bare")
+    )
+    found = one._kl_base(step, adapters)
+    assert float(found) == 2 * texts
+    assert seen == ([["abc"[(step + i) % 3] for i in range(texts)]] if texts else [])

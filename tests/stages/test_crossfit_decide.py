@@ -339,3 +339,23 @@ def test_the_check_says_how_many_trajectories_the_fullest_fold_was_looked_throug
     source = version1.source(write(tmp_path, settings(), more=more))
     counted = {seed: combine.over(source, source.of("temperature-0.8", seed))[1]["items"] for seed in SEEDS}
     assert counted == {7: 7, 3: 4}
+
+
+def test_a_cell_of_version_1_has_the_curves_of_its_fold_and_the_records_of_its_temperature(tmp_path: Path) -> None:
+    folder = write(tmp_path, settings())
+    for name in ("hypernet", "lora"):
+        (place(folder, 3, 1) / "checkpoints" / name).mkdir(parents=True)
+        (place(folder, 3, 1) / "checkpoints" / name / "metrics.jsonl").touch()
+    source = version1.source(folder)
+    (first, second) = source.of("temperature-0.2", 3)
+    found = [p.relative_to(place(folder, 3, 1)).as_posix() for p in second.records.metrics]
+    assert found == ["checkpoints/hypernet/metrics.jsonl", "checkpoints/lora/metrics.jsonl"]
+    assert first.records.metrics == () == first.records.changes and second.records.changes == ()
+    assert [t.task_id for t in second.records.trajectories] == TASKS[0]
+    assert {p.task_id for p in second.records.problems} == set(TASKS[1])
+    assert (first.device, first.seconds, second.seconds) == ("a device", 150.0, 150.5)
+    store.write_json(place(folder, 3, 1) / "done.json", {})
+    bare = version1.source(folder).of("temperature-0.2", 3)[1]
+    assert (bare.device, bare.seconds) == ("an old device", 0.0)
+    folder.update(stages={})
+    assert version1.source(folder).seconds == {"collect": 0.0}

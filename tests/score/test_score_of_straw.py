@@ -115,6 +115,8 @@ def test_all_verdicts_are_made_again_beside_the_old_ones_and_take_their_place(
     folder: store.RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: list[Any] = []
+    told: list[str] = []
+    monkeypatch.setattr(score.console, "note", told.append)
     monkeypatch.setattr(integrity, "demand_samples", lambda f: heard.append("samples"))
     monkeypatch.setattr(integrity, "forget_verdicts", lambda f: heard.append("forgotten"))
 
@@ -128,6 +130,7 @@ def test_all_verdicts_are_made_again_beside_the_old_ones_and_take_their_place(
     folder.update(made_again=["before"])
     assert score.again(folder, CONFIG, context(Straw())) == 8
     assert heard == ["samples", (score.AGAIN, 8, "old\n"), "forgotten"]
+    assert told == ["score: 8 verdicts made again; 5 of them could be compared with the sealed, all equal"]
     assert len(verdicts(folder)) == 8 and not (folder / score.AGAIN).exists()
     before, record = folder.manifest()["made_again"]
     assert before == "before" and (record["verdicts"], record["compared_with_sealed"]) == (8, 5)

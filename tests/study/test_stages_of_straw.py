@@ -81,7 +81,7 @@ class Straw:
 
 SETTINGS: Any = types.SimpleNamespace(
     run=types.SimpleNamespace(seed=3), collect="[collect]", train="[train]", adapt="[adapt]", sample="[sample]",
-    score="[score]", retrieve="[retrieve]",
+    score="[score]", retrieve="[retrieve]", benchmark="[benchmark]",
 )  # fmt: skip
 
 
@@ -99,6 +99,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     for name in ("collect", "train", "adapt", "sample", "score"):
         monkeypatch.setattr(getattr(executor, name), "run", hear(name))
     monkeypatch.setattr(executor.score, "again", hear("score again"))
+    monkeypatch.setattr(executor, "asked", lambda section: {"a task": [f"what {section} asks"]})
     monkeypatch.setattr(executor, "device_name", lambda device: f"a {device}")
     monkeypatch.setattr(executor, "arm_inputs", lambda folder, settings, context, keep: ("inputs", settings, keep))
     monkeypatch.setattr(executor.integrity, "seal", lambda folder, name: heard.append(f"sealed {name}"))
@@ -133,7 +134,8 @@ def test_a_stage_gets_its_own_section_and_the_cells_seed_and_is_sealed(
     executor.run_stage(experiment, name, place, runner)
     seed = 3 if name == "collect" else 7  # the loop's attempts are made once for all seeds
     if given:
-        given = {"attempts": place.folder / given["attempts"]}
+        asked = {"a task": ["what [benchmark] asks"]}
+        given = {"attempts": place.folder / given["attempts"], "asked": asked}
     assert said == [*before, (name, "run", f"[{name}]", seed, given), f"sealed {name}"]
     entry = place.folder.manifest()["stages"][name]
     assert entry["status"] == "done" and entry["by"] == {"rune": "this"}

@@ -44,6 +44,15 @@ def test_show_tells_of_every_committed_run(name: str, capsys: pytest.CaptureFixt
     assert out.strip().endswith(answer) and "pass@1 %" in out
 
 
+def test_show_names_what_was_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    """There the baseline is not the bare model, which passes nothing either."""
+    assert main(["show", str(RESULTS / "families-atom-0.5b")]) == 0
+    assert "\neffect  hypernet − teacher: -37.97 points (threshold 5.0)\n" in capsys.readouterr().out
+    assert main(["show", str(RESULTS / "crossfit-0.5b")]) == 0
+    out = capsys.readouterr().out
+    assert "hypernet − vanilla, points  answer\n" in out and "\neffect  hypernet − vanilla: +3.62 points" in out
+
+
 def test_show_says_that_a_committed_run_is_not_decided(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", str(RESULTS / UNDECIDED)]) == 0
     assert capsys.readouterr().out.strip().endswith("not decided")

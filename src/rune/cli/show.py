@@ -141,7 +141,8 @@ def _one(folder: RunDir) -> None:
     if result and len(result["variants"]) > 1:
         console.out(f"the first variant, {next(iter(result['variants']))}, which decides:")
     console.out(console.table(arms, ("arm", f"{decision.scorer.measure()} %", "passed")))
-    console.out(f"effect  {decision.effect_points:+.2f} points (threshold {decision.threshold_points})")
+    compared = decision.contrasts[0].name
+    console.out(f"effect  {compared}: {decision.effect_points:+.2f} points (threshold {decision.threshold_points})")
     if decision.evidence:
         console.out(f"        {decision.evidence}")
     console.out(f"decision  sha256 {combine.digest_of(folder)}")
@@ -165,9 +166,10 @@ def _variants(result: Any) -> None:
     """Every variant's arms, effect and answer, all seeds together."""
     rows: list[tuple[object, ...]] = []
     decisions = {name: found["pooled"]["decision"] for name, found in result["variants"].items()}
+    compared = next(iter(decisions.values()))["contrasts"][0]["name"]
     arms = list(dict.fromkeys(arm["condition"] for found in decisions.values() for arm in found["arms"]))
     for name, found in decisions.items():
         rates = {arm["condition"]: f"{100 * arm['pass_at_1']:.1f}" for arm in found["arms"]}
         shown = (rates.get(arm, "–") for arm in arms)
         rows.append((name, *shown, f"{found['effect_points']:+.2f}", found["answer"]))
-    console.out(console.table(rows, ("variant", *arms, "effect, points", "answer")))
+    console.out(console.table(rows, ("variant", *arms, f"{compared}, points", "answer")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,36 @@ def test_show_names_what_was_compared(capsys: pytest.CaptureFixture[str]) -> Non
 def test_show_says_that_a_committed_run_is_not_decided(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", str(RESULTS / UNDECIDED)]) == 0
     assert capsys.readouterr().out.strip().endswith("not decided")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda text: text[:1000], "not valid JSON: "),
+        (lambda text: text.replace('"answer"', '"anwser"'), "unknown field 'anwser' for Decision"),
+        (
+            lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "arms"}),
+            "field 'arms' is missing",
+        ),
+        (lambda text: json.dumps({**json.loads(text), "contrasts": []}), "field 'contrasts' is empty"),
+    ],
+)
+@pytest.mark.parametrize("copy", ["phase1-0.5b"], indirect=True)
+def test_a_damaged_decision_is_refused_and_not_passed_over(
+    copy: Path, damage: Callable[[str], str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = (copy / "decision.json").read_text()
+    (copy / "decision.json").write_text(damage(whole))
+    said = {}
+    for verb, path in (("show", copy), ("list", copy.parent), ("report", copy)):
+        assert main(["show" if verb == "list" else verb, str(path)]) == 2
+        out, said[verb] = capsys.readouterr()
+        assert "not decided" not in out and ("  damaged\n" in out) == (verb == "list")
+    assert said["show"] == said["list"] == said["report"]
+    assert said["show"].startswith(f"rune: {copy / 'decision.json'}: {words}") and said["show"].count("\n") == 1
+    (copy / "decision.json").unlink()
+    assert main(["show", str(copy.parent)]) == main(["show", str(copy)]) == 0
+    assert capsys.readouterr().out.count("not decided") == 2
 
 
 @pytest.mark.parametrize("copy", ["phase1-0.5b"], indirect=True)

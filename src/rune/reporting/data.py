@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from rune.benchmarks.scorers import updates
-from rune.errors import DataError
 from rune.runs import integrity, records, store
 from rune.runs.store import RunDir
 from rune.types import Contrast, Decision, Outcome, Sample, Scorer, Split, Trajectory, Verdict
@@ -117,9 +116,7 @@ def gather(
 
     Raises DataError if it has no decision.
     """
-    if not (folder / "decision.json").exists():
-        raise DataError(f"{folder.path}: no decision.json; run `rune gate {folder.path}` first")
-    decision = store.decode(Decision, store.read_json(folder / "decision.json"), where=str(folder / "decision.json"))
+    decision = records.decision(folder)
     found = found or records.of_run(folder)
     treatments = found.treatments
     adapters = {arm: {t.adapter for t in treatments if t.condition == arm and t.adapter} for arm in _arms(decision)}

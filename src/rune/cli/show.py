@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rune.runs.store import RunDir
+    from rune.runs.store import RunDir, instead_of_a_run
 
     path: Path = args.run
     if (path / "manifest.json").is_file():
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     runs = sorted(p.parent for p in path.glob("*/manifest.json")) if path.is_dir() else []
     if not runs:
-        raise StoreError(f"{path}: no run folder and no folder of runs; `rune run CONFIG` makes one under runs/")
+        raise StoreError(f"{path}: no run folder and no folder of runs; {instead_of_a_run(path)}")
     rows, foreign = [], []
     damaged: list[DataError] = []
     for folder in runs:

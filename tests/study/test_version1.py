@@ -90,6 +90,22 @@ def test_a_damaged_decision_is_refused_and_not_passed_over(
 
 
 @pytest.mark.parametrize("copy", ["phase1-0.5b"], indirect=True)
+def test_every_damaged_decision_of_a_folder_is_named_beside_its_whole_runs(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("second", "whole"):
+        shutil.copytree(copy, copy.with_name(name))
+    for folder in (copy, copy.with_name("second")):
+        (folder / "decision.json").write_text("{")
+    assert main(["show", str(copy.parent)]) == 2
+    out, error = capsys.readouterr()
+    assert out.count("  damaged\n") == 2 and out.count("Gate FAILED — reassessing\n") == 1
+    warned, refused = error.splitlines()
+    assert warned.startswith(f"warning: {copy.with_name('second') / 'decision.json'}: not valid JSON")
+    assert refused.startswith(f"rune: {copy / 'decision.json'}: not valid JSON")
+
+
+@pytest.mark.parametrize("copy", ["phase1-0.5b"], indirect=True)
 def test_the_plain_run_is_decided_reported_and_compared_as_it_was(copy: Path, tmp_path: Path) -> None:
     before = store.read_json(copy / "decision.json")
     assert main(["gate", str(copy)]) == 10

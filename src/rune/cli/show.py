@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
         console.warn(text)
     if not rows:
         raise StoreError(f"{path}: none of its {len(runs)} folders with a manifest is a run of this rune")
-    for error in damaged[1:]:
-        console.warn(str(error))
+    for other in damaged[1:]:
+        console.warn(str(other))
     if damaged:
         raise damaged[0]
     return 0

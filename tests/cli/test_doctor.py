@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rune import plugins
 from rune.cli import _estimate
 from rune.cli.main import main
 from rune.models import memory
@@ -105,6 +106,18 @@ def test_adapting_counts_every_adapter_its_trajectories_and_the_swaps() -> None:
     assert swapped == 2 * 2 * (_estimate.PROMPT_TOKENS + _estimate.ANSWER_TOKENS)
     tuned = tokens(arms=("vanilla", "oracle"), swap_tasks=0)
     assert tuned == pytest.approx(5 * (one + 30 * 4 * 1024))
+    reads = 5 * settings.retrieve.top_k * _estimate.TRAJECTORY_TOKENS * lower
+    assert tokens(arms=("vanilla", "hypernet_mean"), swap_tasks=2) == pytest.approx(one + reads)
+    assert tokens(arms=("vanilla", "tuned"), swap_tasks=0) == 5 * (one + 40 * 1024)
+    assert tokens(arms=("vanilla", "tuned_mean"), swap_tasks=2) == one + 5 * 40 * 1024
+    together = tokens(arms=("vanilla", "tuned", "tuned_wrong", "tuned_mean"), swap_tasks=0)
+    assert together == 11 * one + 5 * 40 * 1024  # fine-tuned once for all three
+
+
+def test_every_arm_has_a_class_in_the_estimate() -> None:
+    classes = (_estimate.NO_ADAPTER, _estimate.ONE_A_TASK, _estimate.ONE_FOR_ALL)
+    assert sorted(arm for some in classes for arm in some) == plugins.available("conditions")
+    assert {*_estimate.READS, *_estimate.TUNES} <= {*_estimate.ONE_A_TASK, *_estimate.ONE_FOR_ALL}
 
 
 def test_what_an_arm_puts_before_a_task_is_read_too() -> None:

@@ -17,6 +17,7 @@ from rune.cli import main as cli
 from rune.errors import ModelError, RuneError
 from rune.models import registry, resolve
 from rune.runs import store
+from rune.sandbox.isolation.limits import Limits
 
 SOURCE = Path(cli.__file__).resolve().parents[1]
 RUN = SOURCE.parents[1] / "results" / "phase1-0.5b"
@@ -299,6 +300,14 @@ def test_each_verb_shows_an_example_and_its_exit_codes(verb: str, capsys: pytest
             cli.main(args)
         said = capsys.readouterr().out
         assert ended.value.code == 0 and f"Example: rune {verb}" in said and "Exit codes: 0 done" in said
+
+
+def test_score_says_that_no_workers_are_all_processors(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["score", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "programs at a time, 0 = one for each processor that may be used; default: the config's, else 0" in said
+    assert Limits(workers=0).processes == Limits().processes == len(os.sched_getaffinity(0))
 
 
 def test_a_run_is_not_compared_with_itself(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from rune.cli.main import main
 from rune.errors import DataError, StoreError
 from rune.runs import store
 from rune.types import Attempt, Outcome, Sample, Trajectory
@@ -201,6 +202,48 @@ def test_a_folder_without_a_manifest_or_of_another_schema_is_no_run(tmp_path: Pa
     run.update(schema_version=99)
     with pytest.raises(StoreError, match="schema version 99"):
         store.RunDir.open(run.path)
+
+
+@pytest.mark.parametrize("manifest", ["{}", '{"made_by": "a study"}', None])
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ((), "`rune run CONFIG` makes one"),
+        (("result.json", "run.tar"), "`rune run CONFIG` makes one"),
+        (("a.md", "b.md"), "what was found is in its .md files"),
+        (("a.md", "result.md"), "what was found is in {folder}/result.md"),
+        (("run.tar.xz", "result.md"), "its records are packed: mkdir -p runs && tar xf '{folder}/run.tar.xz' -C runs"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["show", "gate", "report"])
+def test_a_folder_that_is_no_run_says_where_what_was_found_is(
+    verb: str, files: tuple[str, ...], words: str, manifest: str | None, tmp_path: Path, capsys: Any
+) -> None:
+    folder = tmp_path / "a result"
+    folder.mkdir()
+    for name in files:
+        (folder / name).touch()
+    if manifest:
+        (folder / "manifest.json").write_text(manifest)
+    assert main([verb, str(folder)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"rune: {folder}: no run folder") and said.count("\n") == 1
+    assert said.endswith(f"; {words.format(folder=folder)}\n") and "schema version None" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("hypernet-0.5b", "result.md"),
+        ("pbb-hypernet", "result.md"),
+        ("memory", "result.md"),
+        ("recipes-0.5b-2", "its .md files"),
+    ],
+)
+def test_a_committed_result_that_is_no_run_is_not_to_be_made_by_a_run(name: str, words: str, capsys: Any) -> None:
+    assert main(["show", str(Path(__file__).parents[2] / "results" / name)]) == 2
+    said = capsys.readouterr().err
+    assert "no run folder" in said and said.endswith(f"{words}\n")
 
 
 def test_a_stage_is_done_only_if_its_body_ended_well(tmp_path: Path) -> None:

@@ -173,12 +173,22 @@ def test_the_sentence_holds_every_number_in_its_place() -> None:
         threshold=5.0,
     )
     assert said == (
-        "Passed, beyond luck, but not attributable to trajectories; effect +7.3 points, "
+        "Passed, beyond luck, but not attributable to trajectories; effect hypernet − vanilla +7.3 points, "
         "95 % interval over tasks [+2.0, +12.5]; "
         "right − wrong trajectory +0.8 [−1.5, +3.1]; right − static adapter −1.3 [−4.0, +1.5]; "
         "a gate of 25 tasks × 4 draws passes by luck one time in 8, misses a true effect of 5 points 48 times in 100, "
         "and the smallest effect it finds significant 8 times in 10 is 12.6 points."
     )
+
+
+def test_a_failure_below_zero_is_worse_than_its_baseline_whatever_that_is() -> None:
+    """The baseline is the bare model only where the config says so."""
+    arms = {"name": "tuned − teacher", "treatment": "tuned", "baseline": "teacher"}
+    primary = contrast(-46.0, -30.4, points=-38.0, **arms)
+    said = evidence.sentence("harmful", primary=primary, wrong=None, static=None, power=power(), threshold=5.0)
+    assert said.startswith("Failed: tuned is worse than teacher; effect tuned − teacher −38.0 points, 95 % interval")
+    assert evidence.grade_in_words("harmful", GOOD) == "failed: hypernet is worse than vanilla"
+    assert evidence.grade_in_words("luck", primary) == evidence.GRADES["luck"]
 
 
 def test_a_control_that_was_not_measured_is_said_to_be_missing() -> None:

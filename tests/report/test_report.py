@@ -188,6 +188,13 @@ def test_the_assessment_marks_what_a_person_must_complete(full: RunDir) -> None:
     assert "hypernet − vanilla" in text
 
 
+def test_the_assessment_says_what_an_arm_is_and_of_an_unknown_one_only_its_name(tmp_path: Path) -> None:
+    arms = ("vanilla", "hypernet", "hypernet_mean", "my_own")
+    text = (made(tmp_path, arms=arms) / "assessment.md").read_text()
+    assert "- hypernet_mean (the mean of all generated LoRAs, the same for every task) against vanilla: " in text
+    assert "- my_own against vanilla: " in text
+
+
 def test_figures_use_the_pages_colours_and_few_elements() -> None:
     n, tasks = 20, [f"T/{i}" for i in range(164)]
     svg = figures.strip(tasks, {a: [i % (n + 1) for i in range(164)] for a in figures.ARMS}, n)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rune import plugins
 from rune.analysis import evidence, gate
 from rune.analysis.power import Baseline, Design
 from rune.reporting import compare, data, design, tables
@@ -29,6 +30,12 @@ def rows(table: Table | None) -> dict[str, dict[str, str]]:
     """Name of a row → head → cell."""
     assert table is not None
     return {row[0]: dict(zip(table.header, row, strict=True)) for row in table.rows}
+
+
+def test_every_arm_says_what_it_is() -> None:
+    assert sorted(data.MEANING) == plugins.available("conditions")
+    assert all(len(text.split()) > 2 for text in data.MEANING.values())
+    assert len(set(data.MEANING.values())) == len(data.MEANING) and tables.meaning("hypernet_mean")
 
 
 def test_the_differences_of_table_1_and_of_the_controls_are_to_the_baseline(report: Report) -> None:

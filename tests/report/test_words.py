@@ -94,6 +94,20 @@ def test_one_minute_holds_the_decisions_numbers(report: Report) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "other"), [("static", "static (the hypernetwork's constant part alone)"), ("mine", "mine (another arm)")]
+)
+def test_one_minute_names_a_baseline_that_is_not_the_bare_model(report: Report, name: str, other: str) -> None:
+    primary = next(c for c in report.decision.contrasts if (c.treatment, c.baseline) == ("hypernet", "static"))
+    (static,) = [a for a in report.decision.arms if a.condition == "static"]
+    arms = (*report.decision.arms, replace(static, condition=name))
+    changed = replace(report.decision, contrasts=(replace(primary, baseline=name),), arms=arms)
+    said = words.minute(replace(report, decision=changed))
+    assert said["What was asked"].endswith(f"at least 5 points more than with {other}.")
+    assert said["What came out"].startswith(f"With {other} {100 * static.pass_at_1:.1f} % of 125 programs pass, with ")
+    assert "without it" not in str(said).lower()
+
+
 def test_a_run_below_the_specified_size_claims_nothing(report: Report, tmp_path: Path) -> None:
     assert words.banner(report, claim=True) == ""
     assert words.banner(report, claim=False).startswith("Demo: too small to claim anything. 25 tasks × 5 draws")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rune import config as read
+from rune.cli.main import main
 from rune.errors import ConfigError
 from rune.runs import store
 from rune.study import cells, checks, config
@@ -104,6 +105,25 @@ def test_a_config_is_another_with_some_values_changed_section_by_section(tmp_pat
     for name in ("../first.toml", 3):
         with pytest.raises(ConfigError, match="extends names a config in the same folder, found"):
             config._extended({"extends": name}, tmp_path / "third.toml")
+
+
+@pytest.mark.parametrize(
+    ("extends", "circle"),
+    [
+        ({"a": "a"}, "a.toml → a.toml"),
+        ({"a": "b", "b": "a"}, "a.toml → b.toml → a.toml"),
+        ({"a": "b", "b": "c", "c": "b"}, "b.toml → c.toml → b.toml"),  # a is not in it
+    ],
+)
+def test_a_config_that_extends_itself_is_one_line(
+    extends: dict[str, str], circle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, other in extends.items():
+        (tmp_path / f"{name}.toml").write_text(f'extends = "{other}.toml"\n')
+    assert main(["run", str(tmp_path / "a.toml")]) == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path / circle.split()[0]}: extends itself: {circle}; take" in said
+    assert said.count("\n") == 1 and "Traceback" not in said
 
 
 def test_a_config_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,9 +45,64 @@ def test_show_tells_of_every_committed_run(name: str, capsys: pytest.CaptureFixt
     assert out.strip().endswith(answer) and "pass@1 %" in out
 
 
+def test_show_names_what_was_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    """There the baseline is not the bare model, which passes nothing either."""
+    assert main(["show", str(RESULTS / "families-atom-0.5b")]) == 0
+    assert "\neffect  hypernet − teacher: -37.97 points (threshold 5.0)\n" in capsys.readouterr().out
+    assert main(["show", str(RESULTS / "crossfit-0.5b")]) == 0
+    out = capsys.readouterr().out
+    assert "hypernet − vanilla, points  answer\n" in out and "\neffect  hypernet − vanilla: +3.62 points" in out
+
+
 def test_show_says_that_a_committed_run_is_not_decided(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", str(RESULTS / UNDECIDED)]) == 0
     assert capsys.readouterr().out.strip().endswith("not decided")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda text: text[:1000], "not valid JSON: "),
+        (lambda text: text.replace('"answer"', '"anwser"'), "unknown field 'anwser' for Decision"),
+        (
+            lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "arms"}),
+            "field 'arms' is missing",
+        ),
+        (lambda text: json.dumps({**json.loads(text), "contrasts": []}), "field 'contrasts' is empty"),
+    ],
+)
+@pytest.mark.parametrize("copy", ["phase1-0.5b"], indirect=True)
+def test_a_damaged_decision_is_refused_and_not_passed_over(
+    copy: Path, damage: Callable[[str], str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = (copy / "decision.json").read_text()
+    (copy / "decision.json").write_text(damage(whole))
+    said = {}
+    for verb, path in (("show", copy), ("list", copy.parent), ("report", copy)):
+        assert main(["show" if verb == "list" else verb, str(path)]) == 2
+        out, said[verb] = capsys.readouterr()
+        assert "not decided" not in out and ("  damaged\n" in out) == (verb == "list")
+    assert said["show"] == said["list"] == said["report"]
+    assert said["show"].startswith(f"rune: {copy / 'decision.json'}: {words}") and said["show"].count("\n") == 1
+    (copy / "decision.json").unlink()
+    assert main(["show", str(copy.parent)]) == main(["show", str(copy)]) == 0
+    assert capsys.readouterr().out.count("not decided") == 2
+
+
+@pytest.mark.parametrize("copy", ["phase1-0.5b"], indirect=True)
+def test_every_damaged_decision_of_a_folder_is_named_beside_its_whole_runs(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("second", "whole"):
+        shutil.copytree(copy, copy.with_name(name))
+    for folder in (copy, copy.with_name("second")):
+        (folder / "decision.json").write_text("{")
+    assert main(["show", str(copy.parent)]) == 2
+    out, error = capsys.readouterr()
+    assert out.count("  damaged\n") == 2 and out.count("Gate FAILED — reassessing\n") == 1
+    warned, refused = error.splitlines()
+    assert warned.startswith(f"warning: {copy.with_name('second') / 'decision.json'}: not valid JSON")
+    assert refused.startswith(f"rune: {copy / 'decision.json'}: not valid JSON")
 
 
 @pytest.mark.parametrize("copy", ["phase1-0.5b"], indirect=True)

@@ -20,9 +20,14 @@ GRADES: Mapping[str, str] = {
     "inconclusive": "failed, but too little data to rule the effect out",
     "short": "failed: an effect above zero, but not shown to reach the threshold",
     "absent": "failed, and an effect of the wanted size is ruled out",
-    "harmful": "failed: the adapters make the model worse",
+    "harmful": "failed: {treatment} is worse than {baseline}",
     "suspended": "passed, but suspected leakage carries it: no claim until that is explained",
 }
+
+
+def grade_in_words(key: str, primary: Contrast) -> str:
+    """What a key of GRADES says, with the arms that the gate compares named where it names them."""
+    return GRADES[key].format(treatment=primary.treatment, baseline=primary.baseline)
 
 
 def points(value: float) -> str:
@@ -60,10 +65,11 @@ def sentence(
     key: str, *, primary: Contrast, wrong: Contrast | None, static: Contrast | None, power: Power, threshold: float
 ) -> str:
     """The grade with its numbers: what a reviewer asks first."""
-    parts = [f"{GRADES[key][0].upper()}{GRADES[key][1:]}"]
+    said = grade_in_words(key, primary)
+    parts = [f"{said[0].upper()}{said[1:]}"]
     level = f"{100 * primary.interval.level:g} %"
     over = f"{level} interval over {primary.interval.over} {span(primary.interval)}"
-    parts.append(f"effect {points(primary.points)} points, {over}")
+    parts.append(f"effect {primary.name} {points(primary.points)} points, {over}")
     if wrong is None:
         parts.append("right − wrong trajectory was not measured, so nothing is said about trajectories")
     else:

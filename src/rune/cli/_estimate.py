@@ -5,9 +5,10 @@ products of the shapes that a model asks for and as they come over a second (not
 the run too), and a count of what the config asks for. A prompt costs one multiplication with all weights per token,
 once for all its samples; a decode step reads all weights and multiplies them by every row, one after the other; a
 training step costs four passes' worth of multiplications on a frozen base (forward, and backward through activations).
-`adapt` reads each task's trajectories through the lower layers, runs every adapter once to see that it is live, and
-swaps some. The base model is loaded once to draw and once to train. Not counted: attention, sandbox time (about 5 ms a
-program) and the gains or losses of particular kernels.
+`adapt` reads each task's trajectories through the lower layers, fine-tunes where an arm does, runs every adapter once
+to see that it is live, and swaps some. What is made once for all tasks that are given the same counts as one a task,
+the most that there can be. The base model is loaded once to draw and once to train. Not counted: attention, sandbox
+time (about 5 ms a program), the gains or losses of particular kernels, and an arm that stands in no class below.
 """
 
 from __future__ import annotations
@@ -34,8 +35,11 @@ HYPERNET_PARAMETERS = 15_000_000  # encoder and shared heads at the recipe's siz
 ROWS = {"cpu": 64, "cuda": 256}  # sequences decoded together
 PROBE_TOKENS = 200  # of the prompt that an adapter is proved live with, beside the bare model
 LOAD_PASSES = 4  # over the weights' bytes, when a model is loaded: read, converted, checked, laid out
-ONE_A_TASK = ("hypernet", "wrong_trajectory", "oracle")  # arms with an adapter for each task
-ONE_FOR_ALL = ("lora", "static", "empty_trajectory")
+NO_ADAPTER = ("vanilla", "rag", "teacher")
+ONE_A_TASK = ("hypernet", "wrong_trajectory", "oracle", "tuned", "tuned_wrong")  # arms with an adapter for each task
+ONE_FOR_ALL = ("lora", "static", "empty_trajectory", "hypernet_mean", "tuned_mean")
+READS = ("hypernet", "wrong_trajectory", "hypernet_mean")  # the trajectories of every task, with the context encoder
+TUNES = ("oracle", "tuned", "tuned_wrong", "tuned_mean")  # on what every task is given; of one config only once
 WRONG = 0.5  # share of attempts that fail and are tried again
 
 
@@ -140,13 +144,17 @@ def _context_tokens(settings: RunConfig) -> float:
 
 def _adapt_tokens(settings: RunConfig, held_out: int, lower: float) -> float:
     """Tokens through the whole model, or as many as would cost the same."""
-    tuned = 0.0
-    if "oracle" in settings.adapt.arms:
-        part = config.build(plugins.load("conditions", "oracle").Config, settings.adapt.settings.get("oracle", {}))
-        tuned = held_out * part.steps * part.rows * part.max_tokens  # half as long, and twice a forward pass
+    parts = {
+        arm: config.build(plugins.load("conditions", arm).Config, settings.adapt.settings.get(arm, {}))
+        for arm in settings.adapt.arms
+        if arm in TUNES
+    }
+    trainings = {part.tuned() if arm == "tuned_mean" else part for arm, part in parts.items()}
+    tuned = held_out * sum(t.steps * t.rows * t.max_tokens for t in trainings)  # half as long, and twice a forward pass
     several = [arm for arm in settings.adapt.arms if arm in ONE_A_TASK]
     adapters = held_out * len(several) + sum(arm in ONE_FOR_ALL for arm in settings.adapt.arms)
-    read = held_out * sum(arm != "oracle" for arm in several) * settings.retrieve.top_k * TRAJECTORY_TOKENS * lower
+    reading = sum(arm in READS for arm in settings.adapt.arms)
+    read = held_out * reading * settings.retrieve.top_k * TRAJECTORY_TOKENS * lower
     live = 2 * adapters * PROBE_TOKENS
     swapped = 2 * len(several) * min(settings.adapt.swap_tasks, held_out) * (PROMPT_TOKENS + ANSWER_TOKENS)
     return float(tuned + read + live + swapped)

@@ -32,7 +32,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ignore_incomplete", action="store_true", help="score a file that lacks some tasks")
     parser.add_argument("--skip-broken", action="store_true", help="print pass@k although some tasks cannot be judged")
     parser.add_argument("--backend", default="", metavar="NAME", help="sandbox backend; default: fork")
-    parser.add_argument("--workers", "--n_workers", type=int, default=None, help="programs at a time")
+    parser.add_argument(
+        "--workers",
+        "--n_workers",
+        type=int,
+        default=None,
+        help="programs at a time, 0 = one for each processor that may be used; default: the config's, else 0",
+    )
     parser.add_argument(
         "--timeout", type=float, default=None, help="CPU seconds a program; default: 3 for humaneval, 10–60 for others"
     )

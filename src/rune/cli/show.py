@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rune.runs.store import RunDir
+    from rune.runs.store import RunDir, instead_of_a_run
 
     path: Path = args.run
     if (path / "manifest.json").is_file():
@@ -29,11 +29,12 @@ def run(args: argparse.Namespace) -> int:
         return 0
     runs = sorted(p.parent for p in path.glob("*/manifest.json")) if path.is_dir() else []
     if not runs:
-        raise StoreError(f"{path}: no run folder and no folder of runs; `rune run CONFIG` makes one under runs/")
+        raise StoreError(f"{path}: no run folder and no folder of runs; {instead_of_a_run(path)}")
     rows, foreign = [], []
+    damaged: list[DataError] = []
     for folder in runs:
         try:
-            rows.append(_row(RunDir.open(folder)))
+            rows.append(_row(RunDir.open(folder), damaged))
         except (RuneError, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
             foreign.append(f"{folder.name}: no run of this rune ({_words(error)})")
     if rows:
@@ -45,6 +46,10 @@ def run(args: argparse.Namespace) -> int:
         console.warn(text)
     if not rows:
         raise StoreError(f"{path}: none of its {len(runs)} folders with a manifest is a run of this rune")
+    for other in damaged[1:]:
+        console.warn(str(other))
+    if damaged:
+        raise damaged[0]
     return 0
 
 
@@ -54,9 +59,18 @@ def _words(error: Exception) -> str:
     return text.partition(": ")[2] or text or type(error).__name__
 
 
-def _row(folder: RunDir) -> tuple[object, ...]:
-    manifest = folder.manifest()
-    return (folder.path.name, manifest["created"], manifest["status"], _phase(folder), _answer(folder))
+def _row(folder: RunDir, damaged: list[DataError]) -> tuple[object, ...]:
+    """A run in the table; what is wrong with its decision is added to `damaged`."""
+    from rune.study import reading
+
+    manifest, answer = folder.manifest(), "not decided"
+    if reading.decided(folder):
+        try:
+            answer = reading.decision(folder).answer
+        except DataError as error:
+            answer = "damaged"
+            damaged.append(error)
+    return (folder.path.name, manifest["created"], manifest["status"], _phase(folder), answer)
 
 
 def _phase(folder: RunDir) -> int:
@@ -85,15 +99,6 @@ def _phases(folders: list[RunDir]) -> list[str]:
             state = f"waits for a passed decision of phase {number - 1}: none of these runs"
         lines.append(f"phase {number}  {title}: {state}")
     return lines
-
-
-def _answer(folder: RunDir) -> str:
-    from rune.study import reading
-
-    try:
-        return reading.decision(folder).answer
-    except DataError:
-        return "not decided"
 
 
 def _one(folder: RunDir) -> None:
@@ -130,18 +135,18 @@ def _one(folder: RunDir) -> None:
         console.out(console.table(rows, ("stage", "status", "time")))
     if result:
         _variants(result)
-    try:
-        decision = reading.decision(folder)
-    except DataError:
+    if not reading.decided(folder):
         console.out("not decided")
         return
+    decision = reading.decision(folder)
     arms: list[tuple[object, ...]] = [
         (a.condition, f"{100 * a.pass_at_1:.1f}", f"{a.num_passed}/{a.num_samples}") for a in decision.arms
     ]
     if result and len(result["variants"]) > 1:
         console.out(f"the first variant, {next(iter(result['variants']))}, which decides:")
     console.out(console.table(arms, ("arm", f"{decision.scorer.measure()} %", "passed")))
-    console.out(f"effect  {decision.effect_points:+.2f} points (threshold {decision.threshold_points})")
+    compared = decision.contrasts[0].name
+    console.out(f"effect  {compared}: {decision.effect_points:+.2f} points (threshold {decision.threshold_points})")
     if decision.evidence:
         console.out(f"        {decision.evidence}")
     console.out(f"decision  sha256 {combine.digest_of(folder)}")
@@ -165,9 +170,10 @@ def _variants(result: Any) -> None:
     """Every variant's arms, effect and answer, all seeds together."""
     rows: list[tuple[object, ...]] = []
     decisions = {name: found["pooled"]["decision"] for name, found in result["variants"].items()}
+    compared = next(iter(decisions.values()))["contrasts"][0]["name"]
     arms = list(dict.fromkeys(arm["condition"] for found in decisions.values() for arm in found["arms"]))
     for name, found in decisions.items():
         rates = {arm["condition"]: f"{100 * arm['pass_at_1']:.1f}" for arm in found["arms"]}
         shown = (rates.get(arm, "–") for arm in arms)
         rows.append((name, *shown, f"{found['effect_points']:+.2f}", found["answer"]))
-    console.out(console.table(rows, ("variant", *arms, "effect, points", "answer")))
+    console.out(console.table(rows, ("variant", *arms, f"{compared}, points", "answer")))

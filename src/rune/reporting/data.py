@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from rune.benchmarks.scorers import updates
-from rune.errors import DataError
 from rune.runs import integrity, records, store
 from rune.runs.store import RunDir
 from rune.types import Contrast, Decision, Outcome, Sample, Scorer, Split, Trajectory, Verdict
@@ -29,6 +28,10 @@ MEANING: Mapping[str, str] = {
     "empty_trajectory": "a LoRA generated from nothing",
     "teacher": "the trajectory as text in the context, the hypernetwork's teacher",
     "oracle": "a LoRA trained by gradient steps on each trajectory",
+    "hypernet_mean": "the mean of all generated LoRAs, the same for every task",
+    "tuned": "a LoRA fine-tuned on the trajectories that the task is given",
+    "tuned_wrong": "a LoRA fine-tuned on another domain's trajectories",
+    "tuned_mean": "the mean of all fine-tuned LoRAs, the same for every task",
 }
 
 # What a pass is, where the word alone does not say it.
@@ -113,9 +116,7 @@ def gather(
 
     Raises DataError if it has no decision.
     """
-    if not (folder / "decision.json").exists():
-        raise DataError(f"{folder.path}: no decision.json; run `rune gate {folder.path}` first")
-    decision = store.decode(Decision, store.read_json(folder / "decision.json"), where=str(folder / "decision.json"))
+    decision = records.decision(folder)
     found = found or records.of_run(folder)
     treatments = found.treatments
     adapters = {arm: {t.adapter for t in treatments if t.condition == arm and t.adapter} for arm in _arms(decision)}

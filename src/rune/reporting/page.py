@@ -82,7 +82,7 @@ def view(report: Report, *, claim: bool, leakage_rows: int) -> dict[str, Any]:
         "stages": report.manifest.get("stages", {}),
         "variants": every if len(every) > 1 else [],
         "variants_table": variants.overview(every) if every else None,
-        "grade": evidence.GRADES[report.decision.grade],
+        "grade": evidence.grade_in_words(report.decision.grade, report.primary),
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from rune.analysis import evidence, gate
 from rune.models import identity
 from rune.reporting.data import COUNTED, Report
-from rune.reporting.tables import markdown, percent, scores
+from rune.reporting.tables import markdown, meaning, percent, scores
 from rune.types import Answer
 
 # What a newcomer asks next: would something simpler have done?
@@ -26,15 +26,19 @@ def minute(report: Report) -> dict[str, str]:
     power = d.details["power"]
     model = report.manifest.get("model", {}).get("name", "the model")
     tasks = len(report.tasks)
+    than, without = "", "Without it"
+    if primary.baseline != "vanilla":
+        other = f"{primary.baseline} ({meaning(primary.baseline) or 'another arm'})"
+        than, without = f" than with {other}", f"With {other}"
     asked = (
         f"{model} writes Python. A second network reads how past tasks were worked on (tries, errors, fixes) and "
         "turns that into a small change of the model's weights, in one pass. Does the changed model solve more of "
         f"{tasks} tasks that none of this was made from? The rule, fixed beforehand: at least "
-        f"{d.threshold_points:g} points more."
+        f"{d.threshold_points:g} points more{than}."
     )
     answers = "answers" if d.scorer.answer is Answer.VALUE else "programs"
     found = (
-        f"Without it {percent(arms[primary.baseline].pass_at_1)} of {arms[primary.baseline].num_samples} {answers} "
+        f"{without} {percent(arms[primary.baseline].pass_at_1)} of {arms[primary.baseline].num_samples} {answers} "
         f"pass, with it {percent(arms[primary.treatment].pass_at_1)}: {evidence.points(primary.points)} points. "
         f"Of {tasks} tasks {primary.wins} went better, {primary.losses} worse, {primary.ties} the same."
     )

@@ -8,9 +8,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rune.errors import DataError
 from rune.runs import integrity, store
 from rune.runs.store import RunDir
-from rune.types import Problem, Sample, Trajectory, Treatment, Verdict
+from rune.types import Decision, Problem, Sample, Trajectory, Treatment, Verdict
+
+
+def decision(folder: RunDir) -> Decision:
+    """decision.json. Raises DataError if it is missing or damaged."""
+    path = folder / "decision.json"
+    if not path.exists():
+        raise DataError(f"{folder.path}: no decision.json; run `rune gate {folder.path}` first")
+    found = store.decode(Decision, store.read_json(path), where=str(path))
+    if not found.contrasts:
+        raise DataError(f"{path}: field 'contrasts' is empty; what the gate compares comes first in it")
+    return found
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import gzip
 import hashlib
 import json
 import os
+import shlex
 import sys
 import time
 import typing
@@ -318,6 +319,18 @@ def repair(path: Path) -> int:
 # --------------------------------------------------------------------------- run folder
 
 
+def instead_of_a_run(path: Path) -> str:
+    """What to do with a folder that is no run: unpack its run, read what was found, or make a run."""
+    packed = path / "run.tar.xz"
+    if packed.is_file():
+        return f"its records are packed: mkdir -p runs && tar xf {shlex.quote(str(packed))} -C runs"
+    if (path / "result.md").is_file():
+        return f"what was found is in {path / 'result.md'}"
+    if any(path.glob("*.md")):
+        return "what was found is in its .md files"
+    return "`rune run CONFIG` makes one"
+
+
 class RunDir:
     """One experiment on disk. The layout is in ARCHITECTURE.md; all of it reads with `less` and `jq`.
 
@@ -377,7 +390,10 @@ class RunDir:
         """An existing run folder. Raises StoreError if `path` is none."""
         run = cls(path)
         if not run.manifest_path.is_file():
-            raise StoreError(f"{path}: no run folder (manifest.json is missing); `rune run CONFIG` makes one")
+            raise StoreError(f"{path}: no run folder (manifest.json is missing); {instead_of_a_run(path)}")
+        if run.version is None:
+            why = "its manifest.json names no schema version"
+            raise StoreError(f"{path}: no run folder: {why}; {instead_of_a_run(path)}")
         if run.version not in READABLE:
             known = " and ".join(map(str, READABLE))
             raise StoreError(f"{path}: schema version {run.version}, this rune reads {known}")

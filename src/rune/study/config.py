@@ -179,8 +179,11 @@ def load(path: Path, changes: Sequence[str] = ()) -> Loaded:
     return Loaded(build(config.override(raw, changes)), path.parent)
 
 
-def _extended(raw: dict[str, Any], path: Path) -> dict[str, Any]:
-    """`extends = "other.toml"`: that config with this one's values in it, section by section; lists are replaced."""
+def _extended(raw: dict[str, Any], path: Path, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """`extends = "other.toml"`: that config with this one's values in it, section by section; lists are replaced.
+
+    `above`: the configs that extend this one, the first of them first.
+    """
     name = raw.pop("extends", None)
     if name is None:
         return raw
@@ -189,7 +192,11 @@ def _extended(raw: dict[str, Any], path: Path) -> dict[str, Any]:
     other = path.with_name(name)
     if not other.is_file():
         raise ConfigError(f"{path}: extends {name}, and there is no such file beside it")
-    return _merged(_extended(config.parse(other.read_text(encoding="utf-8"), where=str(other)), other), raw)
+    chain = (*above, path.name)
+    if name in chain:
+        circle = " → ".join((*chain[chain.index(name) :], name))
+        raise ConfigError(f"{other}: extends itself: {circle}; take `extends` out of one of them")
+    return _merged(_extended(config.parse(other.read_text(encoding="utf-8"), where=str(other)), other, chain), raw)
 
 
 def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rune.errors import DataError, RuneError
-from rune.runs import store
+from rune.errors import RuneError
+from rune.runs import records, store
 from rune.runs.store import RunDir
 from rune.stages import gate
 from rune.study import combine, folders, version1
@@ -42,12 +42,14 @@ def result(folder: RunDir) -> dict[str, Any] | None:
     return version1.result(store.read_json(path)) if path.exists() else None
 
 
+def decided(folder: RunDir) -> bool:
+    """Is a decision there, whole or damaged?"""
+    return (folder / "decision.json").exists() or (folder / "result.json").exists()
+
+
 def decision(folder: RunDir) -> Decision:
-    """What was decided. Raises DataError if nothing was yet."""
-    path = folder / "decision.json"
-    if path.exists():
-        return store.decode(Decision, store.read_json(path), where=str(path))
-    if found := result(folder):
+    """What was decided. Raises DataError if nothing was yet, or if what is there is damaged."""
+    if not (folder / "decision.json").exists() and (found := result(folder)):
         first = next(iter(found["variants"].values()))["pooled"]["decision"]
         return store.decode(Decision, first, where=str(folder / "result.json"))
-    raise DataError(f"{folder.path}: no decision.json; run `rune gate {folder.path}` first")
+    return records.decision(folder)

@@ -132,6 +132,9 @@ def test_a_config_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match=r"bytes.toml: not a text file, expected TOML; see configs/"):
         config.load(tmp_path / "bytes.toml")
+    (tmp_path / "above.toml").write_text('extends = "bytes.toml"\n')
+    with pytest.raises(ConfigError, match=r"bytes.toml: not a text file, expected TOML; see configs/"):
+        config.load(tmp_path / "above.toml")
     assert config.load(Path("phase1-demo")).settings.run.name
 
 

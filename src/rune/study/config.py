@@ -166,6 +166,11 @@ def load(path: Path, changes: Sequence[str] = ()) -> Loaded:
     """
     if not path.exists():
         path = shipped.config(str(path)) or path
+    raw = _extended(_read(path), path)
+    return Loaded(build(config.override(raw, changes)), path.parent)
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -175,8 +180,7 @@ def load(path: Path, changes: Sequence[str] = ()) -> Loaded:
         ) from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not a text file, expected TOML; see configs/ for examples") from None
-    raw = _extended(config.parse(text, where=str(path)), path)
-    return Loaded(build(config.override(raw, changes)), path.parent)
+    return config.parse(text, where=str(path))
 
 
 def _extended(raw: dict[str, Any], path: Path, above: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -196,7 +200,7 @@ def _extended(raw: dict[str, Any], path: Path, above: tuple[str, ...] = ()) -> d
     if name in chain:
         circle = " → ".join((*chain[chain.index(name) :], name))
         raise ConfigError(f"{other}: extends itself: {circle}; take `extends` out of one of them")
-    return _merged(_extended(config.parse(other.read_text(encoding="utf-8"), where=str(other)), other, chain), raw)
+    return _merged(_extended(_read(other), other, chain), raw)
 
 
 def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

@@ -89,6 +89,21 @@ def test_a_damaged_decision_is_refused_and_not_passed_over(
     assert capsys.readouterr().out.count("not decided") == 2
 
 
+def test_a_result_of_neither_version_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("config.toml", "manifest.json", "result.json"):
+        shutil.copy(ROOT / "results" / "crossfit-0.5b" / name, run)
+    assert main(["show", str(run)]) == 0
+    whole = {"name": "a", "temperatures": {}, "diagnostics": {}}
+    for lost in whole:
+        store.write_json(run / "result.json", {k: v for k, v in whole.items() if k != lost})
+        capsys.readouterr()
+        assert main(["show", str(run)]) == 2
+        said = capsys.readouterr().err
+        assert f"result.json lacks {lost!r}" in said and said.count("\n") == 1
+
+
 @pytest.mark.parametrize("copy", ["phase1-0.5b"], indirect=True)
 def test_every_damaged_decision_of_a_folder_is_named_beside_its_whole_runs(
     copy: Path, capsys: pytest.CaptureFixture[str]

@@ -112,9 +112,11 @@ def _unpacked(folder: RunDir) -> Path:
 
 
 def result(found: Mapping[str, Any]) -> dict[str, Any]:
-    """A version 1 result.json in today's layout."""
+    """A version 1 result.json in today's layout. Raises DataError for one that is of neither."""
     if "variants" in found:
         return dict(found)
+    if missing := sorted({"name", "temperatures", "diagnostics"} - found.keys()):
+        raise DataError(f"result.json lacks {missing[0]!r}, so it is no run's; `rune gate RUN` writes it again")
     return {
         **{k: v for k, v in found.items() if k not in ("temperatures", "diagnostics")},
         "run": str(found["name"]).rpartition("-crossfit")[0],

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import memory_effects
 import memory_halves
+import memory_limits
 import numpy as np
 import scipy.stats
 
@@ -33,6 +34,7 @@ WEAK = 0.45  # φ; an adapter whose whole interval lies below is to be forgotten
 MARGIN = 10.0  # points that a merge may lose of a parent's rate
 LEAST = 10  # releases, for a test to be told
 CLAIM = ("vanilla", "newest of the release")
+DOSES = ("all in one, rank", "all in one, equal dose, rank")  # how the arms of one dose begin; two ranks each
 
 Interval = tuple[float, float, float]  # mean, low, high
 
@@ -63,6 +65,8 @@ def tell(out: Path) -> None:
         "harm": harm(entries, measured),
         "HumanEval by arm": elsewhere(drawn) if drawn else {},
         "HumanEval, bare, crossfit-0.5b": bare_before(measured.outside),
+        "harm, 40 tasks": harm_by_arm(out) if drawn else None,
+        "limits": limits(out, drawn, entries, measured) if drawn else None,
         "merges": merges(entries, done),
         "alike": alike(done),
         "alpha": alphas(drawn, entries, done, measured),
@@ -261,12 +265,13 @@ def test(out: Path, drawn: Tested) -> dict[str, Any]:
         if arm != "selected" and both:
             leads[arm] = bootstrap([reference[d] - of[d] for d in both])
     own, others = own_update(out, drawn)
-    one = max((a for a in means if a.startswith("all in one, rank")), key=lambda a: sum(means[a].values()))
+    doses = [[arm for arm in means if arm.startswith(dose)] for dose in DOSES]
+    best = [max(some, key=lambda a: sum(means[a].values())) for some in doses if some]
     return {
         "releases": len(reference), "tasks": sum(map(len, drawn.tasks.values())),
         "arms": {arm: [*bootstrap(list(of.values())), len(of)] for arm, of in means.items()},
         "selected less": leads, "one lesson, own update": own, "one lesson, the other two": others,
-        "all in one": one, "claim": {arm: leads[arm][1] > 0 for arm in (*CLAIM, one)},
+        "all in one": best, "claim": {arm: leads[arm][1] > 0 for arm in (*CLAIM, *best)},
         "updated less consolidated": paired(means, "updated", "consolidated"),
     }  # fmt: skip
 
@@ -375,6 +380,25 @@ def elsewhere(drawn: Tested) -> dict[str, float]:
     return found
 
 
+def harm_by_arm(out: Path) -> dict[str, Any] | None:
+    """Arm → pass@1 on OUT/harm's HumanEval tasks, mean over its adapters, and less the bare model's; over tasks."""
+    if not (out / "harm" / "verdicts.jsonl").exists():
+        return None
+    hits: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    for verdict in store.read_jsonl(out / "harm" / "verdicts.jsonl", Verdict):
+        hits[verdict.condition, verdict.task_id].append(verdict.outcome is Outcome.PASSED)
+    tasks = sorted({task for _, task in hits})
+    means: dict[str, dict[str, float]] = {}
+    for arm, of in store.read_json(out / "tests" / "arms.json").items():
+        ids = [digest or "vanilla" for digest in of.values()]  # a release each
+        if all((digest, task) in hits for digest in ids for task in tasks):
+            means[arm] = {task: float(np.mean([np.mean(hits[digest, task]) for digest in ids])) for task in tasks}
+    return {
+        arm: {"pass@1": bootstrap(list(of.values())), "less the bare model": paired(means, arm, "vanilla")}
+        for arm, of in means.items()
+    }
+
+
 def bare_before(tasks: Sequence[str]) -> float:
     """pass@1 of the bare model on HumanEval tasks at the same temperature, 15 draws, in %: results/crossfit-0.5b."""
     result = store.read_json(Path(__file__).parents[2] / "results" / "crossfit-0.5b" / "result.json")
@@ -428,10 +452,7 @@ def halves(out: Path, entries: Mapping[str, Entry], done: Sequence[Operation], m
 
     Where nothing is selected the bare model answers. Not drawn, it counts as solving nothing, the least it can do.
     """
-    hits: dict[str, list[bool]] = defaultdict(list)
-    known = out / "bare" / "verdicts.jsonl"
-    for verdict in store.read_jsonl(known, Verdict) if known.exists() else ():
-        hits[verdict.task_id].append(verdict.outcome is Outcome.PASSED)
+    hits = bare_hits(out)
     every = [t for tasks in (*measured.inside.values(), measured.outside) for t in tasks]
     bare = {t: (sum(hits[t]), len(hits[t])) if t in hits else (0, 1) for t in every}
     passes = {**measured.passes, memory_halves.BARE: bare}
@@ -464,6 +485,43 @@ def halves(out: Path, entries: Mapping[str, Entry], done: Sequence[Operation], m
         "means": means, "by alpha": {f"{a:g}": of["fittest of any level"] for a, of in by_alpha.items()},
         "selected by alpha": {f"{a:g}": of["selected"] for a, of in by_alpha.items()},
     }  # fmt: skip
+
+
+def bare_hits(out: Path) -> dict[str, list[bool]]:
+    """Task → whether each draw of the bare model passed, of the evolution's own tasks; empty where none was drawn."""
+    hits: dict[str, list[bool]] = defaultdict(list)
+    known = out / "bare" / "verdicts.jsonl"
+    for verdict in store.read_jsonl(known, Verdict) if known.exists() else ():
+        hits[verdict.task_id].append(verdict.outcome is Outcome.PASSED)
+    return hits
+
+
+def limits(
+    out: Path, drawn: Tested, entries: Mapping[str, Entry], measured: Measured
+) -> dict[str, dict[str, Any]] | None:
+    """What a limit on harm would select, and its worth on the test; None where the bare model was not drawn outside."""
+    hits = bare_hits(out)
+    if not all(task in hits for task in measured.outside):
+        return None
+    bare = float(np.mean([np.mean(hits[task]) for task in measured.outside]))
+    reference, found = by_release(drawn, drawn.arms["selected"]), {}
+    for limit in memory_limits.LIMITS:
+        chosen, outside = {}, []
+        for release, tasks in measured.inside.items():
+            worths = {
+                e.id: memory_limits.Worth(rate(measured, e.id, tasks), rate(measured, e.id, measured.outside), e.number)
+                for e in entries.values()
+                if e.place.project == "releases" and e.place.domain == release and e.id in measured.passes
+            }
+            chosen[release] = memory_limits.selected(worths, bare, limit)
+            outside.append(worths[chosen[release]].outside if chosen[release] else bare)
+        means = by_release(drawn, chosen)
+        found[f"{limit:g}"] = {
+            "nothing selected": sum(not digest for digest in chosen.values()), "UPass": bootstrap(list(means.values())),
+            "less selected": paired({"limit": means, "selected": reference}, "limit", "selected"),
+            "outside": 100 * float(np.mean(outside)), "outside, bare": 100 * bare,
+        }  # fmt: skip
+    return found
 
 
 def phi_of(measured: Measured, adapter: str, domains: Sequence[str], alpha: float) -> Fitness:
@@ -524,12 +582,31 @@ def table(result: Mapping[str, Any]) -> str:
             f"| {alpha} | {kept[0]} | {kept[1]} | {kept[2]} | {row['selected otherwise than at 0.5']} | "
             f"{row['selected'].get('of one lesson', 0)} | {points(row['UPass'])} |"
         )
+    if result["limits"]:
+        lines += ["", "## A limit on harm beside the pass rate", "",
+                  "Selected: the best on the release's scored tasks of those that lose no more than the limit on the "
+                  "tasks outside. pass@1 outside is of the draws that selected.", "",
+                  "| limit, points | releases with nothing selected | UPass on the test | less `selected` "
+                  "| pass@1 outside | bare |", "|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
+        for limit, row in result["limits"].items():
+            lines.append(
+                f"| {limit if float(limit) < 100 else 'none'} | {row['nothing selected']} | {points(row['UPass'])} "
+                f"| {signed(row['less selected'])} | {row['outside']:.1f} | {row['outside, bare']:.1f} |"
+            )
     lines += ["", "## HumanEval tasks under adapters of a kind", "", "| kind | adapters | pass@1 |", "|---|---:|---:|"]
     lines += [f"| {kind} | {row[3]} | {points(row)} |" for kind, row in result["harm"].items()]
     lines.append(f"| the bare model, of [crossfit-0.5b](../crossfit-0.5b/result.md) | – "
                  f"| {result['HumanEval, bare, crossfit-0.5b']:.1f} |")  # fmt: skip
     if result["halves"] and result["halves"]["HumanEval, bare"] is not None:
         lines.append(f"| the bare model | – | {result['halves']['HumanEval, bare']:.1f} |")
+    if result["harm, 40 tasks"]:
+        lines += [
+            "",
+            "| 40 other HumanEval tasks; interval over tasks | pass@1 | less the bare model |",
+            "|---|---:|---:|",
+        ]
+        for arm, row in result["harm, 40 tasks"].items():
+            lines.append(f"| {arm} | {points(row['pass@1'])} | {signed(row['less the bare model'])} |")
     if result["HumanEval by arm"]:
         lines += ["", "| arm of the test | pass@1 on the same HumanEval tasks |", "|---|---:|"]
     lines += [f"| {arm} | {value:.1f} |" for arm, value in result["HumanEval by arm"].items()]

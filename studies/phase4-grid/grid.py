@@ -19,6 +19,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +44,7 @@ def main() -> int:
     parser.add_argument("--config", type=Path, default=CONFIG)
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="section.key=value")
     parser.add_argument("--jobs", type=int, default=3)
+    parser.add_argument("--after", type=Path, help="work: trainings begin once this file is there")
     parser.add_argument("--run", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--memory", type=Path)
@@ -54,7 +56,7 @@ def main() -> int:
     elif args.do == "corpus":
         corpus(load(args.config, args.settings))
     else:
-        return work(load(args.config, args.settings), args.jobs)
+        return work(load(args.config, args.settings), args.jobs, args.after)
     return 0
 
 
@@ -87,11 +89,16 @@ def without_errors(trajectory: Trajectory) -> Trajectory:
 # --------------------------------------------------------------------------- there
 
 
-def work(loaded: Loaded, jobs: int) -> int:
-    """Seed by seed in processes of their own; the folder is the executor's, and `--resume` finds what is missing."""
+def work(loaded: Loaded, jobs: int, after: Path | None = None) -> int:
+    """Seed by seed in processes of their own; the folder is the executor's, and `--resume` finds what is missing.
+
+    The corpus is gathered at once; what needs the GPU for long begins when the file `after` is there.
+    """
     experiment = creation.create(loaded, resume=True)
     with contextlib.closing(executor.Runner(experiment)) as runner:
         runner.gather()
+    while after and not after.exists():
+        time.sleep(0.5)
     by_seed: dict[int, list[str]] = {}
     for cell in cells(loaded.settings):
         by_seed.setdefault(cell.seed, []).append(cell.name)

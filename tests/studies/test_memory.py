@@ -109,6 +109,17 @@ def test_what_is_selected_on_one_half_is_scored_on_the_other(told: ModuleType) -
     assert "updated" not in alone and alone["selected"] == {"r": 0.0}
 
 
+def test_a_limit_on_harm_leaves_out_what_loses_more_and_selects_the_best_of_the_rest(told: ModuleType) -> None:
+    limits = importlib.import_module("memory_limits")
+    worth = limits.Worth
+    adapters = {"harmless": worth(0.2, 0.4, 1), "good": worth(0.6, 0.1, 2), "newer": worth(0.6, 0.1, 3)}
+    # Against 0.4: "harmless" loses nothing, the others exactly 30 points.
+    assert [limits.selected(adapters, 0.4, limit) for limit in (0.0, 29.0, 30.0, 100.0)] == [
+        "harmless", "harmless", "newer", "newer",
+    ]  # fmt: skip
+    assert limits.selected({"good": worth(0.6, 0.1, 2)}, 0.4, 15.0) == limits.BARE
+
+
 def test_a_test_that_was_cut_off_is_told_as_none(told: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "tests").mkdir()
     store.write_json(tmp_path / "tests" / "arms.json", {"selected": {}})

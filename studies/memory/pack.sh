@@ -17,4 +17,5 @@ cp -r "$S/tree/runs" "$S/files/"
 chmod -R u+w "$S/files"
 tar cf - -C "$S/files" memory runs | xz -3 > "$FOLDER/files.tar.xz"
 cp "$S/tree/studies/memory/start.sh" "$FOLDER/"
+[ -f "$FOLDER/lane.env" ] || printf 'JOBS=3\nCORES=\n' > "$FOLDER/lane.env" # one GPU and all processors to itself
 ls -l "$FOLDER"

@@ -101,14 +101,15 @@ share() { [ "$DEVICE" != cuda ] || echo "--set engine.settings.memory_fraction=$
 memory() {
     cd "$T/studies/memory" || return
     local evolve="$PYTHON -m rune adapters evolve --config $M/memory.toml --registry $M/registry $SETS"
-    local both="evolve.trajectories=['corpus/lessons.jsonl','corpus/later.jsonl']" BESIDE
+    local both="evolve.trajectories=['corpus/lessons.jsonl','corpus/later.jsonl']" BESIDE LEARNED
     part_again check 60 "$PYTHON" memory.py check --out "$M" $SETS || return
     part_again add 60 "$PYTHON" memory.py add --out "$M" $SMOKE $SETS || return
     part_again beside 60 "$PYTHON" memory.py beside --out "$M" $SMOKE $SETS & BESIDE=$!
-    part_again consolidate 60 $evolve || { wait "$BESIDE"; return; }
+    part learned 60 "$PYTHON" memory.py learned --out "$M" $SMOKE $SETS & LEARNED=$!
+    part_again consolidate 60 $evolve || { wait "$BESIDE" "$LEARNED"; return; }
     part_again update 60 $evolve --set evolve.update=true --set "$both"
     part bare 60 "$PYTHON" memory.py bare --out "$M" $SETS
-    wait "$BESIDE"
+    wait "$BESIDE" "$LEARNED"
     part_again test 60 "$PYTHON" memory.py test --out "$M" $SMOKE $SETS $(share 0.6)
     touch "$GO"
     export KEEP=150 # seconds, for what stands behind the merges

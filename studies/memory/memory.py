@@ -6,6 +6,7 @@
     python memory.py add --out OUT          there: an adapter a lesson into the registry
     python memory.py beside --out OUT       there: one LoRA of all lessons, two ranks and two doses
     rune adapters evolve --config OUT/memory.toml …      there: see lane.sh
+    python memory.py learned --out OUT      there: sums of a release's lessons, weights learned on its later lessons
     python memory.py test --out OUT         there: every adapter of a release on tasks that the evolution never saw
     python memory.py judge --out OUT        here: what a test that was cut off has drawn
     python memory.py bare --out OUT         the bare model on the evolution's own tasks, for what memory_halves.py tells
@@ -31,6 +32,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rune import console
 from rune.adapters.registry import operations
 from rune.adapters.registry.objects import Objects
 from rune.adapters.registry.records import Entry, Level, MadeFrom, Place, Source
@@ -50,9 +52,10 @@ PROJECT, BESIDE = "releases", "beside"  # the memory's project, and that of what
 ROWS = 2  # of an adapter of one lesson
 ALL_RANKS, ALL_ROWS = (8, 64), 24  # one LoRA of all lessons, the later ones too
 ALL_STEPS = {"all in one": 225, "all in one, equal dose": 120}  # each lesson 37 and 20 times; consolidated: 20
+LEARNED, LEARNED_STEPS, LEARNED_RATE = "learned sum of the lessons", 30, 0.05
 HARM_TASKS, HARM_ARMS = 40, ("vanilla", "selected", "consolidated", "updated")
 CARRIED = 6  # adapters that `weights` writes, 8.8 MB each
-DO = ("check", "add", "beside", "test", "judge", "bare", "harm", "weights")
+DO = ("check", "add", "beside", "learned", "test", "judge", "bare", "harm", "weights")
 
 
 def main() -> int:
@@ -162,6 +165,34 @@ def beside(args: argparse.Namespace) -> None:
                 insert(registry, maker.make_all([sources]), [place], [sources], "fine-tuned")
 
 
+def learned(args: argparse.Namespace) -> None:
+    """Of each release's lessons' adapters a sum with learned weights a module, from its three later lessons."""
+    from rune.adapters import composition
+    from rune.adapters.registry import intake
+    from rune.hypernet import base as bases
+    from rune.hypernet import composition_weights
+
+    settings = settings_of(args)
+    registry = Registry(args.out / "registry")
+    evaluator = measuring.EngineEvaluator(settings, registry.folder)
+    base = None
+    later, lessons = sources_of(args, "later")[0], registry.page(View(project=PROJECT, status=None), limit=1_000_000)
+    for domain in sorted({t.domain for t in later}):
+        place = Place(project=BESIDE, domain=f"{LEARNED} {domain}")
+        if at(registry, place):
+            continue
+        base = base or bases.load(evaluator.model, device=evaluator.device, dtype=evaluator.dtype)
+        entries = [e for e in lessons if e.place.domain == domain and e.place.level is Level.TASK]
+        adapters = intake.load_all(registry, entries)
+        asked = [t for t in later if t.domain == domain]
+        found = composition_weights.learn(base, adapters, asked, steps=LEARNED_STEPS, learning_rate=LEARNED_RATE)
+        console.out(f"{domain}: {found.losses[0]:.3f} to {found.losses[-1]:.3f} nats a token")
+        sources = [Source(trajectory_id=t.trajectory_id, task_id=t.task_id) for t in asked]
+        means = [sum(w.values()) / len(w) for w in found.weights]
+        parents = tuple((e.id, mean) for e, mean in zip(entries, means, strict=True))
+        insert(registry, [composition.compose(adapters, found.weights)], [place], [sources], "composed", parents)
+
+
 def sources_of(args: argparse.Namespace, name: str) -> tuple[list[Trajectory], list[Source]]:
     some = store.read_jsonl(args.out / "corpus" / f"{name}.jsonl", Trajectory)
     return some, [Source(trajectory_id=t.trajectory_id, task_id=t.task_id) for t in some]
@@ -231,6 +262,9 @@ def arms(registry: Registry, domains: Sequence[str]) -> dict[str, dict[str, str]
             arm = f"{name}, rank {rank}"
             if there := at(registry, Place(project=BESIDE, domain=arm)):
                 found[arm] = dict.fromkeys(domains, there[0].id)
+    there_too = {d: at(registry, Place(project=BESIDE, domain=f"{LEARNED} {d}")) for d in domains}
+    if some := {d: entries[0].id for d, entries in there_too.items() if entries}:
+        found[LEARNED] = some
     whole = found.get("consolidated", {})
     if whole:
         order = sorted(whole)

@@ -13,7 +13,7 @@ import pytest
 from rune.adapters.registry.records import Place
 from rune.runs import store
 from rune.study.config import load
-from rune.types import Problem, Split, Trajectory
+from rune.types import Outcome, Problem, Split, Trajectory, Verdict
 
 STUDY = Path(__file__).parents[2] / "studies" / "memory"
 
@@ -118,6 +118,29 @@ def test_a_limit_on_harm_leaves_out_what_loses_more_and_selects_the_best_of_the_
         "harmless", "harmless", "newer", "newer",
     ]  # fmt: skip
     assert limits.selected({"good": worth(0.6, 0.1, 2)}, 0.4, 15.0) == limits.BARE
+
+
+def test_harm_is_the_mean_over_an_arms_releases_less_the_bare_model_task_by_task(
+    told: ModuleType, tmp_path: Path
+) -> None:
+    assert told.harm_by_arm(tmp_path) is None
+    passed = {"vanilla": (True, True), "x": (True, False), "y": (False, False)}
+    verdicts = [
+        Verdict(
+            task_id=f"t{n}", condition=name, draw=0, outcome=Outcome.PASSED if yes else Outcome.FAILED
+        )
+        for name, some in passed.items() for n, yes in enumerate(some)
+    ]  # fmt: skip
+    (tmp_path / "harm").mkdir()
+    store.write_jsonl(tmp_path / "harm" / "verdicts.jsonl", verdicts)
+    arms = {"vanilla": {"a": "", "b": "", "c": ""}, "consolidated": {"a": "x", "b": "x", "c": "y"}, "other": {"a": "z"}}
+    store.write_json(tmp_path / "tests" / "arms.json", arms)
+    found = told.harm_by_arm(tmp_path)
+    # Two of three releases have x, which passes t0 alone; "other" was not drawn.
+    assert set(found) == {"vanilla", "consolidated"}
+    assert found["consolidated"]["pass@1"][0] == pytest.approx(100 / 3)
+    assert found["consolidated"]["less the bare model"][0] == pytest.approx(-200 / 3)
+    assert found["vanilla"]["less the bare model"] == pytest.approx((0, 0, 0))
 
 
 def test_a_test_that_was_cut_off_is_told_as_none(told: ModuleType, tmp_path: Path) -> None:

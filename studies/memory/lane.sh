@@ -1,15 +1,16 @@
 #!/bin/bash
-# Two studies: memory, and phase4-grid beside it: its corpus from the start, its trainings once the memory's test is drawn, or at once on another GPU, GRID_GPU. Started as
+# Two studies: memory, and phase4-grid: its corpus from the start, its trainings after the memory, or at once on another GPU, GRID_GPU. Started as
 #   SECONDS_LEFT=1300 setsid bash lane.sh > /tmp/lane-memory.log 2>&1 < /dev/null &
 #   T (a tree of the repository) · LANE (files: memory/ of `memory.py corpus`)
 #   WORK (what stays) · OUT_MEMORY (what comes back, renewed every 25 s)
 # Every part is skipped if it would not fit or was done; started again, the lane goes on. Nobody else may use its GPUs: an engine takes a
 # share of what is free when a call starts, and out of that share the room for its adapters first, all as wide as the widest: in the test 170 of rank 128, 24 GB.
-# So it waits until FREE_GB are free, gives the test 0.6 and nothing beside it, and then two merging processes 0.25 each beside three trainings (23 GB each at most).
+# So it waits until FREE_GB are free, gives the test 0.6, and puts nothing beside it. A training of the grid takes up to 55 GB and most of the GPU's time: two at once, and
+# no merges beside them (gpu.log of 2026-11-28). With grid/ in LANE, the records of a grid that was begun, it goes on with that one.
 set -u
 T=${T:-/tmp/tree} LANE=${LANE:-/tmp/lane-memory} WORK=${WORK:-/tmp/work-memory} OUT_MEMORY=${OUT_MEMORY:-/tmp/out-memory}
 SECONDS_LEFT=${SECONDS_LEFT:-1300} READY=${READY:-/tmp/ready-0.5b} PYTHON=${PYTHON:-python3} SMOKE=${SMOKE:-}
-SETS=${SETS:-} GRID_SETS=${GRID_SETS:-} DEVICE=${DEVICE:-cuda} PAIRS=${PAIRS:-30} JOBS=${JOBS:-3} GRID_GPU=${GRID_GPU:-} FREE_GB=${FREE_GB:-100}
+SETS=${SETS:-} GRID_SETS=${GRID_SETS:-} DEVICE=${DEVICE:-cuda} PAIRS=${PAIRS:-30} JOBS=${JOBS:-2} GRID_GPU=${GRID_GPU:-} FREE_GB=${FREE_GB:-100}
 END=$((SECONDS + SECONDS_LEFT))
 mkdir -p "$WORK/done" "$OUT_MEMORY"
 exec 9> "$WORK/lock"
@@ -17,6 +18,7 @@ flock -n 9 || { echo "a lane is at work in $WORK"; exit 1; }
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
 M="$WORK/memory" G="$WORK/grid"
 [ -d "$M" ] || cp -r "$LANE/memory" "$M"
+[ -d "$G" ] || [ ! -d "$LANE/grid" ] || cp -r "$LANE/grid" "$G"
 left() { echo $((END - SECONDS)); }
 say() { echo "$(date +%T) $* ($(left) s left)" >> "$WORK/lane.log"; }
 
@@ -25,7 +27,7 @@ part() { # NAME NEEDS COMMAND…: once, if NEEDS seconds are left; its output in
     shift 2
     [ -e "$WORK/done/$name" ] && return 0
     [ "$(left)" -gt "$needs" ] || { say "$name: no time"; return 1; }
-    if run_for "$(($(left) - ${KEEP:-0}))" "$@" >> "$WORK/$name.log" 2>&1 9>&-; then
+    if run_for "$needs" "$@" >> "$WORK/$name.log" 2>&1 9>&-; then
         echo $((SECONDS - began)) > "$WORK/done/$name"
         say "$name took $((SECONDS - began))"
     else
@@ -33,8 +35,9 @@ part() { # NAME NEEDS COMMAND…: once, if NEEDS seconds are left; its output in
         return 1
     fi
 }
-run_for() { # SECONDS COMMAND…; a function of this file is quick and goes without
-    if [ "$(type -t "$2")" = function ]; then "${@:2}"; else timeout "$@"; fi
+run_for() { # NEEDS COMMAND…: until KEEP seconds before the end; a function of this file is quick and goes without
+    local seconds=$(($(left) - ${KEEP:-0}))
+    if [ "$(type -t "$2")" = function ]; then "${@:2}"; else timeout $((seconds > $1 ? seconds : $1)) "${@:2}"; fi
 }
 part_again() { part "$@" || part "$@"; } # what is done is not done again
 
@@ -111,10 +114,12 @@ memory() {
     part bare 60 "$PYTHON" memory.py bare --out "$M" $SETS
     wait "$BESIDE" "$LEARNED"
     part_again test 60 "$PYTHON" memory.py test --out "$M" $SMOKE $SETS $(share 0.6)
-    touch "$GO"
     export KEEP=150 # seconds, for what stands behind the merges
-    (merge plain 0.5 svd cat linear; merge ties 0.5 ties_svd=0.5 dare_ties_svd=0.5 ties=0.5 dare_ties=0.5) & local one=$!
-    (merge dare 0.5 dare_linear_svd=0.5 magnitude_prune_svd=0.5 dare_linear=0.5 magnitude_prune=0.5; merge sum 1.0 cat svd linear) & local other=$!
+    # One call an operator: what is cut off loses that one. Choosing among the entries of ΔW is slow, so these come last.
+    (merge plain 0.5 svd cat linear; merge dare 0.5 dare_linear=0.5; merge prune 0.5 magnitude_prune=0.5
+     merge ties_svd 0.5 ties_svd=0.5; merge dare_ties_svd 0.5 dare_ties_svd=0.5) & local one=$!
+    (merge sum 1.0 cat svd linear; merge ties 0.5 ties=0.5; merge dare_ties 0.5 dare_ties=0.5
+     merge dare_svd 0.5 dare_linear_svd=0.5; merge prune_svd 0.5 magnitude_prune_svd=0.5) & local other=$!
     wait "$one" "$other"
     KEEP=0
     part forget 30 $evolve --set evolve.forget_below=0.45

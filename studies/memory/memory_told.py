@@ -34,6 +34,12 @@ WEAK = 0.45  # φ; an adapter whose whole interval lies below is to be forgotten
 MARGIN = 10.0  # points that a merge may lose of a parent's rate
 LEAST = 10  # releases, for a test to be told
 CLAIM = ("vanilla", "newest of the release")
+PAIRS = (  # arms that are told against each other
+    ("updated", "consolidated"), ("learned sum of the lessons", "mean of the lessons"),
+    ("all in one, rank 64", "all in one, rank 8"),
+    ("all in one, equal dose, rank 64", "all in one, equal dose, rank 8"),
+    ("all in one, rank 8", "all in one, equal dose, rank 8"),
+)  # fmt: skip
 DOSES = ("all in one, rank", "all in one, equal dose, rank")  # how the arms of one dose begin; two ranks each
 
 Interval = tuple[float, float, float]  # mean, low, high
@@ -272,7 +278,7 @@ def test(out: Path, drawn: Tested) -> dict[str, Any]:
         "arms": {arm: [*bootstrap(list(of.values())), len(of)] for arm, of in means.items()},
         "selected less": leads, "one lesson, own update": own, "one lesson, the other two": others,
         "all in one": best, "claim": {arm: leads[arm][1] > 0 for arm in (*CLAIM, *best)},
-        "updated less consolidated": paired(means, "updated", "consolidated"),
+        "pairs": {f"{one}` less `{other}": paired(means, one, other) for one, other in PAIRS},
     }  # fmt: skip
 
 
@@ -645,8 +651,8 @@ def test_table(one: Mapping[str, Any] | None, begun: Mapping[str, Any] | None) -
     for arm, value in sorted(one["arms"].items(), key=lambda a: -a[1][0]):
         lines.append(f"| {arm} | {value[3]} | {points(value)} | {signed(one['selected less'].get(arm))} |")
     lines += ["", f"An adapter of one lesson: {points(one['one lesson, own update'])} on its own update's tasks, "
-              f"{points(one['one lesson, the other two'])} on the other two updates'. `updated` less `consolidated`: "
-              f"{signed(one['updated less consolidated'])}.", "",
+              f"{points(one['one lesson, the other two'])} on the other two updates'. "
+              + "; ".join(f"`{pair}`: {signed(lead)}" for pair, lead in one["pairs"].items()) + ".", "",
               "`selected` beats, by the rule: " + "; ".join(
                   f"{arm}: {'yes' if yes else 'no'}" for arm, yes in one["claim"].items()) + "."]  # fmt: skip
     return lines

@@ -6,7 +6,7 @@
 # Every part is skipped if it would not fit or was done; started again, the lane goes on. Nobody else may use its GPUs: an engine takes a
 # share of what is free when a call starts, and out of that share the room for its adapters first, all as wide as the widest: in the test 170 of rank 128, 24 GB.
 # So it waits until FREE_GB are free, gives the test 0.6, and puts nothing beside it. A training of the grid takes up to 55 GB and most of the GPU's time: two at once, and
-# no merges beside them (gpu.log of 2026-11-28). With grid/ in LANE, the records of a grid that was begun, it goes on with that one.
+# no merges beside them (gpu.log of 2026-11-28). What grid/ in LANE, an earlier grid's records, has scored is not made again.
 set -u
 T=${T:-/tmp/tree} LANE=${LANE:-/tmp/lane-memory} WORK=${WORK:-/tmp/work-memory} OUT_MEMORY=${OUT_MEMORY:-/tmp/out-memory}
 SECONDS_LEFT=${SECONDS_LEFT:-1300} READY=${READY:-/tmp/ready-0.5b} PYTHON=${PYTHON:-python3} SMOKE=${SMOKE:-}
@@ -18,7 +18,6 @@ flock -n 9 || { echo "a lane is at work in $WORK"; exit 1; }
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
 M="$WORK/memory" G="$WORK/grid"
 [ -d "$M" ] || cp -r "$LANE/memory" "$M"
-[ -d "$G" ] || [ ! -d "$LANE/grid" ] || cp -r "$LANE/grid" "$G"
 left() { echo $((END - SECONDS)); }
 say() { echo "$(date +%T) $* ($(left) s left)" >> "$WORK/lane.log"; }
 
@@ -95,7 +94,7 @@ grid() { # CUDA_VISIBLE_DEVICES as it is, or GRID_GPU
         room "$GRID_GPU"
         touch "$GO"
     fi
-    cd "$T/studies/phase4-grid" && part_again grid 60 nice -n 2 "$PYTHON" grid.py work --jobs "$JOBS" --after "$GO" --set "run.folder=$G" \
+    cd "$T/studies/phase4-grid" && part_again grid 60 nice -n 2 "$PYTHON" grid.py work --jobs "$JOBS" --after "$GO" --done "$LANE/grid" --set "run.folder=$G" \
         --set "phase.override='phase 2 failed; the grid asks about the generator, on bfloat16'" $GRID_SETS
 }
 
@@ -108,7 +107,7 @@ memory() {
     part_again check 60 "$PYTHON" memory.py check --out "$M" $SETS || return
     part_again add 60 "$PYTHON" memory.py add --out "$M" $SMOKE $SETS || return
     part_again beside 60 "$PYTHON" memory.py beside --out "$M" $SMOKE $SETS & BESIDE=$!
-    part learned 60 "$PYTHON" memory.py learned --out "$M" $SMOKE $SETS & LEARNED=$!
+    part learned 60 timeout 240 "$PYTHON" memory.py learned --out "$M" $SMOKE $SETS & LEARNED=$!
     part_again consolidate 60 $evolve || { wait "$BESIDE" "$LEARNED"; return; }
     part_again update 60 $evolve --set evolve.update=true --set "$both"
     part bare 60 "$PYTHON" memory.py bare --out "$M" $SETS

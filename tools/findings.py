@@ -198,7 +198,7 @@ def memory(root: Path) -> str:
         f"Of {found['evolution']['adapters']['of one lesson']} fine-tuned adapters in {test['releases']} made-up "
         "releases of a library, measured, consolidated and updated, the selected one solves "
         f"**{arms['selected'][0]:.1f} %** of {test['tasks']} unseen tasks: {_span(leads['vanilla'])} points against no "
-        f"memory, {_span(leads['newest of the release'])} against the newest adapter, and **{_span(leads[one])} against "
+        f"memory, {_span(leads['newest of the release'])} against the newest, and **{_span(leads[one])} against "
         f"one LoRA** of the same rank, of all lessons, each seen as often. That one solves {arms[one][0]:.1f} %, and "
         f"{found['HumanEval by arm'][one]:.1f} % of six HumanEval tasks, where the bare model solves "
         f"{found['HumanEval, bare, crossfit-0.5b']:.1f}. The mean of two releases' adapters solves {merge:.1f} % of "

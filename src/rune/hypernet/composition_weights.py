@@ -57,8 +57,8 @@ def learn(
     rng = random.Random(seed)
 
     def loss(chosen: Sequence[int]) -> Tensor:
-        worn = {name: stack.weighted(weights[:, m]) for m, (name, stack) in enumerate(zip(names, stacks, strict=True))}
-        return -base.log_prob(base.rows([texts[n] for n in chosen]), worn).mean()
+        applied = {name: stack.weighted(weights[:, m]) for m, (name, stack) in enumerate(zip(names, stacks, strict=True))}
+        return -base.log_prob(base.rows([texts[n] for n in chosen]), applied).mean()
 
     def over_all() -> float:
         with torch.no_grad():

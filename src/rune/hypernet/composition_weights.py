@@ -51,13 +51,13 @@ def learn(
     composition.check(adapters, [1.0] * len(adapters))
     names = composition.names(adapters)
     texts = [base.encode(t.prompt, t.solution, answer=t.answer) for t in solved]
-    stacks = [_stack(base, adapters, name) for name in names]
+    stacks = {name: _stack(base, adapters, name) for name in names}
     weights = torch.ones(len(adapters), len(names), device=base.device, requires_grad=True)
     optimiser = torch.optim.Adam([weights], lr=learning_rate)
     rng = random.Random(seed)
 
     def loss(chosen: Sequence[int]) -> Tensor:
-        applied = {name: stack.weighted(weights[:, m]) for m, (name, stack) in enumerate(zip(names, stacks, strict=True))}
+        applied = {name: stack.weighted(weights[:, m]) for m, (name, stack) in enumerate(stacks.items())}
         return -base.log_prob(base.rows([texts[n] for n in chosen]), applied).mean()
 
     def over_all() -> float:

@@ -9,7 +9,7 @@
     python memory.py learned --out OUT      there: sums of a release's lessons, weights learned on its later lessons
     python memory.py test --out OUT         there: every adapter of a release on tasks that the evolution never saw
     python memory.py judge --out OUT        here: what a test that was cut off has drawn
-    python memory.py bare --out OUT         the bare model on the evolution's own tasks, for what memory_halves.py tells
+    python memory.py bare --out OUT         the bare model on the evolution's own tasks, for the limit on harm
     python memory.py harm --out OUT         there: the test's arms on 40 HumanEval tasks
     python memory.py weights --out OUT --to FOLDER      there: a few adapters in bfloat16, small enough to carry
     python memory.py tell --out OUT         here: the numbers

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import memory_effects
-import memory_halves
 import memory_limits
 import numpy as np
 import scipy.stats
@@ -67,7 +66,6 @@ def tell(out: Path) -> None:
         "scored tasks": scored_tasks(out, entries, done, measured),
         "test": test(out, drawn) if drawn else None,
         "test, cut off": cut_off(begun) if begun and begun.tasks and not drawn else None,
-        "halves": None if drawn else halves(out, entries, done, measured),
         "harm": harm(entries, measured),
         "HumanEval by arm": elsewhere(drawn) if drawn else {},
         "HumanEval, bare, crossfit-0.5b": bare_before(measured.outside),
@@ -77,10 +75,10 @@ def tell(out: Path) -> None:
         "alike": alike(done),
         "alpha": alphas(drawn, entries, done, measured),
     }
-    by_alpha = {alpha: row.pop("by release") for alpha, row in result["alpha"].items()}
-    arms, decided = means_of(drawn) if drawn else {}, {}
-    if halved := result["halves"]:
-        by_alpha, decided, arms = (halved.pop(name) for name in ("by alpha", "selected by alpha", "means"))
+    by_alpha, decided = (
+        {alpha: row.pop(name) for alpha, row in result["alpha"].items()} for name in ("fittest", "decided")
+    )
+    arms = means_of(drawn) if drawn else {}
     result["effects"] = memory_effects.effects(entries, done, arms, by_alpha, decided)
     parts = sorted((out.parent / "done").glob("*"))
     result["seconds"] = {part.name: int(part.read_text()) for part in parts if part.stat().st_size}
@@ -119,7 +117,8 @@ def measured_of(out: Path) -> Measured:
 
 
 def rate(measured: Measured, adapter: str, tasks: Sequence[str]) -> float:
-    return memory_halves.rate(measured.passes[adapter], tasks)
+    known = measured.passes[adapter]
+    return math.fsum(known[task][0] / known[task][1] for task in tasks) / len(tasks)
 
 
 # --------------------------------------------------------------------------- what was done
@@ -423,14 +422,14 @@ def alphas(
     base: dict[str, str] = {}
     found: dict[str, Any] = {}
     for alpha in ALPHAS:
-        kept: dict[str, int] = defaultdict(int)
+        held: dict[str, int] = defaultdict(int)
         for one in done:
             if one.kind in ("consolidate", "update", "merge"):
                 domains = list(one.numbers["domains"])
                 phi = {a: phi_of(measured, a, domains, alpha) for a in (one.result, *one.inputs)}
                 best = max(phi[a].value for a in one.inputs)
                 made = phi[one.result]
-                kept[one.kind] += made.low > best if one.kind == "merge" else made.value >= best
+                held[one.kind] += made.low > best if one.kind == "merge" else made.value >= best
         chosen = {}
         for release in measured.inside:
             there = [
@@ -442,55 +441,39 @@ def alphas(
             )
         base = base or chosen
         means = by_release(drawn, chosen) if drawn else {}
+        decides = {release: kept(entries, done, measured, release, alpha) for release in measured.inside}
+        decided = by_release(drawn, decides) if drawn else {}
         kinds = defaultdict(int)
         for digest in chosen.values():
             kinds["of one lesson" if entries[digest].place.level is Level.TASK else entries[digest].how] += 1
         found[f"{alpha:g}"] = {
-            "kept": dict(kept), "UPass": bootstrap(list(means.values())) if means else None,
+            "kept": dict(held), "UPass": bootstrap(list(means.values())) if means else None,
+            "nothing selected": sum(not digest for digest in decides.values()),
+            "UPass, kept and selected": bootstrap(list(decided.values())) if decided else None,
             "selected otherwise than at 0.5": sum(chosen[r] != base[r] for r in chosen), "selected": dict(kinds),
-            "by release": means,
+            "fittest": means, "decided": decided,
         }  # fmt: skip
     return found
 
 
-def halves(out: Path, entries: Mapping[str, Entry], done: Sequence[Operation], measured: Measured) -> dict[str, Any]:
-    """The evolution decided on half of its tasks and scored on the other half; see memory_halves.py.
+def kept(
+    entries: Mapping[str, Entry], done: Sequence[Operation], measured: Measured, release: str, alpha: float
+) -> str:
+    """What `select` gives for an unseen task of the release if this α decides what is kept; "" is the bare model.
 
-    Where nothing is selected the bare model answers. Not drawn, it counts as solving nothing, the least it can do.
+    An update was tried only where the evolution itself, at 0.7, had kept the consolidated one.
     """
-    hits = bare_hits(out)
-    every = [t for tasks in (*measured.inside.values(), measured.outside) for t in tasks]
-    bare = {t: (sum(hits[t]), len(hits[t])) if t in hits else (0, 1) for t in every}
-    passes = {**measured.passes, memory_halves.BARE: bare}
-    made = {(o.kind, entries[o.result].place.domain): o.result for o in done if o.kind in ("consolidate", "update")}
-    releases, tasks = {}, {}
-    for release, inside in sorted(measured.inside.items()):
-        lessons = [e.id for e in entries.values() if e.place.domain == release and e.place.level is Level.TASK]
-        whole = made["consolidate", release]
-        releases[release] = memory_halves.Release(lessons, whole, made.get(("update", release), ""))
-        by_update: dict[str, list[str]] = defaultdict(list)
-        for task in inside:
-            by_update[update(task)].append(task)
-        tasks[release] = by_update
-    by_alpha = {a: memory_halves.scored(releases, passes, tasks, measured.outside, a) for a in ALPHAS}
-    refused = {a: 100 * float(np.mean(list(of.pop(memory_halves.NOTHING).values()))) for a, of in by_alpha.items()}
-    means = by_alpha[float(memory_effects.SPECIFIED)]
-    if not hits:
-        for of in by_alpha.values():
-            del of["vanilla"]
-    return {
-        "bare drawn": sum(map(len, hits.values())),
-        "arms": {arm: [*bootstrap(list(of.values())), len(of)] for arm, of in means.items()},
-        "selected less": {
-            arm: paired(means, "selected", arm) for arm in means if arm != "selected"
-        },
-        "by α": {f"{a:g}": {"nothing selected": refused[a]}
-                 | {arm: bootstrap(list(of[arm].values())) for arm in ("selected", "fittest of any level")}
-                 for a, of in by_alpha.items()},
-        "HumanEval, bare": 100 * memory_halves.rate(bare, measured.outside) if measured.outside[-1] in hits else None,
-        "means": means, "by alpha": {f"{a:g}": of["fittest of any level"] for a, of in by_alpha.items()},
-        "selected by alpha": {f"{a:g}": of["selected"] for a, of in by_alpha.items()},
-    }  # fmt: skip
+    made = {one.kind: one for one in done if one.result and entries[one.result].place.domain == release}
+
+    def phi(digest: str) -> float:
+        return phi_of(measured, digest, [release], alpha).value
+
+    whole, update_ = made["consolidate"], made.get("update")
+    if phi(whole.result) < max(phi(digest) for digest in whole.inputs):
+        return ""
+    if update_ and phi(update_.result) >= phi(whole.result):
+        return update_.result
+    return whole.result
 
 
 def bare_hits(out: Path) -> dict[str, list[bool]]:
@@ -571,22 +554,16 @@ def table(result: Mapping[str, Any]) -> str:
         best = f"{made[0]['best input']:.3f}" if made[0] else "–"
         lines.append(f"| {release} | {row['adapters']} | {row['archived']} | {best} | {' | '.join(cells)} |")
     lines += ["", "## The test", "", *test_table(result["test"], result["test, cut off"])]
-    if result["halves"]:
-        lines += [
-            "",
-            "## Decided on half of the scored tasks, scored on the other",
-            "",
-            *halves_table(result["halves"]),
-        ]
     lines += ["", "## Merges", "", *(merges_table(result) if result["merges"] else ["None was made."])]
     lines += ["", "## α", "", "| α | consolidations kept | updates kept | merges kept | selected otherwise than at 0.5 "
-              "| of one lesson selected | UPass of the selected on the test |",
-              "|---:|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
+              "| of one lesson selected | UPass of the fittest of any level | releases with nothing selected "
+              "| UPass, kept and selected |", "|---:|---:|---:|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
     for alpha, row in result["alpha"].items():
         kept = [row["kept"].get(kind, 0) for kind in ("consolidate", "update", "merge")]
         lines.append(
             f"| {alpha} | {kept[0]} | {kept[1]} | {kept[2]} | {row['selected otherwise than at 0.5']} | "
-            f"{row['selected'].get('of one lesson', 0)} | {points(row['UPass'])} |"
+            f"{row['selected'].get('of one lesson', 0)} | {points(row['UPass'])} "
+            f"| {row['nothing selected']} | {points(row['UPass, kept and selected'])} |"
         )
     if result["limits"]:
         lines += ["", "## A limit on harm beside the pass rate", "",
@@ -603,8 +580,6 @@ def table(result: Mapping[str, Any]) -> str:
     lines += [f"| {kind} | {row[3]} | {points(row)} |" for kind, row in result["harm"].items()]
     lines.append(f"| the bare model, of [crossfit-0.5b](../crossfit-0.5b/result.md) | – "
                  f"| {result['HumanEval, bare, crossfit-0.5b']:.1f} |")  # fmt: skip
-    if result["halves"] and result["halves"]["HumanEval, bare"] is not None:
-        lines.append(f"| the bare model | – | {result['halves']['HumanEval, bare']:.1f} |")
     if result["harm, 40 tasks"]:
         lines += [
             "",
@@ -658,25 +633,12 @@ def test_table(one: Mapping[str, Any] | None, begun: Mapping[str, Any] | None) -
     return lines
 
 
-def halves_table(one: Mapping[str, Any]) -> list[str]:
-    bare = "was drawn" if one["bare drawn"] else "was not drawn and counts as solving nothing"
-    lines = [f"Rates in %, α = 0.7; intervals over releases. The bare model, where nothing is selected, {bare}.", "",
-             "| arm | releases | UPass | `selected` less this |", "|---|---:|---:|---:|"]  # fmt: skip
-    for arm, value in sorted(one["arms"].items(), key=lambda a: -a[1][0]):
-        lines.append(f"| {arm} | {value[3]} | {points(value)} | {signed(one['selected less'].get(arm))} |")
-    lines += ["", "| α | nothing selected, % of splits | selected | fittest of any level |", "|---:|---:|---:|---:|"]
-    for alpha, row in one["by α"].items():
-        cells = [points(row[arm]) for arm in ("selected", "fittest of any level")]
-        lines.append(f"| {alpha} | {row['nothing selected']:.1f} | {' | '.join(cells)} |")
-    return lines
-
-
 def figure(path: Path, result: Mapping[str, Any]) -> None:
-    """UPass of each arm with its interval over releases, one below the other; of the halves if there was no test."""
+    """UPass of each arm with its interval over releases, one below the other, if there was a test."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    told = result["test"] or result["halves"]
+    told = result["test"]
     if not told:
         return
     arms = sorted(told["arms"].items(), key=lambda a: a[1][0])

@@ -38,6 +38,7 @@ PAIRS = (  # arms that are told against each other
     ("all in one, rank 64", "all in one, rank 8"),
     ("all in one, equal dose, rank 64", "all in one, equal dose, rank 8"),
     ("all in one, rank 8", "all in one, equal dose, rank 8"),
+    ("updated", "all in one, equal dose, rank 8"),
 )  # fmt: skip
 DOSES = ("all in one, rank", "all in one, equal dose, rank")  # how the arms of one dose begin; two ranks each
 

@@ -7,7 +7,8 @@
 `sound`: the same on the folds that a fault did not touch (results/reader-layers). `families`: private conventions
 (results/hypernet-0.5b, families-atom-0.5b). `updates`: real API updates (results/updates-exploration), and `oracle`:
 what a fine-tuned LoRA does there, and more passes of a hypernetwork (results/updates-oracle, updates-scaled). `pbb`:
-values of a function that was only read (results/pbb-hypernet). `remember`: a session goes in, an answer changes
+values of a function that was only read (results/pbb-hypernet). `memory`: an evolution over fine-tuned adapters, and
+merges of two (results/memory). `remember`: a session goes in, an answer changes
 (results/bench-remember-cpu.json).
 """
 
@@ -47,6 +48,7 @@ def blocks(root: Path = ROOT) -> dict[str, str]:
         "updates": updates(root),
         "oracle": oracle(root),
         "pbb": evaluated(root),
+        "memory": memory(root),
         "remember": remember(root),
     }
 
@@ -182,6 +184,26 @@ def oracle(root: Path) -> str:
         f"{passes:.1f} %, fine-tuning {steps:.1f}, another update's adapter "
         f"{generated['arms']['four passes_wrong']:.1f} ([study](studies/updates-scaled/README.md), "
         "[result](results/updates-scaled/result.md))."
+    )
+
+
+def memory(root: Path) -> str:
+    """The evolved memory against none, the newest adapter and one LoRA of all lessons; what a merge keeps."""
+    found = store.read_json(root / "results" / "memory" / "result.json")
+    test, svd = found["test"], found["merges"]["svd, 0.5 each"]
+    arms, leads = test["arms"], test["selected less"]
+    one = "all in one, equal dose, rank 8"
+    parent, merge = svd["that parent"][0], svd["merge on a parent's tasks"][0]
+    return (
+        f"Of {found['evolution']['adapters']['of one lesson']} fine-tuned adapters in {test['releases']} made-up "
+        "releases of a library, measured, consolidated and updated, the selected one solves "
+        f"**{arms['selected'][0]:.1f} %** of {test['tasks']} unseen tasks: {_span(leads['vanilla'])} points against no "
+        f"memory, {_span(leads['newest of the release'])} against the newest, and **{_span(leads[one])} against "
+        f"one LoRA** of the same rank, of all lessons, each seen as often. That one solves {arms[one][0]:.1f} %, and "
+        f"{found['HumanEval by arm'][one]:.1f} % of six HumanEval tasks, where the bare model solves "
+        f"{found['HumanEval, bare, crossfit-0.5b']:.1f}. The mean of two releases' adapters solves {merge:.1f} % of "
+        f"each one's own tasks, that one {parent:.1f} ([study](studies/memory/README.md), "
+        "[result](results/memory/result.md))."
     )
 
 

@@ -3,11 +3,15 @@
     cd studies/memory
     python memory.py corpus --out OUT       here: releases of updated functions, their lessons and tasks
     python memory.py check --out OUT        there: tasks whose reference does not count under that Python are left out
-    python memory.py add --out OUT          there: an adapter a lesson into the registry, and one LoRA of all lessons
+    python memory.py add --out OUT          there: an adapter a lesson into the registry
+    python memory.py beside --out OUT       there: one LoRA of all lessons, two ranks and two doses
     rune adapters evolve --config OUT/memory.toml …      there: see lane.sh
+    python memory.py learned --out OUT      there: sums of a release's lessons, weights learned on its later lessons
     python memory.py test --out OUT         there: every adapter of a release on tasks that the evolution never saw
     python memory.py judge --out OUT        here: what a test that was cut off has drawn
-    python memory.py bare --out OUT         the bare model on the evolution's own tasks, for what memory_halves.py tells
+    python memory.py bare --out OUT         the bare model on the evolution's own tasks, for the limit on harm
+    python memory.py harm --out OUT         there: the test's arms on 40 HumanEval tasks
+    python memory.py weights --out OUT --to FOLDER      there: a few adapters in bfloat16, small enough to carry
     python memory.py tell --out OUT         here: the numbers
 
 OUT/registry is the registry, OUT/tests a folder in the shape of a run; arms-after.json
@@ -28,6 +32,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rune import console
 from rune.adapters.registry import operations
 from rune.adapters.registry.objects import Objects
 from rune.adapters.registry.records import Entry, Level, MadeFrom, Place, Source
@@ -45,24 +50,32 @@ RELEASES, UPDATES = 16, 3  # releases of a library, functions that each changes
 LESSONS, LATER, SCORED = 2, 1, 2  # of an update's eight tasks; the other three are the test
 PROJECT, BESIDE = "releases", "beside"  # the memory's project, and that of what it is compared with
 ROWS = 2  # of an adapter of one lesson
-ALL_RANKS, ALL_STEPS, ALL_ROWS = (8, 64), 225, 24  # one LoRA of all lessons, the later ones too
+ALL_RANKS, ALL_ROWS = (8, 64), 24  # one LoRA of all lessons, the later ones too
+ALL_STEPS = {"all in one": 225, "all in one, equal dose": 120}  # each lesson 37 and 20 times; consolidated: 20
+LEARNED, LEARNED_STEPS, LEARNED_RATE = "learned sum of the lessons", 30, 0.05
+HARM_TASKS, HARM_ARMS = 40, ("vanilla", "selected", "consolidated", "updated")
+CARRIED = 6  # adapters that `weights` writes, 8.8 MB each
+DO = ("check", "add", "beside", "learned", "test", "judge", "bare", "harm", "weights")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("do", choices=("corpus", "check", "add", "test", "judge", "bare", "tell"))
+    parser.add_argument("do", choices=("corpus", *DO, "tell"))
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--to", type=Path)
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="section.key=value")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: checks the path, claims nothing")
     args = parser.parse_args()
     if args.smoke:
-        globals().update(RELEASES=3, ALL_STEPS=2, ALL_ROWS=2, ALL_RANKS=(4, 8))
+        globals().update(
+            RELEASES=3, ALL_STEPS=dict(zip(ALL_STEPS, (3, 2), strict=True)), ALL_ROWS=2, ALL_RANKS=(4, 8), HARM_TASKS=2
+        )
     if args.do == "tell":
         import memory_told
 
         memory_told.tell(args.out)
     else:
-        {"corpus": corpus, "check": check, "add": add, "test": test, "judge": judge, "bare": bare}[args.do](args)
+        globals()[args.do](args)
     return 0
 
 
@@ -129,22 +142,64 @@ def settings_of(args: argparse.Namespace) -> memory.MemoryConfig:
 
 
 def add(args: argparse.Namespace) -> None:
-    """An adapter of every lesson at the level of its task, in order of arrival; beside them one LoRA of all lessons."""
+    """An adapter of every lesson at the level of its task, in order of arrival."""
     settings = settings_of(args)
     registry = Registry(args.out / "registry", create=True)
-    lessons = store.read_jsonl(args.out / "corpus" / "lessons.jsonl", Trajectory)
-    sources = [Source(trajectory_id=t.trajectory_id, task_id=t.task_id) for t in lessons]
+    lessons, sources = sources_of(args, "lessons")
     places = [Place(project=PROJECT, domain=t.domain, task=t.task_id) for t in lessons]
     maker = tuned(settings, registry, rows=ROWS, together=min(24, 3 * tune_of(settings).together))
     if not registry.page(View(project=PROJECT), limit=1):
         insert(registry, maker.make_all([[s] for s in sources]), places, [[s] for s in sources], "fine-tuned")
-    later = store.read_jsonl(args.out / "corpus" / "later.jsonl", Trajectory)
-    sources += [Source(trajectory_id=t.trajectory_id, task_id=t.task_id) for t in later]
-    for rank in ALL_RANKS:
-        place = Place(project=BESIDE, domain=f"all-in-one-{rank}")
-        if not at(registry, place):
-            maker = tuned(settings, registry, rank=rank, alpha=2.0 * rank, steps=ALL_STEPS, rows=ALL_ROWS)
-            insert(registry, maker.make_all([sources]), [place], [sources], "fine-tuned")
+
+
+def beside(args: argparse.Namespace) -> None:
+    """One LoRA of all lessons, the later ones too, of each rank and dose; no part of the memory."""
+    settings = settings_of(args)
+    registry = Registry(args.out / "registry", create=True)
+    sources = [*sources_of(args, "lessons")[1], *sources_of(args, "later")[1]]
+    for name, steps in ALL_STEPS.items():
+        for rank in ALL_RANKS:
+            place = Place(project=BESIDE, domain=f"{name}, rank {rank}")
+            if not at(registry, place):
+                maker = tuned(settings, registry, rank=rank, alpha=2.0 * rank, steps=steps, rows=ALL_ROWS)
+                insert(registry, maker.make_all([sources]), [place], [sources], "fine-tuned")
+
+
+def learned(args: argparse.Namespace) -> None:
+    """Of each release's lessons' adapters a sum with learned weights a module, from its three later lessons; and the
+    plain sums, which take a minute to write.
+    """
+    from rune.adapters import composition
+    from rune.adapters.registry import intake
+    from rune.hypernet import base as bases
+    from rune.hypernet import composition_weights
+
+    settings = settings_of(args)
+    registry = Registry(args.out / "registry")
+    evaluator = measuring.EngineEvaluator(settings, registry.folder)
+    base = None
+    later, lessons = sources_of(args, "later")[0], registry.page(View(project=PROJECT, status=None), limit=1_000_000)
+    for domain in sorted({t.domain for t in later}):
+        place = Place(project=BESIDE, domain=f"{LEARNED} {domain}")
+        if at(registry, place):
+            continue
+        base = base or bases.load(evaluator.model, device=evaluator.device, dtype=evaluator.dtype)
+        entries = [e for e in lessons if e.place.domain == domain and e.place.level is Level.TASK]
+        adapters = intake.load_all(registry, entries)
+        asked = [t for t in later if t.domain == domain]
+        found = composition_weights.learn(base, adapters, asked, steps=LEARNED_STEPS, learning_rate=LEARNED_RATE)
+        console.out(f"{domain}: {found.losses[0]:.3f} to {found.losses[-1]:.3f} nats a token")
+        sources = [Source(trajectory_id=t.trajectory_id, task_id=t.task_id) for t in asked]
+        means = [sum(w.values()) / len(w) for w in found.weights]
+        parents = tuple((e.id, mean) for e, mean in zip(entries, means, strict=True))
+        insert(registry, [composition.compose(adapters, found.weights)], [place], [sources], "composed", parents)
+    some = arms(registry, sorted({t.domain for t in later}))
+    composed(registry, {arm: of for arm, of in some.items() if arm.startswith("lesson-")})  # what the test also wants
+
+
+def sources_of(args: argparse.Namespace, name: str) -> tuple[list[Trajectory], list[Source]]:
+    some = store.read_jsonl(args.out / "corpus" / f"{name}.jsonl", Trajectory)
+    return some, [Source(trajectory_id=t.trajectory_id, task_id=t.task_id) for t in some]
 
 
 def tune_of(settings: memory.MemoryConfig) -> Any:
@@ -206,10 +261,14 @@ def arms(registry: Registry, domains: Sequence[str]) -> dict[str, dict[str, str]
             found.setdefault(f"{operation.kind}d", {})[made.place.domain] = made.id
     found["newest of the release"] = {d: by_domain[d][-1].id for d in domains}
     found["newest of all"] = dict.fromkeys(domains, lessons[-1].id)
-    for rank in ALL_RANKS:
-        found[f"all in one, rank {rank}"] = dict.fromkeys(
-            domains, at(registry, Place(project=BESIDE, domain=f"all-in-one-{rank}"))[0].id
-        )
+    for name in ALL_STEPS:
+        for rank in ALL_RANKS:
+            arm = f"{name}, rank {rank}"
+            if there := at(registry, Place(project=BESIDE, domain=arm)):
+                found[arm] = dict.fromkeys(domains, there[0].id)
+    there_too = {d: at(registry, Place(project=BESIDE, domain=f"{LEARNED} {d}")) for d in domains}
+    if some := {d: entries[0].id for d, entries in there_too.items() if entries}:
+        found[LEARNED] = some
     whole = found.get("consolidated", {})
     if whole:
         order = sorted(whole)
@@ -225,7 +284,7 @@ def composed(registry: Registry, found: dict[str, dict[str, str]]) -> dict[str, 
     made: dict[str, dict[str, str]] = {}
     lessons = [ids for arm, ids in found.items() if arm.startswith("lesson-")]
     whole = found.get("consolidated", {})
-    everything = found[f"all in one, rank {ALL_RANKS[0]}"]
+    everything = found.get(f"all in one, rank {ALL_RANKS[0]}", {})
     wanted: dict[str, dict[str, list[tuple[str, float]]]] = {
         "mean of the lessons": {d: [(ids[d], 1 / len(lessons)) for ids in lessons] for d in lessons[0]},
         "sum of the lessons": {d: [(ids[d], 1.0) for ids in lessons] for d in lessons[0]},
@@ -247,10 +306,13 @@ def composed(registry: Registry, found: dict[str, dict[str, str]]) -> dict[str, 
     return made
 
 
-def outside(settings: memory.MemoryConfig, registry: Registry, domain: str) -> list[Problem]:
-    """The tasks outside of every release that the evolution draws all adapters on."""
+def outside(settings: memory.MemoryConfig, registry: Registry, domain: str, *, more: int = 0) -> list[Problem]:
+    """The tasks outside of every release that the evolution draws all adapters on; with `more`, so many that follow."""
     assert settings.elsewhere is not None
-    wanted = measuring.EngineEvaluator(settings, registry.folder).tasks([domain]).outside
+    first = settings.evolve.outside
+    wider = replace(settings, evolve=replace(settings.evolve, outside=first + more))
+    found = measuring.EngineEvaluator(wider, registry.folder).tasks([domain]).outside
+    wanted = found[first:] if more else found
     return [p for p in cells.problems(settings.elsewhere) if p.task_id in wanted]
 
 
@@ -277,17 +339,32 @@ def test(args: argparse.Namespace) -> None:
         if not arm.startswith("lesson-"):
             wanted += [(digest, p) for digest in dict.fromkeys(ids.values()) for p in elsewhere]
         for digest, problem in wanted:
-            adapter = None
-            if digest:
-                entry = registry.get(digest)
-                adapter = AdapterRef(
-                    adapter_id=digest, base_model=entry.base, rank=entry.rank, delta_w_norm=entry.delta_w_norm
-                )
-            key = digest or "vanilla"
-            treatments.setdefault(
-                (key, problem.task_id), Treatment(task_id=problem.task_id, condition=key, adapter=adapter)
-            )
+            one = treatment(registry, digest, problem)
+            treatments.setdefault((one.condition, problem.task_id), one)
     draw(args, folder, [*problems, *elsewhere], list(treatments.values()))
+
+
+def treatment(registry: Registry, digest: str, problem: Problem) -> Treatment:
+    """A task under an adapter, whose id is the condition; "" is the bare model."""
+    if not digest:
+        return Treatment(task_id=problem.task_id, condition="vanilla")
+    entry = registry.get(digest)
+    ref = AdapterRef(adapter_id=digest, base_model=entry.base, rank=entry.rank, delta_w_norm=entry.delta_w_norm)
+    return Treatment(task_id=problem.task_id, condition=digest, adapter=ref)
+
+
+def harm(args: argparse.Namespace) -> None:
+    """OUT/harm: draws and verdicts of what the test compares, on HumanEval tasks that the evolution never drew."""
+    settings = settings_of(args)
+    registry = Registry(args.out / "registry")
+    domains = sorted({p.domain for p in store.read_jsonl(args.out / "corpus" / "tests.jsonl", Problem)})
+    problems = outside(settings, registry, domains[0], more=HARM_TASKS)
+    found = store.read_json(args.out / "tests" / "arms.json")
+    wanted = [arm for arm in found if arm in HARM_ARMS or arm.startswith("all in one,")]
+    ids = dict.fromkeys(digest for arm in wanted for digest in found[arm].values())
+    folder = store.RunDir(args.out / "harm")
+    folder.path.mkdir(parents=True, exist_ok=True)
+    draw(args, folder, problems, [treatment(registry, digest, p) for digest in ids for p in problems])
 
 
 def bare(args: argparse.Namespace) -> None:
@@ -319,6 +396,33 @@ def judge(args: argparse.Namespace) -> None:
     folder = store.RunDir(args.out / "tests")
     with working(args, folder) as context:
         score.run(folder, settings_of(args).score, context)
+
+
+def weights(args: argparse.Namespace) -> None:
+    """TO/ID: PEFT folders in bfloat16 of what can be looked into afterwards without a GPU.
+
+    One LoRA of all lessons, the first pair that was merged and its merge by `svd`, then what is selected of the first
+    releases.
+    """
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from rune.adapters.registry import export
+
+    registry = Registry(args.out / "registry")
+    wanted = [e.id for e in at(registry, Place(project=BESIDE, domain=f"all in one, equal dose, rank {ALL_RANKS[0]}"))]
+    merges = [o for o in operations.listed(registry) if o.kind == "merge"]
+    if merges:
+        wanted += merges[0].inputs
+        wanted += [o.result for o in merges if o.inputs == merges[0].inputs and o.arguments["merge"]["method"] == "svd"]
+    arms_file = args.out / "tests" / "arms.json"
+    if arms_file.exists():
+        wanted += filter(None, store.read_json(arms_file)["selected"].values())
+    for digest in list(dict.fromkeys(wanted))[:CARRIED]:
+        folder = args.to / digest
+        export.one(registry, registry.get(digest), folder)
+        file = folder / "adapter_model.safetensors"
+        save_file({name: w.to(torch.bfloat16) for name, w in load_file(file).items()}, file)
 
 
 @contextlib.contextmanager

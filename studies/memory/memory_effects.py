@@ -17,7 +17,13 @@ from rune.analysis import stats
 
 RESAMPLES = 10_000
 SPECIFIED = "0.7"  # α
-SUMS = ("all in one + release", "sum of the lessons", "mean of the lessons", "mean of all releases")
+SUMS = (
+    "learned sum of the lessons",
+    "all in one + release",
+    "sum of the lessons",
+    "mean of the lessons",
+    "mean of all releases",
+)
 NO_GAIN = np.finfo(float).eps
 
 

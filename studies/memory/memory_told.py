@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import memory_effects
-import memory_halves
+import memory_limits
 import numpy as np
 import scipy.stats
 
@@ -33,6 +33,14 @@ WEAK = 0.45  # φ; an adapter whose whole interval lies below is to be forgotten
 MARGIN = 10.0  # points that a merge may lose of a parent's rate
 LEAST = 10  # releases, for a test to be told
 CLAIM = ("vanilla", "newest of the release")
+PAIRS = (  # arms that are told against each other
+    ("updated", "consolidated"), ("learned sum of the lessons", "mean of the lessons"),
+    ("all in one, rank 64", "all in one, rank 8"),
+    ("all in one, equal dose, rank 64", "all in one, equal dose, rank 8"),
+    ("all in one, rank 8", "all in one, equal dose, rank 8"),
+    ("updated", "all in one, equal dose, rank 8"),
+)  # fmt: skip
+DOSES = ("all in one, rank", "all in one, equal dose, rank")  # how the arms of one dose begin; two ranks each
 
 Interval = tuple[float, float, float]  # mean, low, high
 
@@ -59,18 +67,19 @@ def tell(out: Path) -> None:
         "scored tasks": scored_tasks(out, entries, done, measured),
         "test": test(out, drawn) if drawn else None,
         "test, cut off": cut_off(begun) if begun and begun.tasks and not drawn else None,
-        "halves": None if drawn else halves(out, entries, done, measured),
         "harm": harm(entries, measured),
         "HumanEval by arm": elsewhere(drawn) if drawn else {},
         "HumanEval, bare, crossfit-0.5b": bare_before(measured.outside),
+        "harm, 40 tasks": harm_by_arm(out) if drawn else None,
+        "limits": limits(out, drawn, entries, measured) if drawn else None,
         "merges": merges(entries, done),
         "alike": alike(done),
         "alpha": alphas(drawn, entries, done, measured),
     }
-    by_alpha = {alpha: row.pop("by release") for alpha, row in result["alpha"].items()}
-    arms, decided = means_of(drawn) if drawn else {}, {}
-    if halved := result["halves"]:
-        by_alpha, decided, arms = (halved.pop(name) for name in ("by alpha", "selected by alpha", "means"))
+    by_alpha, decided = (
+        {alpha: row.pop(name) for alpha, row in result["alpha"].items()} for name in ("fittest", "decided")
+    )
+    arms = means_of(drawn) if drawn else {}
     result["effects"] = memory_effects.effects(entries, done, arms, by_alpha, decided)
     parts = sorted((out.parent / "done").glob("*"))
     result["seconds"] = {part.name: int(part.read_text()) for part in parts if part.stat().st_size}
@@ -109,7 +118,8 @@ def measured_of(out: Path) -> Measured:
 
 
 def rate(measured: Measured, adapter: str, tasks: Sequence[str]) -> float:
-    return memory_halves.rate(measured.passes[adapter], tasks)
+    known = measured.passes[adapter]
+    return math.fsum(known[task][0] / known[task][1] for task in tasks) / len(tasks)
 
 
 # --------------------------------------------------------------------------- what was done
@@ -261,13 +271,14 @@ def test(out: Path, drawn: Tested) -> dict[str, Any]:
         if arm != "selected" and both:
             leads[arm] = bootstrap([reference[d] - of[d] for d in both])
     own, others = own_update(out, drawn)
-    one = max((a for a in means if a.startswith("all in one, rank")), key=lambda a: sum(means[a].values()))
+    doses = [[arm for arm in means if arm.startswith(dose)] for dose in DOSES]
+    best = [max(some, key=lambda a: sum(means[a].values())) for some in doses if some]
     return {
         "releases": len(reference), "tasks": sum(map(len, drawn.tasks.values())),
         "arms": {arm: [*bootstrap(list(of.values())), len(of)] for arm, of in means.items()},
         "selected less": leads, "one lesson, own update": own, "one lesson, the other two": others,
-        "all in one": one, "claim": {arm: leads[arm][1] > 0 for arm in (*CLAIM, one)},
-        "updated less consolidated": paired(means, "updated", "consolidated"),
+        "all in one": best, "claim": {arm: leads[arm][1] > 0 for arm in (*CLAIM, *best)},
+        "pairs": {f"{one}` less `{other}": paired(means, one, other) for one, other in PAIRS},
     }  # fmt: skip
 
 
@@ -375,6 +386,25 @@ def elsewhere(drawn: Tested) -> dict[str, float]:
     return found
 
 
+def harm_by_arm(out: Path) -> dict[str, Any] | None:
+    """Arm → pass@1 on OUT/harm's HumanEval tasks, mean over its adapters, and less the bare model's; over tasks."""
+    if not (out / "harm" / "verdicts.jsonl").exists():
+        return None
+    hits: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    for verdict in store.read_jsonl(out / "harm" / "verdicts.jsonl", Verdict):
+        hits[verdict.condition, verdict.task_id].append(verdict.outcome is Outcome.PASSED)
+    tasks = sorted({task for _, task in hits})
+    means: dict[str, dict[str, float]] = {}
+    for arm, of in store.read_json(out / "tests" / "arms.json").items():
+        ids = [digest or "vanilla" for digest in of.values()]  # a release each
+        if all((digest, task) in hits for digest in ids for task in tasks):
+            means[arm] = {task: float(np.mean([np.mean(hits[digest, task]) for digest in ids])) for task in tasks}
+    return {
+        arm: {"pass@1": bootstrap(list(of.values())), "less the bare model": paired(means, arm, "vanilla")}
+        for arm, of in means.items()
+    }
+
+
 def bare_before(tasks: Sequence[str]) -> float:
     """pass@1 of the bare model on HumanEval tasks at the same temperature, 15 draws, in %: results/crossfit-0.5b."""
     result = store.read_json(Path(__file__).parents[2] / "results" / "crossfit-0.5b" / "result.json")
@@ -393,14 +423,14 @@ def alphas(
     base: dict[str, str] = {}
     found: dict[str, Any] = {}
     for alpha in ALPHAS:
-        kept: dict[str, int] = defaultdict(int)
+        held: dict[str, int] = defaultdict(int)
         for one in done:
             if one.kind in ("consolidate", "update", "merge"):
                 domains = list(one.numbers["domains"])
                 phi = {a: phi_of(measured, a, domains, alpha) for a in (one.result, *one.inputs)}
                 best = max(phi[a].value for a in one.inputs)
                 made = phi[one.result]
-                kept[one.kind] += made.low > best if one.kind == "merge" else made.value >= best
+                held[one.kind] += made.low > best if one.kind == "merge" else made.value >= best
         chosen = {}
         for release in measured.inside:
             there = [
@@ -412,58 +442,76 @@ def alphas(
             )
         base = base or chosen
         means = by_release(drawn, chosen) if drawn else {}
+        decides = {release: kept(entries, done, measured, release, alpha) for release in measured.inside}
+        decided = by_release(drawn, decides) if drawn else {}
         kinds = defaultdict(int)
         for digest in chosen.values():
             kinds["of one lesson" if entries[digest].place.level is Level.TASK else entries[digest].how] += 1
         found[f"{alpha:g}"] = {
-            "kept": dict(kept), "UPass": bootstrap(list(means.values())) if means else None,
+            "kept": dict(held), "UPass": bootstrap(list(means.values())) if means else None,
+            "nothing selected": sum(not digest for digest in decides.values()),
+            "UPass, kept and selected": bootstrap(list(decided.values())) if decided else None,
             "selected otherwise than at 0.5": sum(chosen[r] != base[r] for r in chosen), "selected": dict(kinds),
-            "by release": means,
+            "fittest": means, "decided": decided,
         }  # fmt: skip
     return found
 
 
-def halves(out: Path, entries: Mapping[str, Entry], done: Sequence[Operation], measured: Measured) -> dict[str, Any]:
-    """The evolution decided on half of its tasks and scored on the other half; see memory_halves.py.
+def kept(
+    entries: Mapping[str, Entry], done: Sequence[Operation], measured: Measured, release: str, alpha: float
+) -> str:
+    """What `select` gives for an unseen task of the release if this α decides what is kept; "" is the bare model.
 
-    Where nothing is selected the bare model answers. Not drawn, it counts as solving nothing, the least it can do.
+    An update was tried only where the evolution itself, at 0.7, had kept the consolidated one.
     """
+    made = {one.kind: one for one in done if one.result and entries[one.result].place.domain == release}
+
+    def phi(digest: str) -> float:
+        return phi_of(measured, digest, [release], alpha).value
+
+    whole, update_ = made["consolidate"], made.get("update")
+    if phi(whole.result) < max(phi(digest) for digest in whole.inputs):
+        return ""
+    if update_ and phi(update_.result) >= phi(whole.result):
+        return update_.result
+    return whole.result
+
+
+def bare_hits(out: Path) -> dict[str, list[bool]]:
+    """Task → whether each draw of the bare model passed, of the evolution's own tasks; empty where none was drawn."""
     hits: dict[str, list[bool]] = defaultdict(list)
     known = out / "bare" / "verdicts.jsonl"
     for verdict in store.read_jsonl(known, Verdict) if known.exists() else ():
         hits[verdict.task_id].append(verdict.outcome is Outcome.PASSED)
-    every = [t for tasks in (*measured.inside.values(), measured.outside) for t in tasks]
-    bare = {t: (sum(hits[t]), len(hits[t])) if t in hits else (0, 1) for t in every}
-    passes = {**measured.passes, memory_halves.BARE: bare}
-    made = {(o.kind, entries[o.result].place.domain): o.result for o in done if o.kind in ("consolidate", "update")}
-    releases, tasks = {}, {}
-    for release, inside in sorted(measured.inside.items()):
-        lessons = [e.id for e in entries.values() if e.place.domain == release and e.place.level is Level.TASK]
-        whole = made["consolidate", release]
-        releases[release] = memory_halves.Release(lessons, whole, made.get(("update", release), ""))
-        by_update: dict[str, list[str]] = defaultdict(list)
-        for task in inside:
-            by_update[update(task)].append(task)
-        tasks[release] = by_update
-    by_alpha = {a: memory_halves.scored(releases, passes, tasks, measured.outside, a) for a in ALPHAS}
-    refused = {a: 100 * float(np.mean(list(of.pop(memory_halves.NOTHING).values()))) for a, of in by_alpha.items()}
-    means = by_alpha[float(memory_effects.SPECIFIED)]
-    if not hits:
-        for of in by_alpha.values():
-            del of["vanilla"]
-    return {
-        "bare drawn": sum(map(len, hits.values())),
-        "arms": {arm: [*bootstrap(list(of.values())), len(of)] for arm, of in means.items()},
-        "selected less": {
-            arm: paired(means, "selected", arm) for arm in means if arm != "selected"
-        },
-        "by α": {f"{a:g}": {"nothing selected": refused[a]}
-                 | {arm: bootstrap(list(of[arm].values())) for arm in ("selected", "fittest of any level")}
-                 for a, of in by_alpha.items()},
-        "HumanEval, bare": 100 * memory_halves.rate(bare, measured.outside) if measured.outside[-1] in hits else None,
-        "means": means, "by alpha": {f"{a:g}": of["fittest of any level"] for a, of in by_alpha.items()},
-        "selected by alpha": {f"{a:g}": of["selected"] for a, of in by_alpha.items()},
-    }  # fmt: skip
+    return hits
+
+
+def limits(
+    out: Path, drawn: Tested, entries: Mapping[str, Entry], measured: Measured
+) -> dict[str, dict[str, Any]] | None:
+    """What a limit on harm would select, and its worth on the test; None where the bare model was not drawn outside."""
+    hits = bare_hits(out)
+    if not all(task in hits for task in measured.outside):
+        return None
+    bare = float(np.mean([np.mean(hits[task]) for task in measured.outside]))
+    reference, found = by_release(drawn, drawn.arms["selected"]), {}
+    for limit in memory_limits.LIMITS:
+        chosen, outside = {}, []
+        for release, tasks in measured.inside.items():
+            worths = {
+                e.id: memory_limits.Worth(rate(measured, e.id, tasks), rate(measured, e.id, measured.outside), e.number)
+                for e in entries.values()
+                if e.place.project == "releases" and e.place.domain == release and e.id in measured.passes
+            }
+            chosen[release] = memory_limits.selected(worths, bare, limit)
+            outside.append(worths[chosen[release]].outside if chosen[release] else bare)
+        means = by_release(drawn, chosen)
+        found[f"{limit:g}"] = {
+            "nothing selected": sum(not digest for digest in chosen.values()), "UPass": bootstrap(list(means.values())),
+            "less selected": paired({"limit": means, "selected": reference}, "limit", "selected"),
+            "outside": 100 * float(np.mean(outside)), "outside, bare": 100 * bare,
+        }  # fmt: skip
+    return found
 
 
 def phi_of(measured: Measured, adapter: str, domains: Sequence[str], alpha: float) -> Fitness:
@@ -507,29 +555,40 @@ def table(result: Mapping[str, Any]) -> str:
         best = f"{made[0]['best input']:.3f}" if made[0] else "–"
         lines.append(f"| {release} | {row['adapters']} | {row['archived']} | {best} | {' | '.join(cells)} |")
     lines += ["", "## The test", "", *test_table(result["test"], result["test, cut off"])]
-    if result["halves"]:
-        lines += [
-            "",
-            "## Decided on half of the scored tasks, scored on the other",
-            "",
-            *halves_table(result["halves"]),
-        ]
     lines += ["", "## Merges", "", *(merges_table(result) if result["merges"] else ["None was made."])]
     lines += ["", "## α", "", "| α | consolidations kept | updates kept | merges kept | selected otherwise than at 0.5 "
-              "| of one lesson selected | UPass of the selected on the test |",
-              "|---:|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
+              "| of one lesson selected | UPass of the fittest of any level | releases with nothing selected "
+              "| UPass, kept and selected |", "|---:|---:|---:|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
     for alpha, row in result["alpha"].items():
         kept = [row["kept"].get(kind, 0) for kind in ("consolidate", "update", "merge")]
         lines.append(
             f"| {alpha} | {kept[0]} | {kept[1]} | {kept[2]} | {row['selected otherwise than at 0.5']} | "
-            f"{row['selected'].get('of one lesson', 0)} | {points(row['UPass'])} |"
+            f"{row['selected'].get('of one lesson', 0)} | {points(row['UPass'])} "
+            f"| {row['nothing selected']} | {points(row['UPass, kept and selected'])} |"
         )
+    if result["limits"]:
+        lines += ["", "## A limit on harm beside the pass rate", "",
+                  "Selected: the best on the release's scored tasks of those that lose no more than the limit on the "
+                  "tasks outside. pass@1 outside is of the draws that selected.", "",
+                  "| limit, points | releases with nothing selected | UPass on the test | less `selected` "
+                  "| pass@1 outside | bare |", "|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
+        for limit, row in result["limits"].items():
+            lines.append(
+                f"| {limit if float(limit) < 100 else 'none'} | {row['nothing selected']} | {points(row['UPass'])} "
+                f"| {signed(row['less selected'])} | {row['outside']:.1f} | {row['outside, bare']:.1f} |"
+            )
     lines += ["", "## HumanEval tasks under adapters of a kind", "", "| kind | adapters | pass@1 |", "|---|---:|---:|"]
     lines += [f"| {kind} | {row[3]} | {points(row)} |" for kind, row in result["harm"].items()]
     lines.append(f"| the bare model, of [crossfit-0.5b](../crossfit-0.5b/result.md) | – "
                  f"| {result['HumanEval, bare, crossfit-0.5b']:.1f} |")  # fmt: skip
-    if result["halves"] and result["halves"]["HumanEval, bare"] is not None:
-        lines.append(f"| the bare model | – | {result['halves']['HumanEval, bare']:.1f} |")
+    if result["harm, 40 tasks"]:
+        lines += [
+            "",
+            "| 40 other HumanEval tasks; interval over tasks | pass@1 | less the bare model |",
+            "|---|---:|---:|",
+        ]
+        for arm, row in result["harm, 40 tasks"].items():
+            lines.append(f"| {arm} | {points(row['pass@1'])} | {signed(row['less the bare model'])} |")
     if result["HumanEval by arm"]:
         lines += ["", "| arm of the test | pass@1 on the same HumanEval tasks |", "|---|---:|"]
     lines += [f"| {arm} | {value:.1f} |" for arm, value in result["HumanEval by arm"].items()]
@@ -568,32 +627,19 @@ def test_table(one: Mapping[str, Any] | None, begun: Mapping[str, Any] | None) -
     for arm, value in sorted(one["arms"].items(), key=lambda a: -a[1][0]):
         lines.append(f"| {arm} | {value[3]} | {points(value)} | {signed(one['selected less'].get(arm))} |")
     lines += ["", f"An adapter of one lesson: {points(one['one lesson, own update'])} on its own update's tasks, "
-              f"{points(one['one lesson, the other two'])} on the other two updates'. `updated` less `consolidated`: "
-              f"{signed(one['updated less consolidated'])}.", "",
+              f"{points(one['one lesson, the other two'])} on the other two updates'. "
+              + "; ".join(f"`{pair}`: {signed(lead)}" for pair, lead in one["pairs"].items()) + ".", "",
               "`selected` beats, by the rule: " + "; ".join(
                   f"{arm}: {'yes' if yes else 'no'}" for arm, yes in one["claim"].items()) + "."]  # fmt: skip
     return lines
 
 
-def halves_table(one: Mapping[str, Any]) -> list[str]:
-    bare = "was drawn" if one["bare drawn"] else "was not drawn and counts as solving nothing"
-    lines = [f"Rates in %, α = 0.7; intervals over releases. The bare model, where nothing is selected, {bare}.", "",
-             "| arm | releases | UPass | `selected` less this |", "|---|---:|---:|---:|"]  # fmt: skip
-    for arm, value in sorted(one["arms"].items(), key=lambda a: -a[1][0]):
-        lines.append(f"| {arm} | {value[3]} | {points(value)} | {signed(one['selected less'].get(arm))} |")
-    lines += ["", "| α | nothing selected, % of splits | selected | fittest of any level |", "|---:|---:|---:|---:|"]
-    for alpha, row in one["by α"].items():
-        cells = [points(row[arm]) for arm in ("selected", "fittest of any level")]
-        lines.append(f"| {alpha} | {row['nothing selected']:.1f} | {' | '.join(cells)} |")
-    return lines
-
-
 def figure(path: Path, result: Mapping[str, Any]) -> None:
-    """UPass of each arm with its interval over releases, one below the other; of the halves if there was no test."""
+    """UPass of each arm with its interval over releases, one below the other, if there was a test."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    told = result["test"] or result["halves"]
+    told = result["test"]
     if not told:
         return
     arms = sorted(told["arms"].items(), key=lambda a: a[1][0])

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Here, in one command: the folder that a GPU machine without network is given for two studies (memory, phase4-grid).
-#   studies/memory/pack.sh FOLDER
+#   studies/memory/pack.sh FOLDER [GRID]      GRID: records.tar.xz of a grid whose missing cells are wanted
 # Packs the last commit. Corpora are made by the same scripts each time, the same bytes under one version of Python. About 3 MB.
 set -e
 FOLDER=${1:?give a folder}
@@ -15,6 +15,8 @@ export PYTHONPATH=$S/tree/src OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 (cd "$S/tree/studies/phase4-grid" && "$PYTHON" grid.py corpus)
 cp -r "$S/tree/runs" "$S/files/"
 chmod -R u+w "$S/files"
-tar cf - -C "$S/files" memory runs | xz -3 > "$FOLDER/files.tar.xz"
+[ -z "${2:-}" ] || { mkdir "$S/files/grid" && tar xJf "$2" -C "$S/files/grid"; }
+tar cf - -C "$S/files" . | xz -3 > "$FOLDER/files.tar.xz"
 cp "$S/tree/studies/memory/start.sh" "$FOLDER/"
+[ -f "$FOLDER/lane.env" ] || printf 'CORES=\n' > "$FOLDER/lane.env" # one GPU and all processors to itself
 ls -l "$FOLDER"

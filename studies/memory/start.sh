@@ -6,6 +6,9 @@ HERE=$(cd "$(dirname "$0")" && pwd)
 LANE=/tmp/lane-memory SECONDS_LEFT=${SECONDS_LEFT:-1300}
 [ -f /tmp/ready/there.sh ] || { echo "/tmp/ready/there.sh is not there; make the machine ready first (tools/gpu/README.md)"; exit 1; }
 mkdir -p $LANE && cp "$HERE"/* $LANE/ || exit 1
+set -a
+[ ! -f "$HERE/lane.env" ] || . "$HERE/lane.env" # what else the lane reads; `CORES=` there: all processors
+set +a
 export HERE LANE SECONDS_LEFT
 setsid bash -c '
     BEGAN=$SECONDS

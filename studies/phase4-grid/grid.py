@@ -19,6 +19,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +44,8 @@ def main() -> int:
     parser.add_argument("--config", type=Path, default=CONFIG)
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="section.key=value")
     parser.add_argument("--jobs", type=int, default=3)
+    parser.add_argument("--after", type=Path, help="work: trainings begin once this file is there")
+    parser.add_argument("--done", type=Path, help="work: an earlier run; what is scored there is not made again")
     parser.add_argument("--run", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--memory", type=Path)
@@ -54,7 +57,7 @@ def main() -> int:
     elif args.do == "corpus":
         corpus(load(args.config, args.settings))
     else:
-        return work(load(args.config, args.settings), args.jobs)
+        return work(load(args.config, args.settings), args.jobs, args.after, args.done)
     return 0
 
 
@@ -87,14 +90,21 @@ def without_errors(trajectory: Trajectory) -> Trajectory:
 # --------------------------------------------------------------------------- there
 
 
-def work(loaded: Loaded, jobs: int) -> int:
-    """Seed by seed in processes of their own; the folder is the executor's, and `--resume` finds what is missing."""
+def work(loaded: Loaded, jobs: int, after: Path | None = None, done: Path | None = None) -> int:
+    """Seed by seed in processes of their own; the folder is the executor's, and `--resume` finds what is missing.
+
+    The corpus is gathered at once; what needs the GPU for long begins when the file `after` is there. Cells that are
+    scored in the folder `done` are left out; put both folders' cells together before `tell`.
+    """
     experiment = creation.create(loaded, resume=True)
     with contextlib.closing(executor.Runner(experiment)) as runner:
         runner.gather()
+    while after and not after.exists():
+        time.sleep(0.5)
     by_seed: dict[int, list[str]] = {}
     for cell in cells(loaded.settings):
-        by_seed.setdefault(cell.seed, []).append(cell.name)
+        if not (done and (done / "cells" / cell.name / "verdicts.jsonl").exists()):
+            by_seed.setdefault(cell.seed, []).append(cell.name)
     cores = sorted(os.sched_getaffinity(0))
 
     def one_seed(number: int, names: list[str]) -> int:

@@ -173,8 +173,8 @@ def holm(found: Mapping[str, float]) -> dict[str, float]:
 def table(result: Mapping[str, Any]) -> str:
     lines = [
         "Right − wrong is pass@1 with adapters from the task's own convention less with adapters from another one's, "
-        "in points; 95 % over conventions and seeds. Seconds are those of a GPU that others shared: of training, "
-        "and of making both arms' adapters.", "",
+        "in points; 95 % over conventions and seeds. Seconds of training, and of making both arms' adapters, are those "
+        "of three cells beside each other on one GPU, with merges beside them.", "",
         "| variant | seeds | own | wrong | bare | right − wrong | by seed | less `perceiver` | p, Holm | last loss "
         "| parameters | s training | s adapters |", "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]  # fmt: skip

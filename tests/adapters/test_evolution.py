@@ -261,6 +261,8 @@ def test_a_domain_without_tasks_and_a_project_without_adapters_are_refused(regis
         Memory(registry, settings(), Table({}), base=small.BASE).evolve()
     with pytest.raises(DataError, match="no active adapter of project 'bank'"):
         Memory(registry, settings(project="bank"), Table({}), base=small.BASE).evolve()
+    with pytest.raises(DataError, match="no active adapter of project 'bank'"):
+        Memory(registry, settings(project="bank"), Table({}), base=small.BASE).plan()
 
 
 # --------------------------------------------------------------------------- merges
@@ -395,6 +397,7 @@ def test_a_dry_run_tells_and_touches_nothing(registry: Registry) -> None:
     later = Memory(registry, settings(budget=99_999), table, base=small.BASE).plan()
     spent = 2 * 2 * TASKS * DRAWS
     assert (later["measure"], later["draws"], later["budget_left"]) == ([], 0, 99_999 - spent)
+    assert Memory(registry, settings(budget=spent - 1), table, base=small.BASE).plan()["budget_left"] == 0
 
 
 def test_a_merge_across_domains_belongs_to_the_project_and_all_are_compared_on_both_domains(

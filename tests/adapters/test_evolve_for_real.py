@@ -264,6 +264,8 @@ def test_bad_configs_are_one_line(world: World, capsys: pytest.CaptureFixture[st
         return err
 
     assert "[evolve] alpha is a share, 0 to 1 (the specified one is 0.7); found 1.5" in said(alpha=1.5)
+    assert "[evolve] forget_below is compared with φ, which is 0 to 1; found 45" in said(forget_below=45.0)
+    assert "no active adapter of project 'bank'" in said("--dry-run", project="bank")
     assert "no active adapter of project 'bank'" in said(project="bank")
     assert "no engine named 'torhc'; did you mean 'torch'?" in said("--set", "engine.name=torhc")
     assert "no benchmark named 'familys'" in said("--set", "benchmark.name=familys")

@@ -13,7 +13,7 @@ import pytest
 from rune.adapters.registry.records import Place
 from rune.runs import store
 from rune.study.config import load
-from rune.types import Problem, Split, Trajectory
+from rune.types import Outcome, Problem, Split, Trajectory, Verdict
 
 STUDY = Path(__file__).parents[2] / "studies" / "memory"
 
@@ -74,39 +74,57 @@ def test_a_release_counts_only_where_all_of_its_tasks_were_drawn(told: ModuleTyp
     assert told.paired(means, "a", "b") == pytest.approx((25, 25, 25)) and told.paired(means, "a", "c") is None
 
 
-def test_no_half_scores_a_task_that_chose_and_each_update_is_in_both(told: ModuleType) -> None:
-    halves = importlib.import_module("memory_halves")
-    by_update = {"u": ["u0", "u1"], "v": ["v0", "v1"], "w": ["w0", "w1"], "lone": ["x"]}
-    found = list(halves.splits(by_update))
-    assert len(found) == 8 == len({tuple(chose) for chose, _ in found})
-    for chose, asked in found:
-        assert not set(chose) & set(asked) and [t[0] for t in chose] == [t[0] for t in asked] == ["u", "v", "w"]
-
-
-def test_what_is_selected_on_one_half_is_scored_on_the_other(told: ModuleType) -> None:
-    halves = importlib.import_module("memory_halves")
-    tasks = {"r": {"u": ["u0", "u1"]}}
-    # Each lesson knows one of the two tasks; what was made of both knows u1 alone, its update both, and less elsewhere.
-    knows = {"a": {"u0"}, "b": {"u1"}, "c": {"u1"}, "d": {"u0", "u1"}, halves.BARE: set()}
+def test_what_an_alpha_keeps_is_selected_and_nothing_where_it_refuses(told: ModuleType) -> None:
+    knows = {"a": 1, "b": 1, "c": 2, "d": 3}  # of three tasks: two lessons, what was made of both, its update
+    outside = {"a": 3, "b": 3, "c": 2, "d": 0}
     passes = {
-        name: {t: (2 if t in known else 0, 2) for t in ("u0", "u1")} | {"out": (0 if name == "d" else 1, 2)}
-        for name, known in knows.items()
+        name: {
+            f"{where}/{n}": (int(n < of[name]), 1) for where, of in (("r", knows), ("out", outside)) for n in range(3)
+        }
+        for name in knows
     }
-    whole = halves.Release(["a", "b"], "c", "d")
-    found = halves.scored({"r": whole}, passes, tasks, ["out"], 1.0)
-    # Chosen on u0, c is worse than lesson a: nothing is selected, and the bare model solves nothing. On u1 the update.
-    assert (
-        found[halves.NOTHING] == {"r": 0.5}
-        and found["selected"] == {"r": 0.5}
-        and found["updated"] == {"r": 1.0}
-        and found["vanilla"] == {"r": 0.0}
-    )
-    assert found["newest of the release"] == {"r": 0.5} and found["consolidated"] == {"r": 0.5}
-    assert found["one lesson, mean of six"] == {"r": 0.5} and found["fittest of any level"] == {"r": 1.0}
-    # At an α that minds what is lost elsewhere the update is not kept.
-    assert halves.scored({"r": whole}, passes, tasks, ["out"], 0.5)["selected"] == {"r": 0.0}
-    alone = halves.scored({"r": halves.Release(["a", "b"], "c", "")}, passes, tasks, ["out"], 1.0)
-    assert "updated" not in alone and alone["selected"] == {"r": 0.0}
+    measured = told.Measured(passes, {"r": ["r/0", "r/1", "r/2"]}, ["out/0", "out/1", "out/2"])
+    entries = {name: SimpleNamespace(place=Place(project="p", domain="r")) for name in knows}
+    whole = SimpleNamespace(kind="consolidate", inputs=("a", "b"), result="c")
+    update = SimpleNamespace(kind="update", inputs=("c",), result="d")
+    assert told.kept(entries, [whole, update], measured, "r", 1.0) == "d"
+    assert told.kept(entries, [whole], measured, "r", 1.0) == "c"
+    assert told.kept(entries, [whole, update], measured, "r", 0.6) == "c"  # the update loses all that is outside
+    assert told.kept(entries, [whole, update], measured, "r", 0.4) == ""  # and c more there than it gains
+
+
+def test_a_limit_on_harm_leaves_out_what_loses_more_and_selects_the_best_of_the_rest(told: ModuleType) -> None:
+    limits = importlib.import_module("memory_limits")
+    worth = limits.Worth
+    adapters = {"harmless": worth(0.2, 0.4, 1), "good": worth(0.6, 0.1, 2), "newer": worth(0.6, 0.1, 3)}
+    # Against 0.4: "harmless" loses nothing, the others exactly 30 points.
+    assert [limits.selected(adapters, 0.4, limit) for limit in (0.0, 29.0, 30.0, 100.0)] == [
+        "harmless", "harmless", "newer", "newer",
+    ]  # fmt: skip
+    assert limits.selected({"good": worth(0.6, 0.1, 2)}, 0.4, 15.0) == limits.BARE
+
+
+def test_harm_is_the_mean_over_an_arms_releases_less_the_bare_model_task_by_task(
+    told: ModuleType, tmp_path: Path
+) -> None:
+    assert told.harm_by_arm(tmp_path) is None
+    passed = {"vanilla": (True, True), "x": (True, False), "y": (False, False)}
+    verdicts = [
+        Verdict(
+            task_id=f"t{n}", condition=name, draw=0, outcome=Outcome.PASSED if yes else Outcome.FAILED
+        )
+        for name, some in passed.items() for n, yes in enumerate(some)
+    ]  # fmt: skip
+    (tmp_path / "harm").mkdir()
+    store.write_jsonl(tmp_path / "harm" / "verdicts.jsonl", verdicts)
+    arms = {"vanilla": {"a": "", "b": "", "c": ""}, "consolidated": {"a": "x", "b": "x", "c": "y"}, "other": {"a": "z"}}
+    store.write_json(tmp_path / "tests" / "arms.json", arms)
+    found = told.harm_by_arm(tmp_path)
+    # Two of three releases have x, which passes t0 alone; "other" was not drawn.
+    assert set(found) == {"vanilla", "consolidated"}
+    assert found["consolidated"]["pass@1"][0] == pytest.approx(100 / 3)
+    assert found["consolidated"]["less the bare model"][0] == pytest.approx(-200 / 3)
+    assert found["vanilla"]["less the bare model"] == pytest.approx((0, 0, 0))
 
 
 def test_a_test_that_was_cut_off_is_told_as_none(told: ModuleType, tmp_path: Path) -> None:

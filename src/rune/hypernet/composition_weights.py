@@ -21,7 +21,7 @@ from rune.errors import DataError
 from rune.hypernet.base import Base
 from rune.types import Trajectory
 
-# Shapes: I inputs · O outputs · R rank
+# Shapes: N adapters · I inputs · O outputs · R ranks of all adapters that change the module
 
 
 class Learned(NamedTuple):
@@ -51,12 +51,14 @@ def learn(
     composition.check(adapters, [1.0] * len(adapters))
     names = composition.names(adapters)
     texts = [base.encode(t.prompt, t.solution, answer=t.answer) for t in solved]
+    stacks = {name: _stack(base, adapters, name) for name in names}
     weights = torch.ones(len(adapters), len(names), device=base.device, requires_grad=True)
     optimiser = torch.optim.Adam([weights], lr=learning_rate)
     rng = random.Random(seed)
 
     def loss(chosen: Sequence[int]) -> Tensor:
-        return -base.log_prob(base.rows([texts[n] for n in chosen]), _stacked(base, adapters, names, weights)).mean()
+        applied = {name: stack.weighted(weights[:, m]) for m, (name, stack) in enumerate(stacks.items())}
+        return -base.log_prob(base.rows([texts[n] for n in chosen]), applied).mean()
 
     def over_all() -> float:
         with torch.no_grad():
@@ -74,13 +76,27 @@ def learn(
     return Learned([{name: float(found[i, m]) for m, name in enumerate(names)} for i in range(len(adapters))], losses)
 
 
-def _stacked(base: Base, adapters: Sequence[Adapter], names: Sequence[str], weights: Tensor) -> dict[str, Pair]:
-    """The composition as the hooks take it, [1, I, R] and [1, R, O]; gradients flow to `weights`."""
+class _Stack(NamedTuple):
+    """One module of all adapters side by side, on the base's device: what is the same in every step."""
+
+    a_IR: Tensor  # in the base's dtype
+    b_RO: Tensor
+    adapter_R: Tensor  # whose each rank is
+    scale_R: Tensor  # α/r of that adapter
+
+    def weighted(self, weights_N: Tensor) -> Pair:
+        """As the hooks take it, [1, I, R] and [1, R, O]; gradients flow to the weights of the N adapters."""
+        b_RO = self.b_RO * (self.scale_R * weights_N[self.adapter_R])[:, None]
+        return Pair(self.a_IR[None], b_RO[None].to(self.a_IR.dtype))
+
+
+def _stack(base: Base, adapters: Sequence[Adapter], name: str) -> _Stack:
     dtype = next(base.model.parameters()).dtype
-    stacked = {}
-    for m, name in enumerate(names):
-        here = [(adapter, weights[i, m]) for i, adapter in enumerate(adapters) if name in adapter.pairs]
-        a_IR = torch.cat([adapter.pairs[name].a.to(base.device, dtype) for adapter, _ in here], 1)
-        b_RO = torch.cat([adapter.pairs[name].b.to(base.device) * (adapter.scale * w) for adapter, w in here], 0)
-        stacked[name] = Pair(a_IR[None], b_RO[None].to(dtype))
-    return stacked
+    here = [(n, adapter.scale, adapter.pairs[name]) for n, adapter in enumerate(adapters) if name in adapter.pairs]
+    ranks = torch.tensor([pair.a.shape[1] for _, _, pair in here])
+    return _Stack(
+        torch.cat([pair.a for _, _, pair in here], 1).to(base.device, dtype),
+        torch.cat([pair.b for _, _, pair in here], 0).to(base.device),
+        torch.tensor([n for n, _, _ in here]).repeat_interleave(ranks).to(base.device),
+        torch.tensor([scale for _, scale, _ in here]).repeat_interleave(ranks).to(base.device),
+    )

@@ -67,6 +67,8 @@ class Evolve:
             raise ValueError("budget, inside, outside, consolidate and merges must be 0 or more")
         if not 0 < self.parent_weight < math.inf:
             raise ValueError(f"parent_weight must be above 0, found {self.parent_weight:g}")
+        if not 0 <= self.forget_below <= 1:
+            raise ValueError(f"forget_below is compared with φ, which is 0 to 1; found {self.forget_below:g}")
         if self.consolidate == 1:
             raise ValueError("consolidate = 1 would copy single adapters; give 2 or more, or 0 for never")
         if self.merges and (not self.methods or self.order is None):
@@ -136,11 +138,7 @@ class Memory:
         Raises DataError if the project has no active adapter of this base.
         """
         outcome = Evolved()
-        if not self.entries():
-            raise DataError(
-                f"{self.registry.folder}: no active adapter of project '{self.settings.project}' and this base"
-            )
-        evolution.measure(self.evaluation, self.entries(), outcome)
+        evolution.measure(self.evaluation, self._some(), outcome)
         for steps in (self.consolidations, self.updates, self.merges):
             evolution.perform(self.evaluation, steps(), self.remake, outcome)
         evolution.forget(self.registry, self.entries(), below=self.settings.forget_below, outcome=outcome)
@@ -149,9 +147,9 @@ class Memory:
     def plan(self) -> dict[str, Any]:
         """What `evolve` would begin with, and what it costs at most; nothing is drawn, made or changed.
 
-        What follows from measurements that are not there yet is not in it.
+        What follows from measurements that are not there yet is not in it. Raises DataError as `evolve` does.
         """
-        entries = self.entries()
+        entries = self._some()
         wanted = [
             self.evaluation.missing(self.registry.ref(e, base=self.base), domains, self.registry.sources(e.id))
             for e in entries
@@ -166,13 +164,22 @@ class Memory:
         return {
             "measure": [w.ref.adapter_id for w in wanted if w.tasks],
             "draws": self.evaluation.cost(wanted),
-            "budget_left": self.evaluation.remaining,
+            "budget_left": max(0, self.evaluation.remaining),
             "operations": [
                 {"kind": s.kind, "inputs": [e.id for e in s.inputs], "arguments": dict(s.arguments)} for s in steps
             ],
             "forget": [e.id for e in evolution.weak(entries, self.settings.forget_below)],
             "scored": {domain: list(self.evaluation.evaluator.tasks([domain]).inside) for domain in scored},
         }
+
+    def _some(self) -> list[Entry]:
+        found = self.entries()
+        if not found:
+            raise DataError(
+                f"{self.registry.folder}: no active adapter of project '{self.settings.project}' and this base; "
+                f"`rune adapters add DIR --project {self.settings.project}` brings one in"
+            )
+        return found
 
     def entries(self, level: Level | None = None) -> list[Entry]:
         """Active adapters of the project and the base."""

@@ -277,6 +277,8 @@ def until_ready(args: argparse.Namespace, servers: Sequence[Server]) -> None:
                 server.failed = f"not ready in {args.ready_seconds:g} s: {last_line(server.log)}"
             else:
                 continue
+            if server.failed:
+                end(server)  # what still starts would disturb the others
             print(server.system, server.failed or f"ready, {server.ready_seconds} s", file=sys.stderr, flush=True)
             waiting.remove(server)
         time.sleep(0.2)

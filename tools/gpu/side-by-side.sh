@@ -75,7 +75,7 @@ if [ -n "$dry" ]; then
     first="session_0 session_10" batch="ours_none ours_8" peft="peft_swap peft_8"
     check="vllm_check" served="vllm_session_0 vllm_session_10" large="vllm_none vllm_8" options='{"enforce_eager": true, "max_loras": 4}' again="session_0 ours_none" uncached="session_10"
 else
-    bench+=(--device cuda)
+    bench+=(--device cuda) serve+=(--ready-seconds 220)
     first="session_0 session_1000 session_10 session_100 session_1" batch="ours_164 ours_none ours_8" peft="peft_swap peft_8" ready_limit=300
     check="vllm_check" served="vllm_session_0 vllm_session_1 vllm_session_10 vllm_session_100" large="vllm_164 vllm_none vllm_session_1000 vllm_8"
     again="session_0 session_1000 ours_none ours_164" uncached="session_1 session_1000"
@@ -103,7 +103,7 @@ begin() { # begin NAME VARIABLE=VALUE… COMMAND…: start it in the background,
     env PYTHONPATH="$ours:$theirs" STACKS="$L/stacks/$name" VLLM_HOST_IP=127.0.0.1 VLLM_USE_FLASHINFER_SAMPLER=0 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1 \
         VLLM_CACHE_ROOT="/tmp/vllm-cache-$name" TORCHINDUCTOR_COMPILE_THREADS=4 OMP_NUM_THREADS=2 VLLM_LOGGING_LEVEL=INFO "$@" --hold "$hold" > "$L/$name.log" 2>&1 < /dev/null &
     pids[$name]=$!
-    since[$name]=$SECONDS
+    since[$name]=$(date +%s)
 }
 declare -A since
 measure() { # measure NAME SECONDS: wait until it has started, then let it measure; 0 if it came to its end, 2 if it did not start
@@ -111,17 +111,17 @@ measure() { # measure NAME SECONDS: wait until it has started, then let it measu
     [ -n "$pid" ] || return 2
     until [ -e "$hold.ready" ]; do
         kill -0 "$pid" 2> /dev/null || { wait "$pid"; code=$?; unset "pids[$name]"; say "$name: $code before it was measured"; return $((code ? 2 : 0)); }
-        if [ $((SECONDS - since[$name])) -gt $ready_limit ] || [ "$(left)" -lt 30 ]; then # it stands still: where?
+        if [ $(($(date +%s) - since[$name])) -gt $ready_limit ] || [ "$(left)" -lt 30 ]; then # it stands still: where?
             for p in $(tree "$pid"); do kill -USR1 "$p" 2> /dev/null; done
             sleep 2
             drop "$name"
-            say "$name: not started in $((SECONDS - since[$name])) s"
+            say "$name: not started in $(($(date +%s) - since[$name])) s"
             return 2
         fi
         sleep 0.5
     done
     [ "$most" -lt "$(left)" ] || most=$(left)
-    say "$name: started $((SECONDS - since[$name])) s after its beginning or earlier; is measured; $(quiet)"
+    say "$name: had started in $(($(stat -c %Y "$hold.ready") - since[$name])) s; is measured; $(quiet)"
     touch "$hold"
     for ((i = 0; i < 2 * most; i++)); do kill -0 "$pid" 2> /dev/null || break; sleep 0.5; done
     if kill -0 "$pid" 2> /dev/null; then
@@ -157,7 +157,8 @@ fi
 
 # 3. vLLM, nothing beside it: what still starts then is ended.
 if [ -n "$begun" ]; then
-    [ -z "${pids[serve]:-}" ] || wait_for "$L/vllm/serve.go.ready" $ready_limit || { drop serve; say "serve: not ready in time"; }
+    until [ -e "$L/vllm/v2.go.ready" ] || ! kill -0 "${pids[v2]}" 2> /dev/null || [ $(($(date +%s) - since[v2])) -gt $ready_limit ]; do sleep 0.5; done
+    [ -z "${pids[serve]:-}" ] || wait_for "$L/vllm/serve.go.ready" "${SERVE_LIMIT:-60}" || { drop serve; say "serve: not ready in time"; }
     measure v2 400
     if [ $? = 2 ] && [ "$(left)" -gt 240 ]; then
         begin v1 VLLM_USE_V2_MODEL_RUNNER=0 VLLM_ENABLE_V1_MULTIPROCESSING=0 "$VPY" "${bench[@]}" --vllm "$options" --parts $check $served $large

@@ -111,7 +111,9 @@ def check_reach(config: Config, keys: Keys) -> None:
 def listen(host: str, port: int) -> socket.socket:
     """A socket that takes connections. Raises ConfigError if the address cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # TCP by name: asyncio turns Nagle's algorithm off only where the socket says so. With it each answer's body waits
+    # for the client to acknowledge its head, 40 ms on Linux.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host.strip("[]"), port))

@@ -61,6 +61,10 @@ class Admission:
         return max(SHORTEST_RETRY, min(LONGEST_RETRY, math.ceil(self._seconds)))
 
 
+class _Late(Exception):
+    """The time that a request may take is over."""
+
+
 class Drawing:
     """Requests under way in an engine: `streams.stream` for an event loop, for several at once."""
 
@@ -96,18 +100,19 @@ class Drawing:
 
     async def deltas(self, seconds: float) -> AsyncIterator[tuple[int, Delta]]:
         """(number of the request, delta) until all draws have ended. Raises Refusal: 408 after `seconds`."""
-        ends = time.monotonic() + seconds
-        while self._unfinished:
-            try:
-                index, what = await asyncio.wait_for(self._heard.get(), max(0.0, ends - time.monotonic()))
-            except TimeoutError:
-                raise Refusal(
-                    408, f"no answer within {seconds:g} s; ask for fewer tokens or draws", code="timeout"
-                ) from None
-            if isinstance(what, Exception):
-                raise refused(what)
-            self._unfinished -= bool(what.finish_reason)
-            yield index, what
+        # One timer for all of them: waiting for each delta with a limit of its own takes a task a delta.
+        late = asyncio.get_running_loop().call_later(max(0.0, seconds), self._heard.put_nowait, (0, _Late()))
+        try:
+            while self._unfinished:
+                index, what = await self._heard.get()
+                if isinstance(what, _Late):
+                    raise Refusal(408, f"no answer within {seconds:g} s; ask for fewer tokens or draws", code="timeout")
+                if isinstance(what, Exception):
+                    raise refused(what)
+                self._unfinished -= bool(what.finish_reason)
+                yield index, what
+        finally:
+            late.cancel()
 
     def close(self) -> None:
         """Nobody listens any more: what is not finished is cancelled."""

@@ -21,6 +21,7 @@ from rune.errors import ConfigError, EngineError
 from rune.models import loader, resolve
 from rune.serving import app, memory
 from rune.serving.context import ServerContext
+from rune.serving.drawing import Post
 from rune.serving.edge import Edge
 from rune.serving.keys import OWNER, Keys
 from rune.serving.metrics import Metrics
@@ -79,6 +80,7 @@ class Service:
             window=int(getattr(self.engine, "window", config.serve.window)),
             metrics=metrics,
             ready=lambda: not self.edge.draining and not getattr(self.engine, "broken", False),
+            post=Post(),
         )
         self.edge = Edge(app.build(shared), config.serve, keys, metrics, log=log)
 

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.rune-installed
 
-.PHONY: help env demo test test-all check nightly test-slow fuzz test-model test-model-small test-vllm lint mutants mutants-wide bench bench-check bench-score bench-generate bench-hypernet bench-report bench-stats bench-registry bench-serve bench-remember report-check families clean
+.PHONY: help env demo test test-all check nightly test-slow fuzz test-model test-model-small test-vllm lint mutants mutants-wide bench bench-check bench-score bench-generate bench-hypernet bench-report bench-stats bench-registry bench-serve bench-serve-beside bench-remember report-check families clean
 help:               ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
 
@@ -88,6 +88,9 @@ bench-registry: $(STAMP)
 
 bench-serve: $(STAMP)
 	$(BIN)/python bench/serve.py --check
+
+bench-serve-beside: $(STAMP) ## rune serve over torch, vLLM's own server and rune serve over vLLM, on one machine (needs vLLM and a GPU)
+	$(BIN)/python bench/serve_beside.py --model "$$($(BIN)/rune models path qwen2.5-coder-0.5b-instruct)" --out results/bench-serve-beside
 
 bench-remember: $(STAMP) ## a session goes in, an answer changes: the 0.5B on two CPU cores, by curl
 	$(BIN)/python bench/remember.py --check

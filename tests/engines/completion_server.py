@@ -1,4 +1,5 @@
-"""A small real server of `/v1/completions` over the torch engine, which names and loads adapters as vLLM or SGLang do.
+"""A small real server of completions over the torch engine, which names and loads adapters as vLLM or SGLang do, and
+streams as vLLM does: a piece of text an event, `usage` in an event without choices, `[DONE]`.
 
 `faults` decides what goes wrong: a number of answers after which it dies, requests it answers with 503 first, a hang.
 """
@@ -62,6 +63,13 @@ class CompletionServer:
             http.connection.close()
             return
         status, answer = self._answer(http.path, body or {})
+        if status == 200 and (body or {}).get("stream"):
+            http.send_response(200)
+            http.send_header("Content-Type", "text/event-stream")
+            http.end_headers()
+            for event in events(answer):
+                http.wfile.write(f"data: {event}\n\n".encode())
+            return
         raw = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
         http.send_response(status)
         http.send_header("Content-Length", str(len(raw)))
@@ -69,6 +77,8 @@ class CompletionServer:
         http.wfile.write(raw)
 
     def _answer(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        if path == "/health":
+            return 200, ""
         if path == "/v1/models":
             return 200, {"data": [{"id": name} for name in (self.engine.model.name, *self._adapters)]}
         if path.startswith("/v1/") == (self.dialect == "sglang") and path.endswith("load_lora_adapter"):
@@ -77,6 +87,8 @@ class CompletionServer:
             self._adapters.pop(body["lora_name"], None)
             return 200, "Success: LoRA adapter removed"
         if path.endswith("/load_lora_adapter"):
+            if body["lora_name"] in self._adapters and self.dialect == "vllm":
+                return 400, {"error": {"message": f"The lora adapter '{body['lora_name']}' has already been loaded."}}
             try:
                 adapter = peft.read_peft(body["lora_path"])
                 with self._lock:
@@ -96,22 +108,38 @@ class CompletionServer:
             applied = applied.partition(":")[2] or body.get("lora_path") or self.engine.model.name
         if applied not in (self.engine.model.name, *self._adapters):
             return (400 if self.dialect == "sglang" else 404), {"error": f"the model {applied} does not exist"}
+        chat = "messages" in body
         sampling = Sampling(
             temperature=body["temperature"],
             max_new_tokens=body["max_tokens"],
-            top_p=body["top_p"],
+            top_p=body.get("top_p", 1.0),
             top_k=body.get("top_k", 0),
             stop=tuple(body.get("stop", ())),
         )
         request = Request(
             key="",
-            prompt=body["prompt"],
+            prompt=body["messages"][-1]["content"] if chat else body["prompt"],
             sampling=sampling,
-            seed=body["seed"],
+            seed=body.get("seed", 0),
+            n=body.get("n", 1),
             adapter=self._adapters.get(applied),
         )
         with self._lock:
-            (done,) = self.engine.complete([request])
+            drawn = list(self.engine.complete([request]))
             self.answered += 1
-        choice = {"index": 0, "text": done.text, "finish_reason": done.finish_reason}
-        return 200, {"choices": [choice], "usage": {"completion_tokens": done.num_tokens}}
+        choices = [
+            {"index": one.draw, "finish_reason": one.finish_reason}
+            | ({"message": {"role": "assistant", "content": one.text}} if chat else {"text": one.text})
+            for one in drawn
+        ]
+        return 200, {"choices": choices, "usage": {"completion_tokens": sum(one.num_tokens for one in drawn)}}
+
+
+def events(answer: dict[str, Any]) -> list[str]:
+    """A completion as vLLM streams it."""
+    found: list[dict[str, Any]] = []
+    for choice in answer["choices"]:
+        pieces = [(piece, None) for piece in choice["text"]] + [("", choice["finish_reason"])]
+        found += [{"choices": [{"index": choice["index"], "text": text, "finish_reason": end}]} for text, end in pieces]
+    found.append({"choices": [], "usage": answer["usage"]})
+    return [*map(json.dumps, found), "[DONE]"]

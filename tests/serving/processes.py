@@ -14,9 +14,13 @@ from tests.serving.world import PATIENCE
 class ServerProcess:
     """`rune serve` over `root`/registry; its log is `root`/log.jsonl, its temporary files lie in `root`/tmp."""
 
-    def __init__(self, model: ModelRef, hypernet: Path, root: Path, *settings: str) -> None:
+    def __init__(
+        self, model: ModelRef, hypernet: Path, root: Path, *settings: str, registry: Path | None = None
+    ) -> None:
+        """`registry`: one that other servers have too."""
+        root.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "rune", "serve", "--model", model.path, "--port", "0"]
-        command += ["--registry", str(root / "registry"), "--checkpoint", str(hypernet)]
+        command += ["--registry", str(registry or root / "registry"), "--checkpoint", str(hypernet)]
         for setting in ("model.served_name=tiny", "engine.settings={window=512}", *settings):
             command += ["--set", setting]
         (root / "tmp").mkdir(exist_ok=True)

@@ -29,6 +29,15 @@ def test_an_idle_connection_is_kept_longer_than_clients_keep_theirs() -> None:
     assert Serve().keep_alive_seconds > 90 > DEFAULT_LIMITS.keepalive_expiry  # 90 s: Go's http.Transport
 
 
+def test_no_answer_waits_for_a_client_to_acknowledge_its_beginning(tiny_model: ModelRef, tmp_path: Path) -> None:
+    """With Nagle's algorithm the body of each answer came 40 ms after its head."""
+    with running(configured(tiny_model, tmp_path, None)) as served:
+        assert served.http.get("/healthz").text == "ok"
+        (connection,) = served.server.server_state.connections
+        accepted = connection.transport.get_extra_info("socket")
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+
+
 def test_an_idle_connection_is_closed_and_one_with_a_request_under_way_is_not(
     tiny_model: ModelRef, tmp_path: Path
 ) -> None:

@@ -202,7 +202,7 @@ def test_metrics_and_logs_name_no_tenants_adapter_project_or_text(tenants: Tenan
     assert tenants.served.metric('rune_tokens_total{kind="completion",wears="adapter"}', tenants.tokens["root"]) > 0
     log = tenants.served.log.getvalue()
     assert "my-own-words" not in log and "rule 3" not in log and tenants.tokens["anna"] not in log
-    until(lambda: any(line["key"] == "anna" and line.get("completion_tokens") for line in tenants.served.lines()))
+    until(lambda: any(line.get("key") == "anna" and line.get("completion_tokens") for line in tenants.served.lines()))
 
 
 def test_what_lies_on_the_servers_disk_is_the_admins_business(tenants: Tenants, tmp_path: Path) -> None:

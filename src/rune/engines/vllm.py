@@ -10,14 +10,20 @@ with dialect = "vllm".
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rune.adapters.folders import AdapterSource, Folders
 from rune.engines.shared.streams import Turns, TurnTicket, no_logprobs
 from rune.errors import AdapterError, EngineError
 from rune.types import AdapterRef, Completion, Listener, ModelRef, Request
+
+_ELSEWHERE = {  # what options cannot say: settings here, or of [model], or what the engine stands on
+    "model", "dtype", "enable_lora", "max_loras", "max_cpu_loras", "max_lora_rank", "gpu_memory_utilization",
+    "max_model_len", "tensor_parallel_size",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,38 +37,45 @@ class Config:
     max_model_len: int = 4096  # tokens of prompt and answer
     tensor_parallel_size: int = 1  # GPUs for one base model
     chunk: int = 2048  # draws handed over at once; results come when a chunk is done
+    options: dict[str, Any] = field(default_factory=dict)  # of vLLM's own `LLM(…)`, as they are: kv_cache_memory_bytes
 
     def __post_init__(self) -> None:
         if min(self.max_loras, self.max_lora_rank, self.max_model_len, self.tensor_parallel_size, self.chunk) < 1:
             raise ValueError("max_loras, max_lora_rank, max_model_len, tensor_parallel_size and chunk must be ≥ 1")
         if self.max_cpu_loras < self.max_loras:
             raise ValueError(f"max_cpu_loras must be at least max_loras ({self.max_loras})")
+        if given := sorted(_ELSEWHERE & {*self.options}):
+            raise ValueError(f"options: '{given[0]}' has a setting of its own; leave it out of options")
 
 
 def build(
     config: Config, *, model: ModelRef, device: str, dtype: str, adapters: AdapterSource | None = None
 ) -> VllmEngine:
     """Load the model into vLLM (a minute or more). Raises EngineError if vLLM is not installed or will not start."""
+    # A hypernetwork that was loaded here has done arithmetic, whose threads a forked engine process would wait for.
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for what a command answers with
     try:
         from vllm import LLM
     except ImportError as error:
         raise EngineError(f"engine 'vllm' cannot be imported ({error}); pip install 'rune-lora[vllm]'") from None
-    options: dict[str, Any] = {"gpu_memory_utilization": config.gpu_memory_utilization} if device == "cuda" else {}
+    options: dict[str, Any] = {
+        "model": model.path,
+        "dtype": dtype,
+        "enable_lora": True,
+        "max_loras": config.max_loras,
+        "max_cpu_loras": config.max_cpu_loras,
+        "max_lora_rank": config.max_lora_rank,
+        "max_model_len": config.max_model_len,
+        "tensor_parallel_size": config.tensor_parallel_size,
+        "enforce_eager": device == "cpu",
+        "seed": 0,
+    }
+    if device == "cuda":
+        options["gpu_memory_utilization"] = config.gpu_memory_utilization
     try:
-        llm = LLM(
-            model=model.path,
-            dtype=dtype,
-            enable_lora=True,
-            max_loras=config.max_loras,
-            max_cpu_loras=config.max_cpu_loras,
-            max_lora_rank=config.max_lora_rank,
-            max_model_len=config.max_model_len,
-            tensor_parallel_size=config.tensor_parallel_size,
-            enforce_eager=device == "cpu",
-            seed=0,
-            **options,
-        )
-    except (RuntimeError, ValueError, OSError) as error:
+        llm = LLM(**options | config.options)
+    except (RuntimeError, ValueError, OSError, TypeError) as error:
         raise EngineError(f"vLLM did not start with {model.name}: {str(error).splitlines()[0]}") from None
     return VllmEngine(config, model, llm, adapters or Folders())
 

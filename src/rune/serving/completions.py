@@ -176,7 +176,7 @@ async def _answer(context: ServerContext, admission: Admission, request: Request
         holding.enter_context(context.metrics.draws.track_inprogress())
         holding.enter_context(_counted(context, plan, facts, wears))
         started = time.monotonic()
-        drawing = await Drawing.start(context.engine, plan.draws)
+        drawing = await Drawing.start(context.engine, plan.draws, context.post)
         holding.callback(drawing.close)
         deltas = _timed(context, drawing, started, wears)
         if plan.stream:

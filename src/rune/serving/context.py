@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from rune.serving.drawing import Post
 from rune.serving.memory import AdapterMemory
 from rune.serving.metrics import Metrics
 from rune.serving.settings import Serve
@@ -23,3 +24,4 @@ class ServerContext(NamedTuple):
     window: int  # tokens of prompt and answer
     metrics: Metrics
     ready: Callable[[], bool]
+    post: Post  # from the engine's thread to the event loop

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
@@ -16,6 +16,8 @@ from rune.serving.refusals import Refusal
 from rune.types import Delta, Engine, Request, Ticket
 
 SHORTEST_RETRY, LONGEST_RETRY = 1, 60  # seconds
+
+Heard = asyncio.Queue[tuple[int, Delta | Exception]]  # (number of the request, what its draws have gained)
 
 
 class Admission:
@@ -61,19 +63,48 @@ class Admission:
         return max(SHORTEST_RETRY, min(LONGEST_RETRY, math.ceil(self._seconds)))
 
 
+class Post:
+    """What an engine's thread has to say, brought to the event loop in one go however many draws it is about.
+
+    Waking a loop costs a system call, at which the thread also hands on the interpreter; an engine that has drawn a
+    token of each of its rows would do so for each row.
+    """
+
+    def __init__(self) -> None:
+        self._said: deque[tuple[Heard, int, Delta | Exception]] = deque()
+        self._woken = False
+
+    def put(self, loop: asyncio.AbstractEventLoop, heard: Heard, index: int, what: Delta | Exception) -> None:
+        """From any thread. All that goes through one post belongs to one loop."""
+        self._said.append((heard, index, what))
+        if not self._woken:
+            self._woken = True
+            loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._woken = False  # first: what is said from now on wakes the loop again
+        for _ in range(len(self._said)):
+            heard, index, what = self._said.popleft()
+            heard.put_nowait((index, what))
+
+
+class _Late(Exception):
+    """The time that a request may take is over."""
+
+
 class Drawing:
     """Requests under way in an engine: `streams.stream` for an event loop, for several at once."""
 
-    def __init__(self, heard: asyncio.Queue[tuple[int, Delta | Exception]], requests: Sequence[Request]) -> None:
+    def __init__(self, heard: Heard, requests: Sequence[Request]) -> None:
         self._heard = heard
         self._tickets: list[Ticket] = []
         self._unfinished = sum(request.n for request in requests)
 
     @classmethod
-    async def start(cls, engine: Engine, requests: Sequence[Request]) -> Drawing:
+    async def start(cls, engine: Engine, requests: Sequence[Request], post: Post) -> Drawing:
         """Submit all of them. Raises Refusal: 409 for an adapter that cannot be used, 503 for an engine that fails."""
         loop = asyncio.get_running_loop()
-        heard: asyncio.Queue[tuple[int, Delta | Exception]] = asyncio.Queue()
+        heard: Heard = asyncio.Queue()
         drawing = cls(heard, requests)
 
         def submit() -> None:
@@ -81,7 +112,7 @@ class Drawing:
                 drawing._tickets.append(engine.submit(request, lambda what, index=index: hear(index, what)))  # type: ignore[misc]
 
         def hear(index: int, what: Delta | Exception) -> None:
-            loop.call_soon_threadsafe(heard.put_nowait, (index, what))
+            post.put(loop, heard, index, what)
 
         submitting = loop.run_in_executor(None, submit)  # it tokenises
         try:
@@ -96,18 +127,19 @@ class Drawing:
 
     async def deltas(self, seconds: float) -> AsyncIterator[tuple[int, Delta]]:
         """(number of the request, delta) until all draws have ended. Raises Refusal: 408 after `seconds`."""
-        ends = time.monotonic() + seconds
-        while self._unfinished:
-            try:
-                index, what = await asyncio.wait_for(self._heard.get(), max(0.0, ends - time.monotonic()))
-            except TimeoutError:
-                raise Refusal(
-                    408, f"no answer within {seconds:g} s; ask for fewer tokens or draws", code="timeout"
-                ) from None
-            if isinstance(what, Exception):
-                raise refused(what)
-            self._unfinished -= bool(what.finish_reason)
-            yield index, what
+        # One timer for all of them: waiting for each delta with a limit of its own takes a task a delta.
+        late = asyncio.get_running_loop().call_later(max(0.0, seconds), self._heard.put_nowait, (0, _Late()))
+        try:
+            while self._unfinished:
+                index, what = await self._heard.get()
+                if isinstance(what, _Late):
+                    raise Refusal(408, f"no answer within {seconds:g} s; ask for fewer tokens or draws", code="timeout")
+                if isinstance(what, Exception):
+                    raise refused(what)
+                self._unfinished -= bool(what.finish_reason)
+                yield index, what
+        finally:
+            late.cancel()
 
     def close(self) -> None:
         """Nobody listens any more: what is not finished is cancelled."""

@@ -21,6 +21,7 @@ from rune.errors import ConfigError, EngineError
 from rune.models import loader, resolve
 from rune.serving import app, memory
 from rune.serving.context import ServerContext
+from rune.serving.drawing import Post
 from rune.serving.edge import Edge
 from rune.serving.keys import OWNER, Keys
 from rune.serving.metrics import Metrics
@@ -79,6 +80,7 @@ class Service:
             window=int(getattr(self.engine, "window", config.serve.window)),
             metrics=metrics,
             ready=lambda: not self.edge.draining and not getattr(self.engine, "broken", False),
+            post=Post(),
         )
         self.edge = Edge(app.build(shared), config.serve, keys, metrics, log=log)
 
@@ -111,7 +113,9 @@ def check_reach(config: Config, keys: Keys) -> None:
 def listen(host: str, port: int) -> socket.socket:
     """A socket that takes connections. Raises ConfigError if the address cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # TCP by name: asyncio turns Nagle's algorithm off only where the socket says so. With it each answer's body waits
+    # for the client to acknowledge its head, 40 ms on Linux.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host.strip("[]"), port))

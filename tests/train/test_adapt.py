@@ -193,7 +193,7 @@ def test_an_adapter_is_what_the_hypernetwork_writes_from_the_trajectories_it_nam
         for treatment in list(adapted.of(arm).values())[:3]:
             assert treatment.adapter is not None
             made = source.generate([[known[i] for i in treatment.trajectory_ids]])
-            expected = convert.to_adapter(made, source.stored.layout, base_model=adapted.arm_inputs.model.digest)
+            expected = convert.to_adapter(made, source.layout, base_model=adapted.arm_inputs.model.digest)
             written = adapted.read(treatment.adapter)
             for name, pair in expected.pairs.items():
                 assert torch.allclose(written.pairs[name].a @ written.pairs[name].b, pair.a @ pair.b, atol=1e-6)
@@ -383,7 +383,7 @@ def test_one_adapter_from_a_trajectory_file_by_the_command_line(
     # As shipped: half precision.
     checkpoint.save_hypernet(
         tmp_path / "shipped", stored.both, stored.layout, config.lora, config.hypernet, adapted.arm_inputs.model,
-        dtype=torch.float16,
+        precision="float16",
     )  # fmt: skip
     command = ["adapt", "--trajectory", str(tmp_path / "t.jsonl"), "-o", str(tmp_path / "adapter")]
     command += ["--checkpoint", str(tmp_path / "shipped"), "--model", adapted.arm_inputs.model.path]

@@ -124,7 +124,9 @@ def plan(settings: RunConfig, *, held_out: int, train: int, folder: Path | None)
         collect_prompts=wanted * (attempts * PROMPT_TOKENS + (attempts - 1) * ANSWER_TOKENS),
         sample_tokens=float(draws * min(ANSWER_TOKENS, sample.max_new_tokens)),
         sample_prompts=float(held_out * (len(settings.adapt.arms) * PROMPT_TOKENS + _context_tokens(settings))),
-        train_tokens=float(lora.schedule.steps * step["lora"] + hyper.schedule.steps * step["hypernet"]) / 2,
+        train_tokens=0.0
+        if settings.train.use
+        else float(lora.schedule.steps * step["lora"] + hyper.schedule.steps * step["hypernet"]) / 2,
         read_tokens=(min(collect.keep, wanted) * TRAJECTORY_TOKENS + _bytes(collect.imports) / BYTES_PER_TOKEN) * lower,
         adapt_tokens=_adapt_tokens(settings, held_out, lower),
         memory=stages,

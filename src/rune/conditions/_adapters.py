@@ -42,7 +42,8 @@ def maker(arm_inputs: ArmInputs) -> AdapterGenerator:
     """The run's hypernetwork; loaded once for all arms of a process."""
     from rune.hypernet.export import maker as shared
 
-    return shared(arm_inputs.checkpoints / "hypernet", arm_inputs.model, arm_inputs.device, arm_inputs.dtype)
+    folder = arm_inputs.checkpoints / "hypernet"
+    return shared(folder, arm_inputs.model, arm_inputs.device, arm_inputs.dtype, arm_inputs.base)
 
 
 def generate(
@@ -61,7 +62,7 @@ def generate(
     source = maker(arm_inputs)
     chosen = [sets[p.task_id] for p in problems]
     for problem, used, made in zip(problems, chosen, source.iter_generate(chosen, strength=strength), strict=True):
-        adapter = arm_inputs.keep(condition, key(problem.task_id), made, source.stored.layout)
+        adapter = arm_inputs.keep(condition, key(problem.task_id), made, source.layout)
         on_done(
             Treatment(
                 task_id=problem.task_id,

@@ -40,7 +40,7 @@ class HypernetMean:
         made = source.iter_generate(list(sets.values()), strength=self._config.strength)
         by_set = dict(zip(sets, made, strict=True))
         rank = self._config.mean_rank
-        _adapters.mean(self._arm_inputs, "hypernet_mean", by_set, source.stored.layout, problems, on_done, rank=rank)
+        _adapters.mean(self._arm_inputs, "hypernet_mean", by_set, source.layout, problems, on_done, rank=rank)
 
 
 def build(config: Config, arm_inputs: ArmInputs) -> HypernetMean:

@@ -285,16 +285,22 @@ def one(
     from rune.adapters.registry import origin
     from rune.hypernet import export
 
-    made = export.adapter_from(export.outside(checkpoint, model, device="cpu"), trajectories, strength=strength)
+    generator = export.outside(checkpoint, model, device="cpu")
+    made = export.adapter_from(generator, trajectories, strength=strength)
     name, revision = registry.hub_name(model.name)
     ref = peft.write_peft(output, made.adapter, base_model_name=name, base_revision=revision)
-    store.write_atomic(output / "README.md", _card(trajectories, checkpoint, model, ref, strength))
+    store.write_atomic(output / "README.md", _card(trajectories, checkpoint, model, ref, strength, generator.how))
     origin.write(output, made.made_from)
     return ref
 
 
 def _card(
-    trajectories: Sequence[Trajectory], checkpoint: Path, model: ModelRef, ref: AdapterRef, strength: float
+    trajectories: Sequence[Trajectory],
+    checkpoint: Path,
+    model: ModelRef,
+    ref: AdapterRef,
+    strength: float,
+    how: str,
 ) -> str:
     """A model card as the hub reads it: made from what, by what, for which base, and measured with what controls."""
     name, revision = registry.hub_name(model.name)
@@ -310,7 +316,7 @@ def _card(
         f"# A LoRA of rank {ref.rank} that a hypernetwork generated from coding trajectories\n\n"
         f"Base: `{name}`{f' at `{revision}`' if revision else ''}, weights sha256 `{model.digest}`. "
         f"Adapter id `{ref.adapter_id}`, ‖ΔW‖_F {ref.delta_w_norm:.3f}, strength λ = {strength:g}.\n\n"
-        f"Made by rune {rune.__version__} with the hypernetwork {made_by}, in one forward pass, from\n\n"
+        f"Made by rune {rune.__version__} with the hypernetwork {made_by}, {how}, from\n\n"
         + "\n".join(lines)
         + "\n\n## What this hypernetwork was measured to do\n\nThe controls are the wrong trajectory, an empty one, "
         f"and the constant part alone; what it does on your tasks has not been measured.\n\n{found}\n"

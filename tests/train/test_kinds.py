@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -20,6 +21,7 @@ from rune.adapters.factors import Factors, lowered, squared_norm
 from rune.adapters.registry.registry import Registry
 from rune.adapters.store import FolderStore
 from rune.cli import main as cli
+from rune.corpus import exclusion
 from rune.engines import torch as torch_engine
 from rune.errors import AdapterError, ConfigError, ContaminationError, DataError
 from rune.hypernet import base as bases
@@ -36,6 +38,7 @@ from tests.serving.world import configured, random_hypernet, running, trajectory
 from tests.train.outer_products import SMALL, outer_products
 from tests.train.train_setup import make_arm_inputs, make_context, make_run, settings
 
+ROOT = Path(__file__).parents[2]
 Corpus = tuple[list[Problem], list[Trajectory]]
 
 
@@ -438,3 +441,42 @@ def test_what_cannot_be_taken_as_it_is_is_refused_before_a_run_begins(
         checks.start(str(folder), "net", settings())
     with pytest.raises(ValueError, match="leave one of them out"):
         dataclasses.replace(settings(), use="a", start_from="b")
+
+
+# --------------------------------------------------------------------------- out of a study
+
+
+@pytest.mark.parametrize("stored", ["float16", "int8 of the lane"])
+def test_what_a_study_trained_becomes_a_checkpoint(
+    stored: str, tiny_model: ModelRef, tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "studies"))
+    lanes = importlib.import_module("adapter_lane")
+    config = dataclasses.replace(SMALL, rank=5)
+    module = outer_products(tmp_path / "known", tiny_model, config)
+    half = {n: t.half().contiguous() for n, t in module.state_dict().items()}
+    save_file(half if stored == "float16" else lanes.eight_bits(module.state_dict()), tmp_path / "w.safetensors")
+    _, trajectories = corpus
+    for name, some in (("a", trajectories[:5]), ("b", trajectories[4:9])):
+        store.write_jsonl(tmp_path / f"{name}.jsonl", some)
+    (tmp_path / "result.md").write_text("Measured.", encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("ship", ROOT / "tools" / "ship_outer_products.py")
+    assert spec and spec.loader
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    command = [str(tmp_path / "w.safetensors"), str(tmp_path / "made"), "--model", tiny_model.path, "--tokens", "16"]
+    command += ["--rank", "5", "--trained-on", str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")]
+    assert tool.main([*command, "--result", str(tmp_path / "result.md")]) == 0
+    found = checkpoint.load(tmp_path / "made", tiny_model, device="cpu")
+    assert found.config.outer_products == config and found.settings["precision"] == "int8"
+    assert found.settings["trained_on"] == sorted({t.task_id for t in trajectories[:9]})
+    assert found.settings["trained_on_domains"] == exclusion.domains_of(trajectories[:9])
+    made, known = (
+        export.AdapterGenerator(tmp_path / n, tiny_model, device="cpu", dtype="float32").generate([[solved(1)]])
+        for n in ("made", "known")
+    )
+    for name in MODULES:
+        one, other = delta(made[name]), delta(known[name])
+        assert float((one - other).norm() / other.norm()) < 0.05, name
+    save_file({"x": torch.zeros(2)}, tmp_path / "w.safetensors")
+    assert tool.main(command) == 2

@@ -185,8 +185,10 @@ def _same_down(every: Sequence[Adapters]) -> bool:
     return all(torch.equal(one[m].down_YNRI, f.down_YNRI) for one in others for m, f in first.items())
 
 
-def permuted(arm_inputs: ArmInputs) -> dict[str, tuple[Trajectory, ...]]:
+def permuted(arm_inputs: ArmInputs, *, near: bool = False) -> dict[str, tuple[Trajectory, ...]]:
     """Every task gets another task's set, with nothing in it of a task or a domain that its own set has.
+
+    With `near` it is one of the task's own category, where there is one, and a set may serve several tasks.
 
     Drawn once for all tasks from the run's seed, so a resumed run permutes the same way. A task for which no other
     task's set will do gets as many trajectories of the corpus. Raises DataError if the corpus has none either.
@@ -197,6 +199,10 @@ def permuted(arm_inputs: ArmInputs) -> dict[str, tuple[Trajectory, ...]]:
     rng.shuffle(givers)
     result: dict[str, tuple[Trajectory, ...]] = {}
     for task, mine in own.items():
+        close = [g for g in own if near and _alike(own[g], mine) and _foreign(own[g], mine)]
+        if close:
+            result[task] = own[rng.choice(close)]
+            continue
         fitting = next((g for g in givers if g != task and own[g] and _foreign(own[g], mine)), None)
         if fitting is not None:
             givers.remove(fitting)
@@ -217,6 +223,11 @@ def _foreign(theirs: Sequence[Trajectory], mine: Sequence[Trajectory]) -> bool:
     if {domain_key(t) for t in theirs} & {domain_key(t) for t in mine}:
         return False
     return not {exclusion.canonical_id(t.task_id) for t in theirs} & {exclusion.canonical_id(t.task_id) for t in mine}
+
+
+def _alike(theirs: Sequence[Trajectory], mine: Sequence[Trajectory]) -> bool:
+    """Whether two sets have a category in common: a package of API updates, a kind of convention."""
+    return bool({t.category for t in theirs} & {t.category for t in mine} - {""})
 
 
 def domain_key(trajectory: Trajectory) -> str:

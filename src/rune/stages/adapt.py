@@ -294,11 +294,11 @@ def ranked(
     with torch.no_grad():
         for start in range(0, len(ids), PROBE_BATCH):  # each donor is loaded once
             some = ids[start : start + PROBE_BATCH]
-            worn = stack([load(donors[name]) for name in some], device=base.device)
+            applied = stack([load(donors[name]) for name in some], device=base.device)
             for problem in problems:
                 text = base.encode(problem.prompt, problem.reference, answer=problem.scorer.answer)
                 rows = base.rows([text] * len(some))
-                found = sequence_log_prob(base.log_prob(rows, worn), rows.row_P, len(some)).tolist()
+                found = sequence_log_prob(base.log_prob(rows, applied), rows.row_P, len(some)).tolist()
                 log_probs[problem.task_id].update(zip(some, found, strict=True))
     ranks: dict[str, float] = {}
     shares = []

@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: a wheel carries the configs, the shipped hypernetwork and the demo's trajectories.
+"""What pyproject.toml cannot say: a wheel carries the configs, the shipped hypernetworks and the demo's trajectories.
 
 In a checkout they lie where people look for them, `configs/` and `results/`; in a wheel under `rune/_shipped/`, with
 the same paths below. `rune/shipped.py` knows both places.
@@ -6,6 +6,7 @@ the same paths below. `rune/shipped.py` knows both places.
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -15,9 +16,12 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).parent
 SHIPPED = (
     "configs/*.toml",
-    "results/hypernet-0.5b/manifest.json",
-    "results/hypernet-0.5b/model.safetensors",
-    "results/hypernet-0.5b/settings.json",
+    "results/hypernets.json",
+    *(
+        f"results/{one['folder']}/{name}"
+        for one in json.loads((ROOT / "results/hypernets.json").read_text()).values()
+        for name in ("manifest.json", "model.safetensors", "settings.json")
+    ),
     "results/phase1-0.5b/trajectories.jsonl",
     "configs/*.jsonl",
 )

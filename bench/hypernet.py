@@ -77,7 +77,7 @@ def adapter(model: ModelRef, device: str) -> dict[str, Any]:
         "hypernet": sum(p.numel() for p in both.hypernet.parameters()),
     }
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint.save_hypernet(Path(folder), both, layout, lora, settings, model, dtype=torch.float16)
+        checkpoint.save_hypernet(Path(folder), both, layout, lora, settings, model, precision="float16")
         megabytes = (Path(folder) / checkpoint.WEIGHTS).stat().st_size / 1e6
         del base
         source = export.AdapterGenerator(Path(folder), model, device=device, dtype=dtype)
@@ -91,7 +91,7 @@ def adapter(model: ModelRef, device: str) -> dict[str, Any]:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
     return {
-        "tokens": len(source.reader.read([trajectory])[0].kind_T),
+        "tokens": len(source.writer.reader.read([trajectory])[0].kind_T),
         "seconds_median": statistics.median(times[1:]),
         "seconds_all": times,
         "dtype": dtype,
@@ -116,7 +116,7 @@ def long_trajectory(source: export.AdapterGenerator, tokens: int = 2000) -> Traj
             error=f"solve([1, 2, 3]): expected {number}, got {number + 1}",
         )  # fmt: skip
         longer = dataclasses.replace(trajectory, attempts=(*trajectory.attempts, attempt))
-        if len(source.reader.read([longer])[0].kind_T) > tokens:
+        if len(source.writer.reader.read([longer])[0].kind_T) > tokens:
             return trajectory
         trajectory = longer
 

@@ -1,9 +1,9 @@
-"""A run's hypernetwork as it ships: half the bytes, with its settings, what the run found, and what made it.
+"""A run's hypernetwork as it ships: fewer bytes, with its settings, what the run found, and what made it.
 
     .venv/bin/python tools/ship_hypernet.py RUN/cells/CELL results/hypernet-0.5b       (or RUN itself, of one cell)
 
-Weights become float16 (`rune adapt` computes with them in float32 or bfloat16); result.md stands beside them because
-the model card of every adapter quotes it.
+Weights become int8, or what --precision says (docs/hypernetworks.md); result.md stands beside them because the model
+card of every adapter quotes it. A folder that ships for another base model needs its line in results/hypernets.json.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-
-from safetensors.torch import load_file, save
+from typing import get_args
 
 from rune import console
 from rune.errors import RuneError
+from rune.hypernet import checkpoint
+from rune.hypernet.settings import Precision
 from rune.runs import store
 from rune.runs.store import RunDir
 
@@ -36,26 +37,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("output", type=Path)
+    parser.add_argument("--precision", choices=get_args(Precision), default="int8")
     args = parser.parse_args()
     try:
-        ship(args.run, args.output)
+        ship(args.run, args.output, args.precision)
     except RuneError as error:
         console.warn(str(error))
         return 2
     return 0
 
 
-def ship(run: Path, output: Path) -> None:
+def ship(run: Path, output: Path, precision: Precision = "int8") -> None:
     """Raises StoreError or DataError if there is no run, or no trained hypernetwork in it."""
     folder = RunDir.open(run)
     trained = folder / "checkpoints" / "hypernet"
-    settings = store.read_json(trained / "settings.json")
-    whole = load_file(trained / "model.safetensors")
-    half = {name: (t.half() if t.is_floating_point() else t).contiguous() for name, t in whole.items()}
-    store.write_atomic(output / "model.safetensors", save(half, metadata={"format": "pt"}))
-    store.write_json(output / "settings.json", settings)
+    done = checkpoint.compress(trained, output, precision)
     experiment = run.parent.parent if run.parent.name == "cells" else run
-    for name in ("result.md", "result.json", "report.md"):
+    for name in checkpoint.BESIDE:
         if (experiment / name).is_file():
             store.write_atomic(output / name, (experiment / name).read_bytes())
     manifest = folder.manifest()
@@ -63,7 +61,7 @@ def ship(run: Path, output: Path) -> None:
     sums = {f"shipped/{name}": store.sha256_file(output / name) for name in ("model.safetensors", "settings.json")}
     config = (folder / "config.toml").read_text(encoding="utf-8")
     store.write_json(output / "manifest.json", {"made_by": "rune run", **made, "sha256": sums, "config": config})
-    console.out(f"{output}: {sum(t.numel() for t in whole.values()):,} numbers in float16")
+    console.out(f"{output}: {done.numbers:,} numbers, {done.after / 1e6:.1f} MB as {precision}")
 
 
 if __name__ == "__main__":

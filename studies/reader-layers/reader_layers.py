@@ -117,7 +117,7 @@ def likelihood(args: argparse.Namespace) -> None:
     found = []
     for readers in (1, 2, 3):
         taps = misread(tuple(SETTINGS["hypernet"]["taps"]), readers)
-        maker.reader = Reader(base.model, base.tokenizer, taps=taps, digest=model.digest, folder=None)
+        maker.writer.reader = Reader(base.model, base.tokenizer, taps=taps, digest=model.digest, folder=None)
         nats: list[float] = []
         exact: list[bool] = []
         for start in range(0, len(some), 4):

@@ -466,8 +466,10 @@ def train(
         )  # fmt: skip
         with store.Appender(out / "watch.jsonl") as log:
             log.write({"step": round(share * steps), "seconds": time.monotonic() - began, **watched.look(both)[0]})
-    for place, dtype in ((folder / "hypernet", torch.float32), (out / "shipped", torch.float16)):
-        checkpoint.save_hypernet(place, both, layout, lora, hypernet, machine.model, trained_on=tasks, dtype=dtype)
+    for place, precision in ((folder / "hypernet", "float32"), (out / "shipped", "float16")):
+        checkpoint.save_hypernet(
+            place, both, layout, lora, hypernet, machine.model, trained_on=tasks, precision=precision
+        )
     record, matrix = Donors(base, reader, cases, limit=6 if args.smoke else 0).look(both)
     store.write_json(out / "donors.json", {**record, "matrix": [[round(v, 2) for v in row] for row in matrix]})
     base.hooks.remove()

@@ -99,6 +99,35 @@ def test_it_is_drawn_for_all_tasks_at_once_from_the_runs_seed() -> None:
     assert first != _adapters.permuted(arm_inputs(own, corpus, seed=1))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_near_one_is_a_stranger_of_the_tasks_own_category_where_there_is_one(seed: int) -> None:
+    def of(domain: str, category: str, number: int) -> Trajectory:
+        one = tried(f"{domain}{number}", f"train/{domain}{number}")
+        return dataclasses.replace(one, domain=domain, category=category)
+
+    places = {
+        "numpy.a": "numpy",
+        "numpy.b": "numpy",
+        "math.a": "math",
+        "math.b": "math",
+        "math.c": "math",
+        "re.a": "re",
+    }
+    own = {f"T/{d}/{n}": [of(d, c, n)] for d, c in places.items() for n in range(3)}
+    wrong = _adapters.permuted(arm_inputs(own, seed=seed), near=True)
+    for task, (given,) in wrong.items():
+        (mine,) = own[task]
+        assert given.domain != mine.domain, task
+        assert given.category == mine.category or mine.category == "re", task
+    assert {one.domain for task, (one,) in wrong.items() if task.startswith("T/math.a")} <= {"math.b", "math.c"}
+    far = _adapters.permuted(arm_inputs(own, seed=seed))
+    assert any(one.category != own[task][0].category for task, (one,) in far.items())
+    plain = {f"T/{n}": [tried(f"{n}", f"train/{n}")] for n in range(9)}  # without categories nothing is near
+    assert _adapters.permuted(arm_inputs(plain, seed=seed), near=True) == _adapters.permuted(
+        arm_inputs(plain, seed=seed)
+    )
+
+
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_task_that_no_other_set_suits_gets_as_many_solved_strangers_of_the_corpus(size: int) -> None:
     mine = [tried("a1", "train/a"), tried("b1", "train/b")][:size]

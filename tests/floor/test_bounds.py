@@ -21,10 +21,18 @@ from rune.adapters.merge_settings import Settings as MergeSettings
 from rune.analysis import gate
 from rune.benchmarks import api_updates, code_update_arena, families, pbb, pbb_cruxeval, puzzles, repositories
 from rune.benchmarks._pbb_functions import EASY_SOURCES
-from rune.conditions import hypernet_mean, tuned
+from rune.conditions import hypernet_centred, hypernet_mean, tuned
 from rune.encoders import hierarchical, perceiver, recurrent
 from rune.engines import openai, ray, torch, vllm
-from rune.hypernet.settings import EncoderConfig, HypernetConfig, LoraConfig, PairMix, Schedule, Weights
+from rune.hypernet.settings import (
+    EncoderConfig,
+    HypernetConfig,
+    LoraConfig,
+    OuterProductsConfig,
+    PairMix,
+    Schedule,
+    Weights,
+)
 from rune.retrievers import bm25
 from rune.sandbox import fork
 from rune.stages import adapt, collect, report, retrieve, sample, train
@@ -69,10 +77,12 @@ BOUNDS: list[tuple[type, dict[str, Any], dict[str, tuple[list[Any], list[Any]]]]
     }),
     (adapt.Config, {"arms": ("a", "b")}, {
         "arms": ([("a",)], [(), ("a", "a")]), "settings": ([{"a": {}}, {"b": {}}], [{"c": {}}]),
+        "swap_tasks": ([0], [-1]), "rank_tasks": ([0], [-1]),
     }),
     (train.Config, _TRAIN, {
         "per_task": ([0], [-1]), "spare": ([0, 0.999], [-TINY, 1.0]), "start_static": ([True], [False]),
     }),
+    (train.Config, {**_TRAIN, "use": "x"}, {"start_from": ([""], ["y"])}),
     (train.Config, {**_TRAIN, "start_from": "x"}, {"start_static": ([True, False], []), "hypernet": ([], [_FIRST])}),
     (train.Config, {**_TRAIN, "hypernet": HypernetConfig(**{**_HYPERNET, "pairs": PairMix(recall=1.0)})}, {
         "spare": ([0], [0.1]),
@@ -113,6 +123,11 @@ BOUNDS: list[tuple[type, dict[str, Any], dict[str, tuple[list[Any], list[Any]]]]
     }),
     (pbb_cruxeval.Config, {}, {"inputs": ([1], [0]), "held_out": ([0, 99], [-1, 100])}),
     (hypernet_mean.Config, {}, {"mean_rank": ([1], [0])}),
+    (hypernet_centred.Config, {}, {"mean_rank": ([1], [0])}),
+    (OuterProductsConfig, {}, {
+        "passes": ([1], [0]), "tokens": ([1], [0]), "correction": ([0], [-1]), "rank": ([0], [-1]),
+        "max_tokens": ([1], [0]),
+    }),
     (PairMix, {"recall": 1.0}, {
         "recall": ([TINY], [0, -TINY]), "family": ([0], [-TINY]), "retrieved": ([0], [-TINY]),
         "max_sources": ([1], [0]), "shares": ([{"a": 1}], [{"a": 0}]),

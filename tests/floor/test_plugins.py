@@ -9,7 +9,7 @@ import pytest
 from rune import plugins
 from rune.errors import ConfigError
 
-FOLDERS = ("engines", "encoders", "benchmarks", "conditions", "retrievers", "sandbox")
+FOLDERS = ("engines", "encoders", "benchmarks", "conditions", "retrievers", "sandbox", "hypernet.kinds")
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

@@ -51,6 +51,10 @@ def ground() -> Ground:
     static = StaticLora(layout, rank=config.lora.rank, alpha=config.lora.alpha)
     both = HypernetWithStatic(static, new_hypernet(layout, config.hypernet))
     checkpoint.save_hypernet(root / "checkpoint", both, layout, config.lora, config.hypernet, model)
+    settings_file = root / "checkpoint" / checkpoint.SETTINGS
+    known = store.read_json(settings_file)
+    del known["weights_sha256"]  # as before it was written: damage must be found by what the weights are
+    store.write_json(settings_file, known)
     pairs = {
         name: peft.Pair(torch.randn(linear.in_features, 2), torch.randn(2, linear.out_features))
         for name, linear in peft.target_linears(loaded.model).items()

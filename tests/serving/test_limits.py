@@ -27,6 +27,8 @@ from tests.serving.world import PATIENCE, Running, configured, running, slowly, 
 
 LONG: dict[str, Any] = {"model": "tiny", "prompt": "def f(x):\n", "max_tokens": 480, "temperature": 1}
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.fixture
 def small(tiny_model: ModelRef, tmp_path: Path) -> Iterator[Running]:
@@ -249,9 +251,12 @@ def test_a_bad_start_is_one_line_and_exit_code_2(
 def test_a_hypernetwork_of_another_model_is_told_with_what_to_type(
     tiny_model: ModelRef, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["serve", "--model", tiny_model.path, "--registry", str(tmp_path / "r")]) == 2
-    said = capsys.readouterr().err
-    assert "made for base model" in said and "--checkpoint ''" in said and said.count("\n") == 1
+    command = ["serve", "--model", tiny_model.path, "--registry", str(tmp_path / "r")]
+    given = ["--checkpoint", str(ROOT / "results" / "hypernet-0.5b")]
+    for more, found in (([], "no hypernetwork ships for base model"), (given, "made for base model")):
+        assert main([*command, *more]) == 2
+        said = capsys.readouterr().err
+        assert found in said and "--checkpoint ''" in said and said.count("\n") == 1
 
 
 def test_an_address_that_is_taken_is_one_line() -> None:

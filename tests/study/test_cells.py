@@ -222,7 +222,8 @@ def test_a_run_folder_finds_the_configs_paths_again(tmp_path: Path, tiny_model: 
 
 def test_each_cell_goes_on_from_its_own_checkpoint(tmp_path: Path, tiny_model: ModelRef) -> None:
     raw = settings(tmp_path, tiny_model, design={"seeds": [4, 5]})
-    raw["train"]["start_from"] = "earlier/seed-{seed}/fold-{fold}"
-    read, where = config.load(write(tmp_path, raw))
-    found = [config.located(read, where, seed=s, fold=2).train.start_from for s in (4, 5)]
-    assert found == [str(tmp_path / "earlier" / f"seed-{s}" / "fold-2") for s in (4, 5)]
+    for name in ("start_from", "use"):
+        own = {**raw, "train": {**raw["train"], name: "earlier/seed-{seed}/fold-{fold}"}}
+        read, where = config.load(write(tmp_path, own))
+        found = [getattr(config.located(read, where, seed=s, fold=2).train, name) for s in (4, 5)]
+        assert found == [str(tmp_path / "earlier" / f"seed-{s}" / "fold-2") for s in (4, 5)]

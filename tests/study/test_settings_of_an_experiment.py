@@ -383,6 +383,9 @@ def test_files_that_a_run_reads_must_be_there(plain: config.RunConfig, key: str,
     with pytest.raises(ConfigError, match=r"train.start_from: earlier: no checkpoints"):
         earlier = replace(own(), train=replace(plain.train, start_from="earlier"))
         checks.inputs(config.located(earlier, tmp_path, seed=0, fold=-1), earlier)
+    with pytest.raises(ConfigError, match=r"train.use: net: no checkpoint"):
+        taken = replace(own(), train=replace(plain.train, start_from="", use="net"))
+        checks.inputs(config.located(taken, tmp_path, seed=0, fold=-1), taken)
 
 
 @pytest.mark.parametrize(("part", "names"), checks.FIXED.items())

@@ -188,9 +188,9 @@ def test_a_card_says_what_it_was_made_from_and_what_was_measured(tmp_path: Path)
     card = CARD.replace("Qwen/Qwen2.5-Coder-0.5B-Instruct", name).replace("VERSION", rune.__version__)
     card = card.replace("REVISION", f" at `{revision}`" if revision else "")
     bare = card.replace("WEIGHTS", "").replace("MEASURED", "Not measured: no result.md there.")
-    assert adapt._card(stories, folder, model, ref, 0.5) == bare
+    assert adapt._card(stories, folder, model, ref, 0.5, "in one forward pass") == bare
     (folder / "model.safetensors").write_bytes(b"w")
     (folder / "result.md").write_text("\n# It was\n\n")
     digest = hashlib.sha256(b"w").hexdigest()[:12]
     whole = card.replace("WEIGHTS", f" (sha256 `{digest}`)").replace("MEASURED", "# It was")
-    assert adapt._card(stories, folder, model, ref, 0.5) == whole
+    assert adapt._card(stories, folder, model, ref, 0.5, "in one forward pass") == whole

@@ -193,7 +193,7 @@ def test_an_adapter_is_what_the_hypernetwork_writes_from_the_trajectories_it_nam
         for treatment in list(adapted.of(arm).values())[:3]:
             assert treatment.adapter is not None
             made = source.generate([[known[i] for i in treatment.trajectory_ids]])
-            expected = convert.to_adapter(made, source.stored.layout, base_model=adapted.arm_inputs.model.digest)
+            expected = convert.to_adapter(made, source.layout, base_model=adapted.arm_inputs.model.digest)
             written = adapted.read(treatment.adapter)
             for name, pair in expected.pairs.items():
                 assert torch.allclose(written.pairs[name].a @ written.pairs[name].b, pair.a @ pair.b, atol=1e-6)
@@ -330,6 +330,55 @@ def test_the_swap_is_each_reference_under_its_own_adapter_against_under_anothers
     assert adapt.swapped(base, [one, unknown], adapters, seed=0, load=adapted.read) == {}
 
 
+def test_the_right_donor_is_ranked_among_the_adapters_of_other_domains(adapted: Adapted) -> None:
+    from rune.adapters.peft import stack
+    from rune.hypernet.losses import sequence_log_prob
+
+    base = bases.load(adapted.arm_inputs.model, device="cpu", dtype="float32")
+    arm = adapted.of("hypernet")
+    problems = [p for p in store.read_jsonl(adapted.folder / "problems.jsonl", Problem) if p.task_id in arm]
+    adapters = {p.task_id: ref for p in problems if (ref := arm[p.task_id].adapter)}
+    found = adapt.ranked(base, problems, adapters, load=adapted.read)
+    assert (found["tasks"], found["donors"]) == (len(problems), len({r.adapter_id for r in adapters.values()}))
+    for problem in problems:
+        rows = base.rows([base.encode(problem.prompt, problem.reference)])
+        with torch.no_grad():
+            known = {
+                p.task_id: float(
+                    sequence_log_prob(base.log_prob(rows, stack([adapted.read(adapters[p.task_id])])), rows.row_P, 1)
+                )
+                for p in problems
+            }
+        ahead = [p for p in problems if p.domain != problem.domain and known[p.task_id] > known[problem.task_id]]
+        assert found["ranks"][problem.task_id] == 1 + len(ahead)
+    others = len(problems) - 3  # three tasks a domain, each with an adapter of its own
+    assert found["mean_rank"] == pytest.approx(1 + found["mean_share"] * others)
+    ranks = found["ranks"].values()
+    assert found["first"] == sum(r == 1 for r in ranks) / len(ranks)
+    assert found["best_quarter"] == sum(r - 1 <= 0.25 * others for r in ranks) / len(ranks)
+    # Adapters that are one rank in the middle: neither right nor wrong.
+    same = dict.fromkeys(adapters, next(iter(adapters.values())))
+    assert adapt.ranked(base, problems, same, load=adapted.read) == {}
+    first, *_, last = problems
+    pair = {first.task_id: adapters[first.task_id], last.task_id: adapters[last.task_id]}
+    crossed = {first.task_id: pair[last.task_id], last.task_id: pair[first.task_id]}
+    ranked = [adapt.ranked(base, [first, last], two, load=adapted.read)["ranks"] for two in (pair, crossed)]
+    assert all(ranked[0][task] + ranked[1][task] == 3 for task in pair)  # of two donors one is first, whoever wears it
+    assert adapt.ranked(base, [first], pair, load=adapted.read) == {}
+
+
+def test_donors_are_in_the_diagnostics_where_they_are_asked_for(adapted: Adapted, tmp_path: Path) -> None:
+    folder = copied(adapted, tmp_path)
+    where = FolderStore(folder / "adapters", adapted.context.model(), dtype="float32")
+    arm_inputs = dataclasses.replace(adapted.arm_inputs, checkpoints=folder / "checkpoints", keep=where.put)
+    (folder / "treatments.jsonl").unlink()
+    arms = adapt.Config(arms=("vanilla", "static", "hypernet", "hypernet_centred"), rank_tasks=4)
+    adapt.run(folder, arms, adapted.context, arm_inputs=arm_inputs, adapters=where)
+    found = store.read_json(folder / "diagnostics.json")
+    assert set(found["donors"]) == {"hypernet", "hypernet_centred"} and found["donors"]["hypernet"]["tasks"] == 4
+    assert "donors" not in store.read_json(adapted.folder / "diagnostics.json")
+
+
 def test_an_interrupted_stage_goes_on_where_it_stopped(adapted: Adapted, tmp_path: Path) -> None:
     folder = store.RunDir(tmp_path / "run")
     shutil.copytree(adapted.folder.path, folder.path)
@@ -383,7 +432,7 @@ def test_one_adapter_from_a_trajectory_file_by_the_command_line(
     # As shipped: half precision.
     checkpoint.save_hypernet(
         tmp_path / "shipped", stored.both, stored.layout, config.lora, config.hypernet, adapted.arm_inputs.model,
-        dtype=torch.float16,
+        precision="float16",
     )  # fmt: skip
     command = ["adapt", "--trajectory", str(tmp_path / "t.jsonl"), "-o", str(tmp_path / "adapter")]
     command += ["--checkpoint", str(tmp_path / "shipped"), "--model", adapted.arm_inputs.model.path]

@@ -218,7 +218,7 @@ def test_a_checkpoint_in_half_precision_is_half_the_size_and_loads(
     stored = checkpoint.load(folder / "checkpoints" / "hypernet", context.model(), device="cpu")
     assert stored.both is not None
     checkpoint.save_hypernet(
-        tmp_path, stored.both, stored.layout, config.lora, config.hypernet, context.model(), dtype=torch.float16
+        tmp_path, stored.both, stored.layout, config.lora, config.hypernet, context.model(), precision="float16"
     )
     full = (folder / "checkpoints" / "hypernet" / checkpoint.WEIGHTS).stat().st_size
     assert (tmp_path / checkpoint.WEIGHTS).stat().st_size < 0.6 * full

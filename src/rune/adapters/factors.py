@@ -4,7 +4,7 @@ Every norm and inner product goes through r×r Gram matrices: ⟨B₁A₁, B₂A
 ΔW = B A exactly: alpha / rank and strength are folded into B, so ranks can be concatenated and nothing is scaled twice.
 """
 
-# Shapes: Y layers · N adapters · R rank · I inputs · O outputs of a module
+# Shapes: Y layers · N adapters · R rank · I inputs · O outputs of a module · K, L, J numbers of singular values
 from __future__ import annotations
 
 import math
@@ -121,6 +121,28 @@ def concatenate(first: Adapters, second: Adapters, *, strength: float | Tensor =
 def select(adapters: Adapters, index: Tensor | slice) -> dict[str, Factors]:
     """Some of the N adapters."""
     return {m: Factors(a[:, index], b[:, index]) for m, (a, b) in adapters.items()}
+
+
+def lowered(adapters: Adapters, rank: int) -> dict[str, Factors]:
+    """The adapters of `rank` whose ΔW are nearest in every layer (Frobenius; Eckart and Young 1936).
+
+    Through QR of the factors and an SVD of R×R, in float64; half of each singular value in either factor, and zeros
+    where there are fewer than `rank`.
+    """
+    found = {}
+    for module, (down_YNRI, up_YNRO) in adapters.items():
+        right_YNIK, b_YNKR = torch.linalg.qr(down_YNRI.double().transpose(-1, -2))
+        left_YNOL, a_YNLR = torch.linalg.qr(up_YNRO.double().transpose(-1, -2))
+        u_YNLJ, s_YNJ, v_YNJK = torch.linalg.svd(a_YNLR @ b_YNKR.transpose(-1, -2), full_matrices=False)
+        kept = min(rank, s_YNJ.shape[-1])
+        root_YNJ1 = s_YNJ[..., :kept, None].sqrt()
+        down = root_YNJ1 * (v_YNJK[..., :kept, :] @ right_YNIK.transpose(-1, -2))
+        up = root_YNJ1 * (left_YNOL @ u_YNLJ[..., :kept]).transpose(-1, -2)
+        pad = (0, 0, 0, rank - kept)
+        found[module] = Factors(
+            *(torch.nn.functional.pad(t, pad).to(d.dtype) for t, d in ((down, down_YNRI), (up, up_YNRO)))
+        )
+    return found
 
 
 def inner(first: Factors, second: Factors) -> Tensor:

@@ -36,9 +36,11 @@ ROWS = {"cpu": 64, "cuda": 256}  # sequences decoded together
 PROBE_TOKENS = 200  # of the prompt that an adapter is proved live with, beside the bare model
 LOAD_PASSES = 4  # over the weights' bytes, when a model is loaded: read, converted, checked, laid out
 NO_ADAPTER = ("vanilla", "rag", "teacher")
-ONE_A_TASK = ("hypernet", "wrong_trajectory", "oracle", "tuned", "tuned_wrong")  # arms with an adapter for each task
+# Arms with an adapter for each task.
+ONE_A_TASK = ("hypernet", "wrong_trajectory", "hypernet_centred", "oracle", "tuned", "tuned_wrong")
 ONE_FOR_ALL = ("lora", "static", "empty_trajectory", "hypernet_mean", "tuned_mean")
-READS = ("hypernet", "wrong_trajectory", "hypernet_mean")  # the trajectories of every task, with the context encoder
+# The trajectories of every task, with the context encoder.
+READS = ("hypernet", "wrong_trajectory", "hypernet_mean", "hypernet_centred")
 TUNES = ("oracle", "tuned", "tuned_wrong", "tuned_mean")  # on what every task is given; of one config only once
 WRONG = 0.5  # share of attempts that fail and are tried again
 
@@ -124,7 +126,9 @@ def plan(settings: RunConfig, *, held_out: int, train: int, folder: Path | None)
         collect_prompts=wanted * (attempts * PROMPT_TOKENS + (attempts - 1) * ANSWER_TOKENS),
         sample_tokens=float(draws * min(ANSWER_TOKENS, sample.max_new_tokens)),
         sample_prompts=float(held_out * (len(settings.adapt.arms) * PROMPT_TOKENS + _context_tokens(settings))),
-        train_tokens=float(lora.schedule.steps * step["lora"] + hyper.schedule.steps * step["hypernet"]) / 2,
+        train_tokens=0.0
+        if settings.train.use
+        else float(lora.schedule.steps * step["lora"] + hyper.schedule.steps * step["hypernet"]) / 2,
         read_tokens=(min(collect.keep, wanted) * TRAJECTORY_TOKENS + _bytes(collect.imports) / BYTES_PER_TOKEN) * lower,
         adapt_tokens=_adapt_tokens(settings, held_out, lower),
         memory=stages,
@@ -157,7 +161,9 @@ def _adapt_tokens(settings: RunConfig, held_out: int, lower: float) -> float:
     read = held_out * reading * settings.retrieve.top_k * TRAJECTORY_TOKENS * lower
     live = 2 * adapters * PROBE_TOKENS
     swapped = 2 * len(several) * min(settings.adapt.swap_tasks, held_out) * (PROMPT_TOKENS + ANSWER_TOKENS)
-    return float(tuned + read + live + swapped)
+    tasks = min(settings.adapt.rank_tasks, held_out)
+    ranked = len(several) * tasks * tasks * (PROMPT_TOKENS + ANSWER_TOKENS)
+    return float(tuned + read + live + swapped + ranked)
 
 
 def _bytes(files: Iterable[str]) -> int:

@@ -6,11 +6,9 @@ import argparse
 import math
 from pathlib import Path
 
-from rune import console, shipped
+from rune import console
 from rune.cli import _stage
 from rune.errors import ConfigError
-
-SHIPPED = shipped.root() / "results" / "hypernet-0.5b"  # the trained hypernetwork
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,8 +24,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="trajectories: files or folders in any format that `collect --import` reads; all make one adapter",
     )
     one.add_argument("-o", "--output", type=Path, metavar="DIR", help="where the PEFT folder goes")
-    one.add_argument("--checkpoint", type=Path, metavar="DIR", default=SHIPPED, help="default: %(default)s")
-    one.add_argument("--model", default="qwen2.5-coder-0.5b-instruct", help="its base model (default: %(default)s)")
+    one.add_argument("--model", default="qwen2.5-coder-0.5b-instruct", help="the base model (default: %(default)s)")
+    one.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="DIR",
+        help="the hypernetwork, of any kind (default: the one that ships for the base; `rune checkpoints list`)",
+    )
     one.add_argument("--strength", type=float, default=1.0, help="λ on the trajectory part (default: %(default)s)")
 
 
@@ -50,13 +53,18 @@ def _one(args: argparse.Namespace) -> int:
     if args.output is None:
         raise ConfigError("--trajectory needs a place for the adapter; add -o DIR")
     from rune.corpus import reading
+    from rune.hypernet import choice
     from rune.models import resolve
     from rune.stages import adapt
 
     found = reading.read_all(args.trajectory)
     found.check_exclusion([])
     model = resolve.resolve(args.model, sources=resolve.SOURCES, cache=resolve.default_cache())
-    ref = adapt.one(found.trajectories, args.output, args.checkpoint, model, strength=args.strength)
+    try:
+        checkpoint = args.checkpoint or choice.for_base(model)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; pass --checkpoint DIR, a hypernetwork of this model") from None
+    ref = adapt.one(found.trajectories, args.output, checkpoint, model, strength=args.strength)
     console.note("\n".join(found.words()))
     console.note(f"rank {ref.rank}, ‖ΔW‖_F {ref.delta_w_norm:.3f}, id {ref.adapter_id}")
     console.out(str(args.output))

@@ -14,10 +14,10 @@ from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.config import derive_seed
 from rune.corpus import exclusion
 from rune.errors import DataError
-from rune.types import Problem, Trajectory, Treatment
+from rune.types import AdapterRef, Problem, Trajectory, Treatment
 
 if TYPE_CHECKING:
-    from rune.adapters.factors import Adapters, LoraTargets
+    from rune.adapters.factors import Adapters, Factors, LoraTargets
     from rune.hypernet.export import AdapterGenerator
 
 MOST_NAMED = 5_000  # trajectories: 250 tasks that name 30,000 each are 145 MB of treatments.jsonl
@@ -42,7 +42,8 @@ def maker(arm_inputs: ArmInputs) -> AdapterGenerator:
     """The run's hypernetwork; loaded once for all arms of a process."""
     from rune.hypernet.export import maker as shared
 
-    return shared(arm_inputs.checkpoints / "hypernet", arm_inputs.model, arm_inputs.device, arm_inputs.dtype)
+    folder = arm_inputs.checkpoints / "hypernet"
+    return shared(folder, arm_inputs.model, arm_inputs.device, arm_inputs.dtype, arm_inputs.base)
 
 
 def generate(
@@ -61,7 +62,7 @@ def generate(
     source = maker(arm_inputs)
     chosen = [sets[p.task_id] for p in problems]
     for problem, used, made in zip(problems, chosen, source.iter_generate(chosen, strength=strength), strict=True):
-        adapter = arm_inputs.keep(condition, key(problem.task_id), made, source.stored.layout)
+        adapter = arm_inputs.keep(condition, key(problem.task_id), made, source.layout)
         on_done(
             Treatment(
                 task_id=problem.task_id,
@@ -96,6 +97,17 @@ def constant(
         on_done(Treatment(task_id=problem.task_id, condition=condition, adapter=adapter, trajectory_ids=ids))
 
 
+def of_every_set(
+    arm_inputs: ArmInputs, source: AdapterGenerator, *, strength: float
+) -> dict[tuple[str, ...], Adapters]:
+    """Ids of a set's trajectories → its adapter, N = 1. Tasks that are given the same have one adapter."""
+    sets = {}
+    for task in sorted(arm_inputs.hits):
+        trajectories = arm_inputs.retrieved(task)
+        sets[tuple(t.trajectory_id for t in trajectories)] = trajectories
+    return dict(zip(sets, source.iter_generate(list(sets.values()), strength=strength), strict=True))
+
+
 def mean(
     arm_inputs: ArmInputs,
     condition: str,
@@ -110,27 +122,73 @@ def mean(
 
     Where all have the same A the mean of B is exact; otherwise it is cut to `rank`, the nearest in every module.
     """
-    import torch
-
-    from rune.adapters import composition, convert
-
-    first, *others = every = list(by_set.values())
-    if all(torch.equal(one[m].down_YNRI, f.down_YNRI) for one in others for m, f in first.items()):
-        factors = {
-            m: type(f)(f.down_YNRI, torch.stack([a[m].up_YNRO for a in every]).mean(0)) for m, f in first.items()
-        }
-    else:
-        adapters = [convert.to_adapter(f, layout, base_model=arm_inputs.model.digest) for f in every]
-        whole = composition.compose(adapters, [1 / len(every)] * len(every))
-        factors = convert.from_adapter(composition.shrink(whole, rank), layout)
-    adapter = arm_inputs.keep(condition, "all", factors, layout)
+    adapter = arm_inputs.keep(condition, "all", _mean(arm_inputs, by_set, layout, rank), layout)
     ids = tuple(sorted({name for names in by_set for name in names}))
     for problem in problems:
         on_done(Treatment(task_id=problem.task_id, condition=condition, adapter=adapter, trajectory_ids=ids))
 
 
-def permuted(arm_inputs: ArmInputs) -> dict[str, tuple[Trajectory, ...]]:
+def centred(
+    arm_inputs: ArmInputs,
+    condition: str,
+    by_set: Mapping[tuple[str, ...], Adapters],
+    layout: LoraTargets,
+    problems: Sequence[Problem],
+    on_done: Callable[[Treatment], None],
+    *,
+    strength: float,
+    rank: int,
+) -> None:
+    """Each problem wears strength · (its set's ΔW − the mean ΔW of all sets), the mean being that of `mean`.
+
+    Raises DataError where there is one set: nothing would be left of it.
+    """
+    from rune.adapters.factors import concatenate
+
+    if len(by_set) < 2:
+        raise DataError(f"{condition}: all tasks are given the same trajectories, so own − mean is zero; leave it out")
+    common = _mean(arm_inputs, by_set, layout, rank)
+    same = _same_down(list(by_set.values()))
+    refs: dict[tuple[str, ...], AdapterRef] = {}
+    for problem in problems:
+        names = tuple(t.trajectory_id for t in arm_inputs.retrieved(problem.task_id))
+        if names not in refs:
+            own = by_set[names]
+            if same:
+                left = {m: type(f)(f.down_YNRI, strength * (f.up_YNRO - common[m].up_YNRO)) for m, f in own.items()}
+            else:
+                scaled = {m: type(f)(f.down_YNRI, strength * f.up_YNRO) for m, f in own.items()}
+                left = concatenate(scaled, common, strength=-strength)
+            refs[names] = arm_inputs.keep(condition, key(*names), left, layout)
+        on_done(Treatment(task_id=problem.task_id, condition=condition, adapter=refs[names], trajectory_ids=names))
+
+
+def _mean(
+    arm_inputs: ArmInputs, by_set: Mapping[tuple[str, ...], Adapters], layout: LoraTargets, rank: int
+) -> dict[str, Factors]:
+    import torch
+
+    from rune.adapters import composition, convert
+
+    first, *_ = every = list(by_set.values())
+    if _same_down(every):
+        return {m: type(f)(f.down_YNRI, torch.stack([a[m].up_YNRO for a in every]).mean(0)) for m, f in first.items()}
+    adapters = [convert.to_adapter(f, layout, base_model=arm_inputs.model.digest) for f in every]
+    whole = composition.compose(adapters, [1 / len(every)] * len(every))
+    return convert.from_adapter(composition.shrink(whole, rank), layout)
+
+
+def _same_down(every: Sequence[Adapters]) -> bool:
+    import torch
+
+    first, *others = every
+    return all(torch.equal(one[m].down_YNRI, f.down_YNRI) for one in others for m, f in first.items())
+
+
+def permuted(arm_inputs: ArmInputs, *, near: bool = False) -> dict[str, tuple[Trajectory, ...]]:
     """Every task gets another task's set, with nothing in it of a task or a domain that its own set has.
+
+    With `near` it is one of the task's own category, where there is one, and a set may serve several tasks.
 
     Drawn once for all tasks from the run's seed, so a resumed run permutes the same way. A task for which no other
     task's set will do gets as many trajectories of the corpus. Raises DataError if the corpus has none either.
@@ -141,6 +199,10 @@ def permuted(arm_inputs: ArmInputs) -> dict[str, tuple[Trajectory, ...]]:
     rng.shuffle(givers)
     result: dict[str, tuple[Trajectory, ...]] = {}
     for task, mine in own.items():
+        close = [g for g in own if near and _alike(own[g], mine) and _foreign(own[g], mine)]
+        if close:
+            result[task] = own[rng.choice(close)]
+            continue
         fitting = next((g for g in givers if g != task and own[g] and _foreign(own[g], mine)), None)
         if fitting is not None:
             givers.remove(fitting)
@@ -161,6 +223,11 @@ def _foreign(theirs: Sequence[Trajectory], mine: Sequence[Trajectory]) -> bool:
     if {domain_key(t) for t in theirs} & {domain_key(t) for t in mine}:
         return False
     return not {exclusion.canonical_id(t.task_id) for t in theirs} & {exclusion.canonical_id(t.task_id) for t in mine}
+
+
+def _alike(theirs: Sequence[Trajectory], mine: Sequence[Trajectory]) -> bool:
+    """Whether two sets have a category in common: a package of API updates, a kind of convention."""
+    return bool({t.category for t in theirs} & {t.category for t in mine} - {""})
 
 
 def domain_key(trajectory: Trajectory) -> str:

@@ -23,7 +23,7 @@ class EmptyTrajectory:
     def treat(self, problems: Sequence[Problem], on_done: Callable[[Treatment], None]) -> None:
         source = _adapters.maker(self._arm_inputs)
         made = source.generate([()], strength=self._config.strength)
-        adapter = self._arm_inputs.keep("empty_trajectory", "all", made, source.stored.layout)
+        adapter = self._arm_inputs.keep("empty_trajectory", "all", made, source.layout)
         for problem in problems:
             on_done(Treatment(task_id=problem.task_id, condition="empty_trajectory", adapter=adapter))
 

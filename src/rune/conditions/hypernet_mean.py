@@ -30,17 +30,11 @@ class HypernetMean:
         self._arm_inputs = arm_inputs
 
     def treat(self, problems: Sequence[Problem], on_done: Callable[[Treatment], None]) -> None:
-        if not problems:
-            return
-        sets = {}  # tasks that are given the same have one adapter
-        for task in sorted(self._arm_inputs.hits):
-            trajectories = self._arm_inputs.retrieved(task)
-            sets[tuple(t.trajectory_id for t in trajectories)] = trajectories
-        source = _adapters.maker(self._arm_inputs)
-        made = source.iter_generate(list(sets.values()), strength=self._config.strength)
-        by_set = dict(zip(sets, made, strict=True))
-        rank = self._config.mean_rank
-        _adapters.mean(self._arm_inputs, "hypernet_mean", by_set, source.stored.layout, problems, on_done, rank=rank)
+        if problems:
+            source = _adapters.maker(self._arm_inputs)
+            by_set = _adapters.of_every_set(self._arm_inputs, source, strength=self._config.strength)
+            rank = self._config.mean_rank
+            _adapters.mean(self._arm_inputs, "hypernet_mean", by_set, source.layout, problems, on_done, rank=rank)
 
 
 def build(config: Config, arm_inputs: ArmInputs) -> HypernetMean:

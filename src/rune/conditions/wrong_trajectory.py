@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rune.conditions import _adapters
 from rune.conditions.shared.arm_inputs import ArmInputs
+from rune.config import ADDED
 from rune.types import Problem, Treatment
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     strength: float = 1.0  # the hypernet arm's, or the two cannot be compared
+    near: bool = field(default=False, metadata=ADDED)  # a hard negative: another update of the same package, say
 
 
 class WrongTrajectory:
@@ -21,7 +23,7 @@ class WrongTrajectory:
         self._arm_inputs = arm_inputs
 
     def treat(self, problems: Sequence[Problem], on_done: Callable[[Treatment], None]) -> None:
-        sets = _adapters.permuted(self._arm_inputs)
+        sets = _adapters.permuted(self._arm_inputs, near=self._config.near)
         _adapters.generate(
             self._arm_inputs, "wrong_trajectory", problems, sets, on_done, strength=self._config.strength
         )

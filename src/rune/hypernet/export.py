@@ -1,62 +1,66 @@
-"""Trajectories in, adapters out: the hypernetwork at work, without the upper layers of the base model."""
+"""Trajectories in, adapters out: a hypernetwork of any kind at work."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 
+from rune import plugins
 from rune.adapters import convert
-from rune.adapters.factors import Factors, concatenate, select
+from rune.adapters.factors import Factors, LoraTargets, select
 from rune.adapters.peft import Adapter
 from rune.adapters.registry.records import MadeFrom, Source
 from rune.errors import DataError
 from rune.hypernet import checkpoint
-from rune.hypernet.features import FeatureTable, Reader
-from rune.models import loader
-from rune.runs import store
+from rune.hypernet.base import Base
 from rune.types import ModelRef, Trajectory
 
 
+class Writer(Protocol):
+    """What a part of `hypernet/kinds/` puts to work: its `writer(…)` gives one."""
+
+    def generate(self, sets: Sequence[Sequence[Trajectory]], *, strength: float) -> dict[str, Factors]: ...
+
+
 class AdapterGenerator:
-    """A loaded checkpoint and the first layers of its base model."""
+    """A loaded checkpoint, and what of its base model it reads trajectories with."""
 
-    def __init__(self, folder: Path, model: ModelRef, *, device: str, dtype: str) -> None:
-        """Raises AdapterError if the checkpoint was made for another base model, DataError if it is no hypernetwork."""
-        self.stored = checkpoint.load(folder, model, device=device)
-        if self.stored.both is None or self.stored.hypernet is None:
-            raise DataError(f"{folder}: a static LoRA, not a hypernetwork; pass the folder checkpoints/hypernet")
-        self.both = self.stored.both
-        self.digest = store.sha256_file(folder / checkpoint.WEIGHTS)  # of what is loaded now, whatever lies there later
-        self.model, self.device = model, device
-        taps = self.stored.hypernet.taps
-        base, tokenizer = load_trunk(model, max(taps), device=device, dtype=dtype)
-        self.reader = Reader(base, tokenizer, taps=taps, digest=model.digest, folder=None)
+    def __init__(
+        self, folder: Path, model: ModelRef, *, device: str, dtype: str, base: Callable[[], Base] | None = None
+    ) -> None:
+        """`base`: the whole base model, if the process has it; a kind that reads with all of it loads it otherwise.
 
-    @torch.no_grad()
-    def generate(self, sets: Sequence[Sequence[Trajectory]], *, strength: float = 1.0) -> dict[str, Factors]:
-        """One adapter per set, N = len(sets): static part + strength · trajectory part. An empty set is legal.
-
-        Factors: down [Y, N, R, I], up [Y, N, R, O], with R = static rank + trajectory rank.
+        Raises AdapterError if the checkpoint was made for another base model, DataError if it is no hypernetwork.
         """
-        flat = [t for one in sets for t in one]
-        if flat:
-            table, numbers = FeatureTable(self.reader.read(flat)), iter(range(len(flat)))
-            steps = table.batch([[next(numbers) for _ in one] for one in sets])
-        else:
-            # One token that the mask hides: only the shapes are needed.
-            table = FeatureTable(self.reader.read([_NOTHING]))
-            steps = table.batch([[] for _ in sets])
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
-            made = self.both.hypernet(steps)
-        return concatenate(self.static(), made.factors, strength=strength)
+        self.stored = checkpoint.load(folder, model, device=device)
+        part = plugins.load(checkpoint.KINDS, self.stored.kind)
+        if not hasattr(part, "writer"):
+            raise DataError(f"{folder}: a static LoRA, not a hypernetwork; pass the folder checkpoints/hypernet")
+        self.digest = self.stored.sha256  # of what is loaded now, whatever lies there later
+        self.model, self.device, self.how = model, device, str(part.HOW)
+        self.writer: Writer = part.writer(
+            self.stored.config, self.stored.module, model, device=device, dtype=dtype, base=base
+        )
+
+    @property
+    def layout(self) -> LoraTargets:
+        """The modules that its adapters change."""
+        return self.stored.layout
+
+    def generate(self, sets: Sequence[Sequence[Trajectory]], *, strength: float = 1.0) -> dict[str, Factors]:
+        """One adapter per set, N = len(sets): constant part + strength · trajectory part, as far as the kind has them.
+
+        Factors: down [Y, N, R, I], up [Y, N, R, O]. Raises DataError for a set that the kind cannot read.
+        """
+        return self.writer.generate(sets, strength=strength)
 
     def static(self) -> dict[str, Factors]:
-        """The constant part alone: the control that says how much is due to trajectories. N = 1."""
-        return {m: Factors(f.down_YNRI.detach(), f.up_YNRO.detach()) for m, f in self.both.static.factors().items()}
+        """The constant part alone: the control that says how much is due to trajectories. N = 1. Raises DataError."""
+        return {m: Factors(*(t.detach() for t in f)) for m, f in self.stored.static.factors().items()}
 
     def iter_generate(
         self, sets: Sequence[Sequence[Trajectory]], *, strength: float, batch: int = 1
@@ -69,9 +73,6 @@ class AdapterGenerator:
             made = self.generate(sets[start : start + batch], strength=strength)
             for n in range(len(sets[start : start + batch])):
                 yield select(made, slice(n, n + 1))
-
-
-_NOTHING = Trajectory(trajectory_id="nothing", task_id="nothing", benchmark="", prompt="nothing", attempts=())
 
 
 class Made(NamedTuple):
@@ -87,9 +88,10 @@ def adapter_from(generator: AdapterGenerator, trajectories: Sequence[Trajectory]
     `strength`: λ, the factor on the part of ΔW that comes from the trajectories.
     """
     made = generator.generate([list(trajectories)], strength=strength)
-    adapter = convert.to_adapter(made, generator.stored.layout, base_model=generator.model.digest)
+    adapter = convert.to_adapter(made, generator.layout, base_model=generator.model.digest)
     sources = tuple(Source(trajectory_id=t.trajectory_id, task_id=t.task_id) for t in trajectories)
-    return Made(adapter, MadeFrom(sources=sources, hypernet=generator.digest, how=f"hypernet, strength {strength:g}"))
+    how = f"{generator.stored.kind}, strength {strength:g}"
+    return Made(adapter, MadeFrom(sources=sources, hypernet=generator.digest, how=how))
 
 
 def outside(folder: Path, model: ModelRef, *, device: str) -> AdapterGenerator:
@@ -98,9 +100,11 @@ def outside(folder: Path, model: ModelRef, *, device: str) -> AdapterGenerator:
 
 
 @functools.lru_cache(maxsize=2)
-def maker(folder: Path, model: ModelRef, device: str, dtype: str) -> AdapterGenerator:
+def maker(
+    folder: Path, model: ModelRef, device: str, dtype: str, base: Callable[[], Base] | None = None
+) -> AdapterGenerator:
     """An `AdapterGenerator` that several arms share."""
-    return AdapterGenerator(folder, model, device=device, dtype=dtype)
+    return AdapterGenerator(folder, model, device=device, dtype=dtype, base=base)
 
 
 def reading_dtype(device: str) -> str:
@@ -111,12 +115,3 @@ def reading_dtype(device: str) -> str:
     asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private: absent in other versions of torch
     native = any(getattr(torch.cpu, name, lambda: False)() for name in asked)
     return "bfloat16" if device == "cuda" or native else "float32"
-
-
-@functools.lru_cache(maxsize=1)
-def load_trunk(model: ModelRef, layers: int, *, device: str, dtype: str) -> tuple[Any, Any]:
-    """The base model cut to its first layers, and its tokenizer: the rest is never read from disk.
-
-    Frozen, so that the checkpoints of a process share it.
-    """
-    return loader.load(model, device=device, dtype=dtype, layers=layers), loader.tokenizer(model)

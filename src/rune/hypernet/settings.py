@@ -9,6 +9,8 @@ from typing import Any, Literal
 from rune.adapters.modules import MODULES as MODULES
 from rune.config import ADDED
 
+Precision = Literal["float32", "float16", "int8"]  # how a checkpoint stores its weights: `hypernet/precision.py`
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
@@ -132,6 +134,22 @@ class HypernetConfig:
             raise ValueError(f"taps must be rising layer numbers from 0, found {list(self.taps)}")
         if self.weights.reconstruction and not self.reconstruct_from:
             raise ValueError("weights.reconstruction needs reconstruct_from, a folder of adapters by trajectory_id")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OuterProductsConfig:
+    """What a generator of outer products is and how it reads: `hypernet/outer_products.py`."""
+
+    passes: int = 4
+    tokens: int = 64  # that a pass keeps of a set, each one of rank 1
+    correction: int = 32  # rank of what turns the direction of a step; 0 leaves it
+    gradient: bool = False  # true gradients instead of synthetic ones: a backward pass each
+    max_tokens: int = 2048  # of prompt and solution; a longer solution is not read
+    rank: int = 64  # of the adapter that is handed out, the nearest of that rank; 0: passes x tokens, as written
+
+    def __post_init__(self) -> None:
+        if min(self.passes, self.tokens, self.max_tokens) < 1 or min(self.correction, self.rank) < 0:
+            raise ValueError("needs passes, tokens and max_tokens >= 1, and correction and rank >= 0")
 
 
 def _check_modules(modules: tuple[str, ...]) -> None:

@@ -29,6 +29,7 @@ MEANING: Mapping[str, str] = {
     "teacher": "the trajectory as text in the context, the hypernetwork's teacher",
     "oracle": "a LoRA trained by gradient steps on each trajectory",
     "hypernet_mean": "the mean of all generated LoRAs, the same for every task",
+    "hypernet_centred": "what a task's generated LoRA has beside the mean of all",
     "tuned": "a LoRA fine-tuned on the trajectories that the task is given",
     "tuned_wrong": "a LoRA fine-tuned on another domain's trajectories",
     "tuned_mean": "the mean of all fine-tuned LoRAs, the same for every task",

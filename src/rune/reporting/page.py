@@ -72,6 +72,7 @@ def view(report: Report, *, claim: bool, leakage_rows: int) -> dict[str, Any]:
         "table2": table2,
         "norms": norms,
         "swaps": tables.swaps(report),
+        "donors": tables.donors(report),
         "leakage_table": tables.leakage(report, leakage_rows),
         "corpus_table": tables.corpus(report),
         "task_table": tables.task_counts(report),

@@ -220,6 +220,31 @@ def swaps(report: Report) -> Table | None:
     )
 
 
+def donors(report: Report) -> Table | None:
+    """The right donor's rank: whose adapter, of all tasks', makes a task's reference likeliest."""
+    rows = tuple(
+        (
+            arm,
+            str(d["tasks"]),
+            str(d["donors"]),
+            f"{d['mean_rank']:.1f}",
+            f"{100 * d['first']:.0f} %",
+            f"{100 * d['best_quarter']:.0f} %",
+        )
+        for arm, d in report.diagnostics.get("donors", {}).items()
+        if d
+    )
+    if not rows:
+        return None
+    return Table(
+        "The right donor among all",
+        ("condition", "tasks", "adapters", "mean rank", "first", "in the best quarter"),
+        rows,
+        "Each task's reference is read under the adapter of every task and of its own; rank 1: it is likeliest under "
+        "its own. Adapters of the same domain are left out. In wrong_trajectory the own is another task's: chance.",
+    )
+
+
 def contrasts(report: Report) -> Table:
     level = f"{100 * report.primary.interval.level:g} % interval"
     rows = tuple(

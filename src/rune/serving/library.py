@@ -139,7 +139,7 @@ def _model(key: str) -> _Opened:
 @functools.lru_cache(maxsize=2)
 def _memory(key: str) -> AdapterMemory:
     config, model, device = _model(key)
-    registry, generator = memories.opened(config.registry, model, config.checkpoint, device=device)
+    registry, generator = memories.opened(config.registry, model, config.checkpoint(model), device=device)
     assert isinstance(registry, Registry)
     return AdapterMemory(registry, model, generator, strength=config.serve.strength, keep=config.kept)
 

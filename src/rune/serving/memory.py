@@ -30,6 +30,7 @@ from rune.models import registry as names
 from rune.runs import store
 from rune.serving.keys import Client
 from rune.serving.refusals import Refusal, no_model
+from rune.serving.settings import NO_HYPERNET
 from rune.types import AdapterRef, ModelRef, Trajectory
 
 if TYPE_CHECKING:
@@ -237,7 +238,10 @@ class AdapterMemory:
         from rune.hypernet import export
 
         assert self._generator is not None
-        return export.adapter_from(self._generator, trajectories, strength=self._strength)
+        try:
+            return export.adapter_from(self._generator, trajectories, strength=self._strength)
+        except DataError as error:  # a kind that reads solutions, and there is none
+            raise Refusal(400, str(error), code="no_trajectory") from None
 
     def _enter(
         self,
@@ -337,6 +341,4 @@ def opened(
     try:
         return registry, export.outside(checkpoint, model, device=device)
     except RuneError as error:
-        raise ConfigError(
-            f"{error}; pass --checkpoint DIR for a hypernetwork of this model, or --checkpoint '' to learn nothing"
-        ) from None
+        raise ConfigError(f"{error}; {NO_HYPERNET}") from None

@@ -44,7 +44,7 @@ class Service:
         self.model: ModelRef = resolve.resolve(
             config.model.name, sources=config.model.sources, cache=resolve.default_cache()
         )
-        registry, generator = memory.opened(config.registry, self.model, config.checkpoint, device=device)
+        registry, generator = memory.opened(config.registry, self.model, config.checkpoint(self.model), device=device)
         self.engine: Engine = engine.build(
             own, model=self.model, device=device, dtype=config.dtype(device), adapters=registry.objects
         )

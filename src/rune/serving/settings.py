@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rune import config, shipped
+from rune import config
 from rune.adapters.registry.registry import default_folder
 from rune.errors import ConfigError
+from rune.hypernet import choice
 from rune.models import resolve
+from rune.types import ModelRef
 
 SHIPPED = "shipped"
+NO_HYPERNET = "pass --checkpoint DIR for a hypernetwork of this model, or --checkpoint '' to learn nothing"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +46,7 @@ class Serve:
     port: int = 8000  # 0: one that is free
     registry: str = ""  # folder of the adapters; "": $RUNE_REGISTRY, or ~/.local/share/rune/adapters
     keys: str = ""  # file of API keys, written by `rune keys`; "": keys.json in the registry's folder
-    checkpoint: str = SHIPPED  # folder of the hypernetwork; "": trajectories are refused
+    checkpoint: str = SHIPPED  # folder of the hypernetwork, or the base's own; "": trajectories are refused
     strength: float = 1.0  # λ on the trajectory part
     trajectories: str = ""  # folder where redacted trajectories are kept; "": they are not
     folders: tuple[str, ...] = ()  # `/v1/load_lora_adapter` reads PEFT folders below these only
@@ -104,13 +107,15 @@ class Config:
         wanted = self.model.dtype
         return wanted if wanted != "auto" else "bfloat16" if device == "cuda" else "float32"
 
-    @property
-    def checkpoint(self) -> Path | None:
+    def checkpoint(self, model: ModelRef) -> Path | None:
+        """The hypernetwork's folder; None: nothing is learned. Raises ConfigError if none ships for this base."""
         if not self.serve.checkpoint:
             return None
-        if self.serve.checkpoint == SHIPPED:
-            return shipped.root() / "results" / "hypernet-0.5b"
-        return Path(self.serve.checkpoint).expanduser()
+        try:
+            named = self.serve.checkpoint
+            return choice.for_base(model) if named == SHIPPED else Path(named).expanduser()
+        except ConfigError as error:
+            raise ConfigError(f"{error}; {NO_HYPERNET}") from None
 
 
 def device_of(config: Config) -> str:

@@ -17,8 +17,8 @@ import rune
 from rune import console, plugins
 from rune.adapters.modules import MODULES
 from rune.conditions.shared.arm_inputs import ArmInputs
+from rune.config import ADDED, derive_seed
 from rune.config import build as build_config
-from rune.config import derive_seed
 from rune.errors import AdapterError
 from rune.models import registry
 from rune.runs import store
@@ -41,11 +41,15 @@ class Config:
     arms: tuple[str, ...]  # files in conditions/
     settings: Mapping[str, Any] = field(default_factory=dict)  # arm → its own settings
     swap_tasks: int = 48  # tasks over which swapped adapters are compared; 0 skips it
+    # Tasks whose references are read under every one of their adapters, to rank the right donor; 0 skips it.
+    rank_tasks: int = field(default=0, metadata=ADDED)
     save_adapters: bool = True  # as PEFT folders; false: they go to the engine as tensors, if it takes them
 
     def __post_init__(self) -> None:
         if not self.arms or len(set(self.arms)) != len(self.arms):
             raise ValueError("arms must name at least one condition, each once")
+        if self.swap_tasks < 0 or self.rank_tasks < 0:
+            raise ValueError("swap_tasks and rank_tasks must be 0 (skipped) or more")
         stray = [name for name in self.settings if name not in self.arms]
         if stray:
             raise ValueError(f"settings for '{stray[0]}', which is not among the arms")
@@ -145,6 +149,7 @@ def _inspect(
     held = context.session().base if context.session else None
     arms = {}
     swap = {}
+    donors = {}
     with bases.lent(held, context.model(), device=context.device, dtype=context.dtype) as base:
         layout = base.layout(MODULES)
         prove_live(base, list(applied.values()), problems[0].prompt, load=adapters.adapter)
@@ -156,7 +161,11 @@ def _inspect(
             if config.swap_tasks and len({a.adapter_id for a in own.values()}) > 1:
                 some = [p for p in problems if p.task_id in own][: config.swap_tasks]
                 swap[arm] = swapped(base, some, own, context.seed, load=adapters.adapter)
-    store.write_json(folder / "diagnostics.json", {"arms": arms, "training": training, "swap": swap})
+            if config.rank_tasks and len({a.adapter_id for a in own.values()}) > 1:
+                some = [p for p in problems if p.task_id in own and p.reference][: config.rank_tasks]
+                donors[arm] = ranked(base, some, own, load=adapters.adapter)
+    found = {"arms": arms, "training": training, "swap": swap}
+    store.write_json(folder / "diagnostics.json", {**found, **({"donors": donors} if config.rank_tasks else {})})
 
 
 Load = Callable[[AdapterRef], "Adapter"]  # how an adapter's tensors are had from its record
@@ -263,6 +272,58 @@ def swapped(
     }
 
 
+def ranked(
+    base: Base, problems: Sequence[Problem], adapters: Mapping[str, AdapterRef], *, load: Load
+) -> dict[str, Any]:
+    """The right donor's rank among all: 1 if a task's reference is likeliest under its own adapter; ties count half.
+
+    Donors are the adapters of these tasks, each once. Those of the task's own domain but its own take no part: they
+    teach the same. Share 0 is the first of all, 0.5 what chance gives. References are read here only; nothing flows
+    back. {} where no task has another's adapter to be compared with.
+    """
+    import torch
+
+    from rune.adapters.peft import stack
+    from rune.hypernet.losses import sequence_log_prob
+
+    donors = {adapters[p.task_id].adapter_id: adapters[p.task_id] for p in problems}
+    of_domain: dict[str, set[str]] = {}
+    for problem in problems:
+        of_domain.setdefault(problem.domain or problem.task_id, set()).add(adapters[problem.task_id].adapter_id)
+    ids, log_probs = list(donors), {p.task_id: dict.fromkeys(donors, 0.0) for p in problems}
+    with torch.no_grad():
+        for start in range(0, len(ids), PROBE_BATCH):  # each donor is loaded once
+            some = ids[start : start + PROBE_BATCH]
+            applied = stack([load(donors[name]) for name in some], device=base.device)
+            for problem in problems:
+                text = base.encode(problem.prompt, problem.reference, answer=problem.scorer.answer)
+                rows = base.rows([text] * len(some))
+                found = sequence_log_prob(base.log_prob(rows, applied), rows.row_P, len(some)).tolist()
+                log_probs[problem.task_id].update(zip(some, found, strict=True))
+    ranks: dict[str, float] = {}
+    shares = []
+    for problem in problems:
+        own = adapters[problem.task_id].adapter_id
+        others = donors.keys() - of_domain[problem.domain or problem.task_id]
+        if not others:
+            continue
+        known = log_probs[problem.task_id]
+        ahead = sum((known[o] > known[own]) + 0.5 * (known[o] == known[own]) for o in others)
+        ranks[problem.task_id] = 1 + ahead
+        shares.append(ahead / len(others))
+    if not shares:
+        return {}
+    return {
+        "tasks": len(shares),
+        "donors": len(donors),
+        "mean_rank": sum(ranks.values()) / len(ranks),
+        "mean_share": sum(shares) / len(shares),
+        "first": sum(rank == 1 for rank in ranks.values()) / len(ranks),
+        "best_quarter": sum(share <= 0.25 for share in shares) / len(shares),
+        "ranks": ranks,
+    }
+
+
 def _training(metrics: Path) -> dict[str, Any]:
     if not metrics.exists():
         return {}
@@ -285,16 +346,22 @@ def one(
     from rune.adapters.registry import origin
     from rune.hypernet import export
 
-    made = export.adapter_from(export.outside(checkpoint, model, device="cpu"), trajectories, strength=strength)
+    generator = export.outside(checkpoint, model, device="cpu")
+    made = export.adapter_from(generator, trajectories, strength=strength)
     name, revision = registry.hub_name(model.name)
     ref = peft.write_peft(output, made.adapter, base_model_name=name, base_revision=revision)
-    store.write_atomic(output / "README.md", _card(trajectories, checkpoint, model, ref, strength))
+    store.write_atomic(output / "README.md", _card(trajectories, checkpoint, model, ref, strength, generator.how))
     origin.write(output, made.made_from)
     return ref
 
 
 def _card(
-    trajectories: Sequence[Trajectory], checkpoint: Path, model: ModelRef, ref: AdapterRef, strength: float
+    trajectories: Sequence[Trajectory],
+    checkpoint: Path,
+    model: ModelRef,
+    ref: AdapterRef,
+    strength: float,
+    how: str,
 ) -> str:
     """A model card as the hub reads it: made from what, by what, for which base, and measured with what controls."""
     name, revision = registry.hub_name(model.name)
@@ -310,7 +377,7 @@ def _card(
         f"# A LoRA of rank {ref.rank} that a hypernetwork generated from coding trajectories\n\n"
         f"Base: `{name}`{f' at `{revision}`' if revision else ''}, weights sha256 `{model.digest}`. "
         f"Adapter id `{ref.adapter_id}`, ‖ΔW‖_F {ref.delta_w_norm:.3f}, strength λ = {strength:g}.\n\n"
-        f"Made by rune {rune.__version__} with the hypernetwork {made_by}, in one forward pass, from\n\n"
+        f"Made by rune {rune.__version__} with the hypernetwork {made_by}, {how}, from\n\n"
         + "\n".join(lines)
         + "\n\n## What this hypernetwork was measured to do\n\nThe controls are the wrong trajectory, an empty one, "
         f"and the constant part alone; what it does on your tasks has not been measured.\n\n{found}\n"

@@ -1,19 +1,19 @@
 """trajectories.jsonl → checkpoints/lora, checkpoints/hypernet and checkpoints/metrics.jsonl.
 
-Phase A trains the static LoRA; phase B the hypernetwork on top of a copy of it. Killed at any step, the next call goes
-on from the last checkpoint and writes the same curve. A corpus that holds a held-out task is refused before any model
-is loaded.
+With `use` the hypernetwork is a trained one, and nothing is trained. Otherwise phase A trains the static LoRA; phase B
+the hypernetwork on top of a copy of it. Killed at any step, the next call goes on from the last checkpoint and writes
+the same curve. A corpus that holds a held-out task is refused before any model is loaded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rune import console, plugins
-from rune.config import derive_seed
+from rune.config import ADDED, derive_seed
 from rune.corpus import exclusion, nearest
 from rune.errors import ConfigError, DataError
 from rune.hypernet.settings import HypernetConfig, LoraConfig
@@ -38,6 +38,8 @@ class Config:
     per_task: int = 1  # of one task among them at most, as retrieve.per_task; 0 = no limit
     spare: float = 0.0  # share of the tasks without a domain that phase A never sees: retrieved pairs are about those
     start_from: str = ""  # checkpoints to go on from: a run's checkpoints/, or a hypernetwork's own folder
+    # Folder of a trained hypernetwork of any kind, used as it is: nothing is trained. "": train one.
+    use: str = field(default="", metadata=ADDED)
     start_static: bool = True  # from its static part as well; if not, phase A begins at zero
     cache_features: bool = False  # keep features on disk: 7 kB a token for four taps of the 0.5B
 
@@ -52,6 +54,8 @@ class Config:
             )
         if not self.start_static and not self.start_from:
             raise ValueError("start_static = false leaves a part of start_from out, and there is none; set start_from")
+        if self.use and self.start_from:
+            raise ValueError("use takes a hypernetwork as it is, start_from trains on from one; leave one of them out")
         if self.start_from and self.hypernet.encoder_first is not None:
             raise ValueError("encoder_first is for an encoder that knows nothing; leave it out, or start_from")
 
@@ -68,8 +72,11 @@ def run(folder: store.RunDir, config: Config, context: Context) -> None:
     held_out = [p for p in problems if p.split is Split.HELD_OUT]
     by = exclusion.kept_apart(problems)
     exclusion.check_corpus(trajectories, held_out, where=str(folder / "trajectories.jsonl"), by=by)
-    if config.start_from:
-        check_start(Path(config.start_from), held_out, by=by)
+    for start in filter(None, (config.start_from, config.use)):
+        check_start(Path(start), held_out, by=by)
+    if config.use:
+        _take(Path(config.use), folder / "checkpoints" / "hypernet", context)
+        return
     fit(trajectories, config, context, folder / "checkpoints")
 
 
@@ -83,7 +90,9 @@ def check_start(folder: Path, held_out: Sequence[Problem], *, by: str) -> None:
         settings = store.read_json(place / "settings.json")
         known = settings.get("trained_on")
         if not known:
-            raise DataError(f"{place}: does not say which tasks it was trained on; train.start_from needs one")
+            raise DataError(
+                f"{place}: does not say which tasks it was trained on, and train.start_from and train.use need to know"
+            )
         exclusion.check_ids(known, held_out, where=str(place))
         if by == "domain" and any(p.domain for p in held_out):
             domains = settings.get("trained_on_domains")
@@ -156,6 +165,15 @@ def _done(folder: Path) -> bool:
     from rune.hypernet import checkpoint
 
     return checkpoint.done(folder)
+
+
+def _take(source: Path, target: Path, context: Context) -> None:
+    """A checkpoint that is used as it is, whatever its kind. Raises AdapterError or DataError if it cannot be."""
+    from rune.hypernet import checkpoint
+
+    if not checkpoint.done(target):
+        checkpoint.load(source, context.model(), device="cpu")
+        checkpoint.copy(source, target)
 
 
 def _fit(

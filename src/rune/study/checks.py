@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +70,8 @@ def inputs(settings: RunConfig, written: RunConfig) -> None:
             )
     if settings.train.start_from:
         start(settings.train.start_from, written.train.start_from, settings.train)
+    if settings.train.use:
+        used(settings.train.use, written.train.use, settings.adapt.arms)
 
 
 def device(settings: Machinery) -> str:
@@ -107,6 +109,11 @@ def start(folder: str, name: str, training: train.Config) -> None:
         )
     place = one if (one / "settings.json").is_file() else one / "hypernet"
     stored = store.read_json(place / "settings.json")
+    if stored.get("kind") not in (None, "lora", "hypernet"):
+        raise ConfigError(
+            f"train.start_from: {name}: a hypernetwork of kind '{stored['kind']}', and training goes on from kind "
+            "'hypernet' alone; train.use takes it as it is"
+        )
     asked = {"lora": config.plain(training.lora), "hypernet": config.plain(training.hypernet)}
     for part, names in FIXED.items():
         for name in names:
@@ -116,6 +123,27 @@ def start(folder: str, name: str, training: train.Config) -> None:
                     f"train.start_from: {place} was made with {part}.{name} = {had}, this config has {has}; "
                     f"set train.{part}.{name} to it, or train from the start"
                 )
+
+
+def used(folder: str, name: str, arms: Sequence[str]) -> None:
+    """Raises ConfigError if `folder` holds no hypernetwork, or one that cannot make what an arm wants of it.
+
+    `name` is the folder as the config calls it.
+    """
+    file = Path(folder) / "settings.json"
+    kind = store.read_json(file).get("kind") if file.is_file() else ""
+    if not kind or kind == "lora":
+        raise ConfigError(
+            f"train.use: {name}: {'a static LoRA' if kind else 'no checkpoint (no settings.json)'}; "
+            "give the folder of a trained hypernetwork"
+        )
+    if "lora" in arms:
+        raise ConfigError("train.use trains nothing, and the arm lora is one trained on the corpus; leave it out")
+    for arm in ("static", "empty_trajectory"):
+        if arm in arms and kind != "hypernet":
+            raise ConfigError(
+                f"train.use: {name}: of kind '{kind}', which adds nothing without a trajectory; leave out the arm {arm}"
+            )
 
 
 def arms(settings: RunConfig) -> None:

@@ -255,9 +255,10 @@ def changed(settings: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
 
 
 def located(settings: RunConfig, base: Path, *, seed: int, fold: int) -> RunConfig:
-    """Settings whose input paths are absolute. `{seed}` and `{fold}` in train.start_from are the cell's."""
+    """Settings whose input paths are absolute. `{seed}` and `{fold}` in train.start_from and .use are the cell's."""
     at = functools.partial(path_at, base)
     start = settings.train.start_from.format(seed=seed, fold=fold)
+    use = settings.train.use.format(seed=seed, fold=fold)
     hypernet = replace(settings.train.hypernet, reconstruct_from=at(settings.train.hypernet.reconstruct_from))
     return replace(
         settings,
@@ -267,7 +268,7 @@ def located(settings: RunConfig, base: Path, *, seed: int, fold: int) -> RunConf
             imports=tuple(map(at, settings.collect.imports)),
             shown=tuple(map(at, settings.collect.shown)),
         ),
-        train=replace(settings.train, start_from=at(start), hypernet=hypernet),
+        train=replace(settings.train, start_from=at(start), use=at(use), hypernet=hypernet),
         benchmark=located_benchmark(settings.benchmark, base),
     )
 

@@ -1,11 +1,13 @@
 """What studies of adapters written in passes share: workers of one GPU, teachers, training, draws, verdicts, intervals.
 
-A study puts this folder on its path and says what its jobs, sources and arms are (the first: private-libraries). The
-studies of updates before it (updates-distilled, updates-scaled, updates-real-looking) hold the same step by step, each
-as it ran. Generator: `src/rune/hypernet/outer_products.py`; teachers: `side_by_side.py` there.
+A study puts this folder on its path and says what its jobs, sources and arms are: private-libraries,
+updates-real-looking, updates-sealed. The studies of updates before them (updates-distilled, updates-scaled) hold the
+same step by step, each as it ran. Generator: `src/rune/hypernet/outer_products.py`; teachers: `side_by_side.py` there.
 
 Workers of one folder OUT share its parts: who makes the mark OUT/claims/PART does it, and OUT/done/PART says that it is
-done. What is done is not done again; what an earlier start of a worker took up and did not end is free again.
+done (with a text: that it failed). What is done is not done again; what an earlier start of a worker took up and did
+not end is free again. A training that the time does not hold stops with its state beside it and goes on at the next
+start, on another machine if OUT is carried there (`adapter_lane.sh`); only the teachers are made anew there.
 """
 
 # Shapes: N adapters = examples of a step · B = 2·N rows · P solution tokens of all rows · V vocabulary
@@ -28,6 +30,7 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -47,6 +50,7 @@ from rune.runs import store
 from rune.types import Problem, Request, Sample, Sampling, Trajectory
 
 RESAMPLES = 5000
+ENDING = 25.0  # seconds that a worker keeps for its end where it stops before its time
 
 
 class Job(NamedTuple):
@@ -100,6 +104,7 @@ class Recipe:
     rounds: float = 2.0  # variants that a worker is to have time for
     reserve: float = 110.0  # seconds that a variant's draws want
     together: int = 8  # LoRAs fine-tuned in one batch; 30 GB for the longest texts
+    slice: int = 50  # training steps between two looks at the clock
     block: int = 32  # tasks whose adapters are worn at once
     temperature: float = 0.2
     new_tokens: int = 384
@@ -115,7 +120,8 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--worker", type=int, default=0)
     parser.add_argument("--workers", type=int, default=3, help="draw: how many share the trainings")
     parser.add_argument("--judges", type=int, default=0, help="judge: so many processors at most")
-    parser.add_argument("--seconds", type=float, default=1e9, help="no new part begins that would end later")
+    parser.add_argument("--seconds", type=float, default=1e9, help="of this start: nothing begins that ends later")
+    parser.add_argument("--planned", type=float, default=0.0, help="of all starts together, if trainings may go on")
     parser.add_argument("--memory", type=float, default=0.0, help="share of the GPU's memory that may be taken")
     parser.add_argument("--follow", action="store_true", help="judge: go on until OUT/end is there")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: checks the path, claims nothing")
@@ -163,6 +169,8 @@ class Lane:
 
     def claim(self, part: str) -> bool:
         """Whether this worker is the one that does it."""
+        if self.finished(part):
+            return False
         mark = self.shared / "claims" / part.replace(" ", "-")
         mark.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -172,8 +180,16 @@ class Lane:
             return False
         return True
 
-    def finish(self, part: str) -> None:
-        store.write_atomic(self.shared / "done" / part.replace(" ", "-"), "")
+    def finished(self, part: str) -> bool:
+        return (self.shared / "done" / part.replace(" ", "-")).exists()
+
+    def finish(self, part: str, failed: str = "") -> None:
+        store.write_atomic(self.shared / "done" / part.replace(" ", "-"), failed)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether another start is planned after this one."""
+        return bool(self.args.planned > self.args.seconds)
 
     # ----------------------------------------------------------------- model and engine
 
@@ -357,6 +373,10 @@ def join(adapters: Sequence[Adapters]) -> dict[str, Factors]:
 # --------------------------------------------------------------------------- training
 
 
+class Unfinished(Exception):
+    """The time is over; what was trained so far lies on disk."""
+
+
 class Example(NamedTuple):
     """Texts that an adapter is made from, the solution that it should make likely, and its teacher."""
 
@@ -466,7 +486,8 @@ def pace(lane: Lane, variant: Variant, drawn: Examples, teachers: Mapping[str, A
         marks.append(time.monotonic())
     taken = [(b - a) / (stops[2] - stops[1]) / variant.cost for a, b in itertools.pairwise(marks)]
     if lane.args.worker == 0:
-        budget = lane.left() / recipe.rounds - recipe.reserve
+        later = 0.8 * max(0.0, lane.args.planned - lane.args.seconds)  # a later start makes its teachers anew
+        budget = (lane.left() + later) / recipe.rounds - recipe.reserve
         steps = 3 if smoke else max(recipe.least, min(recipe.most, int(budget / (1.05 * min(taken)))))
         store.write_json(path, {"steps": steps, "seconds_a_step": [round(t, 3) for t in taken]})
     while not path.exists() and lane.left() > recipe.reserve:
@@ -475,21 +496,54 @@ def pace(lane: Lane, variant: Variant, drawn: Examples, teachers: Mapping[str, A
 
 
 def trained(lane: Lane, variant: Variant, drawn: Examples, teachers: Mapping[str, Adapters]) -> OuterProducts:
-    """The variant after training; its weights lie in OUT/VARIANT, as 16-bit numbers and as int8."""
+    """The variant after training; its weights lie in OUT/VARIANT, as 16-bit numbers and as int8.
+
+    Raises Unfinished where the time ends before the steps do; OUT/VARIANT/carry.safetensors goes on from there.
+    """
     folder = lane.shared / variant.name.replace(" ", "-")
     model = fresh(lane, variant, drawn)
     if (folder / "model.safetensors").exists():
         model.load_state_dict({n: t.float() for n, t in load_file(folder / "model.safetensors").items()})
     else:
         steps = pace(lane, variant, drawn, teachers)
-        schedule = Schedule(steps=steps, learning_rate=lane.recipe.rate, checkpoint_every=100)
-        loop.fit(model, rates(model), schedule, step_of(lane, variant, model, drawn, teachers), folder=folder,
-                 metrics=folder / "metrics.jsonl", phase=variant.name)  # fmt: skip
+        schedule = Schedule(steps=steps, learning_rate=lane.recipe.rate, checkpoint_every=lane.recipe.slice)
+        state, carry = folder / "state.safetensors", folder / "carry.safetensors"
+        if carry.exists() and not state.exists():
+            carry.rename(state)
+        at = steps_of(state)
+        while at < steps:
+            each = variant.cost * min(store.read_json(lane.shared / "pace.json")["seconds_a_step"])
+            if lane.goes_on and lane.left() < 1.3 * each * min(lane.recipe.slice, steps - at) + ENDING:
+                raise Unfinished(f"{at} of {steps} steps")
+            at = min(steps, (at // lane.recipe.slice + 1) * lane.recipe.slice)
+            loop.fit(model, rates(model), schedule, step_of(lane, variant, model, drawn, teachers), folder=folder,
+                     metrics=folder / "metrics.jsonl", phase=variant.name, stop_after=at)  # fmt: skip
+            if lane.goes_on:
+                lighter(state, carry)
         half = {n: t.detach().to("cpu", torch.float16).contiguous() for n, t in model.state_dict().items()}
         save_file(half, folder / "model.safetensors")
         save_file(eight_bits(model.state_dict()), folder / "model.int8.safetensors")
+        state.unlink()
+        carry.unlink(missing_ok=True)
     lane.done(f"train {variant.name}")
     return model.to(lane.base.device).eval()
+
+
+def steps_of(state: Path) -> int:
+    """Steps that a training state has behind it; 0 where there is none."""
+    if not state.exists():
+        return 0
+    with safe_open(state, framework="pt") as file:
+        return int(file.metadata()["step"])
+
+
+def lighter(state: Path, carry: Path) -> None:
+    """A training state with AdamW's moments as bfloat16: two thirds of the bytes, to be carried to another machine."""
+    tensors = {n: t.bfloat16() if n.startswith("adam.") and n.endswith(("exp_avg", "exp_avg_sq")) else t
+               for n, t in load_file(state).items()}  # fmt: skip
+    part = carry.with_suffix(".part")
+    save_file(tensors, part, metadata={"step": str(steps_of(state))})
+    part.rename(carry)
 
 
 def eight_bits(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -520,6 +574,8 @@ def affordable(lane: Lane, variant: Variant) -> bool:
     path = lane.shared / "pace.json"
     if not path.exists():
         return True
+    if lane.goes_on:
+        return lane.left() > lane.recipe.reserve
     known = store.read_json(path)
     needs = variant.cost * known["steps"] * min(known["seconds_a_step"]) + lane.recipe.reserve / 2
     if lane.left() < needs:
@@ -530,13 +586,20 @@ def affordable(lane: Lane, variant: Variant) -> bool:
 def in_turn(lane: Lane, variants: Sequence[Variant], part: Callable[[Variant], None]) -> None:
     """The next variant to whoever is free; one that fails is told and left out, so that what follows does not fall."""
     for variant in variants:
-        if affordable(lane, variant) and lane.claim(variant.name):
-            try:
-                part(variant)
-            except (RuntimeError, DataError) as error:  # out of memory, or a loss that is no number
-                print(f"{variant.name} failed: {error}", flush=True)
-                lane.rest()
-            lane.finish(variant.name)
+        if not affordable(lane, variant) or not lane.claim(variant.name):
+            continue
+        failed = ""
+        try:
+            part(variant)
+        except Unfinished as so_far:
+            print(f"{variant.name}: {so_far}; to go on at the next start", flush=True)
+            return
+        except (RuntimeError, DataError) as error:  # out of memory, or a loss that is no number
+            failed = f"{variant.name} failed: {error}"
+            print(failed, flush=True)
+        if failed:  # not within `except`: the error holds the frames, and they the tensors
+            lane.rest()
+        lane.finish(variant.name, failed)
 
 
 # --------------------------------------------------------------------------- verdicts

@@ -59,7 +59,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.smoke:
         globals().update(COUNTS=dict.fromkeys(COUNTS, 4), SHARES=dict.fromkeys(COUNTS, 1), RECIPE=Recipe(
-            seed=SEED, dose=2, text_tokens=4000, example_tokens=4000, together=4, block=4,
+            seed=SEED, dose=2, text_tokens=4000, example_tokens=4000, together=4, block=4, slice=1,
         ))  # fmt: skip
     {"corpus": corpus, "draw": draw, "judge": judge, "tell": tell}[args.do](args)
     return 0

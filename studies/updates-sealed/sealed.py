@@ -136,7 +136,9 @@ class Study:
         self.chosen = store.read_json(args.corpus / "recipe.json")
         rounds = len(TRAININGS) * FOLDS / args.workers
         small = (
-            {"text_tokens": 4000, "example_tokens": 4000, "together": 4, "block": 4, "dose": 2} if args.smoke else {}
+            {"text_tokens": 4000, "example_tokens": 4000, "together": 4, "block": 4, "dose": 2, "slice": 1}
+            if args.smoke
+            else {}
         )
         self.recipe = Recipe(seed=SEED, rounds=rounds, reserve=30.0, **small)
         self.lane = Lane(args, self.recipe)
@@ -164,7 +166,7 @@ class Study:
 
     def _jobs(self, args: argparse.Namespace, name: str, count: int) -> list[Job]:
         texts = store.read_jsonl(args.corpus / f"{name}.jsonl", Trajectory)
-        found = [Job(j.case.problem, j.case.own, j.lessons) for j in real_looking.jobs_of(texts, (), f"{name}/{SEED}")]
+        found = real_looking.jobs_of(texts, (), f"{name}/{SEED}")
         return self.lane.fitting(found[: round(1.2 * count)])[:count]
 
     def pools(self, fold: int) -> list[list[Job]]:

@@ -19,9 +19,10 @@ import gc
 import itertools
 import os
 import random
+import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,6 +51,7 @@ from rune.runs import store
 from rune.types import Problem, Request, Sample, Sampling, Trajectory
 
 RESAMPLES = 5000
+TEXTS_AT_ONCE = 24  # that are read in one batch: its logits are 0.6 MB a token
 ENDING = 25.0  # seconds that a worker keeps for its end where it stops before its time
 
 
@@ -291,8 +293,12 @@ class Lane:
     def write(self, model: OuterProducts, sets: Sequence[Sequence[Trajectory]], tokens: int) -> list[Adapters]:
         """One adapter a set of texts, in the host's memory."""
         found: list[Adapters] = []
-        for start in range(0, len(sets), 8):
-            some = [[self.encode(t) for t in one] for one in sets[start : start + 8]]
+        while len(found) < len(sets):
+            some: list[list[Text]] = []
+            for one in sets[len(found) :]:
+                if some and sum(map(len, some)) + len(one) > TEXTS_AT_ONCE:
+                    break
+                some.append([self.encode(t) for t in one])
             whole = outer_products.write(self.base, model, some, tokens=tokens)
             whole = {m: Factors(*(t.cpu() for t in f)) for m, f in whole.items()}
             found += [select(whole, slice(n, n + 1)) for n in range(len(some))]
@@ -310,11 +316,15 @@ class Lane:
         self, file: str, asks: Sequence[Ask], made: Mapping[str, Adapters], donor: Mapping[tuple[str, str], str],
         draws: int,
     ) -> None:  # fmt: skip
-        """Draw adapters: `asks` without one wear that of `made` which `donor` names for their (arm, task)."""
+        """Draw adapters: `asks` without one wear that of `made` which `donor` names for their (arm, task). Within a
+        file a name means one adapter: the engine knows it by both."""
         for start in range(0, len(asks), self.recipe.block):
             some = asks[start : start + self.recipe.block]
             names = {(a.arm, a.problem.task_id): donor[a.arm, a.problem.task_id] for a in some}
-            worn = {name: self.wear(f"{file}/{name}", made[name]) for name in sorted(set(names.values()))}
+            wanted = sorted(set(names.values()))
+            if isinstance(made, Written):
+                made.fetch(wanted)
+            worn = {name: self.wear(f"{file}/{name}", made[name]) for name in wanted}
             self.draw(file, [a._replace(adapter=worn[names[a.arm, a.problem.task_id]]) for a in some], draws)
             for adapter in {ref.adapter_id for ref in worn.values()}:
                 self.engine.drop_adapter(adapter)
@@ -351,6 +361,32 @@ class Lane:
                     )
                 )  # fmt: skip
                 bar.advance()
+
+
+class Written(Mapping[str, Adapters]):
+    """Adapters of sets of texts by name, written when they are wanted: of rank 1024 they together fill no memory."""
+
+    def __init__(self, lane: Lane, model: OuterProducts, sets: Mapping[str, Sequence[Trajectory]], tokens: int) -> None:
+        self._lane, self._model, self._sets, self._tokens = lane, model, sets, tokens
+        self._now: dict[str, Adapters] = {}
+
+    def fetch(self, names: Sequence[str]) -> None:
+        """Have these, and no others."""
+        known = {n: self._now[n] for n in names if n in self._now}
+        missing = [n for n in names if n not in known]
+        made = self._lane.write(self._model, [self._sets[n] for n in missing], self._tokens)
+        self._now = {**known, **dict(zip(missing, made, strict=True))}
+
+    def __getitem__(self, name: str) -> Adapters:
+        if name not in self._now:
+            self.fetch([name])
+        return self._now[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sets)
+
+    def __len__(self) -> int:
+        return len(self._sets)
 
 
 class OnHost(dict[str, dict[str, Factors]]):
@@ -472,26 +508,29 @@ def step_of(
 
 
 def pace(lane: Lane, variant: Variant, drawn: Examples, teachers: Mapping[str, Adapters]) -> int:
-    """Steps of all variants: as many as leave each worker `rounds` of them, by worker 0's pace, taken twice."""
+    """Steps of all variants: as many as leave each worker `rounds` of them, by the pace of whoever is here first,
+    taken twice."""
     path = lane.shared / "pace.json"
     if path.exists():
         return int(store.read_json(path)["steps"])
     recipe, smoke = lane.recipe, lane.args.smoke
-    folder, probe, marks = lane.own / "pace", fresh(lane, variant, drawn), []
+    probe, marks = fresh(lane, variant, drawn), []
     short = Schedule(steps=40, learning_rate=1e-6, checkpoint_every=100)
     stops = (1, 2, 3) if smoke else (8, 20, 32)
-    for stop in stops:
-        loop.fit(probe, rates(probe), short, step_of(lane, variant, probe, drawn, teachers), folder=folder,
-                 metrics=folder / "speed.jsonl", phase="speed", stop_after=stop)  # fmt: skip
-        marks.append(time.monotonic())
+    with tempfile.TemporaryDirectory() as folder:
+        for stop in stops:
+            loop.fit(probe, rates(probe), short, step_of(lane, variant, probe, drawn, teachers), folder=Path(folder),
+                     metrics=Path(folder) / "speed.jsonl", phase="speed", stop_after=stop)  # fmt: skip
+            marks.append(time.monotonic())
     taken = [(b - a) / (stops[2] - stops[1]) / variant.cost for a, b in itertools.pairwise(marks)]
-    if lane.args.worker == 0:
+    if lane.claim("pace"):
         later = 0.8 * max(0.0, lane.args.planned - lane.args.seconds)  # a later start makes its teachers anew
         budget = (lane.left() + later) / recipe.rounds - recipe.reserve
         steps = 3 if smoke else max(recipe.least, min(recipe.most, int(budget / (1.05 * min(taken)))))
         store.write_json(path, {"steps": steps, "seconds_a_step": [round(t, 3) for t in taken]})
-    while not path.exists() and lane.left() > recipe.reserve:
-        time.sleep(0.2)
+        lane.finish("pace")
+    while not path.exists():  # another is just writing it
+        time.sleep(0.1)
     return int(store.read_json(path)["steps"])
 
 

@@ -17,7 +17,7 @@ cat > "$L/run.sh" <<'R'
 say() { echo "== $SECONDS s: $*" >> "$L/queue.log"; }
 left() { echo $((SECONDS_LEFT - SECONDS)); }
 pack() { # records, and marks of what is done; not of teachers, which stay, nor of what failed, which is tried again elsewhere
-    (cd "$L" && { find work \( -name '*.jsonl' -o -name '*.json' -o -name '*.log' \) -type f | grep -v /pace/; find work/done -type f -size 0 ! -name 'teachers-*' 2> /dev/null; echo queue.log; } |
+    (cd "$L" && { find work \( -name '*.jsonl' -o -name '*.json' -o -name '*.log' \) -type f; find work/done -type f -size 0 ! -name 'teachers-*' 2> /dev/null; echo queue.log; } |
         tar cf - -T - | xz -T2 -4 > "$OUT/.records" && mv "$OUT/.records" "$OUT/$NAME.tar.xz")
 }
 state() { # the unfinished first, then what may ship, as far as five pieces hold it
@@ -44,7 +44,7 @@ if [ ! -e "$L/work" ]; then
     mkdir "$L/work"
     if [ -e "$STATE/$NAME.tar.xz" ]; then
         tar xJf "$STATE/$NAME.tar.xz" -C "$L" && say "goes on, $(ls "$L/work/done" 2> /dev/null | wc -l) parts done"
-        ! ls "$STATE/$NAME-state."? > /dev/null 2>&1 || { cat "$STATE/$NAME-state."? | tar xzf - -C "$L/work" && say "states: $(cd "$L/work" && echo */carry.safetensors)"; } || say "the states do not unpack: these trainings begin anew"
+        ! ls "$STATE/$NAME-state."? > /dev/null 2>&1 || { cat "$STATE/$NAME-state."? | tar xzf - -C "$L/work" && say "states: $(cd "$L/work" && find . -name carry.safetensors | xargs)"; } || say "the states do not unpack: these trainings begin anew"
     fi
 fi
 GPUS=${CUDA_VISIBLE_DEVICES:-none}

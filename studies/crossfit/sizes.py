@@ -32,7 +32,6 @@ ARMS = {"vanilla": "bare model", "hypernet": "right trajectory", "wrong_trajecto
 CONTRASTS = {"hypernet − vanilla": "right − bare", "hypernet − wrong_trajectory": "right − wrong",
              "hypernet − static": "right − constant part", "lora − vanilla": "LoRA − bare"}  # fmt: skip
 HEADER = ("model", "tasks × draws × trainings", "temperature", *ARMS.values(), *CONTRASTS.values(), "gate")
-BEGIN, END = "<!-- rune:sizes:begin -->", "<!-- rune:sizes:end -->"
 
 
 def main() -> int:
@@ -45,14 +44,9 @@ def main() -> int:
             return 0
         results = HERE.parents[1] / "results"
         there = [results / name for name in KEPT if (results / name).is_dir()]
-        page = HERE / "README.md"
-        text = page.read_text()
-        if BEGIN not in text or END not in text:
-            raise DataError(f"{page}: no markers {BEGIN} and {END}")
         lacking = [name for name in KEPT if results / name not in there]
         told = f"\n\nNot there: {', '.join(f'`{name}`' for name in lacking)}." if lacking else ""
-        before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-        store.write_atomic(page, f"{before}{BEGIN}\n{table(there)}{told}\n{END}{after}")
+        store.replace_block(HERE / "README.md", "sizes", f"{table(there)}{told}")
     except DataError as error:
         print(f"sizes: {error}", file=sys.stderr)
         return 2

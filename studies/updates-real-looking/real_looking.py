@@ -18,7 +18,7 @@ import dataclasses
 import random
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,25 +49,28 @@ SEED = 24  # of what is made and drawn here; parts of the real updates are those
 # Updates that are trained on, by source; conventions by what is to ship alone.
 COUNTS = {"old": 700, "looking": 1000, "renamed": 600, "conventions": 300}
 LARGER_COUNTS = {"old": 300, "looking": 500, "renamed": 300, "conventions": 200}  # on the other size
-REAL = 3  # of a step's twelve examples are real, the others of the variant's sources in equal shares
+# Of a step's twelve examples: real ones, then those of each source, by how many sources there are.
+SHARES = {1: (1, 11), 2: (1, 5, 6), 3: (1, 3, 4, 4), 4: (1, 2, 3, 3, 3)}
 DOSE, COMPARED = 4, 10  # gradient steps of teachers and of the oracle; the dose of the studies before
 WITHHELD_FUNCTIONS = 6  # of MBPP's groups: no real-looking update of these is trained on
 SHOWN = 40  # withheld updates that are drawn on, one task each
 DRAWS, CHOICE_DRAWS = 5, 3
 HARM_DRAWS = 1
-RECIPE = Recipe(seed=SEED, dose=DOSE)
-# Its LoRAs and adapters are larger.
-LARGER_RECIPE = dataclasses.replace(RECIPE, together=4, block=16)
+RECIPE = Recipe(seed=SEED, dose=DOSE, rounds=3.0, block=16)  # adapters of rank 1024: 0.4 GB each
+LARGER_RECIPE = dataclasses.replace(RECIPE, together=4, block=8)
 EVERY = ("old", "looking", "renamed")
+WIDE: dict[str, Any] = {"tokens": 256, "cost": 1.4}  # a pass
 VARIANTS = (
-    Variant("four all", EVERY, SEED), Variant("four old", ("old",), SEED), Variant("four looking", ("looking",), SEED),
-    Variant("two all", EVERY, SEED, passes=2, cost=0.7), Variant("four renamed", ("renamed",), SEED),
-    Variant("four all and conventions", (*EVERY, "conventions"), SEED),
+    Variant("four of 256 all", EVERY, SEED, **WIDE), Variant("four all", EVERY, SEED),
+    Variant("four old", ("old",), SEED),
+    Variant("four of 256 all and conventions", (*EVERY, "conventions"), SEED, **WIDE),
     Variant("one of 256 all", EVERY, SEED, passes=1, tokens=256, cost=0.6),
+    Variant("four looking", ("looking",), SEED),
     Variant("two gradient all", EVERY, SEED, passes=2, gradient=True, cost=1.3),
-    Variant("four all again", EVERY, SEED + 1),
+    Variant("four renamed", ("renamed",), SEED), Variant("two all", EVERY, SEED, passes=2, cost=0.7),
+    Variant("four of 256 all again", EVERY, SEED + 1, **WIDE),
 )  # fmt: skip
-LARGER = (VARIANTS[0], VARIANTS[1], VARIANTS[5])
+LARGER = (VARIANTS[0], VARIANTS[3], VARIANTS[1])
 # The rule chooses among these.
 FORWARD = tuple(v.name for v in VARIANTS if not v.gradient and v.seed == SEED and "conventions" not in v.sources)
 PARTS = ("held", "validation", "looking", "withheld", "combinations", "habits", "humaneval")
@@ -84,7 +87,9 @@ def main() -> int:
         updates_oracle.MAX_TOKENS = 4000  # a tiny model's tokens are short
         scaled.GENERATED = scaled.WITHHELD = 4
         small = dict.fromkeys(COUNTS, 4)
-        few = dataclasses.replace(RECIPE, dose=2, text_tokens=4000, example_tokens=4000, together=4, block=4, slice=1)
+        few = dataclasses.replace(
+            RECIPE, dose=2, text_tokens=4000, example_tokens=4000, together=4, block=4, slice=1, reserve=5.0
+        )
         globals().update(COUNTS=small, LARGER_COUNTS=small, SHOWN=2, DOSE=2, COMPARED=3, RECIPE=few, LARGER_RECIPE=few)
     else:
         scaled.GENERATED, scaled.WITHHELD = COUNTS["old"], SHOWN
@@ -223,9 +228,7 @@ class Study:
     def __init__(self, args: argparse.Namespace) -> None:
         recipe = LARGER_RECIPE if args.larger else RECIPE
         self.variants = LARGER if args.larger else VARIANTS
-        # With one start a worker is to have time for two variants; with more planned, for its share of all.
-        rounds = len(self.variants) / args.workers if args.planned > args.seconds else 1.6 if args.larger else 2.0
-        lane = self.lane = Lane(args, dataclasses.replace(recipe, rounds=rounds))
+        lane = self.lane = Lane(args, recipe)
         parts = distilled.parts_of(updates._benchmark(args, fold=0).problems(), updates._read_real(args.lessons))
         old = store.read_jsonl(args.corpus / "open.jsonl", Trajectory)
         train, withheld = scaled.generated_jobs(old, store.read_jsonl(args.corpus / "problems.jsonl", Problem))
@@ -256,9 +259,9 @@ class Study:
         pools = [self.real, *(self.sources[s] for s in variant.sources)]
         if self.lane.args.smoke:
             return lanes.mixture(self.lane, pools, [1] * len(pools))
-        return lanes.mixture(self.lane, pools, [REAL, *([(12 - REAL) // len(variant.sources)] * len(variant.sources))])
+        return lanes.mixture(self.lane, pools, SHARES[len(variant.sources)])
 
-    def show(self, part: str, label: str, made: dict[str, Any], *, wrong: bool = True) -> None:
+    def show(self, part: str, label: str, made: Mapping[str, Any], *, wrong: bool = True) -> None:
         """Draw adapters on a part, into a file of this label alone; with `wrong` each also under its stranger's."""
         jobs = self.shown[part]
         whose = {(label, j.key): j.key for j in jobs}
@@ -287,12 +290,11 @@ def draw(args: argparse.Namespace) -> None:
         parts = ("held", "looking", "withheld") if args.larger else ("validation", "looking", "held", "withheld")
         for name in (*parts, "combinations", "habits") if "conventions" in variant.sources else parts:
             jobs = study.shown[name]
-            written = lane.write(model, [j.lessons for j in jobs], variant.tokens)
-            made = dict(zip((j.key for j in jobs), written, strict=True))
+            made = lanes.Written(lane, model, {j.key: j.lessons for j in jobs}, variant.tokens)
             study.show(name, variant.name, made)
             if name == "held" and variant is study.variants[0]:
-                own = lane.write(model, [(j.own,) for j in jobs], variant.tokens)
-                study.show(name, f"{variant.name} own", dict(zip(made, own, strict=True)), wrong=False)
+                own = lanes.Written(lane, model, {j.key: (j.own,) for j in jobs}, variant.tokens)
+                study.show(name, f"{variant.name} own", own, wrong=False)
                 harm(lane, variant.name, made)
         lane.rest()
         lane.done(f"draw {variant.name}")
@@ -305,7 +307,7 @@ def draw(args: argparse.Namespace) -> None:
     lane.done("end")
 
 
-def harm(lane: Lane, label: str, made: dict[str, Any]) -> None:
+def harm(lane: Lane, label: str, made: Mapping[str, Any]) -> None:
     """HumanEval's tasks, each under the adapter of some reported update, and bare."""
     problems = _humaneval(lane.args)[: 3 if lane.args.smoke else None]
     keys = random.Random(f"harm/{SEED}").choices(sorted(made), k=len(problems))
@@ -333,9 +335,8 @@ def controls(study: Study) -> None:
         variant = study.variants[0]
         model = lanes.fresh(lane, variant, study.mixture(variant)).eval()
         for part in ("held", "validation"):
-            jobs = study.shown[part]
-            made = lane.write(model, [j.lessons for j in jobs], variant.tokens)
-            study.show(part, "untrained", dict(zip((j.key for j in jobs), made, strict=True)))
+            sets = {j.key: j.lessons for j in study.shown[part]}
+            study.show(part, "untrained", lanes.Written(lane, model, sets, variant.tokens))
         lane.rest()
         lane.done("untrained")
 
@@ -454,9 +455,11 @@ def numbers(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 LEADS = (
-    ("four all", "four old"), ("four looking", "four old"), ("four renamed", "four old"), ("four all", "untrained"),
-    ("four all", "two all"), ("four all", "one of 256 all"), ("two gradient all", "two all"),
-    ("four all again", "four all"), ("four all and conventions", "four all"), (f"tuned {DOSE}", "four all"),
+    ("four of 256 all", "four all"), ("four of 256 all", "four old"), ("four of 256 all", "untrained"),
+    ("four of 256 all", "one of 256 all"), ("four all", "four old"), ("four looking", "four old"),
+    ("four renamed", "four old"), ("four all", "two all"), ("four all", "one of 256 all"),
+    ("two gradient all", "two all"), ("four of 256 all again", "four of 256 all"),
+    ("four of 256 all and conventions", "four of 256 all"), (f"tuned {DOSE}", "four of 256 all"),
     (f"tuned {COMPARED}", f"tuned {DOSE}"),
 )  # fmt: skip
 

@@ -1,15 +1,15 @@
 """Why real updates are carried less than generated ones: this study's records, and what a pass reads of a text.
 
     cd studies/updates-scaled
-    python cause.py read --data DATA --lessons FOLDER --corpus CORPUS --out OUT     a CPU, half an hour: read.jsonl
+    python cause.py read --data DATA --lessons FOLDER --corpus CORPUS --out OUT     a CPU, minutes: read.jsonl
     python cause.py tell --data DATA --lessons FOLDER --corpus CORPUS --records FOLDER2 --out OUT
 
 FOLDER holds real-*.jsonl of results/updates-exploration/records.tar.xz, FOLDER2 what results/updates-scaled/
-records.tar.xz holds, CORPUS what updates-real-looking's `corpus` wrote. `tell` makes cause.json and cause.md of OUT's
-read.jsonl and the records. Asked after the draws: it describes. `read` looks at no reported update.
+records.tar.xz holds, CORPUS what updates-real-looking's `corpus` wrote. `tell` makes cause.json of OUT's read.jsonl and
+of the records, and the table on the page. Asked after the draws: it describes. `read` looks at no reported update.
 """
 
-# Shapes: N sets · P solution tokens of all rows
+# Shapes: P solution tokens of all rows · V vocabulary · W width of the stream
 from __future__ import annotations
 
 import argparse
@@ -17,6 +17,7 @@ import itertools
 import random
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,27 +31,19 @@ import scaled
 import torch
 import updates
 import updates_oracle
-from torch import Tensor
 from updates_oracle import Job
 
-from rune.adapters.factors import Adapters, to_dtype
-from rune.benchmarks.scorers.updates import updated_name
+from rune import console
+from rune.benchmarks.scorers.updates import names_function, updated_name
 from rune.hypernet import base as bases
-from rune.hypernet import outer_products, side_by_side
 from rune.hypernet.base import Base, Text
-from rune.hypernet.outer_products import OuterProducts
-from rune.hypernet.settings import Schedule
 from rune.models import resolve
 from rune.runs import store
 from rune.types import Problem, Trajectory
 
 SEED = 29  # of the order in which tasks are looked at
 KEPT = (64, 128, 256, 512)  # tokens that a pass keeps of a set
-GAINS = (0.002, 0.005)  # a token's step of an untrained generator as a share of the stream, over all passes
-PASSES, PASS_TOKENS = 4, (64, 256, 512)
-TASKS = 12  # of each kind whose texts are looked at
-LIFTED = 12  # real ones that adapters are written for
-DOSE = (4, 1.25e-3)  # steps and rate of the fine-tuned LoRA beside them
+TASKS = 24  # of each kind whose texts are looked at
 THIRDS = 3
 
 
@@ -73,28 +66,15 @@ def main() -> int:
 
 
 def read(args: argparse.Namespace) -> None:
-    """A line a task: what is kept of its siblings, and how likely the function's name is made in its own solution."""
+    """A line a task: what a pass keeps of its siblings."""
     base = bases.load(resolve.resolve(args.model, sources=resolve.SOURCES, cache=None), device="cpu", dtype=args.dtype)
     kinds = jobs(args, base)
-    known = {(row["what"], row["key"]) for row in _lines(args.out / "read.jsonl")}
+    known = {row["key"] for row in _lines(args.out / "read.jsonl")}
     with store.Appender(args.out / "read.jsonl") as log:
         for number, kind in itertools.product(range(TASKS), kinds):
-            some = kinds[kind][number : number + 1]
-            for job in some:
-                if ("kept", job.key) not in known:
-                    log.write({"what": "kept", "kind": kind, "key": job.key, **kept(base, job)})
-        real = kinds["real"]
-        sets = [[_encode(base, t) for t in j.lessons] for j in real[:2]]
-        seen = outer_products.observe(base, sets, tokens=KEPT[0])
-        for job in real[:LIFTED]:
-            far = [j for j in real if _function(j) != _function(job)]
-            wrong = random.Random(f"{SEED}/{job.key}").choice(far)
-            if ("lift", job.key) not in known:
-                log.write({"what": "lift", "key": job.key, "lift": lifts(base, seen, job, wrong)})
-
-
-def _function(job: Job) -> str:
-    return updates._function(job.case.problem.domain)
+            for job in kinds[kind][number : number + 1]:
+                if job.key not in known:
+                    log.write({"kind": kind, "key": job.key, **kept(base, job)})
 
 
 def jobs(args: argparse.Namespace, base: Base) -> dict[str, list[Job]]:
@@ -151,62 +131,6 @@ def kept(base: Base, job: Job) -> dict[str, Any]:
     return found
 
 
-def lifts(base: Base, seen: outer_products.Observed, job: Job, wrong: Job) -> dict[str, list[float]]:
-    """By how many nats a token adapters of the right and the wrong siblings lift the name in the task's own solution,
-    and all of the solution: [name right, name wrong, all right, all wrong]; {} where it does not name the function."""
-    target = _encode(base, job.case.own)
-    at = names_at(base, target, updated_name(job.case.problem))
-    if not at:
-        return {}
-    rows = base.rows([target])
-
-    def nats(applied: Adapters | None) -> tuple[float, float]:
-        with torch.no_grad():
-            each_P: Tensor = base.log_prob(rows, applied)
-        return float(each_P[at].mean()), float(each_P.mean())
-
-    sets = [[_encode(base, t) for t in j.lessons] for j in (job, wrong)]
-    bare, found = nats(None), {}
-
-    def add(name: str, made: Sequence[Adapters]) -> None:
-        under = [nats(m) for m in made]
-        found[name] = [round(u[n] - bare[n], 4) for n in (0, 1) for u in under]
-
-    layout = base.layout(outer_products.MODULES)
-    whole = [outer_products.observe(base, [one], tokens=PASS_TOKENS[-1]) for one in sets]
-    for gain in GAINS:
-        model = OuterProducts(layout, gain=gain)
-        model.calibrate(base, seen)
-        with torch.no_grad():
-            for tokens in PASS_TOKENS:
-                add(f"1 × {tokens}, {gain}", [model(largest(one, tokens)) for one in whole])
-    model = OuterProducts(layout, passes=PASSES, gain=GAINS[-1])
-    model.calibrate(base, seen)
-    for tokens in PASS_TOKENS:
-        with torch.no_grad():
-            made = [outer_products.write(base, model, [one], tokens=tokens) for one in sets]
-        add(f"{PASSES} × {tokens}, {GAINS[-1]}", made)
-    steps, rate = DOSE
-    schedule = Schedule(steps=steps, learning_rate=rate, checkpoint_every=steps)
-    dtype = next(base.model.parameters()).dtype
-    tuned = []
-    for texts, j in zip(sets, (job, wrong), strict=True):
-        made, _ = side_by_side.train(base, [side_by_side.Lesson(j.key, tuple(texts))], schedule, rank=8, alpha=16.0,
-                                     rows=2, seed=SEED, start="common")  # fmt: skip
-        tuned.append(to_dtype(made, dtype))
-    add("fine-tuned", tuned)
-    return found
-
-
-def largest(seen: outer_products.Observed, tokens: int) -> outer_products.Observed:
-    """What `observe` finds with fewer tokens: they stand in order."""
-    return seen._replace(
-        keys_YNRI={m: t[:, :, :tokens] for m, t in seen.keys_YNRI.items()},
-        error_YNRW={m: t[:, :, :tokens] for m, t in seen.error_YNRW.items()},
-        state_NRW=seen.state_NRW[:, :tokens], mask_NR=seen.mask_NR[:, :tokens],
-    )  # fmt: skip
-
-
 def _lines(path: Path) -> list[dict[str, Any]]:
     return [row for _, row in store.read_lines(path)] if path.exists() else []
 
@@ -214,8 +138,132 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 # --------------------------------------------------------------------------- numbers
 
 
+ARMS = {  # of the records → as the table calls them
+    "vanilla": "bare model", "context_sibling1": "one sibling in context", "generated": "one pass",
+    "stepped": "two passes, true gradients", "oracle": "fine-tuned",
+}  # fmt: skip
+PAIRS = (("generated", "generated_wrong"), ("stepped", "stepped_wrong"), ("oracle", "oracle_wrong"),
+         ("context_sibling1", "vanilla"))  # fmt: skip
+
+
 def tell(args: argparse.Namespace) -> None:
-    raise NotImplementedError
+    """cause.json, and the table on the study's page."""
+    problems = {p.task_id: p for p in updates._benchmark(args, fold=0).problems()}
+    rows = _records(args.records, problems)
+    tokenizer = bases.load(
+        resolve.resolve(args.model, sources=resolve.SOURCES, cache=None), device="cpu", dtype="bfloat16"
+    ).tokenizer
+    parts = distilled.parts_of(list(problems.values()), updates._read_real(args.lessons))
+    drawn = {r["task"] for r in rows}
+    cases = {c.problem.task_id: c for c in parts.held if c.problem.task_id in drawn}
+    length = {t: sum(len(tokenizer(s.solution)["input_ids"]) for s in c.siblings) for t, c in cases.items()}
+    bounds = np.quantile(sorted(length.values()), [n / THIRDS for n in range(1, THIRDS)])
+    third = {t: int(np.searchsorted(bounds, n)) for t, n in length.items()}
+    said = {t: says(c.problem) for t, c in cases.items()}
+    groups: dict[str, list[str]] = {"all": sorted(cases)}
+    ends = [0, *map(int, bounds), max(length.values())]
+    for n in range(THIRDS):
+        groups[f"siblings of {ends[n] + 1 if n else min(length.values())} to {ends[n + 1]} tokens"] = [
+            t for t in cases if third[t] == n
+        ]
+    groups["prompt says the function's name"] = [t for t in cases if said[t]]
+    groups["prompt does not"] = [t for t in cases if not said[t]]
+    result: dict[str, Any] = {
+        "names": {arm: names(rows, arm) for arm in (*ARMS, "generated_wrong", "stepped_wrong", "oracle_wrong")},
+        "groups": {title: contrasts(rows, tasks) for title, tasks in groups.items()},
+        "prompts that say the name, %": {"CodeUpdateArena, reported": 100 * float(np.mean(list(said.values())))}
+        | {kind: share_said(args.corpus, kind) for kind in ("open", "looking", "renamed")},
+        "read": coverage(_lines(args.out / "read.jsonl")),
+    }
+    store.write_json(args.out / "cause.json", result)
+    store.replace_block(Path(__file__).with_name("README.md"), "cause", page(result).rstrip())
+    console.out(page(result))
+
+
+def _records(records: Path, problems: dict[str, Problem]) -> list[dict[str, Any]]:
+    """Verdicts of reported draws, each with whether its program names the function."""
+    drawn = {(s["condition"], s["task_id"], s["draw"]): s for _, s in store.read_lines(records / "held.jsonl")}
+    found = []
+    for v in _lines(records / "held_verdicts.jsonl"):
+        program = drawn[v["arm"], v["task"], v["draw"]]["program"]
+        named = names_function(program, problems[v["task"]]) is not False
+        found.append({**v, "names": named, "used": v["used"] and named})
+    return found
+
+
+def names(rows: Sequence[dict[str, Any]], arm: str) -> dict[str, float]:
+    """Of an arm's programs: how many name the function, and how many of these count."""
+    some = [r for r in rows if r["arm"] == arm]
+    naming = [r for r in some if r["names"]]
+    return {
+        "names it": 100 * len(naming) / len(some), "counts": 100 * float(np.mean([r["used"] for r in naming])),
+        "both": 100 * float(np.mean([r["used"] for r in some])),
+    }  # fmt: skip
+
+
+def contrasts(rows: Sequence[dict[str, Any]], tasks: Sequence[str]) -> dict[str, Any]:
+    """Named UPass, points, over the tasks; and how many tasks."""
+    some = [r for r in rows if r["task"] in set(tasks)]
+    return {"tasks": len(tasks), **updates._numbers(some, "used", PAIRS)["contrasts"]}
+
+
+def says(problem: Problem) -> bool:
+    """Whether the prompt has the function's name, or what it is called after the update, as a word."""
+    return _says(problem.prompt, updates._function(problem.domain), updated_name(problem))
+
+
+def _says(prompt: str, function: str, name: str = "") -> bool:
+    words = set(re.findall(r"[A-Za-z0-9]+", prompt))
+    return any(set(re.findall(r"[A-Za-z0-9]+", n)) <= words for n in (function.rpartition(".")[2], name) if n)
+
+
+def share_said(corpus: Path, name: str) -> float:
+    lessons = store.read_jsonl(corpus / f"{name}.jsonl", Trajectory)
+    return 100 * float(np.mean([_says(t.prompt, t.domain.partition(":")[0]) for t in lessons]))
+
+
+def coverage(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Kind → tasks, mean tokens of all siblings, and what the largest so many hold of error and of names."""
+    by_kind: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        by_kind[row["kind"]].append(row)
+    return {
+        kind: {
+            "tasks": len(some), "tokens": float(np.mean([r["tokens"] for r in some])),
+            "error": {n: 100 * float(np.mean([r["share"][n] for r in some])) for n in map(str, KEPT)},
+            "names": {n: 100 * sum(r["names kept"][n] for r in some) / max(1, sum(r["names"] for r in some))
+                      for n in map(str, KEPT)},
+        }
+        for kind, some in by_kind.items()
+    }  # fmt: skip
+
+
+def page(result: dict[str, Any]) -> str:
+    """Everything as Markdown."""
+    out = ["| arm, reported updates | programs that name the function, % | of these count, % | both: named UPass |",
+           "|---|---:|---:|---:|"]  # fmt: skip
+    for arm, values in result["names"].items():
+        title = ARMS.get(arm) or f"{ARMS[arm.removesuffix('_wrong')]}, wrong donor"
+        out.append(f"| {title} | " + " | ".join(f"{v:.1f}" for v in values.values()) + " |")
+    titles = [f"{ARMS[a]}, right − wrong" if b.endswith("wrong") else f"{ARMS[a]} − bare" for a, b in PAIRS]
+    out += ["", "| named UPass, points, 95 % over updates | tasks | " + " | ".join(titles) + " |",
+            "|---|---:|" + "---:|" * len(PAIRS)]  # fmt: skip
+    for title, one in result["groups"].items():
+        cells = [scaled._interval(one[f"{a} − {b}"]) for a, b in PAIRS]
+        out.append(f"| {title} | {one['tasks']} | " + " | ".join(cells) + " |")
+    shares = result["prompts that say the name, %"]
+    out += [
+        "",
+        "Prompts that say the function's name, %: " + ", ".join(f"{k} {v:.0f}" for k, v in shares.items()) + ".",
+    ]
+    out += ["", "| what a pass reads, of all siblings' solutions | tasks | tokens | "
+            + " | ".join(f"of the error in the largest {n}, %" for n in KEPT) + " | "
+            + " | ".join(f"of the function's names in the largest {n}, %" for n in KEPT) + " |",
+            "|---|---:|---:|" + "---:|" * (2 * len(KEPT))]  # fmt: skip
+    for kind, one in result["read"].items():
+        cells = [f"{v:.0f}" for part in ("error", "names") for v in one[part].values()]
+        out.append(f"| {kind} | {one['tasks']} | {one['tokens']:.0f} | " + " | ".join(cells) + " |")
+    return "\n".join(out) + "\n"
 
 
 if __name__ == "__main__":

@@ -192,6 +192,30 @@ def test_a_lane_leaves_what_another_machine_goes_on_with(tmp_path: Path) -> None
     work, _ = run("second", CARRIED="3")
     assert {p.name for p in (work / "work" / "done").iterdir()} == {"whole", "broken", "teachers-0"}
     log = (work / "queue.log").read_text()
-    assert "goes on, 1 parts done" in log and "states: one/carry.safetensors" in log  # what failed is tried again
+    assert "goes on, 1 parts done" in log and "states: ./one/carry.safetensors" in log  # what failed is tried again
     began = [row["went_on"] for _, row in store.read_lines(work / "work" / "began.jsonl")]
     assert began == [False, True]  # the records came along, and the state of what was not ended
+
+
+def test_adapters_are_written_when_they_are_worn_few_texts_at_once_and_not_kept(
+    lanes: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[list[int]] = []
+
+    def write(base: Any, model: Any, sets: Any, *, tokens: int) -> Any:
+        batches.append([len(one) for one in sets])
+        marks = torch.tensor([float(one[0]) for one in sets]).reshape(1, -1, 1, 1)
+        return {"m": lanes.Factors(marks, marks)}
+
+    monkeypatch.setattr(lanes.outer_products, "write", write)
+    lane = bare_lane(lanes, tmp_path)
+    lane.base, lane.encode = None, lambda text: text
+    sizes = {"a": 10, "b": 10, "c": 10, "d": 70, "e": 1}
+    made = lanes.Written(lane, None, {name: [ord(name)] * size for name, size in sizes.items()}, 64)
+    assert list(made) == list(sizes) and not batches
+    made.fetch(list(sizes))
+    assert batches == [[10, 10], [10], [70], [1]]  # of 24 texts each, or one set
+    assert [chr(int(made[name]["m"].down_YNRI)) for name in sizes] == list(sizes) and len(batches) == 4
+    made.fetch(["b", "e"])
+    assert len(batches) == 4 and len(made._now) == 2
+    assert chr(int(made["a"]["m"].down_YNRI)) == "a" and batches[4:] == [[10]]

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A lane (see remote/) that runs configs, one after the other: this file as .carry/lane-NAME/start.sh, beside it `config` (their paths in the tree, a line each) and, if something has to be made
 # first, `prepare` (a script and its arguments). Works on a copy of /tmp/tree, goes on where it was when it is started again, returns at once. READY: the model's mark (default /tmp/ready-0.5b). AFTER: a file to wait for.
-# What comes back is /tmp/out-NAME/NAME.tar.xz, records without weights. Put to /tmp/state-NAME on another machine (CARRIED=1 in lane.env: wait for it), it goes on there: cells that ended stay, those that were begun begin anew.
+# What comes back is /tmp/out-NAME/NAME.tar.xz, records without weights. Put to /tmp/state-NAME on another machine (CARRIED=1 in lane.env: wait for it), it goes on there: cells that ended stay, those that were begun begin anew (ended.py).
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 [ -f "$here/lane.env" ] && { set -a; . "$here/lane.env"; set +a; } # NAME=value lines, as READY=/tmp/ready-1.5b
@@ -24,11 +24,12 @@ while [ ! -e "${SITE_READY:-/tmp/ready-site}" ] || [ ! -e "$READY" ] || [ "$(ls 
 done
 if [ ! -e "$L/tree" ]; then
     cp -r "${TREE:-/tmp/tree}" "$L/tree"
-    [ ! -e "$STATE/$NAME.tar.xz" ] || { tar xJf "$STATE/$NAME.tar.xz" -C "$L/tree" runs && say "goes on: $(ls "$L/tree/runs")"; }
+    [ ! -e "$STATE/$NAME.tar.xz" ] || { tar xJf "$STATE/$NAME.tar.xz" -C "$L/tree" runs && say "goes on: $(ls "$L/tree/runs" | xargs)"; }
 fi
 [ -e /tmp/ready/there.sh ] && . /tmp/ready/there.sh
 export PYTHONPATH=$L/tree/src:${SITE:-/tmp/site}
 cd "$L/tree" || exit
+[ ! -e "$STATE/$NAME.tar.xz" ] || [ -e "$L/swept" ] || { "$PYTHON" tools/gpu/ended.py runs >> "$L/run.log" 2>&1 && touch "$L/swept"; }
 (while sleep 25; do pack; done) &
 packing=$!
 trap 'kill $packing 2> /dev/null; pack' EXIT

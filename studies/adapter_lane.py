@@ -200,7 +200,7 @@ class Lane:
         if self._engine is None:
             self.rest()
             module = plugins.load("engines", "torch")
-            settings = module.Config(memory_fraction=0.2, max_rows=16 if self.args.smoke else 512)
+            settings = module.Config(memory_fraction=0.1, max_rows=16 if self.args.smoke else 512)
             dtype = str(self.dtype).removeprefix("torch.")
             self._engine = module.build(settings, model=self.model, device=self.device, dtype=dtype)
         return self._engine
@@ -557,8 +557,7 @@ def trained(lane: Lane, variant: Variant, drawn: Examples, teachers: Mapping[str
             at = min(steps, (at // lane.recipe.slice + 1) * lane.recipe.slice)
             loop.fit(model, rates(model), schedule, step_of(lane, variant, model, drawn, teachers), folder=folder,
                      metrics=folder / "metrics.jsonl", phase=variant.name, stop_after=at)  # fmt: skip
-            if lane.goes_on:
-                lighter(state, carry)
+            lighter(state, carry)
         half = {n: t.detach().to("cpu", torch.float16).contiguous() for n, t in model.state_dict().items()}
         save_file(half, folder / "model.safetensors")
         save_file(eight_bits(model.state_dict()), folder / "model.int8.safetensors")

@@ -9,5 +9,5 @@ mkdir -p "$1"
 [ -f "$2/jobs.json" ] || "$PYTHON" -W ignore private_libraries.py corpus --data "$DATA" --updates "$3" --out "$2"
 tar cf - -C "$2" --transform 's,^,corpus/,' held.jsonl twins.jsonl jobs.json libraries.jsonl looking.jsonl old.jsonl | xz -3 > "$1/files.tar.xz"
 cp ../adapter_lane.sh "$1/start.sh"
-printf 'SCRIPT=private-libraries/private_libraries.py\nPLANNED=%s\nWORKERS=2\nMEMORY=0.45\n' "${PLANNED:-3000}" > "$1/lane.env"
+echo SCRIPT=private-libraries/private_libraries.py > "$1/lane.env"
 (cd "$1" && ls -l && sha256sum ./*)

@@ -56,8 +56,8 @@ WITHHELD_FUNCTIONS = 6  # of MBPP's groups: no real-looking update of these is t
 SHOWN = 40  # withheld updates that are drawn on, one task each
 DRAWS, CHOICE_DRAWS = 5, 3
 HARM_DRAWS = 1
-RECIPE = Recipe(seed=SEED, dose=DOSE, rounds=3.0, block=16)  # adapters of rank 1024: 0.4 GB each
-LARGER_RECIPE = dataclasses.replace(RECIPE, together=4, block=8)
+RECIPE = Recipe(seed=SEED, dose=DOSE, rounds=3.0, reserve=200.0)
+LARGER_RECIPE = dataclasses.replace(RECIPE, together=4, block=16)  # adapters of rank 1024: 0.8 GB each, else 0.4
 EVERY = ("old", "looking", "renamed")
 WIDE: dict[str, Any] = {"tokens": 256, "cost": 1.4}  # a pass
 VARIANTS = (

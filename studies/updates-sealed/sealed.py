@@ -148,7 +148,7 @@ class Study:
             if args.smoke
             else {}
         )
-        self.recipe = Recipe(seed=SEED, rounds=rounds, **{"reserve": 30.0, "block": 16, **small})
+        self.recipe = Recipe(seed=SEED, rounds=rounds, **{"reserve": 60.0, **small})
         self.lane = Lane(args, self.recipe)
         lessons = updates._read_real(args.lessons)
         self.generated = {name: self._jobs(args, name, count) for name, count in GENERATED.items()

@@ -364,7 +364,7 @@ class Lane:
 
 
 class Written(Mapping[str, Adapters]):
-    """Adapters of sets of texts by name, written when they are wanted: of rank 1024 they together fill no memory."""
+    """Adapters of sets of texts by name, written when they are wanted: all, of rank 512, would fill the memory."""
 
     def __init__(self, lane: Lane, model: OuterProducts, sets: Mapping[str, Sequence[Trajectory]], tokens: int) -> None:
         self._lane, self._model, self._sets, self._tokens = lane, model, sets, tokens
@@ -621,23 +621,30 @@ def affordable(lane: Lane, variant: Variant) -> bool:
     return lane.left() >= needs
 
 
+def attempt(lane: Lane, part: str, do: Callable[[], None]) -> None:
+    """Do a part if nobody else does; one that fails is told and left out, so that what follows does not fall."""
+    if not lane.claim(part):
+        return
+    failed = ""
+    try:
+        do()
+    except (RuntimeError, DataError) as error:  # out of memory, or a loss that is no number
+        failed = f"{part} failed: {error}"
+        print(failed, flush=True)
+    if failed:  # not within `except`: the error holds the frames, and they the tensors
+        lane.rest()
+    lane.finish(part, failed)
+
+
 def in_turn(lane: Lane, variants: Sequence[Variant], part: Callable[[Variant], None]) -> None:
-    """The next variant to whoever is free; one that fails is told and left out, so that what follows does not fall."""
+    """The next variant to whoever is free, as long as there is time."""
     for variant in variants:
-        if not affordable(lane, variant) or not lane.claim(variant.name):
-            continue
-        failed = ""
         try:
-            part(variant)
+            if affordable(lane, variant):
+                attempt(lane, variant.name, lambda v=variant: part(v))  # type: ignore[misc]
         except Unfinished as so_far:
             print(f"{variant.name}: {so_far}; to go on at the next start", flush=True)
             return
-        except (RuntimeError, DataError) as error:  # out of memory, or a loss that is no number
-            failed = f"{variant.name} failed: {error}"
-            print(failed, flush=True)
-        if failed:  # not within `except`: the error holds the frames, and they the tensors
-            lane.rest()
-        lane.finish(variant.name, failed)
 
 
 # --------------------------------------------------------------------------- verdicts

@@ -48,8 +48,8 @@ NEAR, FAR = 3, 8  # tasks of the library that an adapter is made from
 FIFTHS = 5  # of a library's tasks: the arm `library` reads the four that a task is not in
 LIBRARY_DOSE = (40, 5e-4)  # steps and rate of a LoRA fine-tuned on these
 DRAWS = 3
-RECIPE = Recipe(seed=SEED, block=16, reserve=300.0)  # adapters of rank 1024: 0.4 GB each
-VARIANTS = tuple(Variant(f"training {seed}", tuple(COUNTS), seed, tokens=256) for seed in TRAININGS)
+RECIPE = Recipe(seed=SEED, reserve=300.0)
+VARIANTS = tuple(Variant(f"training {seed}", tuple(COUNTS), seed, tokens=128) for seed in TRAININGS)
 
 
 def main() -> int:
@@ -268,9 +268,7 @@ def draw(args: argparse.Namespace) -> None:
         lane.done(f"draw {variant.name}")
 
     lanes.in_turn(lane, VARIANTS[:1], part)
-    if lane.claim("without"):
-        without(study, drawn)
-        lane.finish("without")
+    lanes.attempt(lane, "without", lambda: without(study, drawn))
     lanes.in_turn(lane, VARIANTS[1:], part)
     lane.done("end")
 

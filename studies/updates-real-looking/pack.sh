@@ -19,8 +19,8 @@ tar cf - -C "$S" lessons corpus data | xz -3 > "$1/files.tar.xz"
 cp ../adapter_lane.sh "$1/start.sh"
 printf 'SCRIPT=updates-real-looking/real_looking.py\nJUDGE=yes\nPLANNED=%s\n' "${PLANNED:-3000}" > "$1/lane.env"
 if [ "${3:-small}" = small ]; then
-    printf 'WORKERS=2\nMEMORY=0.45\n' >> "$1/lane.env"
+    printf 'WORKERS=2\nMEMORY=0.48\n' >> "$1/lane.env"
 else
-    printf 'WORKERS=2\nMEMORY=0.48\nMODEL=qwen2.5-coder-1.5b-instruct\nREADY=/tmp/ready-1.5b\nEXTRA=--larger\n' >> "$1/lane.env"
+    printf 'WORKERS=1\nMEMORY=0.95\nMODEL=qwen2.5-coder-1.5b-instruct\nREADY=/tmp/ready-1.5b\nEXTRA=--larger\n' >> "$1/lane.env"
 fi
 (cd "$1" && ls -l && sha256sum ./*)

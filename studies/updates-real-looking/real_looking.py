@@ -57,18 +57,18 @@ SHOWN = 40  # withheld updates that are drawn on, one task each
 DRAWS, CHOICE_DRAWS = 5, 3
 HARM_DRAWS = 1
 RECIPE = Recipe(seed=SEED, dose=DOSE, rounds=3.0, reserve=200.0)
-LARGER_RECIPE = dataclasses.replace(RECIPE, together=4, block=16)  # adapters of rank 1024: 0.8 GB each, else 0.4
+LARGER_RECIPE = dataclasses.replace(RECIPE, together=4, block=16)  # its LoRAs and adapters are larger
 EVERY = ("old", "looking", "renamed")
-WIDE: dict[str, Any] = {"tokens": 256, "cost": 1.4}  # a pass
+WIDE: dict[str, Any] = {"tokens": 128, "cost": 1.2}  # a pass
 VARIANTS = (
-    Variant("four of 256 all", EVERY, SEED, **WIDE), Variant("four all", EVERY, SEED),
+    Variant("four of 128 all", EVERY, SEED, **WIDE), Variant("four all", EVERY, SEED),
     Variant("four old", ("old",), SEED),
-    Variant("four of 256 all and conventions", (*EVERY, "conventions"), SEED, **WIDE),
+    Variant("four of 128 all and conventions", (*EVERY, "conventions"), SEED, **WIDE),
     Variant("one of 256 all", EVERY, SEED, passes=1, tokens=256, cost=0.6),
     Variant("four looking", ("looking",), SEED),
     Variant("two gradient all", EVERY, SEED, passes=2, gradient=True, cost=1.3),
     Variant("four renamed", ("renamed",), SEED), Variant("two all", EVERY, SEED, passes=2, cost=0.7),
-    Variant("four of 256 all again", EVERY, SEED + 1, **WIDE),
+    Variant("four of 128 all again", EVERY, SEED + 1, **WIDE),
 )  # fmt: skip
 LARGER = (VARIANTS[0], VARIANTS[3], VARIANTS[1])
 # The rule chooses among these.
@@ -300,9 +300,7 @@ def draw(args: argparse.Namespace) -> None:
         lane.done(f"draw {variant.name}")
 
     lanes.in_turn(lane, study.variants[:1], part)
-    if lane.claim("controls"):
-        controls(study)
-        lane.finish("controls")
+    lanes.attempt(lane, "controls", lambda: controls(study))
     lanes.in_turn(lane, study.variants[1:], part)
     lane.done("end")
 
@@ -455,11 +453,11 @@ def numbers(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 LEADS = (
-    ("four of 256 all", "four all"), ("four of 256 all", "four old"), ("four of 256 all", "untrained"),
-    ("four of 256 all", "one of 256 all"), ("four all", "four old"), ("four looking", "four old"),
+    ("four of 128 all", "four all"), ("four of 128 all", "four old"), ("four of 128 all", "untrained"),
+    ("four of 128 all", "one of 256 all"), ("four all", "four old"), ("four looking", "four old"),
     ("four renamed", "four old"), ("four all", "two all"), ("four all", "one of 256 all"),
-    ("two gradient all", "two all"), ("four of 256 all again", "four of 256 all"),
-    ("four of 256 all and conventions", "four of 256 all"), (f"tuned {DOSE}", "four of 256 all"),
+    ("two gradient all", "two all"), ("four of 128 all again", "four of 128 all"),
+    ("four of 128 all and conventions", "four of 128 all"), (f"tuned {DOSE}", "four of 128 all"),
     (f"tuned {COMPARED}", f"tuned {DOSE}"),
 )  # fmt: skip
 

@@ -237,9 +237,7 @@ def draw(args: argparse.Namespace) -> None:
         lane.rest()
         lane.done(f"draw {variant.name}")
 
-    if lane.claim("without"):
-        without(study)
-        lane.finish("without")
+    lanes.attempt(lane, "without", lambda: without(study))
     lanes.in_turn(lane, variants(study.chosen), part)
     lane.done("end")
 

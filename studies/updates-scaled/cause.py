@@ -45,6 +45,7 @@ SEED = 29  # of the order in which tasks are looked at
 KEPT = (64, 128, 256, 512)  # tokens that a pass keeps of a set
 TASKS = 24  # of each kind whose texts are looked at
 THIRDS = 3
+KINDS = ("function", "argument", "output")  # what an update changes, as its name in the data set says
 
 
 def main() -> int:
@@ -168,6 +169,8 @@ def tell(args: argparse.Namespace) -> None:
         ]
     groups["prompt says the function's name"] = [t for t in cases if said[t]]
     groups["prompt does not"] = [t for t in cases if not said[t]]
+    for kind in KINDS:
+        groups[f"what changed: {kind}"] = [t for t in cases if kind in t.split(":")[1]]
     result: dict[str, Any] = {
         "names": {arm: names(rows, arm) for arm in (*ARMS, "generated_wrong", "stepped_wrong", "oracle_wrong")},
         "groups": {title: contrasts(rows, tasks) for title, tasks in groups.items()},

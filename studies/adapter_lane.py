@@ -1,11 +1,13 @@
 """What studies of adapters written in passes share: workers of one GPU, teachers, training, draws, verdicts, intervals.
 
-A study puts this folder on its path and says what its jobs, sources and arms are (the first: private-libraries). The
-studies of updates before it (updates-distilled, updates-scaled, updates-real-looking) hold the same step by step, each
-as it ran. Generator: `src/rune/hypernet/outer_products.py`; teachers: `side_by_side.py` there.
+A study puts this folder on its path and says what its jobs, sources and arms are: private-libraries,
+updates-real-looking, updates-sealed. The studies of updates before them (updates-distilled, updates-scaled) hold the
+same step by step, each as it ran. Generator: `src/rune/hypernet/outer_products.py`; teachers: `side_by_side.py` there.
 
 Workers of one folder OUT share its parts: who makes the mark OUT/claims/PART does it, and OUT/done/PART says that it is
-done. What is done is not done again; what an earlier start of a worker took up and did not end is free again.
+done (with a text: that it failed). What is done is not done again; what an earlier start of a worker took up and did
+not end is free again. A training that the time does not hold stops with its state beside it and goes on at the next
+start, on another machine if OUT is carried there (`adapter_lane.sh`); only the teachers are made anew there.
 """
 
 # Shapes: N adapters = examples of a step · B = 2·N rows · P solution tokens of all rows · V vocabulary
@@ -17,9 +19,10 @@ import gc
 import itertools
 import os
 import random
+import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +31,7 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -47,6 +51,8 @@ from rune.runs import store
 from rune.types import Problem, Request, Sample, Sampling, Trajectory
 
 RESAMPLES = 5000
+TEXTS_AT_ONCE = 24  # that are read in one batch: its logits are 0.6 MB a token
+ENDING = 25.0  # seconds that a worker keeps for its end where it stops before its time
 
 
 class Job(NamedTuple):
@@ -100,6 +106,7 @@ class Recipe:
     rounds: float = 2.0  # variants that a worker is to have time for
     reserve: float = 110.0  # seconds that a variant's draws want
     together: int = 8  # LoRAs fine-tuned in one batch; 30 GB for the longest texts
+    slice: int = 50  # training steps between two looks at the clock
     block: int = 32  # tasks whose adapters are worn at once
     temperature: float = 0.2
     new_tokens: int = 384
@@ -115,7 +122,8 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--worker", type=int, default=0)
     parser.add_argument("--workers", type=int, default=3, help="draw: how many share the trainings")
     parser.add_argument("--judges", type=int, default=0, help="judge: so many processors at most")
-    parser.add_argument("--seconds", type=float, default=1e9, help="no new part begins that would end later")
+    parser.add_argument("--seconds", type=float, default=1e9, help="of this start: nothing begins that ends later")
+    parser.add_argument("--planned", type=float, default=0.0, help="of all starts together, if trainings may go on")
     parser.add_argument("--memory", type=float, default=0.0, help="share of the GPU's memory that may be taken")
     parser.add_argument("--follow", action="store_true", help="judge: go on until OUT/end is there")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: checks the path, claims nothing")
@@ -163,6 +171,8 @@ class Lane:
 
     def claim(self, part: str) -> bool:
         """Whether this worker is the one that does it."""
+        if self.finished(part):
+            return False
         mark = self.shared / "claims" / part.replace(" ", "-")
         mark.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -172,8 +182,16 @@ class Lane:
             return False
         return True
 
-    def finish(self, part: str) -> None:
-        store.write_atomic(self.shared / "done" / part.replace(" ", "-"), "")
+    def finished(self, part: str) -> bool:
+        return (self.shared / "done" / part.replace(" ", "-")).exists()
+
+    def finish(self, part: str, failed: str = "") -> None:
+        store.write_atomic(self.shared / "done" / part.replace(" ", "-"), failed)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether another start is planned after this one."""
+        return bool(self.args.planned > self.args.seconds)
 
     # ----------------------------------------------------------------- model and engine
 
@@ -182,7 +200,7 @@ class Lane:
         if self._engine is None:
             self.rest()
             module = plugins.load("engines", "torch")
-            settings = module.Config(memory_fraction=0.2, max_rows=16 if self.args.smoke else 512)
+            settings = module.Config(memory_fraction=0.1, max_rows=16 if self.args.smoke else 512)
             dtype = str(self.dtype).removeprefix("torch.")
             self._engine = module.build(settings, model=self.model, device=self.device, dtype=dtype)
         return self._engine
@@ -275,8 +293,12 @@ class Lane:
     def write(self, model: OuterProducts, sets: Sequence[Sequence[Trajectory]], tokens: int) -> list[Adapters]:
         """One adapter a set of texts, in the host's memory."""
         found: list[Adapters] = []
-        for start in range(0, len(sets), 8):
-            some = [[self.encode(t) for t in one] for one in sets[start : start + 8]]
+        while len(found) < len(sets):
+            some: list[list[Text]] = []
+            for one in sets[len(found) :]:
+                if some and sum(map(len, some)) + len(one) > TEXTS_AT_ONCE:
+                    break
+                some.append([self.encode(t) for t in one])
             whole = outer_products.write(self.base, model, some, tokens=tokens)
             whole = {m: Factors(*(t.cpu() for t in f)) for m, f in whole.items()}
             found += [select(whole, slice(n, n + 1)) for n in range(len(some))]
@@ -294,11 +316,15 @@ class Lane:
         self, file: str, asks: Sequence[Ask], made: Mapping[str, Adapters], donor: Mapping[tuple[str, str], str],
         draws: int,
     ) -> None:  # fmt: skip
-        """Draw adapters: `asks` without one wear that of `made` which `donor` names for their (arm, task)."""
+        """Draw adapters: `asks` without one wear that of `made` which `donor` names for their (arm, task). Within a
+        file a name means one adapter: the engine knows it by both."""
         for start in range(0, len(asks), self.recipe.block):
             some = asks[start : start + self.recipe.block]
             names = {(a.arm, a.problem.task_id): donor[a.arm, a.problem.task_id] for a in some}
-            worn = {name: self.wear(f"{file}/{name}", made[name]) for name in sorted(set(names.values()))}
+            wanted = sorted(set(names.values()))
+            if isinstance(made, Written):
+                made.fetch(wanted)
+            worn = {name: self.wear(f"{file}/{name}", made[name]) for name in wanted}
             self.draw(file, [a._replace(adapter=worn[names[a.arm, a.problem.task_id]]) for a in some], draws)
             for adapter in {ref.adapter_id for ref in worn.values()}:
                 self.engine.drop_adapter(adapter)
@@ -337,6 +363,32 @@ class Lane:
                 bar.advance()
 
 
+class Written(Mapping[str, Adapters]):
+    """Adapters of sets of texts by name, written when they are wanted: all, of rank 512, would fill the memory."""
+
+    def __init__(self, lane: Lane, model: OuterProducts, sets: Mapping[str, Sequence[Trajectory]], tokens: int) -> None:
+        self._lane, self._model, self._sets, self._tokens = lane, model, sets, tokens
+        self._now: dict[str, Adapters] = {}
+
+    def fetch(self, names: Sequence[str]) -> None:
+        """Have these, and no others."""
+        known = {n: self._now[n] for n in names if n in self._now}
+        missing = [n for n in names if n not in known]
+        made = self._lane.write(self._model, [self._sets[n] for n in missing], self._tokens)
+        self._now = {**known, **dict(zip(missing, made, strict=True))}
+
+    def __getitem__(self, name: str) -> Adapters:
+        if name not in self._now:
+            self.fetch([name])
+        return self._now[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sets)
+
+    def __len__(self) -> int:
+        return len(self._sets)
+
+
 class OnHost(dict[str, dict[str, Factors]]):
     """LoRAs which together do not fit the GPU: one is moved there when it is asked for."""
 
@@ -355,6 +407,10 @@ def join(adapters: Sequence[Adapters]) -> dict[str, Factors]:
 
 
 # --------------------------------------------------------------------------- training
+
+
+class Unfinished(Exception):
+    """The time is over; what was trained so far lies on disk."""
 
 
 class Example(NamedTuple):
@@ -452,44 +508,80 @@ def step_of(
 
 
 def pace(lane: Lane, variant: Variant, drawn: Examples, teachers: Mapping[str, Adapters]) -> int:
-    """Steps of all variants: as many as leave each worker `rounds` of them, by worker 0's pace, taken twice."""
+    """Steps of all variants: as many as leave each worker `rounds` of them, by the pace of whoever is here first,
+    taken twice."""
     path = lane.shared / "pace.json"
     if path.exists():
         return int(store.read_json(path)["steps"])
     recipe, smoke = lane.recipe, lane.args.smoke
-    folder, probe, marks = lane.own / "pace", fresh(lane, variant, drawn), []
+    probe, marks = fresh(lane, variant, drawn), []
     short = Schedule(steps=40, learning_rate=1e-6, checkpoint_every=100)
     stops = (1, 2, 3) if smoke else (8, 20, 32)
-    for stop in stops:
-        loop.fit(probe, rates(probe), short, step_of(lane, variant, probe, drawn, teachers), folder=folder,
-                 metrics=folder / "speed.jsonl", phase="speed", stop_after=stop)  # fmt: skip
-        marks.append(time.monotonic())
+    with tempfile.TemporaryDirectory() as folder:
+        for stop in stops:
+            loop.fit(probe, rates(probe), short, step_of(lane, variant, probe, drawn, teachers), folder=Path(folder),
+                     metrics=Path(folder) / "speed.jsonl", phase="speed", stop_after=stop)  # fmt: skip
+            marks.append(time.monotonic())
     taken = [(b - a) / (stops[2] - stops[1]) / variant.cost for a, b in itertools.pairwise(marks)]
-    if lane.args.worker == 0:
-        budget = lane.left() / recipe.rounds - recipe.reserve
+    if lane.claim("pace"):
+        later = 0.8 * max(0.0, lane.args.planned - lane.args.seconds)  # a later start makes its teachers anew
+        budget = (lane.left() + later) / recipe.rounds - recipe.reserve
         steps = 3 if smoke else max(recipe.least, min(recipe.most, int(budget / (1.05 * min(taken)))))
         store.write_json(path, {"steps": steps, "seconds_a_step": [round(t, 3) for t in taken]})
-    while not path.exists() and lane.left() > recipe.reserve:
-        time.sleep(0.2)
+        lane.finish("pace")
+    while not path.exists():  # another is just writing it
+        time.sleep(0.1)
     return int(store.read_json(path)["steps"])
 
 
 def trained(lane: Lane, variant: Variant, drawn: Examples, teachers: Mapping[str, Adapters]) -> OuterProducts:
-    """The variant after training; its weights lie in OUT/VARIANT, as 16-bit numbers and as int8."""
+    """The variant after training; its weights lie in OUT/VARIANT, as 16-bit numbers and as int8.
+
+    Raises Unfinished where the time ends before the steps do; OUT/VARIANT/carry.safetensors goes on from there.
+    """
     folder = lane.shared / variant.name.replace(" ", "-")
     model = fresh(lane, variant, drawn)
     if (folder / "model.safetensors").exists():
         model.load_state_dict({n: t.float() for n, t in load_file(folder / "model.safetensors").items()})
     else:
         steps = pace(lane, variant, drawn, teachers)
-        schedule = Schedule(steps=steps, learning_rate=lane.recipe.rate, checkpoint_every=100)
-        loop.fit(model, rates(model), schedule, step_of(lane, variant, model, drawn, teachers), folder=folder,
-                 metrics=folder / "metrics.jsonl", phase=variant.name)  # fmt: skip
+        schedule = Schedule(steps=steps, learning_rate=lane.recipe.rate, checkpoint_every=lane.recipe.slice)
+        state, carry = folder / "state.safetensors", folder / "carry.safetensors"
+        if carry.exists() and not state.exists():
+            carry.rename(state)
+        at = steps_of(state)
+        while at < steps:
+            each = variant.cost * min(store.read_json(lane.shared / "pace.json")["seconds_a_step"])
+            if lane.goes_on and lane.left() < 1.3 * each * min(lane.recipe.slice, steps - at) + ENDING:
+                raise Unfinished(f"{at} of {steps} steps")
+            at = min(steps, (at // lane.recipe.slice + 1) * lane.recipe.slice)
+            loop.fit(model, rates(model), schedule, step_of(lane, variant, model, drawn, teachers), folder=folder,
+                     metrics=folder / "metrics.jsonl", phase=variant.name, stop_after=at)  # fmt: skip
+            lighter(state, carry)
         half = {n: t.detach().to("cpu", torch.float16).contiguous() for n, t in model.state_dict().items()}
         save_file(half, folder / "model.safetensors")
         save_file(eight_bits(model.state_dict()), folder / "model.int8.safetensors")
+        state.unlink()
+        carry.unlink(missing_ok=True)
     lane.done(f"train {variant.name}")
     return model.to(lane.base.device).eval()
+
+
+def steps_of(state: Path) -> int:
+    """Steps that a training state has behind it; 0 where there is none."""
+    if not state.exists():
+        return 0
+    with safe_open(state, framework="pt") as file:
+        return int(file.metadata()["step"])
+
+
+def lighter(state: Path, carry: Path) -> None:
+    """A training state with AdamW's moments as bfloat16: two thirds of the bytes, to be carried to another machine."""
+    tensors = {n: t.bfloat16() if n.startswith("adam.") and n.endswith(("exp_avg", "exp_avg_sq")) else t
+               for n, t in load_file(state).items()}  # fmt: skip
+    part = carry.with_suffix(".part")
+    save_file(tensors, part, metadata={"step": str(steps_of(state))})
+    part.rename(carry)
 
 
 def eight_bits(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -520,6 +612,8 @@ def affordable(lane: Lane, variant: Variant) -> bool:
     path = lane.shared / "pace.json"
     if not path.exists():
         return True
+    if lane.goes_on:
+        return lane.left() > lane.recipe.reserve
     known = store.read_json(path)
     needs = variant.cost * known["steps"] * min(known["seconds_a_step"]) + lane.recipe.reserve / 2
     if lane.left() < needs:
@@ -527,16 +621,30 @@ def affordable(lane: Lane, variant: Variant) -> bool:
     return lane.left() >= needs
 
 
+def attempt(lane: Lane, part: str, do: Callable[[], None]) -> None:
+    """Do a part if nobody else does; one that fails is told and left out, so that what follows does not fall."""
+    if not lane.claim(part):
+        return
+    failed = ""
+    try:
+        do()
+    except (RuntimeError, DataError) as error:  # out of memory, or a loss that is no number
+        failed = f"{part} failed: {error}"
+        print(failed, flush=True)
+    if failed:  # not within `except`: the error holds the frames, and they the tensors
+        lane.rest()
+    lane.finish(part, failed)
+
+
 def in_turn(lane: Lane, variants: Sequence[Variant], part: Callable[[Variant], None]) -> None:
-    """The next variant to whoever is free; one that fails is told and left out, so that what follows does not fall."""
+    """The next variant to whoever is free, as long as there is time."""
     for variant in variants:
-        if affordable(lane, variant) and lane.claim(variant.name):
-            try:
-                part(variant)
-            except (RuntimeError, DataError) as error:  # out of memory, or a loss that is no number
-                print(f"{variant.name} failed: {error}", flush=True)
-                lane.rest()
-            lane.finish(variant.name)
+        try:
+            if affordable(lane, variant):
+                attempt(lane, variant.name, lambda v=variant: part(v))  # type: ignore[misc]
+        except Unfinished as so_far:
+            print(f"{variant.name}: {so_far}; to go on at the next start", flush=True)
+            return
 
 
 # --------------------------------------------------------------------------- verdicts

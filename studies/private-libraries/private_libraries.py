@@ -18,7 +18,7 @@ import random
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ import renaming
 from adapter_lane import Ask, Job, Lane, Recipe, Table, Variant, interval
 
 from rune import config, console, plugins, prompts
+from rune.adapters.factors import Adapters
 from rune.benchmarks import mbpp, private_library
 from rune.corpus import exclusion
 from rune.retrievers import bm25
@@ -47,8 +48,8 @@ NEAR, FAR = 3, 8  # tasks of the library that an adapter is made from
 FIFTHS = 5  # of a library's tasks: the arm `library` reads the four that a task is not in
 LIBRARY_DOSE = (40, 5e-4)  # steps and rate of a LoRA fine-tuned on these
 DRAWS = 3
-RECIPE = Recipe(seed=SEED)
-VARIANTS = tuple(Variant(f"training {seed}", tuple(COUNTS), seed) for seed in TRAININGS)
+RECIPE = Recipe(seed=SEED, reserve=300.0)
+VARIANTS = tuple(Variant(f"training {seed}", tuple(COUNTS), seed, tokens=128) for seed in TRAININGS)
 
 
 def main() -> int:
@@ -59,7 +60,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.smoke:
         globals().update(COUNTS=dict.fromkeys(COUNTS, 4), SHARES=dict.fromkeys(COUNTS, 1), RECIPE=Recipe(
-            seed=SEED, dose=2, text_tokens=4000, example_tokens=4000, together=4, block=4,
+            seed=SEED, dose=2, text_tokens=4000, example_tokens=4000, together=4, block=4, slice=1, reserve=5.0,
         ))  # fmt: skip
     {"corpus": corpus, "draw": draw, "judge": judge, "tell": tell}[args.do](args)
     return 0
@@ -210,7 +211,7 @@ class Study:
                 found[f"{name}/{n}"] = rest or tuple(self.lessons[t] for t in mine[:1])  # a dry run has one fifth
         return found
 
-    def show_fifths(self, file: str, label: str, made: dict[str, Any], mark: str = "") -> None:
+    def show_fifths(self, file: str, label: str, made: Mapping[str, Adapters], mark: str = "") -> None:
         """Draw adapters of libraries: `label`, and as `label_other` that of the other library."""
         for arm in (label, f"{label}_other"):
             donor = {}
@@ -224,17 +225,14 @@ class Study:
     def asks(self, arm: str) -> list[Ask]:
         return [Ask(arm, self.problems[t], begun=begun(self.problems[t])) for t in self.record]
 
-    def show(self, file: str, made: dict[str, dict[str, Any]], mark: str = "") -> None:
-        """Draw adapters: arm → task → adapter; `mark` names the training."""
-        for arm, adapters in made.items():
-            named = {f"{arm}/{task}": one for task, one in adapters.items()}
+    def show(self, file: str, made: Mapping[str, Adapters], arms: Mapping[str, str], mark: str = "") -> None:
+        """Draw adapters, `made` by SET/TASK; `arms`: arm → its set; `mark` names the training. In the arm `other` each
+        task wears what was made for some task of the other library."""
+        for arm, name in arms.items():
             label = f"{arm}{mark}"
-            donor = {(label, task): f"{arm}/{task}" for task in adapters}
-            self.lane.show(file, self.asks(label), named, donor, DRAWS)
-
-    def other(self, adapters: dict[str, Any]) -> dict[str, Any]:
-        """Each task under the adapter of some task of the other library."""
-        return {t: adapters[one["other"]] for t, one in self.record.items()}
+            whose = {t: one["other"] if arm == "other" else t for t, one in self.record.items()}
+            donor = {(label, task): f"{name}/{other}" for task, other in whose.items()}
+            self.lane.show(file, self.asks(label), made, donor, DRAWS)
 
 
 def _asked(own: Trajectory) -> Problem:
@@ -259,30 +257,26 @@ def draw(args: argparse.Namespace) -> None:
     def part(variant: Variant) -> None:
         model = lanes.trained(lane, variant, drawn, teachers)
         mark = f"@{variant.seed}"
-        near = write(study, model, variant, "sibling")
-        made = {"sibling": near, "wrong": write(study, model, variant, "wrong"), "other": study.other(near),
-                "eight": write(study, model, variant, "eight")}  # fmt: skip
+        arms = {"sibling": "sibling", "wrong": "wrong", "other": "sibling", "eight": "eight"}
         if variant is VARIANTS[0]:
-            made["own"] = write(study, model, variant, "own")
-        study.show(variant.name, made, mark)
+            arms["own"] = "own"
+        study.show(variant.name, written(study, model, variant, set(arms.values())), arms, mark)
         lane.rest()
-        sets = study.fifths()
-        rest = lane.write(model, list(sets.values()), variant.tokens)
-        study.show_fifths(f"{variant.name} library", "library", dict(zip(sets, rest, strict=True)), mark)
+        whole = lanes.Written(lane, model, study.fifths(), variant.tokens)
+        study.show_fifths(f"{variant.name} library", "library", whole, mark)
         lane.rest()
         lane.done(f"draw {variant.name}")
 
     lanes.in_turn(lane, VARIANTS[:1], part)
-    if lane.claim("without"):
-        without(study, drawn)
-        lane.finish("without")
+    lanes.attempt(lane, "without", lambda: without(study, drawn))
     lanes.in_turn(lane, VARIANTS[1:], part)
     lane.done("end")
 
 
-def write(study: Study, model: Any, variant: Variant, arm: str) -> dict[str, Any]:
-    sets = study.sets(arm)
-    return dict(zip(sets, study.lane.write(model, list(sets.values()), variant.tokens), strict=True))
+def written(study: Study, model: Any, variant: Variant, names: Iterable[str]) -> lanes.Written:
+    """SET/TASK → the adapter of that set of texts."""
+    sets = {f"{name}/{task}": texts for name in names for task, texts in study.sets(name).items()}
+    return lanes.Written(study.lane, model, sets, variant.tokens)
 
 
 def without(study: Study, drawn: lanes.Examples) -> None:
@@ -301,11 +295,11 @@ def without(study: Study, drawn: lanes.Examples) -> None:
     lane.draw("twins", [Ask("public", p, begun=begun(p)) for p in twins[: 2 if lane.args.smoke else None]], DRAWS)
     lane.rest()
     lane.done("without")
-    made = {}
-    for arm in ("sibling", "wrong"):
-        jobs = [Job(study.problems[t], study.lessons[t], some) for t, some in study.sets(arm).items()]
-        made["tuned" if arm == "sibling" else "tuned_wrong"] = lane.tune(jobs, RECIPE.dose, arm)
-    study.show("tuned", made)
+    for arm, name in (("tuned", "sibling"), ("tuned_wrong", "wrong")):
+        jobs = [Job(study.problems[t], study.lessons[t], some) for t, some in study.sets(name).items()]
+        made = {f"{name}/{task}": one for task, one in lane.tune(jobs, RECIPE.dose, name).items()}
+        study.show("tuned", made, {arm: name})
+        lane.rest()
     lane.rest()
     jobs = [Job(dataclasses.replace(study.problems[some[0].task_id], task_id=name), some[0], some)
             for name, some in study.fifths().items()]  # fmt: skip
@@ -316,7 +310,7 @@ def without(study: Study, drawn: lanes.Examples) -> None:
     lane.done("tuned")
     model = lanes.fresh(lane, VARIANTS[0], drawn).eval()
     arms = {"untrained": "sibling", "untrained_wrong": "wrong"}
-    study.show("untrained", {label: write(study, model, VARIANTS[0], arm) for label, arm in arms.items()})
+    study.show("untrained", written(study, model, VARIANTS[0], set(arms.values())), arms)
     lane.rest()
     lane.done("untrained")
 

@@ -2,55 +2,46 @@
 programs? Plan, rule and predictions: README.md.
 
     cd studies/updates-real-looking
-    python real_looking.py corpus --data DATA --lessons FOLDER --corpus CORPUS --out CORPUS     here
+    python real_looking.py corpus --data DATA --lessons FOLDER --out CORPUS                     here
     python real_looking.py draw --data DATA --lessons FOLDER --corpus CORPUS --out OUT --worker N    there, several
     python real_looking.py judge --data DATA --corpus CORPUS --out OUT --follow                 there, beside it
     python real_looking.py tell --data DATA --lessons FOLDER --corpus CORPUS --out OUT          here
 
-FOLDER holds real-*.jsonl of results/updates-exploration/records.tar.xz. Workers of one OUT share the parts: who makes
-the mark CLAIMS/PART does it. Training step, parts of the real updates and scoring are those of the studies before.
+FOLDER holds real-*.jsonl of results/updates-exploration/records.tar.xz. Workers, training and draws: adapter_lane.py;
+parts of the real updates and scoring are those of the studies before.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
-import os
+import dataclasses
 import random
 import sys
-import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-for beside in ("updates-exploration", "updates-oracle", "updates-distilled", "updates-scaled"):
+for beside in ("", "updates-exploration", "updates-oracle", "updates-distilled", "updates-scaled"):
     sys.path.insert(0, str(Path(__file__).parents[1] / beside))
 
+import adapter_lane as lanes
 import distilled
 import numpy as np
 import programs
 import scaled
-import torch
 import updates
 import updates_oracle
-from distilled import Example, choose
+from adapter_lane import Ask, Job, Lane, Recipe, Variant
+from distilled import choose
 from programs import Made, Source
-from safetensors.torch import load_file, save_file
-from scaled import join
-from updates_oracle import Job
 
-from rune import config, console, prompts
-from rune.adapters.factors import Adapters, Factors, select
+from rune import console, prompts
 from rune.benchmarks import families, humaneval, mbpp
 from rune.benchmarks.scorers import judging
 from rune.benchmarks.scorers.judging import Item
 from rune.benchmarks.scorers.updates import names_function
 from rune.corpus import exclusion
-from rune.errors import DataError
-from rune.hypernet import loop, outer_products
-from rune.hypernet.outer_products import OuterProducts
-from rune.hypernet.settings import Schedule
 from rune.runs import store
 from rune.types import Outcome, Problem, Split, Trajectory
 
@@ -58,45 +49,28 @@ SEED = 24  # of what is made and drawn here; parts of the real updates are those
 # Updates that are trained on, by source; conventions by what is to ship alone.
 COUNTS = {"old": 700, "looking": 1000, "renamed": 600, "conventions": 300}
 LARGER_COUNTS = {"old": 300, "looking": 500, "renamed": 300, "conventions": 200}  # on the other size
-REAL_SHARE, RECALL = 0.25, 0.25
+# Of a step's twelve examples: real ones, then those of each source, by how many sources there are.
+SHARES = {1: (1, 11), 2: (1, 5, 6), 3: (1, 3, 4, 4), 4: (1, 2, 3, 3, 3)}
 DOSE, COMPARED = 4, 10  # gradient steps of teachers and of the oracle; the dose of the studies before
 WITHHELD_FUNCTIONS = 6  # of MBPP's groups: no real-looking update of these is trained on
 SHOWN = 40  # withheld updates that are drawn on, one task each
-LEAST, MOST = 150, 1000  # training steps
-ROUNDS = 2  # variants that a worker is to have time for
-LARGER_ROUNDS = 1.6  # its second variant begins later
-RESERVE = 110  # seconds that a variant's draws want
 DRAWS, CHOICE_DRAWS = 5, 3
-BLOCK = 32  # tasks whose adapters are worn at once
-TOGETHER = 8  # LoRAs fine-tuned in one batch: 30 GB for the longest texts; half as many on the other size
 HARM_DRAWS = 1
-
-
-class Variant(NamedTuple):
-    """A generator: what it is trained on and how it reads."""
-
-    name: str
-    sources: tuple[str, ...]  # of COUNTS
-    passes: int = 4
-    gradient: bool = False
-    tokens: int = distilled.RANK  # a pass
-    seed: int = SEED
-    cost: float = 1.0  # of a training step, beside that of four passes
-
-
+RECIPE = Recipe(seed=SEED, dose=DOSE, rounds=3.0, reserve=200.0)
+LARGER_RECIPE = dataclasses.replace(RECIPE, together=4, block=16)  # its LoRAs and adapters are larger
 EVERY = ("old", "looking", "renamed")
+WIDE: dict[str, Any] = {"tokens": 128, "cost": 1.2}  # a pass
 VARIANTS = (
-    Variant("four all", EVERY), Variant("four old", ("old",)), Variant("four looking", ("looking",)),
-    Variant("two all", EVERY, passes=2, cost=0.7), Variant("four renamed", ("renamed",)),
-    Variant("four all and conventions", (*EVERY, "conventions")),
-    Variant("one of 256 all", EVERY, passes=1, tokens=256, cost=0.6),
-    Variant("two gradient all", EVERY, passes=2, gradient=True, cost=1.3),
-    Variant("four all again", EVERY, seed=SEED + 1),
+    Variant("four of 128 all", EVERY, SEED, **WIDE), Variant("four all", EVERY, SEED),
+    Variant("four old", ("old",), SEED),
+    Variant("four of 128 all and conventions", (*EVERY, "conventions"), SEED, **WIDE),
+    Variant("one of 256 all", EVERY, SEED, passes=1, tokens=256, cost=0.6),
+    Variant("four looking", ("looking",), SEED),
+    Variant("two gradient all", EVERY, SEED, passes=2, gradient=True, cost=1.3),
+    Variant("four renamed", ("renamed",), SEED), Variant("two all", EVERY, SEED, passes=2, cost=0.7),
+    Variant("four of 128 all again", EVERY, SEED + 1, **WIDE),
 )  # fmt: skip
-LARGER = (
-    Variant("four all", EVERY), Variant("four old", ("old",)),
-    Variant("four all and conventions", (*EVERY, "conventions")),
-)  # fmt: skip
+LARGER = (VARIANTS[0], VARIANTS[3], VARIANTS[1])
 # The rule chooses among these.
 FORWARD = tuple(v.name for v in VARIANTS if not v.gradient and v.seed == SEED and "conventions" not in v.sources)
 PARTS = ("held", "validation", "looking", "withheld", "combinations", "habits", "humaneval")
@@ -105,26 +79,18 @@ PARTS = ("held", "validation", "looking", "withheld", "combinations", "habits", 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("do", choices=("corpus", "draw", "judge", "tell"))
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--data", type=Path, help="the folder of public data sets")
+    lanes.options(parser)
     parser.add_argument("--lessons", type=Path, help="real-*.jsonl of the exploration")
-    parser.add_argument("--corpus", type=Path, help="what `corpus` wrote")
-    parser.add_argument("--model", default="qwen2.5-coder-0.5b-instruct")
-    parser.add_argument("--cache", type=Path)
     parser.add_argument("--larger", action="store_true", help="the other size: fewer updates, its own variants")
-    parser.add_argument("--worker", type=int, default=0)
-    parser.add_argument("--first", choices=("variants", "controls"), default="variants")
-    parser.add_argument("--judges", type=int, default=0, help="judge: so many processors at most")
-    parser.add_argument("--seconds", type=float, default=1e9, help="no new part begins that would end later")
-    parser.add_argument("--memory", type=float, default=0.0, help="share of the GPU's memory that may be taken")
-    parser.add_argument("--follow", action="store_true", help="judge: go on until OUT/end is there")
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes: checks the path, claims nothing")
     args = parser.parse_args()
     if args.smoke:
         updates_oracle.MAX_TOKENS = 4000  # a tiny model's tokens are short
         scaled.GENERATED = scaled.WITHHELD = 4
         small = dict.fromkeys(COUNTS, 4)
-        globals().update(COUNTS=small, LARGER_COUNTS=small, SHOWN=2, TOGETHER=4, DOSE=2, COMPARED=3)
+        few = dataclasses.replace(
+            RECIPE, dose=2, text_tokens=4000, example_tokens=4000, together=4, block=4, slice=1, reserve=5.0
+        )
+        globals().update(COUNTS=small, LARGER_COUNTS=small, SHOWN=2, DOSE=2, COMPARED=3, RECIPE=few, LARGER_RECIPE=few)
     else:
         scaled.GENERATED, scaled.WITHHELD = COUNTS["old"], SHOWN
     {"corpus": corpus, "draw": draw, "judge": judge, "tell": tell}[args.do](args)
@@ -219,357 +185,168 @@ def jobs_of(lessons: Sequence[Trajectory], problems: Sequence[Problem], seed: st
     for lesson in lessons:
         by_update[lesson.domain].append(lesson)
     known = {p.task_id: p for p in problems}
-    names = sorted(by_update)
-    random.Random(seed).shuffle(names)
     found = []
-    for name in names:
+    for name in lanes.shuffled(by_update, seed):
         own, *siblings = by_update[name]
         problem = known.get(own.task_id) or Problem(
             task_id=own.task_id, benchmark=own.benchmark, prompt=own.prompt, entry_point="", test="",
             reference=own.solution, category=own.category, domain=own.domain,
         )  # fmt: skip
-        found.append(Job("oracle", updates.Case(problem, own, tuple(siblings), ()), tuple(siblings)))
+        found.append(Job(problem, own, tuple(siblings)))
     return found
 
 
-class OnHost(dict[str, dict[str, Factors]]):
-    """Fine-tuned LoRAs, which together do not fit the GPU: one is moved there when it is asked for."""
-
-    device: Any = "cpu"
-
-    def __getitem__(self, key: str) -> dict[str, Factors]:
-        return {
-            m: Factors(*(t.to(self.device, non_blocking=True) for t in f)) for m, f in super().__getitem__(key).items()
-        }
+def real_jobs(lane: Lane, cases: Sequence[updates.Case]) -> list[Job]:
+    """Of each real update up to three tasks, as in the studies before."""
+    some = [j for j in updates_oracle.jobs_of(cases, lane.base) if j.arm == "oracle"]
+    if lane.args.smoke:
+        some = some[:: max(1, len(some) // 3)]
+    return [_job(j) for j in some]
 
 
-class Lane(scaled.Lane):
-    """The scaled study's, with further sources of updates and files of each worker's own."""
+def _job(job: updates_oracle.Job) -> Job:
+    return Job(job.case.problem, job.case.own, job.lessons)
+
+
+def function(job: Job) -> str:
+    return updates._function(job.problem.domain)
+
+
+def strangers(jobs: Sequence[Job]) -> dict[str, str]:
+    """Task → its wrong donor's: a task of another function, of the same package where there is one."""
+    found = {}
+    for job in jobs:
+        far = [j for j in jobs if function(j) != function(job)]
+        near = [j for j in far if j.problem.category == job.problem.category]
+        found[job.key] = random.Random(f"{scaled.SEED}/{job.key}").choice(near or far).key
+    return found
+
+
+class Study:
+    """What all parts read: jobs to learn from by source, jobs to draw on by part."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self._texts = {}
-        self.shared = args.out  # parts of all workers; args.out is this one's from now on
-        args.out = args.out / f"worker-{args.worker}"
-        args.out.mkdir(parents=True, exist_ok=True)
-        self._free_claims_of(args.worker)
-        distilled.Lane.__init__(self, args)
+        recipe = LARGER_RECIPE if args.larger else RECIPE
+        self.variants = LARGER if args.larger else VARIANTS
+        lane = self.lane = Lane(args, recipe)
+        parts = distilled.parts_of(updates._benchmark(args, fold=0).problems(), updates._read_real(args.lessons))
         old = store.read_jsonl(args.corpus / "open.jsonl", Trajectory)
         train, withheld = scaled.generated_jobs(old, store.read_jsonl(args.corpus / "problems.jsonl", Problem))
         counts = LARGER_COUNTS if args.larger else COUNTS
-        self.sources = {"old": train[: counts["old"]]}
+        self.sources = {"old": [_job(j) for j in train[: counts["old"]]]}
         for name in ("looking", "renamed", "conventions"):
             found = jobs_of(store.read_jsonl(args.corpus / f"{name}.jsonl", Trajectory), (), f"{name}/{SEED}")
-            self.sources[name] = self._short(found[: round(1.1 * counts[name])])[: counts[name]]
+            self.sources[name] = lane.fitting(found[: round(1.1 * counts[name])])[: counts[name]]
         apart = {}
         for name in ("looking", "combinations", "habits"):
             lessons = store.read_jsonl(args.corpus / f"{name}_withheld.jsonl", Trajectory)
             problems = store.read_jsonl(args.corpus / f"{name}_problems.jsonl", Problem)
             apart[name] = jobs_of(lessons, problems, "shown")[:SHOWN]
         self.shown = {
-            "held": self.jobs(self.parts.held), "validation": self.jobs(self.parts.validation),
-            "withheld": withheld[:SHOWN], **apart,
+            "held": real_jobs(lane, parts.held), "validation": real_jobs(lane, parts.validation),
+            "withheld": [_job(j) for j in withheld[:SHOWN]], **apart,
         }  # fmt: skip
-        self.real = self.jobs(self.parts.train)
+        self.real = real_jobs(lane, parts.train)
         learned = [*self.real, *(j for some in self.sources.values() for j in some)]
-        trained = [c.own for c in self.parts.train] + [t for j in learned for t in (j.case.own, *j.lessons)]
-        exclusion.check_corpus(trained, [j.case.problem for some in self.shown.values() for j in some])
+        trained = [c.own for c in parts.train] + [t for j in learned for t in (j.own, *j.lessons)]
+        exclusion.check_corpus(trained, [j.problem for some in self.shown.values() for j in some])
         functions = {updates._function(t.domain) for t in trained}
-        shown = {updates._function(j.case.problem.domain) for some in self.shown.values() for j in some}
+        shown = {function(j) for some in self.shown.values() for j in some}
         if functions & shown:
             raise ValueError(f"trained on and drawn on: {sorted(functions & shown)}")
-        self.together = TOGETHER // 2 if args.larger else TOGETHER
-        self.made = OnHost()
-        self.made.device = self.base.device
 
-    def _short(self, jobs: Sequence[Job]) -> list[Job]:
-        """Those whose texts fit; a job without a text that fits is left out."""
-        found = []
-        for job in jobs:
-            lessons = tuple(t for t in job.lessons if len(self.encode(t).ids) <= updates_oracle.MAX_TOKENS)
-            if lessons and len(self.encode(job.case.own).ids) <= updates_oracle.MAX_TOKENS:
-                found.append(job._replace(lessons=lessons))
-        return found
+    def mixture(self, variant: Variant) -> lanes.Examples:
+        pools = [self.real, *(self.sources[s] for s in variant.sources)]
+        if self.lane.args.smoke:
+            return lanes.mixture(self.lane, pools, [1] * len(pools))
+        return lanes.mixture(self.lane, pools, SHARES[len(variant.sources)])
 
-    def claim(self, part: str) -> bool:
-        """Whether this worker is the one that does it."""
-        mark = self.shared / "claims" / part.replace(" ", "-")
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with mark.open("x") as file:
-                file.write(str(self.args.worker))
-        except FileExistsError:
-            return False
-        return True
-
-    def finish(self, part: str) -> None:
-        store.write_atomic(self.shared / "done" / part.replace(" ", "-"), "")
-
-    def _free_claims_of(self, worker: int) -> None:
-        """What an earlier start of a worker took up and did not end is free again."""
-        for mark in (self.shared / "claims").glob("*"):
-            if mark.read_text() == str(worker) and not (self.shared / "done" / mark.name).exists():
-                mark.unlink()
-
-    def all_teachers(self, *, load: bool = True) -> None:
-        """Fine-tuned LoRAs of everything that is trained on, shared among the workers; with `load` read then."""
-        parts = {"real": self.real, **self.sources}
-        sizes = {name: self.together * (2 if name == "old" else 1) for name in parts}  # its texts are short
-        chunks = [(name, at, jobs[at : at + sizes[name]]) for name, jobs in parts.items()
-                  for at in range(0, len(jobs), sizes[name])]  # fmt: skip
-        folder = self.shared / "teachers"
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / f"{name}-{at:04}.safetensors" for name, at, _ in chunks]
-        for (name, at, some), path in zip(chunks, paths, strict=True):
-            if not path.exists() and self.claim(f"teachers-{name}-{at:04}"):
-                made = self.tuned(some, DOSE, name, together=len(some))
-                whole = join([made[j.key] for j in some])
-                flat = {f"{m}.{n}": t.cpu().contiguous() for m, f in whole.items() for n, t in enumerate(f)}
-                save_file(flat, path.with_suffix(f".{self.args.worker}"))
-                path.with_suffix(f".{self.args.worker}").rename(path)
-                self.finish(f"teachers-{name}-{at:04}")
-        self.rest()
-        if not load:
-            return
-        for (_, _, some), path in zip(chunks, paths, strict=True):
-            while not path.exists():  # another worker is at it
-                if self.left() < RESERVE:
-                    raise DataError(f"{path.name} is not there and the time is over")
-                time.sleep(0.2)
-            flat = load_file(path)
-            names = {name.partition(".")[0] for name in flat}
-            whole = {m: Factors(flat[f"{m}.0"], flat[f"{m}.1"]) for m in names}
-            for n, job in enumerate(some):
-                self.made[job.key] = select(whole, slice(n, n + 1))
-        self.done("teachers")
-
-    def tuned(self, jobs: Sequence[Job], steps: int, part: str, *, together: int) -> dict[str, dict[str, Factors]]:
-        """A LoRA a job; where memory does not hold so many together, a quarter as many, down to one."""
-        while True:
-            try:
-                return self.tune(jobs, steps, part, together=together)
-            except torch.OutOfMemoryError:
-                if together == 1:
-                    raise
-            # Not within `except`: the error holds the frames, and they hold the tensors that did not fit.
-            together = max(1, together // 4)
-            self.rest()
-
-    def show(self, part: str, label: str, made: dict[str, Any], *, wrong: bool = True) -> None:
-        """Draw adapters on a part, into a file of this label alone."""
-        count = DRAWS if part == "held" else CHOICE_DRAWS
-        pairs = scaled.strangers(self.shown[part])
-        block = BLOCK // 2 if self.args.larger else BLOCK  # adapters of four passes are large
-        for start in range(0, len(pairs), block):
-            some = pairs[start : start + block]
-            keys = {job.key for pair in some for job in (pair if wrong else pair[:1])}
-            worn = {key: self.wear(f"{part}/{label}/{key}", made[key]) for key in sorted(keys)}
-            wanted: list[Any] = []
-            for job, donor in some:
-                wanted.append((label, job.case.problem, "", worn[job.key]))
-                if wrong:
-                    wanted.append((f"{label}_wrong", job.case.problem, "", worn[donor.key]))
-            self.put(part, label, wanted, count)
-            self.take_off(list(worn.values()))
-
-    def put(self, part: str, label: str, wanted: Sequence[Any], draws: int) -> None:
-        count = 1 if self.args.smoke else draws
-        path = self.shared / "samples" / part / f"{label.replace(' ', '-')}.jsonl"
-        updates._draw(self.args, self.machine, self.engine, path, wanted, count, drawn_by=SEED)
-
-    def adapters(self, model: OuterProducts, sets: Sequence[Sequence[Trajectory]], tokens: int) -> list[Adapters]:
-        found: list[Adapters] = []
-        with torch.no_grad():
-            for start in range(0, len(sets), 8):
-                some = [[self.encode(t) for t in one] for one in sets[start : start + 8]]
-                whole = outer_products.write(self.base, model, some, tokens=tokens)
-                whole = {m: Factors(*(t.cpu() for t in f)) for m, f in whole.items()}
-                found += [select(whole, slice(n, n + 1)) for n in range(len(some))]
-        return found
+    def show(self, part: str, label: str, made: Mapping[str, Any], *, wrong: bool = True) -> None:
+        """Draw adapters on a part, into a file of this label alone; with `wrong` each also under its stranger's."""
+        jobs = self.shown[part]
+        whose = {(label, j.key): j.key for j in jobs}
+        asks = [Ask(label, j.problem) for j in jobs]
+        if wrong:
+            whose |= {(f"{label}_wrong", key): donor for key, donor in strangers(jobs).items()}
+            asks = [a for j in jobs for a in (Ask(label, j.problem), Ask(f"{label}_wrong", j.problem))]
+        self.lane.show(f"{part}.{label}", asks, made, whose, draws_of(part))
 
 
-# --------------------------------------------------------------------------- the generator
-
-
-def examples(lane: Lane, variant: Variant) -> Callable[[np.random.Generator], list[Any]]:
-    """A step's examples: a quarter real, the others from the variant's sources in equal shares; as in scaled.py."""
-    longest = updates_oracle.MAX_TOKENS if lane.args.smoke else distilled.EXAMPLE_TOKENS
-    pools = []
-    for jobs in (lane.real, *(lane.sources[s] for s in variant.sources)):
-        texts = [(j, [lane.encode(t) for t in j.lessons], lane.encode(j.case.own)) for j in jobs]
-        pools.append([one for one in texts if len(one[2].ids) <= longest])
-    real = round(REAL_SHARE * distilled.EXAMPLES)
-    shares = [real, *([(distilled.EXAMPLES - real) // len(variant.sources)] * len(variant.sources))]
-
-    def draw(rng: np.random.Generator) -> list[Any]:
-        found = []
-        for pool, share in zip(pools, shares, strict=True):
-            for number in rng.choice(len(pool), size=share, replace=share > len(pool)):
-                job, texts, own = pool[int(number)]
-                read = [texts[i] for i in rng.permutation(len(texts))[: int(rng.integers(1, updates.SIBLINGS + 1))]]
-                short = [t for t in read if len(t.ids) <= longest]
-                target = short[0] if short and rng.random() < RECALL else own
-                found.append(Example(tuple(read), target, job.case.problem.domain, job.key))
-        return found
-
-    return draw
-
-
-def fresh(lane: Lane, variant: Variant, drawn: Callable[[np.random.Generator], list[Any]]) -> OuterProducts:
-    """The variant before training."""
-    with torch.random.fork_rng():
-        torch.manual_seed(config.derive_seed(variant.seed, "outer products"))
-        model = OuterProducts(
-            lane.base.layout(outer_products.MODULES), passes=variant.passes, gradient=variant.gradient
-        ).to(lane.base.device)
-    sets = [e.sources for e in drawn(np.random.default_rng(variant.seed))]
-    seen = outer_products.observe(lane.base, sets, tokens=variant.tokens, gradient=variant.gradient)
-    model.calibrate(lane.base, seen)
-    return model
-
-
-def step_of(lane: Lane, variant: Variant, model: OuterProducts, drawn: Any) -> Any:
-    distilled.RANK = variant.tokens  # what its step reads a pass
-    # Variants of the same sources and seed see the same examples.
-    return distilled.training_step(lane, model, drawn, lane.made, 1.0, f"{variant.sources}/{variant.seed}")
-
-
-def pace(lane: Lane, variant: Variant, drawn: Any) -> int:
-    """Steps of all variants: as many as leave each worker ROUNDS of them, by the first worker's pace, taken twice."""
-    path = lane.shared / "pace.json"
-    if path.exists():
-        return int(store.read_json(path)["steps"])
-    folder = lane.args.out / "pace"
-    probe, marks = fresh(lane, variant, drawn), []
-    short = Schedule(steps=40, learning_rate=1e-6, checkpoint_every=100)
-    for stop in (1, 2, 3) if lane.args.smoke else (8, 20, 32):
-        loop.fit(probe, distilled.rates(probe), short, step_of(lane, variant, probe, drawn), folder=folder,
-                 metrics=folder / "speed.jsonl", phase="speed", stop_after=stop)  # fmt: skip
-        marks.append(time.monotonic())
-    each = 1 if lane.args.smoke else 12
-    taken = [(b - a) / each / variant.cost for a, b in itertools.pairwise(marks)]
-    lane.done("pace")
-    if lane.args.worker % 10 == 0:
-        rounds = LARGER_ROUNDS if lane.args.larger else ROUNDS
-        budget = lane.left() / rounds - RESERVE
-        steps = 3 if lane.args.smoke else max(LEAST, min(MOST, int(budget / (1.05 * min(taken)))))
-        store.write_json(path, {"steps": steps, "seconds_a_step": [round(t, 3) for t in taken]})
-    while not path.exists() and lane.left() > RESERVE:
-        time.sleep(0.2)
-    return int(store.read_json(path)["steps"])
-
-
-def variant_part(lane: Lane, variant: Variant) -> None:
-    """Train it and draw it; one that fails is told and left out, so that what follows does not fall with it."""
-    folder = lane.shared / variant.name.replace(" ", "-")
-    drawn = examples(lane, variant)
-    steps = pace(lane, variant, drawn)
-    model = fresh(lane, variant, drawn)
-    if (folder / "model.safetensors").exists():
-        model.load_state_dict({n: t.float() for n, t in load_file(folder / "model.safetensors").items()})
-    else:
-        schedule = Schedule(steps=steps, learning_rate=distilled.RATE, checkpoint_every=100)
-        loop.fit(model, distilled.rates(model), schedule, step_of(lane, variant, model, drawn), folder=folder,
-                 metrics=folder / "metrics.jsonl", phase=variant.name)  # fmt: skip
-        half = {n: t.detach().to("cpu", torch.float16).contiguous() for n, t in model.state_dict().items()}
-        save_file(half, folder / "model.safetensors")
-    model.to(lane.base.device).eval()
-    lane.done(f"train {variant.name}")
-    parts = ("held", "looking", "withheld") if lane.args.larger else ("validation", "looking", "held", "withheld")
-    for part in (*parts, "combinations", "habits") if "conventions" in variant.sources else parts:
-        jobs = lane.shown[part]
-        written = lane.adapters(model, [j.lessons for j in jobs], variant.tokens)
-        made = dict(zip((j.key for j in jobs), written, strict=True))
-        lane.show(part, variant.name, made)
-        if part == "held" and variant.name == "four all":
-            own = lane.adapters(model, [(j.case.own,) for j in jobs], variant.tokens)
-            lane.show(part, f"{variant.name} own", dict(zip(made, own, strict=True)), wrong=False)
-            harm(lane, variant.name, made)
-    lane.rest()
-    lane.done(f"draw {variant.name}")
-
-
-def harm(lane: Lane, label: str, made: dict[str, Any]) -> None:
-    """HumanEval's tasks, each under the adapter of some reported update, and bare."""
-    problems = _humaneval(lane.args)[: 3 if lane.args.smoke else None]
-    keys = random.Random(f"harm/{SEED}").choices(sorted(made), k=len(problems))
-    lane.put("humaneval", label, [("vanilla", p, "", None) for p in problems], HARM_DRAWS)
-    for start in range(0, len(problems), BLOCK):
-        some = list(zip(problems[start : start + BLOCK], keys[start : start + BLOCK], strict=True))
-        worn = {key: lane.wear(f"harm/{label}/{key}", made[key]) for key in sorted({k for _, k in some})}
-        lane.put("humaneval", label, [(label, p, "", worn[key]) for p, key in some], HARM_DRAWS)
-        lane.take_off(list(worn.values()))
+def draws_of(part: str) -> int:
+    return DRAWS if part == "held" else CHOICE_DRAWS
 
 
 # --------------------------------------------------------------------------- the lane
 
 
 def draw(args: argparse.Namespace) -> None:
-    """Controls by one worker; teachers by all; then variants, the next one to whoever is free."""
-    lane = Lane(args)
-    if args.first == "controls":
-        if not args.larger:
-            lane.all_teachers(load=False)
-        if lane.claim("controls"):
-            controls(lane)
-        if not args.larger:
-            lane.done("end")
-            return
-    lane.all_teachers()
-    variants = LARGER if args.larger else VARIANTS
-    for variant in variants:
-        path = lane.shared / "pace.json"
-        if path.exists():
-            known = store.read_json(path)
-            needs = variant.cost * known["steps"] * min(known["seconds_a_step"]) + RESERVE / 2
-            if lane.left() < needs:
-                print(f"{variant.name}: wants {needs:.0f} s, {lane.left():.0f} s are left", flush=True)
-                continue
-        if lane.claim(variant.name):
-            try:
-                variant_part(lane, variant)
-            except (RuntimeError, DataError) as error:  # out of memory, or a loss that is no number
-                print(f"{variant.name} failed: {error}", flush=True)
-                lane.rest()
-            lane.finish(variant.name)
-    if lane.claim("controls"):
-        controls(lane)
+    """Teachers by all workers; arms without a generator by one; then variants, the next one to whoever is free."""
+    study = Study(args)
+    lane = study.lane
+    teachers = lane.teachers({"real": study.real, **study.sources})
+
+    def part(variant: Variant) -> None:
+        model = lanes.trained(lane, variant, study.mixture(variant), teachers)
+        parts = ("held", "looking", "withheld") if args.larger else ("validation", "looking", "held", "withheld")
+        for name in (*parts, "combinations", "habits") if "conventions" in variant.sources else parts:
+            jobs = study.shown[name]
+            made = lanes.Written(lane, model, {j.key: j.lessons for j in jobs}, variant.tokens)
+            study.show(name, variant.name, made)
+            if name == "held" and variant is study.variants[0]:
+                own = lanes.Written(lane, model, {j.key: (j.own,) for j in jobs}, variant.tokens)
+                study.show(name, f"{variant.name} own", own, wrong=False)
+                harm(lane, variant.name, made)
+        lane.rest()
+        lane.done(f"draw {variant.name}")
+
+    lanes.in_turn(lane, study.variants[:1], part)
+    lanes.attempt(lane, "controls", lambda: controls(study))
+    lanes.in_turn(lane, study.variants[1:], part)
     lane.done("end")
 
 
-def controls(lane: Lane) -> None:
+def harm(lane: Lane, label: str, made: Mapping[str, Any]) -> None:
+    """HumanEval's tasks, each under the adapter of some reported update, and bare."""
+    problems = _humaneval(lane.args)[: 3 if lane.args.smoke else None]
+    keys = random.Random(f"harm/{SEED}").choices(sorted(made), k=len(problems))
+    file = f"humaneval.{label}"
+    lane.draw(file, [Ask("vanilla", p) for p in problems], HARM_DRAWS)
+    whose = {(label, p.task_id): key for p, key in zip(problems, keys, strict=True)}
+    lane.show(file, [Ask(label, p) for p in problems], made, whose, HARM_DRAWS)
+
+
+def controls(study: Study) -> None:
     """Bare, in context, and fine-tuned on the siblings."""
+    lane = study.lane
     parts = ("held", "looking", "combinations", "habits") if lane.args.larger else PARTS[:-1]
     for part in parts:
-        count = DRAWS if part == "held" else CHOICE_DRAWS
-        longest = 300 if lane.args.smoke else None  # a tiny model's window is small
-        lane.put(part, "without", without_adapters(lane.shown[part], longest), count)
+        lane.draw(f"{part}.without", without_adapters(study.shown[part], 300 if lane.args.smoke else None),
+                  draws_of(part))  # fmt: skip
     lane.rest()
     lane.done("without")
     for steps in (DOSE, COMPARED):
         for part in parts:
-            jobs = lane.shown[part]
-            lane.show(part, f"tuned {steps}", lane.tuned(jobs, steps, f"{part} {steps}", together=lane.together))
+            study.show(part, f"tuned {steps}", lane.tune(study.shown[part], steps, f"{part} {steps}"))
             lane.rest()
         lane.done(f"tuned {steps}")
     if not lane.args.larger:
-        variant = VARIANTS[0]
-        model = fresh(lane, variant, examples(lane, variant)).eval()
+        variant = study.variants[0]
+        model = lanes.fresh(lane, variant, study.mixture(variant)).eval()
         for part in ("held", "validation"):
-            jobs = lane.shown[part]
-            made = lane.adapters(model, [j.lessons for j in jobs], variant.tokens)
-            lane.show(part, "untrained", dict(zip((j.key for j in jobs), made, strict=True)))
+            sets = {j.key: j.lessons for j in study.shown[part]}
+            study.show(part, "untrained", lanes.Written(lane, model, sets, variant.tokens))
+        lane.rest()
         lane.done("untrained")
-    lane.finish("controls")
 
 
-def without_adapters(jobs: Sequence[Job], longest: int | None) -> list[Any]:
-    """Bare, one and all siblings in context; `longest`: so many characters of each at most."""
-    wanted: list[Any] = []
+def without_adapters(jobs: Sequence[Job], longest: int | None) -> list[Ask]:
+    """Bare, one and all siblings in context; `longest`: so many characters of each at most, for a tiny model."""
+    asks = []
     for job in jobs:
         shown = [prompts.render_trajectory(t)[:longest] for t in job.lessons]
-        wanted += [("vanilla", job.case.problem, "", None), ("context_sibling1", job.case.problem, shown[0], None)]
-        wanted.append(("context_siblings", job.case.problem, "\n\n".join(shown), None))
-    return wanted
+        asks += [Ask("vanilla", job.problem), Ask("context_sibling1", job.problem, shown[0])]
+        asks.append(Ask("context_siblings", job.problem, "\n\n".join(shown)))
+    return asks
 
 
 # --------------------------------------------------------------------------- numbers
@@ -577,21 +354,8 @@ def without_adapters(jobs: Sequence[Job], longest: int | None) -> list[Any]:
 
 def judge(args: argparse.Namespace) -> None:
     """Score what is drawn; with --follow whatever is drawn until OUT/end is there."""
-    if args.judges:
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, cores[-args.judges :])
     problems = _problems(args)
-    sizes: dict[Path, int] = {}
-    while True:
-        last = not args.follow or (args.out / "end").exists()
-        for path in sorted(args.out.glob("samples/*/*.jsonl")):
-            size = path.stat().st_size
-            if sizes.get(path) != size:
-                updates._score(problems, path, args.out / "verdicts" / path.parent.name / path.name)
-                sizes[path] = size
-        if last:
-            return
-        time.sleep(1)
+    lanes.judge(args, lambda samples, verdicts: updates._score(problems, samples, verdicts))
 
 
 def _problems(args: argparse.Namespace) -> list[Problem]:
@@ -620,7 +384,9 @@ def tell(args: argparse.Namespace) -> None:
     result["pace"] = store.read_json(paces) if paces.exists() else {}
     result["seconds"] = {p.parent.name: store.read_json(p) for p in sorted(args.out.glob("worker-*/seconds.json"))}
     trained = LARGER if args.larger else VARIANTS
-    result["losses"] = {v.name: scaled.first_and_last(args.out / v.name.replace(" ", "-")) for v in trained}
+    result["losses"] = {
+        v.name: lanes.first_and_last(args.out / v.name.replace(" ", "-") / "metrics.jsonl") for v in trained
+    }
     store.write_json(args.out / "result.json", result)
     store.write_atomic(args.out / "result.md", table(result))
     if "held" in result:
@@ -629,22 +395,28 @@ def tell(args: argparse.Namespace) -> None:
 
 
 def _rows(out: Path, part: str, problems: dict[str, Problem]) -> list[dict[str, Any]]:
-    """Verdicts of a part, each with whether its program names the function, its tokens and how it ended."""
-    found = []
-    for path in sorted(out.glob(f"verdicts/{part}/*.jsonl")):
+    """Verdicts of a part, each with whether its program names the function, its tokens and how it ended.
+
+    Arms whose draws are not all there are left out: those that end first are the short ones.
+    """
+    by_arm: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for path in sorted(out.glob(f"verdicts/{part}.*.jsonl")):
         drawn = {(s["condition"], s["task_id"], s["draw"]): s
-                 for _, s in store.read_lines(out / "samples" / part / path.name)}  # fmt: skip
-        for _, v in store.read_lines(path):
+                 for _, s in store.read_lines(out / "samples" / path.name)}  # fmt: skip
+        for v in lanes.lines(path):
             one = drawn[v["arm"], v["task"], v["draw"]]
             names = names_function(one["program"], problems[v["task"]]) is not False  # None: there is none to name
             alone = part == "humaneval"  # each task is a domain of its own
-            found.append({
+            by_arm[v["arm"]].append({
                 **v, "task": f"{v['task']}/0" if alone else v["task"],
                 "function": v["task"] if alone else updates._function(problems[v["task"]].domain),
                 "names": names, "named": v["used"] and names, "tokens": one["num_tokens"],
                 "cut": one["finish_reason"] == "length",
             })  # fmt: skip
-    return found
+    whole = max(map(len, by_arm.values()), default=0)
+    for arm in [arm for arm, rows in by_arm.items() if len(rows) < whole]:
+        console.out(f"{part}: {arm} has {len(by_arm.pop(arm))} of {whole} draws and is left out")
+    return [row for rows in by_arm.values() for row in rows]
 
 
 def choice(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -681,9 +453,11 @@ def numbers(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 LEADS = (
-    ("four all", "four old"), ("four looking", "four old"), ("four renamed", "four old"), ("four all", "untrained"),
-    ("four all", "two all"), ("four all", "one of 256 all"), ("two gradient all", "two all"),
-    ("four all again", "four all"), ("four all and conventions", "four all"), (f"tuned {DOSE}", "four all"),
+    ("four of 128 all", "four all"), ("four of 128 all", "four old"), ("four of 128 all", "untrained"),
+    ("four of 128 all", "one of 256 all"), ("four all", "four old"), ("four looking", "four old"),
+    ("four renamed", "four old"), ("four all", "two all"), ("four all", "one of 256 all"),
+    ("two gradient all", "two all"), ("four of 128 all again", "four of 128 all"),
+    ("four of 128 all and conventions", "four of 128 all"), (f"tuned {DOSE}", "four of 128 all"),
     (f"tuned {COMPARED}", f"tuned {DOSE}"),
 )  # fmt: skip
 
@@ -757,7 +531,7 @@ def table(result: dict[str, Any]) -> str:
     lines.append("|---|---:|---:|")
     for name, terms in result["losses"].items():
         if terms:
-            cells = [f"{terms[t][0]:.3f} → {terms[t][1]:.3f}" for t in ("kl_oracle", "kl_foreign")]
+            cells = [f"{terms[t][0]:.3f} → {terms[t][1]:.3f}" for t in ("kl_teacher", "kl_foreign")]
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -18,5 +18,5 @@ cp "$("$PYTHON" -c 'from rune.benchmarks import humaneval; print(humaneval._pack
 chmod -R u+w "$S"
 tar cf - -C "$S" lessons corpus data | xz -3 > "$1/files.tar.xz"
 cp ../adapter_lane.sh "$1/start.sh"
-printf 'SCRIPT=updates-sealed/sealed.py\nJUDGE=yes\n' > "$1/lane.env"
+printf 'SCRIPT=updates-sealed/sealed.py\nJUDGE=yes\nPLANNED=%s\nWORKERS=2\nMEMORY=0.48\n' "${PLANNED:-6000}" > "$1/lane.env"
 (cd "$1" && ls -l && sha256sum ./*)

@@ -17,7 +17,7 @@ import argparse
 import random
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +136,19 @@ class Study:
         self.chosen = store.read_json(args.corpus / "recipe.json")
         rounds = len(TRAININGS) * FOLDS / args.workers
         small = (
-            {"text_tokens": 4000, "example_tokens": 4000, "together": 4, "block": 4, "dose": 2} if args.smoke else {}
+            {
+                "text_tokens": 4000,
+                "example_tokens": 4000,
+                "together": 4,
+                "block": 4,
+                "dose": 2,
+                "slice": 1,
+                "reserve": 5.0,
+            }
+            if args.smoke
+            else {}
         )
-        self.recipe = Recipe(seed=SEED, rounds=rounds, reserve=30.0, **small)
+        self.recipe = Recipe(seed=SEED, rounds=rounds, **{"reserve": 60.0, **small})
         self.lane = Lane(args, self.recipe)
         lessons = updates._read_real(args.lessons)
         self.generated = {name: self._jobs(args, name, count) for name, count in GENERATED.items()
@@ -164,7 +174,7 @@ class Study:
 
     def _jobs(self, args: argparse.Namespace, name: str, count: int) -> list[Job]:
         texts = store.read_jsonl(args.corpus / f"{name}.jsonl", Trajectory)
-        found = [Job(j.case.problem, j.case.own, j.lessons) for j in real_looking.jobs_of(texts, (), f"{name}/{SEED}")]
+        found = real_looking.jobs_of(texts, (), f"{name}/{SEED}")
         return self.lane.fitting(found[: round(1.2 * count)])[:count]
 
     def pools(self, fold: int) -> list[list[Job]]:
@@ -172,10 +182,11 @@ class Study:
         out = {function(j.own) for j in self.held[fold]}
         return [self.real[fold], *([j for j in some if function(j.own) not in out] for some in self.generated.values())]
 
-    def shares(self) -> list[int]:
-        """Of a step's twelve examples three are real, the others of the sources in equal shares."""
-        return [3, *([9 // len(self.generated)] * len(self.generated))] if not self.lane.args.smoke else [
-            1] * (1 + len(self.generated))  # fmt: skip
+    def shares(self) -> Sequence[int]:
+        """Of a step's twelve examples: real ones, then those of each source, as in updates-real-looking."""
+        if self.lane.args.smoke:
+            return [1] * (1 + len(self.generated))
+        return real_looking.SHARES[len(self.generated)]
 
     def wrong(self, fold: int) -> dict[str, str]:
         """Task → its wrong donor's: a task of another function, of the same package where there is one."""
@@ -194,7 +205,10 @@ def function(lesson: Trajectory) -> str:
 def variants(chosen: dict[str, Any]) -> list[Variant]:
     """Seed by seed, so that those that come to an end are whole."""
     return [
-        Variant(f"fold {fold} seed {seed}", tuple(chosen["sources"]), seed, chosen["passes"], chosen["tokens"])
+        Variant(
+            f"fold {fold} seed {seed}", tuple(chosen["sources"]), seed, chosen["passes"], chosen["tokens"],
+            cost=chosen["cost"],
+        )
         for seed in TRAININGS for fold in range(FOLDS)
     ]  # fmt: skip
 
@@ -211,29 +225,24 @@ def draw(args: argparse.Namespace) -> None:
         jobs = study.held[fold]
         drawn = lanes.mixture(lane, study.pools(fold), study.shares())
         model = lanes.trained(lane, variant, drawn, teachers)
-        made = dict(
-            zip((j.key for j in jobs), lane.write(model, [j.lessons for j in jobs], variant.tokens), strict=True)
-        )
+        made = lanes.Written(lane, model, {j.key: j.lessons for j in jobs}, variant.tokens)
         show(study, variant.name, fold, f"@{variant.seed}", made, "written")
         donors(study, variant.name, jobs, made)
         if variant.seed == TRAININGS[0]:
-            own = lane.write(model, [(j.own,) for j in jobs], variant.tokens)
+            own = lanes.Written(lane, model, {f"own/{j.key}": (j.own,) for j in jobs}, variant.tokens)
             arm = f"own@{variant.seed}"
             asks = [Ask(arm, j.problem) for j in jobs]
-            named = dict(zip((j.key for j in jobs), own, strict=True))
-            lane.show(variant.name, asks, named, {(arm, key): key for key in named}, DRAWS)
+            lane.show(variant.name, asks, own, {(arm, j.key): f"own/{j.key}" for j in jobs}, DRAWS)
             harm(study, variant.name, made)
         lane.rest()
         lane.done(f"draw {variant.name}")
 
-    if lane.claim("without"):
-        without(study)
-        lane.finish("without")
+    lanes.attempt(lane, "without", lambda: without(study))
     lanes.in_turn(lane, variants(study.chosen), part)
     lane.done("end")
 
 
-def show(study: Study, file: str, fold: int, mark: str, made: dict[str, Any], label: str) -> None:
+def show(study: Study, file: str, fold: int, mark: str, made: Mapping[str, Adapters], label: str) -> None:
     """Draw adapters on a fold's tasks, each its own and its wrong donor's."""
     wrong = study.wrong(fold)
     for arm, whose in ((label, {key: key for key in wrong}), (f"{label}_wrong", wrong)):
@@ -262,7 +271,7 @@ def without(study: Study) -> None:
     lane.done("tuned")
 
 
-def harm(study: Study, name: str, made: dict[str, Any]) -> None:
+def harm(study: Study, name: str, made: Mapping[str, Adapters]) -> None:
     """HumanEval under adapters of random held-out updates of the fold; a fifth of the tasks each."""
     fold = int(name.split()[1])
     problems = real_looking._humaneval(study.lane.args)[fold::FOLDS][: 2 if study.lane.args.smoke else None]
@@ -274,7 +283,7 @@ def harm(study: Study, name: str, made: dict[str, Any]) -> None:
 
 
 @torch.no_grad()
-def donors(study: Study, name: str, jobs: Sequence[Job], made: dict[str, Adapters]) -> None:
+def donors(study: Study, name: str, jobs: Sequence[Job], made: Mapping[str, Adapters]) -> None:
     """OUT/donors-NAME.json: nats of one solution an update under the adapter of each update, [donor][target]."""
     lane = study.lane
     first: dict[str, Job] = {}

@@ -6,7 +6,6 @@ import ast
 import importlib
 import random
 import re
-import weakref
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -164,29 +163,3 @@ def test_the_rule_takes_the_best_forward_variant_by_named_programs(study: Module
     drawn += [*rows("two gradient all", 4), *rows("two gradient all_wrong", 0), *rows("two all", 4)]
     assert study.choice(drawn) == {"chosen": "four old", "scores": {"four all": 50.0, "four old": 125.0}}
     assert study.choice([])["chosen"] is None
-
-
-def test_a_batch_that_did_not_fit_is_gone_before_a_smaller_one_begins(study: ModuleType) -> None:
-    torch = importlib.import_module("torch")
-    held: list[weakref.ref[Any]] = []
-    asked: list[int] = []
-
-    class Small(study.Lane):  # type: ignore[misc, name-defined]
-        """A machine that holds three LoRAs at once."""
-
-        def __init__(self) -> None:
-            pass
-
-        def rest(self) -> None:
-            pass
-
-        def tune(self, jobs: Any, steps: int, part: str, *, together: int) -> dict[str, Any]:  # type: ignore[override]
-            assert not any(ref() is not None for ref in held), "the batch that did not fit is still there"
-            asked.append(together)
-            batch = torch.zeros(together)
-            held.append(weakref.ref(batch))
-            if together > 3:
-                raise torch.OutOfMemoryError
-            return {"made": together}
-
-    assert Small().tuned([], 4, "real", together=24) == {"made": 1} and asked == [24, 6, 1]

@@ -273,3 +273,39 @@ def test_phase_4_tells_by_its_rule_what_reconstructs_and_what_serves(phase4: Mod
     }
     result["used"]["contrasts"]["end to end − end to end_wrong"] = (5.0, 0.0, 9.0)
     assert not phase4.verdict(result)["end to end"]["serves"]
+
+
+@pytest.fixture
+def cause(study: ModuleType) -> ModuleType:
+    return importlib.import_module("cause")
+
+
+def test_a_prompt_says_a_name_as_words_of_any_spelling_and_not_inside_another(cause: ModuleType) -> None:
+    assert cause._says("def make_pformat_last(items):", "pprint.pformat")
+    assert cause._says("Use the new fast_log of it.", "math.log", "fast_log")
+    assert not cause._says("Give the logarithm of each.", "math.log")
+    assert not cause._says("Be fast, and log nothing.", "math.ceil", "quick_log")
+
+
+def test_tokens_that_begin_a_name_are_found_where_the_text_has_it(cause: ModuleType, base: Base) -> None:
+    text = base.encode("Do it.", "x = math.log(y)\nlogs = catalog.log(log)")
+    at = cause.names_at(base, text, "log")
+    pieces = [base.tokenizer.decode([i]) for i in text.ids[text.start :]]
+    starts = [len("".join(pieces[:n])) for n in range(len(pieces) + 1)]
+    whole = "".join(pieces)
+    places = [n for n in range(len(whole)) if whole[n : n + 4] in ("log(", "log)")]
+    assert len(at) == len(places) == 3
+    assert all(starts[token] <= place < starts[token + 1] for token, place in zip(at, places, strict=True))
+
+
+def test_what_is_kept_is_the_largest_error_and_the_names_in_it(cause: ModuleType, base: Base) -> None:
+    lesson = Trajectory(trajectory_id="1", task_id="t/0", benchmark="b", prompt="Do it.", attempts=(),
+                        solution="import math\n\n\ndef f(x):\n    return math.ceil(x)\n")  # fmt: skip
+    problem = Problem(task_id="t/1", benchmark="b", prompt="", entry_point="f", test="",
+                      prelude="UPDATED = ('math', 'ceil')\n")  # fmt: skip
+    job = SimpleNamespace(lessons=(lesson, lesson), case=SimpleNamespace(problem=problem))
+    found = cause.kept(base, job)
+    assert found["names"] == 2 and found["names kept"]["512"] == 2 and found["share"]["512"] == 1.0
+    shares = list(found["share"].values())
+    assert shares == sorted(shares) and 0 < shares[0] <= 1
+    assert found["tokens"] == 2 * (len(base.encode("Do it.", lesson.solution).ids) - base.encode("Do it.", "").start)

@@ -4,7 +4,8 @@
     .venv/bin/python tools/gpu/remote/calls.py list .carry --lane e15:0,3:8 --lane h12:-:38 --early h12
 
 `.carry` holds 0.5b/000/piece000 …, 1.5b/…, vllm/0/p00 … (`carry_model.py split`, vLLM's archive in pieces), and
-lane-NAME/start.sh for each lane; setup/ needs site.tar.xz (wheels, unpacked) and data.tar.xz (what `split` left in
+lane-NAME/start.sh for each lane and, to go on where it was, what it left as state-NAME/0/… (its files in folders that
+fit a call, put to /tmp/state-NAME); setup/ needs site.tar.xz (wheels, unpacked) and data.tar.xz (what `split` left in
 data/, in folders 0.5b and 1.5b), and may have more.tgz (more wheels for vLLM).
 """
 
@@ -103,6 +104,9 @@ def calls(carry: Path, lanes: Sequence[str], early: Sequence[str], kind: str, fe
     if first:
         folders = [carry / f"lane-{lane.partition(':')[0]}" for lane in first]
         call(folders, f"{GUARD}bash /tmp/ready/lane.sh {' '.join(first)}", 60)
+    for name in names:
+        for folder in sorted(path for path in (carry / f"state-{name}").glob("*") if path.is_dir()):
+            call([folder], f"{GUARD}mkdir -p /tmp/state-{name} && cp {folder}/* /tmp/state-{name}/", 60)
     for what in MODELS:
         folders = sorted({piece.parent for piece in pieces(carry, what)})
         for folder in folders:

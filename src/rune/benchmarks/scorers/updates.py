@@ -49,17 +49,22 @@ def function_of(benchmark: str, name: str) -> str:
     return name.partition(":")[0] if benchmark in BENCHMARKS else ""
 
 
+def updated_name(problem: Problem) -> str:
+    """What the function is called after the update; "" where the problem's prelude does not say `UPDATED`."""
+    mark = "UPDATED = "
+    line = next((line for line in problem.prelude.splitlines() if line.strip().startswith(mark)), "")
+    return str(ast.literal_eval(line.partition(mark)[2])[1]) if line else ""
+
+
 def names_function(program: str, problem: Problem) -> bool | None:
     """Whether the program's code, not its strings or comments, names the function as it is called after the update.
 
     A program that passes with an update and not without it may never name it: the task's own test then does. None where
     the problem's prelude does not say `UPDATED` (see `prelude`).
     """
-    mark = "UPDATED = "
-    line = next((line for line in problem.prelude.splitlines() if line.strip().startswith(mark)), "")
-    if not line:
+    name = updated_name(problem)
+    if not name:
         return None
-    _, name = ast.literal_eval(line.partition(mark)[2])
     try:
         tree = ast.parse(program)
     except SyntaxError:  # judged by a later Python, which reads quotes inside an f-string

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from rune.adapters import peft
 from rune.adapters.peft import Adapter
+from rune.engines.local.blocks import BLOCK, Copies
 from rune.engines.local.host_tier import HostTier, size_of
-from rune.engines.local.prefixes import BLOCK, PrefixCache
+from rune.engines.local.prefixes import PrefixCache
 from rune.engines.local.torch_engine import TorchEngine
 from rune.engines.shared.streams import gather, joined
 from rune.errors import AdapterError, EngineError
@@ -161,10 +161,10 @@ def test_beginnings_stay_within_their_bytes_and_the_oldest_leave(world: World) -
     engine.close()
 
 
-def numbered(first: int, count: int) -> tuple[Tensor, Tensor]:
+def numbered(first: int, count: int) -> Copies:
     """Keys [1, 1, S, 1] that say their position; values its negative."""
     keys_LVSD = torch.arange(first, first + count, dtype=torch.float32).view(1, 1, count, 1)
-    return keys_LVSD, -keys_LVSD
+    return Copies(keys_LVSD, -keys_LVSD)
 
 
 def read_back(cache: PrefixCache, prompt: tuple[int, ...]) -> int:
@@ -200,7 +200,7 @@ def test_whatever_comes_and_leaves_every_known_token_is_from_its_own_place() -> 
         known += read_back(cache, prompt)
         cache.keep(None, "", prompt, numbered)
         assert cache.bytes <= cache.most_bytes
-        assert len(cache) == sum(run.kept[0].shape[2] // BLOCK for run in cache._runs.values())
+        assert len(cache) == sum(run.kept.tokens // BLOCK for run in cache._runs.values())
         assert read_back(cache, prompt) > 0
     assert known > 100 * BLOCK
     cache.shrink(0)
@@ -332,11 +332,11 @@ def test_an_idle_engine_waits_for_the_adapter_and_draws(world: World) -> None:
 
 def spent(engine: TorchEngine) -> tuple[int, int, int]:
     """Bytes of rows, of adapters (and those lined up), of beginnings, as they lie there."""
-    cache = engine.decoder.device._cache
-    rows = 0 if cache is None else 2 * cache.keys_LRVSD.numel() * cache.keys_LRVSD.element_size()
+    rows = engine.decoder.device.bytes
     pool = engine.pool
     adapters = (pool._resident_NE.numel() + pool._active_GE.numel()) * pool.dtype.itemsize
-    return rows, adapters, engine.prefixes.bytes if engine.prefixes else 0
+    apart = engine.prefixes if engine.decoder.device.blocks is None else None  # else they lie among the rows' blocks
+    return rows, adapters, apart.bytes if apart else 0
 
 
 def test_rows_adapters_and_beginnings_stay_within_one_number_of_bytes(world: World, tmp_path: Path) -> None:
@@ -431,7 +431,8 @@ def test_an_adapter_handed_over_as_tensors_counts_within_the_budget(world: World
 def test_an_adapter_of_many_rows_is_lined_up_no_oftener_than_the_budget_allows(world: World) -> None:
     """In plain torch it stands in a group for each of its rows here; the answers are the ones without a budget."""
     engine = torch_engine(world, window=192, max_rows=8)
-    total = engine.decoder.row_bytes(320) * 8 * 4 // 3 + 16
+    blocks, size = 8 * 192 // BLOCK + 1, engine.pool.bytes_with(peft.read_peft(world.folder(world.adapters[1])))
+    total = 8 * engine.decoder.row_bytes(0) + blocks * engine.decoder.block_bytes + 6 * size
     engine.close()
     requests = [ask("x", world.adapters[0], key="many", n=7), ask("x", world.adapters[1], key="one", n=1)]
     expected = {(c.key, c.draw): c.text for c in torch_engine(world).complete(requests)}

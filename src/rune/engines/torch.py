@@ -25,12 +25,17 @@ class Config:
     device_bytes: int = 0  # rows, adapters and prefixes of submitted requests together; 0: by memory_fraction
     host_bytes: int = 512 << 20  # adapters in host memory, for submitted requests; 0: each is read from the disk
     prefix_bytes: int = 256 << 20  # keys and values of submitted prompts, for those that begin alike; 0: none
+    kv_layout: str = ""  # "paged": rows get room for keys and values as they grow; "static": all they may need at once
     graphs: bool = True  # CUDA graphs
 
     def __post_init__(self) -> None:
         if min(self.max_rows, self.prefill_tokens, self.burst) < 0 or min(self.max_adapters, self.window) < 1:
             raise ValueError(
                 "max_rows, prefill_tokens and burst must be at least 0, max_adapters and window at least 1"
+            )
+        if self.kv_layout not in ("", "paged", "static"):
+            raise ValueError(
+                f"kv_layout must be paged or static, found {self.kv_layout!r}; leave it out for the device's"
             )
         if min(self.device_bytes, self.host_bytes, self.prefix_bytes) < 0:
             raise ValueError("device_bytes, host_bytes and prefix_bytes must be at least 0")

@@ -34,9 +34,7 @@ class Config:
                 "max_rows, prefill_tokens and burst must be at least 0, max_adapters and window at least 1"
             )
         if self.kv_layout not in ("", "paged", "static"):
-            raise ValueError(
-                f"kv_layout must be paged or static, found {self.kv_layout!r}; leave it out for the device's"
-            )
+            raise ValueError(f"kv_layout must be paged, static or left out, found {self.kv_layout!r}")
         if min(self.device_bytes, self.host_bytes, self.prefix_bytes) < 0:
             raise ValueError("device_bytes, host_bytes and prefix_bytes must be at least 0")
         if not 0 < self.memory_fraction <= 1:

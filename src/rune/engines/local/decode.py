@@ -13,7 +13,8 @@ time and never a token. Where keys and values are paged, rows get blocks as they
 that were kept for others go first, then the row that came last waits in front of those that never began. It keeps its
 tokens, and when it enters again all that it has is read as a prompt is: nothing is drawn twice. When memory runs out
 all the same the batch is halved and what was unfinished starts over: same seeds, same tokens. `run` takes turns until a
-list of rows is done; a session (`session.py`) takes the same turns for as long as requests come. This file is the host's side; `device` is the other.
+list of rows is done; a session (`session.py`) takes the same turns for as long as requests come. This file is the
+host's side; `device` is the other.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Limits:
     pass_cost: int  # what a pass costs beside its tokens, in tokens
     burst: int  # steps between two looks of the host
     graphs: bool
-    paged: bool = False
+    paged: bool  # keys and values
     look_seconds: float = 10.0  # between two looks at what memory is free, where rows wait for some
 
 
@@ -86,7 +87,7 @@ class Decoder:
 
     def __init__(self, network: Network, pool: AdapterPool, *, ends: frozenset[int], limits: Limits) -> None:
         self.network, self.pool, self.ends, self.limits = network, pool, ends, limits
-        self.device = Device(network, pool, burst=limits.burst, graphs=limits.graphs)
+        self.device = Device(network, pool, burst=limits.burst, graphs=limits.graphs, paged=limits.paged)
         self.stats = Stats()
         self.waiting: deque[Row] = deque()
         self.prefixes: PrefixCache | None = None  # a session's
@@ -350,8 +351,8 @@ class Decoder:
             viewer = "nvidia-smi" if device.type == "cuda" else "top"
             console.warn(
                 f"{free_memory(device) / 1e9:.1f} GB of memory are free on {device}: {self._room.rows} of "
-                f"{self._wanted.rows} rows fit at once, more when more is free; see what else is there ({viewer}), or use a shorter "
-                "max_new_tokens, a smaller model or --set model.quantize=nf4"
+                f"{self._wanted.rows} rows fit at once, more when more is free; see what else is there ({viewer}), or "
+                "use a shorter max_new_tokens, a smaller model or --set model.quantize=nf4"
             )
         self._short = short
 

@@ -54,11 +54,12 @@ class PendingBurst(NamedTuple):
 class Device:
     """Buffers of one batch on one device."""
 
-    def __init__(self, network: Network, pool: AdapterPool, *, burst: int, graphs: bool) -> None:
+    def __init__(self, network: Network, pool: AdapterPool, *, burst: int, graphs: bool, paged: bool) -> None:
         self.network, self.pool, self.burst = network, pool, burst
-        self.asynchronous = network.device.type == "cuda"
+        self._pinned = network.device.type == "cuda"  # the host's side of copies, which then need not be waited for
+        self.asynchronous = self._pinned
         self._graphs = Graphs(enabled=graphs and self.asynchronous)
-        self._kernels = _kernels(network) if self.asynchronous else None
+        self._kernels = _kernels(network, paged) if self.asynchronous else None
         self._lora_kernels = _lora_kernels(network) if self._kernels else None
         self._mass = self._kernels.chunk_mass if self._kernels else sampler.chunk_mass
         self._cache: Cache | BlockCache | None = None
@@ -119,7 +120,7 @@ class Device:
             self.blocks = Blocks(room.blocks)
             self._host_RC = np.zeros((rows, needed(reach)), dtype=np.int32)
             self._sent_RC = [
-                torch.zeros(self._host_RC.shape, dtype=torch.int32, pin_memory=self.asynchronous) for _ in "ab"
+                torch.zeros(self._host_RC.shape, dtype=torch.int32, pin_memory=self._pinned) for _ in "ab"
             ]
             self._stale = False
         else:
@@ -133,7 +134,7 @@ class Device:
         self._logits_BV = torch.empty(rows, self.network.vocabulary, dtype=self.network.dtype, device=device)
         self._table_N3 = torch.zeros(rows + 1, 3, dtype=torch.int32, device=device)
         self._burst_UB = torch.zeros(self.burst, rows, dtype=torch.long, device=device)
-        self._host_UB = [torch.zeros(self.burst, rows, dtype=torch.long, pin_memory=self.asynchronous) for _ in "ab"]
+        self._host_UB = [torch.zeros(self.burst, rows, dtype=torch.long, pin_memory=self._pinned) for _ in "ab"]
 
     def release(self) -> None:
         """Forget the buffers and the graphs recorded over them."""
@@ -273,7 +274,7 @@ class Device:
         self._host_UB.reverse()  # the burst before this one may not have been read yet
         tokens_UB = self._host_UB[0][:, :count]
         tokens_UB.copy_(self._burst_UB[:, :count], non_blocking=True)
-        if not self.asynchronous:
+        if not self._pinned:
             return PendingBurst(tokens_UB, None, places, reports)
         landed = torch.cuda.Event()
         landed.record()
@@ -402,12 +403,12 @@ def group_by_sampling(rows: Sequence[Row | None], device: torch.device) -> Mix:
     return [(sampling, torch.tensor(places, device=device)) for sampling, places in ways.values()]
 
 
-def _kernels(network: Network) -> Any:
+def _kernels(network: Network, paged: bool) -> Any:
     """The Triton kernels, or None (with a warning) where they cannot be had: the plain torch step then serves."""
     try:
         from rune.engines.local import kernels as module
 
-        module.check(network)
+        module.check(network, paged=paged)
     except Exception as error:  # a missing compiler shows in many ways; none may stop a run that can go on
         console.warn(f"no Triton kernels ({str(error).splitlines()[0] if str(error) else error!r}); using plain torch")
         return None

@@ -515,62 +515,77 @@ class Bench:
     def paging(self) -> dict[str, Any]:
         """Keys and values of rows paged against static, turn about, under one `device_bytes`: what a server asks.
 
-        The same requests to both, base and 8 adapters mixed, answers of up to `--served-tokens` in a window of
-        `--window`. Rates are of the faster of `--repeats` runs. `tight`: paged with a fifth of the bytes more than one
-        request takes, so that rows wait in the middle. `float32`: texts of a few requests, which must be equal.
+        The same requests to both, the base and two adapters mixed, answers of up to `--served-tokens` in a window of
+        `--window`. Each runs `--repeats` times, and the fastest counts. `tight`: paged, the base alone, in a fifth more
+        than the bytes that one static row takes, so that rows wait in the middle. `float32`: a few texts of each, which
+        must be equal to the static layout's.
         """
         self.drop_engine()
         self._plain = None
-        found: dict[str, Any] = {"window": self.args.window, "in_flight": self.args.in_flight}
-        systems = {"static": "static", "paged": "paged", "tight": "paged"}
-        least = self.paging_bytes()
-        room = {"static": self.args.device_bytes or 8 * least}
-        room |= {"paged": room["static"], "tight": least * 6 // 5}
-        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in systems}
+        least = {dtype: self.paging_bytes(dtype) for dtype in {self.args.dtype, "float32"}}
+        both = self.args.device_bytes or 8 * least[self.args.dtype]
+        tight = least[self.args.dtype] * 6 // 5
+        layouts = {"static": ("static", both), "paged": ("paged", both), "tight": ("paged", tight)}
+        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in layouts}
         texts: dict[str, dict[tuple[str, int], str]] = {}
-        for _ in range(max(self.args.repeats, 2)):  # in the first one graphs are recorded
-            for name, layout in systems.items():
-                before = self.allocated()
-                self._engine = self.paging_engine(layout, room[name], self.args.dtype)
-                weights = self.allocated() - before
-                linears = target_linears(self._engine.network.model)
-                refs = [self._engine.put_adapter(f"bench-{i}", self.adapter(linears, i)) for i in range(8)]
-                requests = self.session_requests([None, *refs])
-                self.served(requests[: self.args.in_flight])
-                if self.args.device == "cuda":
-                    torch.cuda.reset_peak_memory_stats()
-                begun = plain_stats(self._engine)
-                self._engine.stats.most_rows = 0
-                with Clock(self.args) as clock:
-                    completions, first_ms = self.served(requests)
-                ended = plain_stats(self._engine)
-                texts[name] = {(c.key, c.draw): c.text for c in completions}
-                peak = torch.cuda.max_memory_allocated() - weights if self.args.device == "cuda" else 0
-                runs[name].append({
-                    "device_bytes": room[name], "most_rows": self._engine.stats.most_rows,
-                    "rows_planned": self._engine.decoder.device.rows, **clock.rates(completions),
-                    "first_token_ms": percentiles(first_ms), "peak_bytes_beside_weights": peak,
-                    "kernels": self._engine.decoder.device.uses_kernels,
-                    **{key: round(ended[key] - begun[key], 3) for key in ended},
-                })  # fmt: skip
-                self.drop_engine()
-        found |= {name: max(some, key=lambda run: run["rate"]) for name, some in runs.items()}
-        found["requests"] = len(texts["static"])
-        found[f"{self.args.dtype}: equal texts"] = agreement(texts["static"], texts["paged"])
-        exact = {}
-        for name, layout in systems.items():
-            engine = self.paging_engine(layout, 0 if name == "static" else room["tight"] * 2, "float32")
-            strong = [engine.put_adapter(f"strong-{seed}", self.strong(engine, seed)) for seed in (1, 2)]
-            some = self.session_requests([None, *strong])[:24]
+        for _ in range(max(self.args.repeats, 2)):
+            for name, (layout, device_bytes) in layouts.items():
+                run, texts[name] = self.paging_run(layout, device_bytes, num_adapters=0 if name == "tight" else 2)
+                runs[name].append(run)
+        found: dict[str, Any] = {name: max(some, key=lambda run: run["rate"]) for name, some in runs.items()}
+        found |= {"window": self.args.window, "in_flight": self.args.in_flight, "requests": len(texts["static"])}
+        found["equal texts"] = agreement(texts["static"], texts["paged"])
+        exact: dict[str, dict[tuple[str, int], str]] = {}
+        for name, (layout, _) in layouts.items():
+            engine = self.paging_engine(layout, least["float32"] * 6 // 5 if name == "tight" else 0, "float32")
+            some = []
+            if name != "paged":
+                some += [replace(one, key=f"base-{one.key}") for one in self.session_requests([])[:16]]
+            if name != "tight":
+                strong = [engine.put_adapter(f"strong-{seed}", self.strong(engine, seed)) for seed in (1, 2)]
+                some += self.session_requests([None, *strong])[:16]
             exact[name], _ = through_session(engine, some)
-            found[f"float32: rows that waited, {name}"] = engine.stats.preemptions
             engine.close()
-        found["float32: equal texts"] = min(agreement(exact["static"], exact[name]) for name in ("paged", "tight"))
-        found["paged over static, tokens per second"] = round(found["paged"]["rate"] / found["static"]["rate"], 3)
-        found["paged over static, rows at once"] = round(found["paged"]["most_rows"] / found["static"]["most_rows"], 3)
+        found["float32: equal texts"] = min(
+            agreement({key: text for key, text in exact["static"].items() if key in exact[name]}, exact[name])
+            for name in ("paged", "tight")
+        )
+        for what, key in (("tokens per second", "rate"), ("rows at once", "most_rows")):
+            found[f"paged over static, {what}"] = round(found["paged"][key] / found["static"][key], 3)
         if found["float32: equal texts"] < 0.9 or not found["tight"]["preemptions"]:
             raise RuntimeError(f"paging changes texts, or no row had to wait: {found}")
         return found
+
+    def paging_run(
+        self, layout: str, device_bytes: int, *, num_adapters: int
+    ) -> tuple[dict[str, Any], dict[tuple[str, int], str]]:
+        """One layout's rates and rows, and what it said. The first round, not counted, records graphs."""
+        before = self.allocated()
+        engine = self._engine = self.paging_engine(layout, device_bytes, self.args.dtype)
+        weights = self.allocated() - before
+        linears = target_linears(engine.network.model)
+        refs = [engine.put_adapter(f"bench-{i}", self.adapter(linears, i)) for i in range(num_adapters)]
+        requests = self.session_requests([None, *refs])
+        self.served(requests[: self.args.in_flight])
+        if self.args.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        begun, engine.stats.most_rows = plain_stats(engine), 0
+        with Clock(self.args) as clock:
+            completions, first_ms = self.served(requests)
+        ended = plain_stats(engine)
+        run = {
+            "device_bytes": device_bytes,
+            "rows_planned": engine.decoder.device.rows,
+            "most_rows": engine.stats.most_rows,
+            **clock.rates(completions),
+            "first_token_ms": percentiles(first_ms),
+            "peak_bytes": torch.cuda.max_memory_allocated() - weights if self.args.device == "cuda" else 0,
+            "key_and_value_bytes": engine.decoder.device.bytes,
+            "kernels": engine.decoder.device.uses_kernels,
+            **{key: round(ended[key] - begun[key], 3) for key in ended},
+        }
+        self.drop_engine()
+        return run, {(c.key, c.draw): c.text for c in completions}
 
     def paging_engine(self, layout: str, device_bytes: int, dtype: str) -> _torch.TorchEngine:
         engine = torch_engine.build(
@@ -584,10 +599,10 @@ class Bench:
             engine.decoder.ends = frozenset()
         return engine
 
-    def paging_bytes(self) -> int:
+    def paging_bytes(self, dtype: str) -> int:
         """The least `device_bytes` of a static engine."""
         try:
-            self.paging_engine("static", 1, self.args.dtype)
+            self.paging_engine("static", 1, dtype)
         except EngineError as error:
             return int(str(error).partition("; set ")[2].partition(" ")[0])
         raise AssertionError("an engine was built with one byte")

@@ -30,9 +30,9 @@ SAMPLING = Sampling(temperature=1.0, max_new_tokens=24, top_k=40)
 SYSTEM = "You are a careful reader of programs and you say what they do, one after another, in whole sentences.\n" * 3
 
 
-@pytest.fixture
-def engine(world: World) -> Iterator[TorchEngine]:
-    engine = torch_engine(world, max_rows=4)
+@pytest.fixture(params=["paged", "static"])
+def engine(world: World, request: pytest.FixtureRequest) -> Iterator[TorchEngine]:
+    engine = torch_engine(world, max_rows=4, kv_layout=request.param)
     yield engine
     engine.close()
 
@@ -54,7 +54,8 @@ def hits(engine: TorchEngine) -> int:
 # ---------------------------------------------------------------------------- prompts that begin alike
 
 
-def test_with_a_known_beginning_a_prompt_has_the_same_answer(world: World) -> None:
+@pytest.mark.parametrize("layout", ["paged", "static"])
+def test_with_a_known_beginning_a_prompt_has_the_same_answer(world: World, layout: str) -> None:
     requests = [ask(f"{number} " * number, key=f"k{number}") for number in (1, 5, 9)]
     requests += [replace(one, key=f"{one.key} worn", adapter=world.adapters[0]) for one in requests]
     alone = torch_engine(world, max_rows=4, prefix_bytes=0)
@@ -63,7 +64,7 @@ def test_with_a_known_beginning_a_prompt_has_the_same_answer(world: World) -> No
     alone.close()
     listed = {(one.key, one.draw): one for one in torch_engine(world).complete(requests)}
     assert listed == expected
-    engine = torch_engine(world, max_rows=4)
+    engine = torch_engine(world, max_rows=4, kv_layout=layout)
     for request in (*requests, *requests):  # one by one: each after those that begin like it
         assert drawn(engine, request) == {place: one for place, one in expected.items() if place[0] == request.key}
     assert drawn(engine, *requests) == expected  # and all at once, in mixed batches
@@ -339,7 +340,10 @@ def spent(engine: TorchEngine) -> tuple[int, int, int]:
     return rows, adapters, apart.bytes if apart else 0
 
 
-def test_rows_adapters_and_beginnings_stay_within_one_number_of_bytes(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", ["paged", "static"])
+def test_rows_adapters_and_beginnings_stay_within_one_number_of_bytes(
+    world: World, tmp_path: Path, layout: str
+) -> None:
     """Adapters of growing rank: wider ones leave fewer places, and every answer is its adapter's."""
     root = tmp_path / "adapters"
     model = torch_engine(world).network.model
@@ -352,7 +356,7 @@ def test_rows_adapters_and_beginnings_stay_within_one_number_of_bytes(world: Wor
     free = torch_engine(here)
     expected = {c.key: c.text for ref in refs for c in free.complete([ask("x", ref, key=ref.adapter_id, n=1)])}
     total = 3 << 20
-    engine = torch_engine(here, max_rows=3, window=512, device_bytes=total)
+    engine = torch_engine(here, max_rows=3, window=512, device_bytes=total, kv_layout=layout)
     places = []
     for ref in (*refs, *refs):
         ((_, one),) = drawn(engine, ask("x", ref, key=ref.adapter_id, n=1)).items()
@@ -367,13 +371,14 @@ def test_rows_adapters_and_beginnings_stay_within_one_number_of_bytes(world: Wor
     engine.close()
 
 
-def test_a_budget_for_not_even_one_request_is_refused_with_what_would_do(world: World) -> None:
+@pytest.mark.parametrize("layout", ["paged", "static"])
+def test_a_budget_for_not_even_one_request_is_refused_with_what_would_do(world: World, layout: str) -> None:
     with pytest.raises(EngineError, match=r"device_bytes = 5000 is too little.*set (\d+) or more") as caught:
-        torch_engine(world, window=512, device_bytes=5000)
+        torch_engine(world, window=512, device_bytes=5000, kv_layout=layout)
     enough = int(str(caught.value).partition("; set ")[2].partition(" ")[0])
     with pytest.raises(EngineError, match="too little"):
-        torch_engine(world, window=512, device_bytes=enough - 16)
-    engine = torch_engine(world, window=512, device_bytes=enough)
+        torch_engine(world, window=512, device_bytes=enough - 16, kv_layout=layout)
+    engine = torch_engine(world, window=512, device_bytes=enough, kv_layout=layout)
     assert len(drawn(engine, ask("x", n=1))) == 1 and spent(engine)[0] < enough
     engine.close()
 

@@ -516,9 +516,9 @@ class Bench:
         """Keys and values of rows paged against static, turn about, under one `device_bytes`: what a server asks.
 
         The same requests to both, the base and two adapters mixed, answers of up to `--served-tokens` in a window of
-        `--window`. Each runs `--repeats` times, and the fastest counts. `tight`: paged, the base alone, in a fifth more
-        than the bytes that one static row takes, so that rows wait in the middle. `float32`: a few texts of each, which
-        must be equal to the static layout's.
+        `--window`; and a list of all tasks × n, of the base. Each runs `--repeats` times, and the fastest counts.
+        `tight`: paged, the base alone, in a fifth more than the bytes that one static row takes, so that rows wait in
+        the middle. `float32`: a few texts of each, which must be equal to the static layout's.
         """
         self.drop_engine()
         self._plain = None
@@ -550,7 +550,8 @@ class Bench:
             agreement({key: text for key, text in exact["static"].items() if key in exact[name]}, exact[name])
             for name in ("paged", "tight")
         )
-        for what, key in (("tokens per second", "rate"), ("rows at once", "most_rows")):
+        ratios = ("served tokens per second", "rate"), ("listed tokens per second", "list_rate")
+        for what, key in (*ratios, ("served rows at once", "most_rows")):
             found[f"paged over static, {what}"] = round(found["paged"][key] / found["static"][key], 3)
         if found["float32: equal texts"] < 0.9 or not found["tight"]["preemptions"]:
             raise RuntimeError(f"paging changes texts, or no row had to wait: {found}")
@@ -560,9 +561,17 @@ class Bench:
         self, layout: str, device_bytes: int, *, num_adapters: int
     ) -> tuple[dict[str, Any], dict[tuple[str, int], str]]:
         """One layout's rates and rows, and what it said. The first round, not counted, records graphs."""
+        listed: dict[str, Any] = {}
         before = self.allocated()
         engine = self._engine = self.paging_engine(layout, device_bytes, self.args.dtype)
         weights = self.allocated() - before
+        if num_adapters:
+            for _ in range(2):
+                with Clock(self.args) as clock:
+                    completions = list(engine.complete(self.requests([])))
+                listed = {f"list_{key}": value for key, value in clock.rates(completions).items()}
+            listed["list_key_and_value_bytes"] = engine.decoder.device.bytes
+            engine.release()
         linears = target_linears(engine.network.model)
         refs = [engine.put_adapter(f"bench-{i}", self.adapter(linears, i)) for i in range(num_adapters)]
         requests = self.session_requests([None, *refs])
@@ -583,6 +592,7 @@ class Bench:
             "key_and_value_bytes": engine.decoder.device.bytes,
             "kernels": engine.decoder.device.uses_kernels,
             **{key: round(ended[key] - begun[key], 3) for key in ended},
+            **listed,
         }
         self.drop_engine()
         return run, {(c.key, c.draw): c.text for c in completions}

@@ -255,6 +255,7 @@ class Decoder:
             shared.add(_read_as(row))
             growing += needed(row.longest) > now
             if left < growing - (not alive and able == 0):  # each that is there can grow before any has to wait
+                assert alive or able, "no row holds blocks, and the first that waits finds none"
                 return able
         return places
 

@@ -119,9 +119,7 @@ class Device:
             self._cache = BlockCache(self.network, rows, reach, room.blocks)
             self.blocks = Blocks(room.blocks)
             self._host_RC = np.zeros((rows, needed(reach)), dtype=np.int32)
-            self._sent_RC = [
-                torch.zeros(self._host_RC.shape, dtype=torch.int32, pin_memory=self._pinned) for _ in "ab"
-            ]
+            self._sent_RC = [torch.zeros(self._host_RC.shape, dtype=torch.int32, pin_memory=self._pinned) for _ in "ab"]
             self._stale = False
         else:
             self._cache = Cache(self.network, rows, reach)

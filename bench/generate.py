@@ -570,7 +570,8 @@ class Bench:
                 with Clock(self.args) as clock:
                     completions = list(engine.complete(self.requests([])))
                 listed = {f"list_{key}": value for key, value in clock.rates(completions).items()}
-            listed["list_key_and_value_bytes"] = engine.decoder.device.bytes
+            if self.args.device == "cuda":  # a CPU has given them back
+                listed["list_key_and_value_bytes"] = engine.decoder.device.bytes
             engine.release()
         linears = target_linears(engine.network.model)
         refs = [engine.put_adapter(f"bench-{i}", self.adapter(linears, i)) for i in range(num_adapters)]
@@ -584,16 +585,16 @@ class Bench:
         ended = plain_stats(engine)
         run = {
             "device_bytes": device_bytes,
-            "rows_planned": engine.decoder.device.rows,
             "most_rows": engine.stats.most_rows,
             **clock.rates(completions),
             "first_token_ms": percentiles(first_ms),
             "peak_bytes": torch.cuda.max_memory_allocated() - weights if self.args.device == "cuda" else 0,
-            "key_and_value_bytes": engine.decoder.device.bytes,
             "kernels": engine.decoder.device.uses_kernels,
             **{key: round(ended[key] - begun[key], 3) for key in ended},
             **listed,
         }
+        if self.args.device == "cuda":
+            run["rows_planned"], run["key_and_value_bytes"] = engine.decoder.device.rows, engine.decoder.device.bytes
         self.drop_engine()
         return run, {(c.key, c.draw): c.text for c in completions}
 

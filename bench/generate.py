@@ -34,7 +34,7 @@ import tempfile
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ from rune.config import plain
 from rune.engines import torch as torch_engine
 from rune.engines.local import torch_engine as _torch
 from rune.engines.shared import streams
+from rune.errors import EngineError
 from rune.models import chat, identity, loader
 from rune.runs import store
 from rune.types import AdapterRef, Completion, Delta, ModelRef, Request, Sample, Sampling
@@ -144,7 +145,7 @@ def arguments() -> argparse.Namespace:
         "--parts",
         nargs="*",
         help="default: all of the mode; extra: stream_check prefix_check strong_check session_N peft_swap "
-        "text_equality two_gpus",
+        "text_equality two_gpus paging",
     )
     parser.add_argument(
         "--engines",
@@ -169,6 +170,8 @@ def arguments() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--prefix-bytes", type=int, help="session_N: of the prefix cache; default: the engine's")
     parser.add_argument("--in-flight", type=int, default=512, help="session_N: requests that are under way at once")
+    parser.add_argument("--window", type=int, default=4096, help="paging: tokens that prompt and answer may reach")
+    parser.add_argument("--device-bytes", type=int, default=0, help="paging: of both; default: 8 static rows' or so")
     parser.add_argument("--force", action="store_true", help="run parts again that are there")
     parser.add_argument("--strict", action="store_true", help="stop at the first failure, with its traceback")
     parser.add_argument("--self-check", action="store_true", help="only check this device (20 s)")
@@ -403,7 +406,7 @@ class Bench:
             "peak_bytes": torch.cuda.max_memory_allocated() if self.args.device == "cuda" else 0,
         }  # fmt: skip
 
-    def session_requests(self, refs: list[AdapterRef]) -> list[Request]:
+    def session_requests(self, refs: Sequence[AdapterRef | None]) -> list[Request]:
         """What is asked of a server: ten requests a task (on a CPU one), one draw each, the adapters dealt round."""
         texts, sampling = self.texts(), replace(self.sampling, max_new_tokens=self.args.served_tokens)
         return [
@@ -508,6 +511,112 @@ class Bench:
         if found["float32: equal texts"] < 0.9 or not found["float32: prompt tokens not read again"]:
             raise RuntimeError(f"the prefix cache changes texts, or is not used: {found}")
         return found
+
+    def paging(self) -> dict[str, Any]:
+        """Keys and values of rows paged against static, turn about, under one `device_bytes`: what a server asks.
+
+        The same requests to both, the base and two adapters mixed, answers of up to `--served-tokens` in a window of
+        `--window`; and a list of all tasks × n, of the base. Each runs `--repeats` times, and the fastest counts.
+        `tight`: paged, the base alone, in a fifth more than the bytes that one static row takes, so that rows wait in
+        the middle. `float32`: a few texts of each, which must be equal to the static layout's.
+        """
+        self.drop_engine()
+        self._plain = None
+        least = {dtype: self.paging_bytes(dtype) for dtype in {self.args.dtype, "float32"}}
+        both = self.args.device_bytes or 8 * least[self.args.dtype]
+        tight = least[self.args.dtype] * 6 // 5
+        layouts = {"static": ("static", both), "paged": ("paged", both), "tight": ("paged", tight)}
+        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in layouts}
+        texts: dict[str, dict[tuple[str, int], str]] = {}
+        for _ in range(max(self.args.repeats, 2)):
+            for name, (layout, device_bytes) in layouts.items():
+                run, texts[name] = self.paging_run(layout, device_bytes, num_adapters=0 if name == "tight" else 2)
+                runs[name].append(run)
+        found: dict[str, Any] = {name: max(some, key=lambda run: run["rate"]) for name, some in runs.items()}
+        found |= {"window": self.args.window, "in_flight": self.args.in_flight, "requests": len(texts["static"])}
+        found["equal texts"] = agreement(texts["static"], texts["paged"])
+        exact: dict[str, dict[tuple[str, int], str]] = {}
+        for name, (layout, _) in layouts.items():
+            engine = self.paging_engine(layout, least["float32"] * 6 // 5 if name == "tight" else 0, "float32")
+            some = []
+            if name != "paged":
+                some += [replace(one, key=f"base-{one.key}") for one in self.session_requests([])[:16]]
+            if name != "tight":
+                strong = [engine.put_adapter(f"strong-{seed}", self.strong(engine, seed)) for seed in (1, 2)]
+                some += self.session_requests([None, *strong])[:16]
+            exact[name], _ = through_session(engine, some)
+            engine.close()
+        found["float32: equal texts"] = min(
+            agreement({key: text for key, text in exact["static"].items() if key in exact[name]}, exact[name])
+            for name in ("paged", "tight")
+        )
+        ratios = ("served tokens per second", "rate"), ("listed tokens per second", "list_rate")
+        for what, key in (*ratios, ("served rows at once", "most_rows")):
+            found[f"paged over static, {what}"] = round(found["paged"][key] / found["static"][key], 3)
+        if found["float32: equal texts"] < 0.9 or not found["tight"]["preemptions"]:
+            raise RuntimeError(f"paging changes texts, or no row had to wait: {found}")
+        return found
+
+    def paging_run(
+        self, layout: str, device_bytes: int, *, num_adapters: int
+    ) -> tuple[dict[str, Any], dict[tuple[str, int], str]]:
+        """One layout's rates and rows, and what it said. The first round, not counted, records graphs."""
+        listed: dict[str, Any] = {}
+        before = self.allocated()
+        engine = self._engine = self.paging_engine(layout, device_bytes, self.args.dtype)
+        weights = self.allocated() - before
+        if num_adapters:
+            for _ in range(2):
+                with Clock(self.args) as clock:
+                    completions = list(engine.complete(self.requests([])))
+                listed = {f"list_{key}": value for key, value in clock.rates(completions).items()}
+            if self.args.device == "cuda":  # a CPU has given them back
+                listed["list_key_and_value_bytes"] = engine.decoder.device.bytes
+            engine.release()
+        linears = target_linears(engine.network.model)
+        refs = [engine.put_adapter(f"bench-{i}", self.adapter(linears, i)) for i in range(num_adapters)]
+        requests = self.session_requests([None, *refs])
+        self.served(requests[: self.args.in_flight])
+        if self.args.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        begun, engine.stats.most_rows = plain_stats(engine), 0
+        with Clock(self.args) as clock:
+            completions, first_ms = self.served(requests)
+        ended = plain_stats(engine)
+        run = {
+            "device_bytes": device_bytes,
+            "most_rows": engine.stats.most_rows,
+            **clock.rates(completions),
+            "first_token_ms": percentiles(first_ms),
+            "peak_bytes": torch.cuda.max_memory_allocated() - weights if self.args.device == "cuda" else 0,
+            "kernels": engine.decoder.device.uses_kernels,
+            **{key: round(ended[key] - begun[key], 3) for key in ended},
+            **listed,
+        }
+        if self.args.device == "cuda":
+            run["rows_planned"], run["key_and_value_bytes"] = engine.decoder.device.rows, engine.decoder.device.bytes
+        self.drop_engine()
+        return run, {(c.key, c.draw): c.text for c in completions}
+
+    def paging_engine(self, layout: str, device_bytes: int, dtype: str) -> _torch.TorchEngine:
+        engine = torch_engine.build(
+            torch_engine.Config(
+                kv_layout=layout, device_bytes=device_bytes, window=self.args.window, graphs=not self.args.eager,
+                max_rows=self.args.in_flight, prefix_bytes=0, max_adapters=16,
+            ),
+            model=self.model, device=self.args.device, dtype=dtype,
+        )  # fmt: skip
+        if self.args.mode == "cpu" and dtype == self.args.dtype:
+            engine.decoder.ends = frozenset()
+        return engine
+
+    def paging_bytes(self, dtype: str) -> int:
+        """The least `device_bytes` of a static engine."""
+        try:
+            self.paging_engine("static", 1, dtype)
+        except EngineError as error:
+            return int(str(error).partition("; set ")[2].partition(" ")[0])
+        raise AssertionError("an engine was built with one byte")
 
     def kernels(self) -> dict[str, Any]:
         """Every tiling of the adapters' kernels (`bench/adapter_kernels.py`); `ours_…_tuned` takes the best."""
@@ -1255,7 +1364,7 @@ def agreement(expected: dict[Any, str], got: dict[Any, str]) -> float:
 
 
 def plain_stats(engine: _torch.TorchEngine) -> dict[str, float]:
-    names = ("steps", "row_steps", "repacks", "halvings", "prompt_tokens", "passes", "prefill_seconds")
+    names = ("steps", "row_steps", "repacks", "halvings", "preemptions", "prompt_tokens", "passes", "prefill_seconds")
     return {name: getattr(engine.stats, name) for name in names} | {
         "graphs_recorded": engine.decoder.device.graphs_recorded
     }

@@ -61,7 +61,9 @@ def test_attention_silu_and_chunk_masses_equal_plain_torch_in_single_and_half_pr
         from rune.types import ModelRef
         model = ModelRef(name="tiny", path=sys.argv[1], digest="", source="local")
         for dtype in ("float32", "float16"):
-            _kernels.check(Network(loader.load(model, device="cpu", dtype=dtype)))
+            network = Network(loader.load(model, device="cpu", dtype=dtype))
+            for paged in (False, True):
+                _kernels.check(network, paged=paged)
         print("equal")
         """
     assert "equal" in interpreted(script, world.model.path)
@@ -113,3 +115,33 @@ def test_a_ragged_mixed_batch_draws_the_texts_of_the_plain_path(world: World) ->
         print("equal")
         """
     assert "equal" in interpreted(script, world.model.path, *(str(world.folder(ref)) for ref in world.adapters))
+
+
+@pytest.mark.check
+def test_the_step_through_a_table_draws_the_texts_of_the_plain_path_where_rows_wait(world: World) -> None:
+    script = """
+        import sys
+        from tests.engines.engine_helpers import PROMPTS, torch_engine
+        from rune.engines.local import kernels as _kernels
+        from rune.types import ModelRef, Request, Sampling
+        model = ModelRef(name="tiny", path=sys.argv[1], digest="", source="local")
+
+        def texts(kernels):
+            engine = torch_engine(model, max_rows=8, kv_layout="paged" if kernels else "static")
+            device, opens = engine.decoder.device, engine.decoder.open
+            device._kernels = kernels
+            device.asynchronous = kernels is not None  # a burst behind, as on a GPU
+            if kernels:
+                engine.decoder.open = lambda rows, **how: opens(rows, **{**how, "blocks": 4})
+            sampling = Sampling(temperature=1.0, max_new_tokens=60)
+            requests = [
+                Request(key=str(i), prompt=PROMPTS[i % 2], sampling=sampling, seed=7 * i) for i in range(3)
+            ]
+            found = {(c.key, c.draw): c.text for c in engine.complete(requests)}
+            assert bool(engine.stats.preemptions) == (kernels is not None)
+            return found
+
+        assert texts(_kernels) == texts(None)
+        print("equal")
+        """
+    assert "equal" in interpreted(script, world.model.path)

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from rune.adapters import peft
 from rune.adapters.peft import Adapter
+from rune.engines.local.blocks import BLOCK, Copies
 from rune.engines.local.host_tier import HostTier, size_of
-from rune.engines.local.prefixes import BLOCK, PrefixCache
+from rune.engines.local.prefixes import PrefixCache
 from rune.engines.local.torch_engine import TorchEngine
 from rune.engines.shared.streams import gather, joined
 from rune.errors import AdapterError, EngineError
@@ -30,9 +30,9 @@ SAMPLING = Sampling(temperature=1.0, max_new_tokens=24, top_k=40)
 SYSTEM = "You are a careful reader of programs and you say what they do, one after another, in whole sentences.\n" * 3
 
 
-@pytest.fixture
-def engine(world: World) -> Iterator[TorchEngine]:
-    engine = torch_engine(world, max_rows=4)
+@pytest.fixture(params=["paged", "static"])
+def engine(world: World, request: pytest.FixtureRequest) -> Iterator[TorchEngine]:
+    engine = torch_engine(world, max_rows=4, kv_layout=request.param)
     yield engine
     engine.close()
 
@@ -54,7 +54,8 @@ def hits(engine: TorchEngine) -> int:
 # ---------------------------------------------------------------------------- prompts that begin alike
 
 
-def test_with_a_known_beginning_a_prompt_has_the_same_answer(world: World) -> None:
+@pytest.mark.parametrize("layout", ["paged", "static"])
+def test_with_a_known_beginning_a_prompt_has_the_same_answer(world: World, layout: str) -> None:
     requests = [ask(f"{number} " * number, key=f"k{number}") for number in (1, 5, 9)]
     requests += [replace(one, key=f"{one.key} worn", adapter=world.adapters[0]) for one in requests]
     alone = torch_engine(world, max_rows=4, prefix_bytes=0)
@@ -63,7 +64,7 @@ def test_with_a_known_beginning_a_prompt_has_the_same_answer(world: World) -> No
     alone.close()
     listed = {(one.key, one.draw): one for one in torch_engine(world).complete(requests)}
     assert listed == expected
-    engine = torch_engine(world, max_rows=4)
+    engine = torch_engine(world, max_rows=4, kv_layout=layout)
     for request in (*requests, *requests):  # one by one: each after those that begin like it
         assert drawn(engine, request) == {place: one for place, one in expected.items() if place[0] == request.key}
     assert drawn(engine, *requests) == expected  # and all at once, in mixed batches
@@ -161,10 +162,10 @@ def test_beginnings_stay_within_their_bytes_and_the_oldest_leave(world: World) -
     engine.close()
 
 
-def numbered(first: int, count: int) -> tuple[Tensor, Tensor]:
+def numbered(first: int, count: int) -> Copies:
     """Keys [1, 1, S, 1] that say their position; values its negative."""
     keys_LVSD = torch.arange(first, first + count, dtype=torch.float32).view(1, 1, count, 1)
-    return keys_LVSD, -keys_LVSD
+    return Copies(keys_LVSD, -keys_LVSD)
 
 
 def read_back(cache: PrefixCache, prompt: tuple[int, ...]) -> int:
@@ -200,7 +201,7 @@ def test_whatever_comes_and_leaves_every_known_token_is_from_its_own_place() -> 
         known += read_back(cache, prompt)
         cache.keep(None, "", prompt, numbered)
         assert cache.bytes <= cache.most_bytes
-        assert len(cache) == sum(run.kept[0].shape[2] // BLOCK for run in cache._runs.values())
+        assert len(cache) == sum(run.kept.tokens // BLOCK for run in cache._runs.values())
         assert read_back(cache, prompt) > 0
     assert known > 100 * BLOCK
     cache.shrink(0)
@@ -332,14 +333,17 @@ def test_an_idle_engine_waits_for_the_adapter_and_draws(world: World) -> None:
 
 def spent(engine: TorchEngine) -> tuple[int, int, int]:
     """Bytes of rows, of adapters (and those lined up), of beginnings, as they lie there."""
-    cache = engine.decoder.device._cache
-    rows = 0 if cache is None else 2 * cache.keys_LRVSD.numel() * cache.keys_LRVSD.element_size()
+    rows = engine.decoder.device.bytes
     pool = engine.pool
     adapters = (pool._resident_NE.numel() + pool._active_GE.numel()) * pool.dtype.itemsize
-    return rows, adapters, engine.prefixes.bytes if engine.prefixes else 0
+    apart = engine.prefixes if engine.decoder.device.blocks is None else None  # else they lie among the rows' blocks
+    return rows, adapters, apart.bytes if apart else 0
 
 
-def test_rows_adapters_and_beginnings_stay_within_one_number_of_bytes(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", ["paged", "static"])
+def test_rows_adapters_and_beginnings_stay_within_one_number_of_bytes(
+    world: World, tmp_path: Path, layout: str
+) -> None:
     """Adapters of growing rank: wider ones leave fewer places, and every answer is its adapter's."""
     root = tmp_path / "adapters"
     model = torch_engine(world).network.model
@@ -352,7 +356,7 @@ def test_rows_adapters_and_beginnings_stay_within_one_number_of_bytes(world: Wor
     free = torch_engine(here)
     expected = {c.key: c.text for ref in refs for c in free.complete([ask("x", ref, key=ref.adapter_id, n=1)])}
     total = 3 << 20
-    engine = torch_engine(here, max_rows=3, window=512, device_bytes=total)
+    engine = torch_engine(here, max_rows=3, window=512, device_bytes=total, kv_layout=layout)
     places = []
     for ref in (*refs, *refs):
         ((_, one),) = drawn(engine, ask("x", ref, key=ref.adapter_id, n=1)).items()
@@ -367,13 +371,14 @@ def test_rows_adapters_and_beginnings_stay_within_one_number_of_bytes(world: Wor
     engine.close()
 
 
-def test_a_budget_for_not_even_one_request_is_refused_with_what_would_do(world: World) -> None:
+@pytest.mark.parametrize("layout", ["paged", "static"])
+def test_a_budget_for_not_even_one_request_is_refused_with_what_would_do(world: World, layout: str) -> None:
     with pytest.raises(EngineError, match=r"device_bytes = 5000 is too little.*set (\d+) or more") as caught:
-        torch_engine(world, window=512, device_bytes=5000)
+        torch_engine(world, window=512, device_bytes=5000, kv_layout=layout)
     enough = int(str(caught.value).partition("; set ")[2].partition(" ")[0])
     with pytest.raises(EngineError, match="too little"):
-        torch_engine(world, window=512, device_bytes=enough - 16)
-    engine = torch_engine(world, window=512, device_bytes=enough)
+        torch_engine(world, window=512, device_bytes=enough - 16, kv_layout=layout)
+    engine = torch_engine(world, window=512, device_bytes=enough, kv_layout=layout)
     assert len(drawn(engine, ask("x", n=1))) == 1 and spent(engine)[0] < enough
     engine.close()
 
@@ -431,7 +436,8 @@ def test_an_adapter_handed_over_as_tensors_counts_within_the_budget(world: World
 def test_an_adapter_of_many_rows_is_lined_up_no_oftener_than_the_budget_allows(world: World) -> None:
     """In plain torch it stands in a group for each of its rows here; the answers are the ones without a budget."""
     engine = torch_engine(world, window=192, max_rows=8)
-    total = engine.decoder.row_bytes(320) * 8 * 4 // 3 + 16
+    blocks, size = 8 * 192 // BLOCK + 1, engine.pool.bytes_with(peft.read_peft(world.folder(world.adapters[1])))
+    total = 8 * engine.decoder.row_bytes(0) + blocks * engine.decoder.block_bytes + 6 * size
     engine.close()
     requests = [ask("x", world.adapters[0], key="many", n=7), ask("x", world.adapters[1], key="one", n=1)]
     expected = {(c.key, c.draw): c.text for c in torch_engine(world).complete(requests)}

@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -66,7 +66,7 @@ class Schedule(NamedTuple):
     """Requests in the order in which they come, and the settings of the engine that draws them."""
 
     waves: Sequence[Sequence[tuple[Request, int | None, bool]]]  # …, deltas after which it hangs up, cancelled at once
-    settings: dict[str, int]
+    settings: dict[str, Any]
 
 
 def schedule(rng: random.Random, refs: Sequence[AdapterRef]) -> Schedule:
@@ -94,7 +94,9 @@ def schedule(rng: random.Random, refs: Sequence[AdapterRef]) -> Schedule:
             hangs = rng.randrange(4) if rng.random() < 0.2 else None
             requests.append((request, hangs, rng.random() < 0.1))
         waves.append(requests)
-    settings = {"max_rows": rng.choice((1, 3, 8, 20)), "window": WINDOW, "prefill_tokens": rng.choice((1, 200, 2048))}
+    settings: dict[str, Any] = {"max_rows": rng.choice((1, 3, 8, 20)), "window": WINDOW}
+    settings["prefill_tokens"] = rng.choice((1, 200, 2048))
+    settings["kv_layout"] = rng.choice(("paged", "static"))
     settings["max_adapters"] = rng.choice((1, 2, 20))
     settings["burst"] = rng.choice((1, 1, 3))
     settings["prefix_bytes"] = rng.choice((0, 70_000, 200_000, 1 << 30))

@@ -25,9 +25,9 @@ LONG = Sampling(temperature=1.0, max_new_tokens=3000)
 PATIENCE = 60  # seconds; only a hang reaches it
 
 
-@pytest.fixture
-def engine(world: World) -> Iterator[TorchEngine]:
-    engine = torch_engine(world, max_rows=4)
+@pytest.fixture(params=["paged", "static"])
+def engine(world: World, request: pytest.FixtureRequest) -> Iterator[TorchEngine]:
+    engine = torch_engine(world, max_rows=4, kv_layout=request.param)
     yield engine
     engine.close()
 

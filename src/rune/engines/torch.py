@@ -25,6 +25,7 @@ class Config:
     device_bytes: int = 0  # rows, adapters and prefixes of submitted requests together; 0: by memory_fraction
     host_bytes: int = 512 << 20  # adapters in host memory, for submitted requests; 0: each is read from the disk
     prefix_bytes: int = 256 << 20  # keys and values of submitted prompts, for those that begin alike; 0: none
+    kv_layout: str = ""  # "paged": rows get room for keys and values as they grow; "static": all they may need at once
     graphs: bool = True  # CUDA graphs
 
     def __post_init__(self) -> None:
@@ -32,6 +33,8 @@ class Config:
             raise ValueError(
                 "max_rows, prefill_tokens and burst must be at least 0, max_adapters and window at least 1"
             )
+        if self.kv_layout not in ("", "paged", "static"):
+            raise ValueError(f"kv_layout must be paged, static or left out, found {self.kv_layout!r}")
         if min(self.device_bytes, self.host_bytes, self.prefix_bytes) < 0:
             raise ValueError("device_bytes, host_bytes and prefix_bytes must be at least 0")
         if not 0 < self.memory_fraction <= 1:

@@ -35,6 +35,8 @@ class Row:
     tokens: list[int] = field(default_factory=list)
     reports: list[Report] = field(default_factory=list)  # one a token where the request asks for them
     slot: int = -1  # its place in the batch and in the cache; -1 while it waits
+    blocks: list[int] = field(default_factory=list)  # where keys and values are paged: those of its positions, in order
+    entered: int = 0  # how many rows had been in the batch when it came first
     done: bool = False
     finish: str = ""  # "stop" or "length" once it is done
 
@@ -49,6 +51,16 @@ class Row:
     @property
     def length(self) -> int:
         return len(self.prompt) + len(self.tokens)
+
+    @property
+    def longest(self) -> int:
+        """What its length may reach."""
+        return len(self.prompt) + self.request.sampling.max_new_tokens
+
+    @property
+    def text(self) -> tuple[int, ...]:
+        """All that it has: what is read when it enters, and may have entered before."""
+        return (*self.prompt, *self.tokens) if self.tokens else self.prompt
 
     def take(self, tokens: Sequence[int], ends: frozenset[int], reports: Sequence[Report] = ()) -> str:
         """Append new tokens up to the one that ends the row; "" or why it ended ("stop", "length")."""
@@ -72,9 +84,10 @@ class Row:
         return "length" if len(self.tokens) >= self.request.sampling.max_new_tokens else ""
 
     def restart(self) -> None:
-        """Forget what was drawn; the same seed draws the same again."""
+        """Forget what was drawn; the same seed draws the same again. Its blocks are gone with the cache."""
         self.tokens.clear()
         self.reports.clear()
+        self.blocks.clear()
         self.slot, self.done, self.finish = -1, False, ""
         self.watch = self.watch.fresh()
 
@@ -219,7 +232,6 @@ def shared_starts(known: Mapping[int, int], *, pass_cost: int) -> dict[int, int]
     return starts
 
 
-def plan_rows(*, free_bytes: int, fraction: float, row_bytes: int, reserve_bytes: int, most: int) -> int:
+def plan_rows(free_bytes: int, *, row_bytes: int, most: int) -> int:
     """As many rows as the free memory carries: at least one, at most `most`."""
-    budget = free_bytes * fraction - reserve_bytes
-    return max(1, min(most, int(budget // max(row_bytes, 1))))
+    return max(1, min(most, free_bytes // max(row_bytes, 1)))

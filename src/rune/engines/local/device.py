@@ -2,10 +2,10 @@
 
 Everything a step reads or writes stays at its address from `allocate` to `release`, so a step recorded as a CUDA
 graph can be replayed: token and position of every row, the numbers it will draw with, its logits, its keys and
-values. Row b of every tensor is place b of the host's layout.
+values, and where these are paged the table of its blocks. Row b of every tensor is place b of the host's layout.
 
 Legend: B rows in the batch, dead places included · N rows · P prompts · T tokens of the longest · S steps
-        U steps in a burst · V vocabulary
+        U steps in a burst · V vocabulary · C blocks of a row
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from rune import console
 from rune.engines.local import sampler
 from rune.engines.local.adapter_pool import AdapterPool
 from rune.engines.local.batch import BatchPlan, Report, Row, Span, spans
+from rune.engines.local.blocks import BLOCK, Blocks, Copies, Room, needed
 from rune.engines.local.graphs import Graphs
-from rune.engines.local.kv_cache import Cache, PromptAttention, StepAttention
+from rune.engines.local.kv_cache import BlockCache, Cache, PromptAttention, StepAttention, Store, cut_small
 from rune.engines.local.network import Attend, Lora, Network, NoLora
 from rune.types import Sampling
 
@@ -53,14 +54,16 @@ class PendingBurst(NamedTuple):
 class Device:
     """Buffers of one batch on one device."""
 
-    def __init__(self, network: Network, pool: AdapterPool, *, burst: int, graphs: bool) -> None:
+    def __init__(self, network: Network, pool: AdapterPool, *, burst: int, graphs: bool, paged: bool) -> None:
         self.network, self.pool, self.burst = network, pool, burst
-        self.asynchronous = network.device.type == "cuda"
+        self._pinned = network.device.type == "cuda"  # the host's side of copies, which then need not be waited for
+        self.asynchronous = self._pinned
         self._graphs = Graphs(enabled=graphs and self.asynchronous)
-        self._kernels = _kernels(network) if self.asynchronous else None
+        self._kernels = _kernels(network, paged) if self.asynchronous else None
         self._lora_kernels = _lora_kernels(network) if self._kernels else None
         self._mass = self._kernels.chunk_mass if self._kernels else sampler.chunk_mass
-        self._cache: Cache | None = None
+        self._cache: Cache | BlockCache | None = None
+        self.blocks: Blocks | None = None  # of the paged cache, while there is one
         self._mix: Mix = []
         self._reported: tuple[tuple[int, ...], int] = ((), 0)  # places of the rows that want reports, and the largest K
         self._spans: list[Span] = []
@@ -89,20 +92,37 @@ class Device:
 
     # ------------------------------------------------------------------ memory
 
-    def holds(self, rows: int, length: int, steps: int) -> bool:
+    @property
+    def bytes(self) -> int:
+        """Of keys and values, those that nobody has among them."""
+        return self._cache.bytes if self._cache else 0
+
+    def holds(self, room: Room, length: int, steps: int) -> bool:
         """Whether what is allocated serves a call like this (its graphs then do as well)."""
         cache = self._cache
         return (
             cache is not None
-            and cache.rows >= rows
+            and cache.rows >= room.rows
+            and (self.blocks.count if self.blocks else 0) >= room.blocks
             and cache.length >= length + 2 * self.burst + 1
             and self._uniform_BS.shape[1] >= steps + 2 * self.burst + 1
         )
 
-    def allocate(self, rows: int, length: int, steps: int) -> None:
-        """Room for `rows` rows of `length` tokens, `steps` of them drawn, and for two bursts of overrun."""
-        device, overrun = self.network.device, 2 * self.burst + 1
-        self._cache = Cache(self.network, rows, length + -(-overrun // 64) * 64)
+    def allocate(self, room: Room, length: int, steps: int) -> None:
+        """Room for rows of `length` tokens, `steps` of them drawn, and for two bursts of overrun.
+
+        Paged, if it has blocks: rows have none of them before `give_blocks`.
+        """
+        device, overrun, rows = self.network.device, 2 * self.burst + 1, room.rows
+        reach = length + -(-overrun // 64) * 64
+        if room.blocks:
+            self._cache = BlockCache(self.network, rows, reach, room.blocks)
+            self.blocks = Blocks(room.blocks)
+            self._host_RC = np.zeros((rows, needed(reach)), dtype=np.int32)
+            self._sent_RC = [torch.zeros(self._host_RC.shape, dtype=torch.int32, pin_memory=self._pinned) for _ in "ab"]
+            self._stale = False
+        else:
+            self._cache = Cache(self.network, rows, reach)
         self.network.rope_table()
         self._tokens_B = torch.zeros(rows, dtype=torch.long, device=device)
         self._positions_B = torch.zeros_like(self._tokens_B)
@@ -112,11 +132,11 @@ class Device:
         self._logits_BV = torch.empty(rows, self.network.vocabulary, dtype=self.network.dtype, device=device)
         self._table_N3 = torch.zeros(rows + 1, 3, dtype=torch.int32, device=device)
         self._burst_UB = torch.zeros(self.burst, rows, dtype=torch.long, device=device)
-        self._host_UB = [torch.zeros(self.burst, rows, dtype=torch.long, pin_memory=self.asynchronous) for _ in "ab"]
+        self._host_UB = [torch.zeros(self.burst, rows, dtype=torch.long, pin_memory=self._pinned) for _ in "ab"]
 
     def release(self) -> None:
         """Forget the buffers and the graphs recorded over them."""
-        self._cache = None
+        self._cache = self.blocks = None
         self._graphs.clear()
         for name in ("_uniform_BS", "_logits_BV"):
             if hasattr(self, name):
@@ -126,10 +146,18 @@ class Device:
 
     # ------------------------------------------------------------------ between bursts
 
+    def trim(self) -> None:
+        """On a CPU: the memory of free blocks goes back to the system until they are written again."""
+        if self.blocks and isinstance(self._cache, BlockCache):
+            self._cache.trim(self.blocks.unused())
+
     def move(self, sources: list[int], targets: list[int], length: int) -> None:
-        """Survivors take their new places, with what they have read and what they will draw with."""
-        assert self._cache is not None
-        self._cache.move(sources, targets, length)
+        """Survivors take their new places, with what they have read and what they will draw with.
+
+        Where they are paged `upload` says where their blocks are.
+        """
+        if isinstance(self._cache, Cache):
+            self._cache.move(sources, targets, length)
         self._uniform_BS[targets] = self._uniform_BS[sources]
 
     def seed(self, slots: list[int], seeds: list[int]) -> None:
@@ -137,10 +165,21 @@ class Device:
         uniform_NS = torch.from_numpy(sampler.uniforms(seeds, self._uniform_BS.shape[1]))
         self._uniform_BS[slots] = uniform_NS.to(self.network.device)
 
-    def cut(self, slot: int, first: int, count: int) -> tuple[Tensor, Tensor]:
-        """Copies of what a row has read: keys and values [L, V, S, D] of some positions."""
-        assert self._cache is not None
+    def cut(self, slot: int, first: int, count: int) -> Copies:
+        """Copies of what a row has read, where rows are not paged."""
+        assert isinstance(self._cache, Cache)
         return self._cache.cut(slot, first, count)
+
+    def read_blocks(self, blocks: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Keys and values [L, P, V, S, D] of P sequences of equally many blocks."""
+        assert isinstance(self._cache, BlockCache)
+        return self._cache.read(blocks)
+
+    def give_blocks(self, row: Row) -> None:
+        """The next burst finds a row's blocks as the row says: more than before, or none."""
+        self._host_RC[row.slot] = 0
+        self._host_RC[row.slot, : len(row.blocks)] = row.blocks
+        self._stale = True
 
     def prefill(
         self,
@@ -160,15 +199,21 @@ class Device:
         slots_N = torch.tensor([row.slot for row in rows], device=device)
         prompt_N = torch.repeat_interleave(torch.tensor(shared_by)).to(device)
         applied = [adapter_id for adapter_id, _ in keys if adapter_id is not None]
-        attend = PromptAttention(
-            self.network, len(keys), longest, cache=self._cache, rows_B=slots_N, prompt_of_row_B=prompt_N,
-            before=before,
-        )  # fmt: skip
+        store: Store
+        if isinstance(self._cache, BlockCache):
+            start = before[0].shape[-2] if before else 0
+            store = self._cache.store(start, *_block_by_block(rows, shared_by, start, longest))
+        else:
+            assert self._cache is not None
+            store = self._cache.store(slots_N, prompt_N)
+        attend = PromptAttention(self.network, len(keys), longest, store=store, before=before)
         hidden_MH = self.network.forward(
             ids_PT.flatten(), attend, self.pool.gathered(applied, longest) if applied else NoLora()
         )
         logits_PV = self.network.logits(hidden_MH[last_P])
-        first_N = self._draw(logits_PV[prompt_N], self._uniform_BS[slots_N, 0], group_by_sampling(rows, device))
+        drawn_N = torch.tensor([len(row.tokens) for row in rows], device=device)  # 0, but of those that start again
+        uniform_N = self._uniform_BS[slots_N, drawn_N]
+        first_N = self._draw(logits_PV[prompt_N], uniform_N, group_by_sampling(rows, device))
         reports: list[Report | None] = [None] * len(rows)
         places, most = _wanted(rows)
         if places:
@@ -196,6 +241,14 @@ class Device:
         self._reported = _wanted(layout.rows)
         # Cut once a repack: rows grow together. On a GPU one span, since each set of windows is a graph of its own.
         self._spans = [Span(0, count, 0)] if self.asynchronous else spans(_reaches(layout, 0))
+        if self.blocks:
+            if not self.asynchronous:
+                self._spans = cut_small(self._spans, self.network.kv_heads * self.network.head_size)
+            self._host_RC.fill(0)
+            self._stale = True
+            for row in layout.rows:
+                if row is not None and not row.done:
+                    self.give_blocks(row)
 
     def retire(self, alive: list[bool]) -> None:
         """Rows that ended stay in the batch, looking at one position, until the next repack."""
@@ -208,6 +261,7 @@ class Device:
     def launch(self, layout: BatchPlan) -> PendingBurst:
         """Queue a burst. On CUDA nothing here waits."""
         count, looks = len(layout.rows), self._looks(layout)
+        self._send_table()
         places, most = self._reported
         reports = []
         for index in range(self.burst):
@@ -218,18 +272,28 @@ class Device:
         self._host_UB.reverse()  # the burst before this one may not have been read yet
         tokens_UB = self._host_UB[0][:, :count]
         tokens_UB.copy_(self._burst_UB[:, :count], non_blocking=True)
-        if not self.asynchronous:
+        if not self._pinned:
             return PendingBurst(tokens_UB, None, places, reports)
         landed = torch.cuda.Event()
         landed.record()
         return PendingBurst(tokens_UB, landed, places, reports)
+
+    def _send_table(self) -> None:
+        """The table as the host has it now; the bursts that are under way read it as it was."""
+        if not self.blocks or not self._stale:
+            return
+        assert isinstance(self._cache, BlockCache)
+        self._sent_RC.reverse()  # what the burst before this one was sent may not have arrived yet
+        self._sent_RC[0].copy_(torch.from_numpy(self._host_RC))
+        self._cache.table_RC.copy_(self._sent_RC[0], non_blocking=True)
+        self._stale = False
 
     def _looks(self, layout: BatchPlan) -> tuple[Span, ...]:
         """The spans with the windows that this burst needs. Triton's attention needs none."""
         if self._kernels:
             return ()
         assert self._cache is not None
-        grain = 128 if self.asynchronous else 16  # each set of windows is a graph of its own
+        grain = 128 if self.asynchronous else BLOCK if self.blocks else 16  # each set of windows is a graph of its own
         # The device may be one burst ahead of what the host has seen.
         reaches = _reaches(layout, 2 * self.burst)
         return tuple(
@@ -280,6 +344,22 @@ class Device:
         return tokens_B
 
 
+def _block_by_block(rows: list[Row], shared_by: list[int], start: int, longest: int) -> tuple[list[int], list[int]]:
+    """For `BlockCache.store`: the blocks that prompts fill behind their first `start` tokens, each written once.
+
+    Rows that share a prompt share its whole blocks.
+    """
+    each, done = needed(longest), start // BLOCK
+    sources, targets, left = [], [], list(rows)
+    for number, count in enumerate(shared_by):
+        members, left = left[:count], left[count:]
+        for block in range(needed(members[0].length) - done):
+            for target in {row.blocks[done + block] for row in members}:
+                sources.append(number * each + block)
+                targets.append(target)
+    return sources, targets
+
+
 def _reaches(layout: BatchPlan, more: int) -> list[int]:
     """How many positions each place may look at, `more` tokens from now; dead places at one."""
     return [1 if row is None or row.done else row.length + more for row in layout.rows]
@@ -321,12 +401,12 @@ def group_by_sampling(rows: Sequence[Row | None], device: torch.device) -> Mix:
     return [(sampling, torch.tensor(places, device=device)) for sampling, places in ways.values()]
 
 
-def _kernels(network: Network) -> Any:
+def _kernels(network: Network, paged: bool) -> Any:
     """The Triton kernels, or None (with a warning) where they cannot be had: the plain torch step then serves."""
     try:
         from rune.engines.local import kernels as module
 
-        module.check(network)
+        module.check(network, paged=paged)
     except Exception as error:  # a missing compiler shows in many ways; none may stop a run that can go on
         console.warn(f"no Triton kernels ({str(error).splitlines()[0] if str(error) else error!r}); using plain torch")
         return None

@@ -3,12 +3,11 @@
 A block is known by what the model had read up to its end: the adapter, everything before the block, and its own
 tokens, in one chain of sha256. So no adapter ever gets another's keys, and an alias that names another adapter now gets
 that one's. Requests of different `Request.salt` share nothing: how fast an answer comes tells no tenant what another
-has asked. What a prompt adds to what is held is one copy, a run of blocks; the runs unused for longest leave when
-`most_bytes` are held, the end of a prompt before its beginning.
+has asked. What a prompt adds to what is held is one run of blocks: the row's own where keys and values are paged
+(`blocks.Cached`), a copy where they are not (`blocks.Copies`). The runs unused for longest leave when `most_bytes` are
+held, or when rows need their blocks, the end of a prompt before its beginning.
 
 Only submitted requests use it: a list of requests is drawn as if it were alone.
-
-Legend: L layers · V key/value heads · D head size · S positions of a run, or of a part of it
 """
 
 from __future__ import annotations
@@ -19,11 +18,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from torch import Tensor
+from rune.engines.local.blocks import BLOCK, Cached, Copies
 
-BLOCK = 32  # tokens
-
-Kept = tuple[Tensor, Tensor]  # keys and values [L, V, S, D]
+Kept = Copies | Cached
 
 
 class Prefix(NamedTuple):
@@ -36,11 +33,11 @@ class Prefix(NamedTuple):
         """Its first tokens alone."""
         parts: list[Kept] = []
         left = tokens
-        for keys_LVSD, values_LVSD in self.parts:
+        for part in self.parts:
             if left <= 0:
                 break
-            parts.append((keys_LVSD[:, :, :left], values_LVSD[:, :, :left]))
-            left -= keys_LVSD.shape[2]
+            parts.append(part.first(left))
+            left -= part.tokens
         return Prefix(tokens, parts)
 
 
@@ -81,14 +78,11 @@ class PrefixCache:
                 break
             found[run] = found.get(run, 0) + 1
         self._touch(found)
-        parts: list[Kept] = []
-        for run, blocks in found.items():
-            keys_LVSD, values_LVSD = self._runs[run].kept
-            parts.append((keys_LVSD[:, :, : blocks * BLOCK], values_LVSD[:, :, : blocks * BLOCK]))
+        parts = [self._runs[run].kept.first(blocks * BLOCK) for run, blocks in found.items()]
         return Prefix(sum(found.values()) * BLOCK, parts)
 
     def keep(self, adapter_id: str | None, salt: str, prompt: Sequence[int], cut: Callable[[int, int], Kept]) -> None:
-        """A prompt that was read. `cut(first, count)`: keys and values of so many positions from there, copied."""
+        """A prompt that was read. `cut(first, count)`: keys and values of so many positions from there, to be kept."""
         names = list(_names(adapter_id, salt, prompt))[: self.most_bytes // self._block_bytes]
         missing = [number for number, name in enumerate(names) if name not in self._where]
         if missing:
@@ -104,8 +98,15 @@ class PrefixCache:
 
     def shrink(self, most_bytes: int) -> None:
         """Give memory back until no more than so much is held."""
-        while self.bytes > most_bytes:
-            self._drop({next(iter(self._runs))})
+        while self.bytes > most_bytes and self.shrink_by_one():
+            pass
+
+    def shrink_by_one(self) -> bool:
+        """The run unused for longest leaves; False: there is none."""
+        if not self._runs:
+            return False
+        self._drop({next(iter(self._runs))})
+        return True
 
     def forget(self, adapter_id: str) -> None:
         """Of an adapter whose name may come to mean another: one that was handed over as tensors."""
@@ -118,7 +119,9 @@ class PrefixCache:
 
     def _drop(self, runs: set[int]) -> None:
         for number in runs:
-            for name in self._runs.pop(number).names:
+            run = self._runs.pop(number)
+            run.kept.release()
+            for name in run.names:
                 del self._where[name]
 
 

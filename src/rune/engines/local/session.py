@@ -8,8 +8,8 @@
 
 One thread owns the decoder and the adapters; others speak to it through the inbox. First come, first served: a request
 whose adapter finds no place holds up those behind it, so that none waits for ever. What a request's rows may reach is
-fixed when the session begins (`window` tokens a row): the cache is one static block. What prompts begin with is kept
-beside it, block by block (`prefixes.py`).
+fixed when the session begins (`window` tokens a row). What prompts begin with is kept for others, block by block
+(`prefixes.py`).
 """
 
 from __future__ import annotations
@@ -116,10 +116,14 @@ class Session:
         window: int,
         rows: int,
         max_adapters: int,
+        blocks: int = 0,
     ) -> None:
-        """`rows` of `window` tokens at most are drawn at once, under `max_adapters` adapters at most."""
+        """`rows` of `window` tokens at most are drawn at once, under `max_adapters` adapters at most.
+
+        `blocks`: see `Decoder.open`.
+        """
         self._decoder, self._adapters, self._detokenizer = decoder, adapters, detokenizer
-        self._window, self._rows, self._max_adapters = window, rows, max_adapters
+        self._window, self._rows, self._max_adapters, self._blocks = window, rows, max_adapters, blocks
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._pending: deque[SessionTicket] = deque()
         self._draws: dict[int, _Draw] = {}  # by the row's identity, of the rows that the decoder has
@@ -229,6 +233,7 @@ class Session:
                     length=self._window,
                     steps=self._window,
                     adapters=min(self._max_adapters, self._rows),
+                    blocks=self._blocks,
                 )
             if len(self._decoder.waiting) >= self._rows:
                 return

@@ -24,12 +24,12 @@ from rune.adapters.folders import AdapterSource
 from rune.adapters.peft import Adapter
 from rune.engines.local.adapter_pool import AdapterPool
 from rune.engines.local.batch import Row
-from rune.engines.local.budget import Budget, divide
+from rune.engines.local.budget import Budget, divide, divide_paged
 from rune.engines.local.decode import Decoder, Limits, Stats, chunks, out_of_memory
 from rune.engines.local.host_tier import HostTier
-from rune.engines.local.kv_cache import Cache, PromptAttention
+from rune.engines.local.kv_cache import PromptAttention
 from rune.engines.local.network import Network, NoLora
-from rune.engines.local.prefixes import BLOCK, PrefixCache
+from rune.engines.local.prefixes import PrefixCache
 from rune.engines.local.session import Session, SessionTicket, logprobs
 from rune.engines.local.text import Detokenizer, StopWatch, Unfolding
 from rune.engines.shared.residency import Prefixes, Residency
@@ -74,17 +74,24 @@ class TorchEngine:
             pass_cost=PASS_COST if cuda else 0,
             burst=config.burst or (4 if cuda else 1),
             graphs=config.graphs,
+            # On a GPU static until both were measured there: `bench/generate.py --parts paging`.
+            paged=config.kv_layout == "paged" or (config.kv_layout == "" and not cuda),
         )
         self.decoder = Decoder(self.network, self.pool, ends=end_tokens(loaded, self.tokenizer), limits=self._limits)
         self._budget: Budget | None = None
         if config.device_bytes:
-            self._budget = divide(
-                config.device_bytes,
-                row_bytes=self.decoder.row_bytes(self.window + 128),  # in steps of 64, and the overrun of bursts
-                most_rows=self._limits.max_rows,
-                prefix_bytes=config.prefix_bytes,
-                window=self.window,
-            )
+            most_rows, prefix_bytes = self._limits.max_rows, config.prefix_bytes
+            if self._limits.paged:
+                self._budget = divide_paged(
+                    config.device_bytes, row_bytes=self.decoder.row_bytes(0), block_bytes=self.decoder.block_bytes,
+                    most_rows=most_rows, prefix_bytes=prefix_bytes, window=self.window,
+                )  # fmt: skip
+            else:
+                row_bytes = self.decoder.row_bytes(self.window + 128)  # in steps of 64, and the overrun of bursts
+                self._budget = divide(
+                    config.device_bytes,
+                    row_bytes=row_bytes, most_rows=most_rows, prefix_bytes=prefix_bytes, window=self.window,
+                )  # fmt: skip
 
     @property
     def stats(self) -> Stats:
@@ -317,14 +324,14 @@ class TorchEngine:
             if self._session is None:
                 budget = self._budget
                 if most := budget.prefixes if budget else self.config.prefix_bytes:
-                    block = Cache.row_bytes(self.network, BLOCK)
-                    self.decoder.prefixes = PrefixCache(most, block_bytes=block)
+                    self.decoder.prefixes = PrefixCache(most, block_bytes=self.decoder.block_bytes)
                 self._session = Session(
                     self.decoder,
                     self,
                     self._detokenizer,
                     window=self.window,
                     rows=budget.rows if budget else self._limits.max_rows,
+                    blocks=budget.blocks if budget else 0,
                     max_adapters=self.config.max_adapters,
                 )
             return self._session

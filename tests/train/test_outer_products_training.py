@@ -54,10 +54,10 @@ def corpus() -> Corpus:
 def recipe(**changes: Any) -> OuterProductsTraining:
     """Seconds on a CPU; teachers of so many steps that a random model has something to imitate."""
     plain = OuterProductsTraining(
-        schedule=Schedule(steps=STEPS, learning_rate=5e-3, checkpoint_every=7),
+        schedule=Schedule(steps=STEPS, learning_rate=2e-2, checkpoint_every=7),
         groups=4,
         generator=OuterProductsConfig(passes=2, tokens=16, correction=8, rank=8, max_tokens=700),
-        teacher=TeacherConfig(steps=10, learning_rate=5e-3, rank=4, alpha=8.0, together=4),
+        teacher=TeacherConfig(steps=10, learning_rate=5e-3, rank=4, alpha=8.0, together=8),
         max_sources=2,
         max_tokens=700,
         withheld=0.3,
@@ -98,7 +98,7 @@ def test_the_held_out_loss_falls_and_is_in_the_diagnostics(whole: tuple[store.Ru
     folder, _ = whole
     before, after = rows(folder, "held_out")
     assert (before["step"], after["step"]) == (0, STEPS)
-    assert after["loss"] < 0.9 * before["loss"] and after["kl_teacher"] < before["kl_teacher"]
+    assert after["loss"] < 0.9 * before["loss"] and after["kl_teacher"] < 0.75 * before["kl_teacher"]
     assert before["loss"] == pytest.approx(before["kl_teacher"] + before["kl_stranger"])
     told = adapt._training(folder / "checkpoints" / "metrics.jsonl")
     assert (told["held_out"]["first"], told["held_out"]["last"]) == (before["loss"], after["loss"])

@@ -114,6 +114,30 @@ def test_adapting_counts_every_adapter_its_trajectories_and_the_swaps() -> None:
     assert together == 11 * one + 5 * 40 * 1024  # fine-tuned once for all three
 
 
+def test_a_generator_of_outer_products_is_estimated_by_its_own_section() -> None:
+    changes = [
+        "train.kind=outer_products",
+        "train.outer_products.schedule={steps = 100, learning_rate = 1e-3}",
+        "train.outer_products.groups=8",
+        "train.outer_products.withheld=0",
+    ]
+    settings = config.load(CONFIGS / "phase1-0.5b.toml", changes).settings
+
+    def found(*more: str) -> _estimate.Plan:
+        some = config.load(CONFIGS / "phase1-0.5b.toml", [*changes, *more]).settings
+        return _estimate.plan(some, held_out=5, train=139, folder=None)
+
+    one, twice = found(), found("train.outer_products.schedule.steps=200")
+    assert "lora" not in one.memory and {"teachers", "hypernet"} <= set(one.memory)
+    # Of an adapter two rows learned, and half as much for two without and for two sources in each of four passes.
+    assert twice.train_tokens - one.train_tokens == 100 * 8 * 448 * (2 + (2 + 4 * 2) / 2) / 2
+    tuned = found("train.outer_products.teacher.steps=8").train_tokens - one.train_tokens
+    texts = min(settings.collect.keep, 139 * settings.collect.chains)
+    assert tuned == pytest.approx(texts * 4 * 2 * 448 / 2)
+    assert one.read_tokens == 0 and found("train.use=net").train_tokens == 0
+    assert found("train.outer_products.generator.passes=8").adapt_tokens > one.adapt_tokens
+
+
 def test_every_arm_has_a_class_in_the_estimate() -> None:
     classes = (_estimate.NO_ADAPTER, _estimate.ONE_A_TASK, _estimate.ONE_FOR_ALL)
     assert sorted(arm for some in classes for arm in some) == plugins.available("conditions")

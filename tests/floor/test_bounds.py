@@ -29,8 +29,10 @@ from rune.hypernet.settings import (
     HypernetConfig,
     LoraConfig,
     OuterProductsConfig,
+    OuterProductsTraining,
     PairMix,
     Schedule,
+    TeacherConfig,
     Weights,
 )
 from rune.retrievers import bm25
@@ -53,6 +55,7 @@ _HYPERNET: dict[str, Any] = {
 }  # fmt: skip
 _TRAIN: dict[str, Any] = {"lora": LoraConfig(**_LORA), "hypernet": HypernetConfig(**_HYPERNET)}
 _FIRST = HypernetConfig(**_HYPERNET, encoder_first=EncoderConfig(schedule=_SCHEDULE, groups=2))
+_OUTER = {"schedule": _SCHEDULE, "groups": 2}
 _EVOLVE = {"project": "p", "seed": 0, "budget": 0, "inside": 0, "outside": 0}
 _MERGE = MergeSettings(method="svd")
 _MAKES: dict[str, Any] = {"trajectories": ("t.jsonl",), "checkpoint": "c"}
@@ -82,6 +85,25 @@ BOUNDS: list[tuple[type, dict[str, Any], dict[str, tuple[list[Any], list[Any]]]]
     (train.Config, _TRAIN, {
         "per_task": ([0], [-1]), "spare": ([0, 0.999], [-TINY, 1.0]), "start_static": ([True], [False]),
     }),
+    (train.Config, {**_TRAIN, "outer_products": OuterProductsTraining(**_OUTER)}, {
+        "kind": (["hypernet", "outer_products"], []),
+    }),
+    (train.Config, {**_TRAIN, "kind": "outer_products"}, {
+        "outer_products": ([OuterProductsTraining(**_OUTER)], [None]),
+    }),
+    (train.Config, {**_TRAIN, "kind": "outer_products", "outer_products": OuterProductsTraining(**_OUTER)}, {
+        "start_from": ([""], ["x"]),
+    }),
+    (TeacherConfig, {}, {
+        "steps": ([1], [0]), "learning_rate": ([TINY], [0]), "rank": ([1], [0]), "alpha": ([TINY], [0]),
+        "rows": ([1], [0]), "together": ([1], [0]), "modules": ([("o_proj",)], [(), ("o",)]),
+    }),
+    (OuterProductsTraining, _OUTER, {
+        "groups": ([2], [0, 1]), "recall": ([0, 1], [-TINY, 1.0001]), "max_sources": ([1], [0]),
+        "stranger": ([0], [-TINY]), "max_tokens": ([1], [0]), "shares": ([{}, {"a": 1}], [{"a": 0}, {"a": -1, "b": 1}]),
+        "withheld": ([0, 0.999], [-TINY, 1]),
+    }),
+    (OuterProductsTraining, {**_OUTER, "stranger": 0}, {"groups": ([1], [0])}),
     (train.Config, {**_TRAIN, "use": "x"}, {"start_from": ([""], ["y"])}),
     (train.Config, {**_TRAIN, "start_from": "x"}, {"start_static": ([True, False], []), "hypernet": ([], [_FIRST])}),
     (train.Config, {**_TRAIN, "hypernet": HypernetConfig(**{**_HYPERNET, "pairs": PairMix(recall=1.0)})}, {

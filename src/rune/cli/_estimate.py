@@ -99,9 +99,29 @@ def plan(settings: RunConfig, *, held_out: int, train: int, folder: Path | None)
     step = {"lora": lora.rows * lora.max_tokens, "hypernet": contrast * pairs * hyper.max_tokens}
     trained = {"lora": shape.lora_parameters(lora.rank), "hypernet": HYPERNET_PARAMETERS + shape.lora_parameters(rank)}
     width = {"lora": lora.max_tokens, "hypernet": hyper.max_tokens}
+    features = lower  # of a trajectory's tokens, once, before training
+    learned = float(lora.schedule.steps * step["lora"] + hyper.schedule.steps * step["hypernet"]) / 2
+    texts = min(collect.keep, wanted) + _bytes(collect.imports) / BYTES_PER_TOKEN / TRAJECTORY_TOKENS
+    if (outer := settings.train.outer_products) is not None and settings.train.kind == "outer_products":
+        own, teacher = outer.generator, outer.teacher
+        rank = max(own.passes * own.tokens, teacher.rank)
+        step = {
+            "teachers": teacher.together * teacher.rows * outer.max_tokens,
+            "hypernet": outer.groups * outer.max_tokens,
+        }
+        corrections = 2 * 2 * shape.layers * shape.hidden * own.correction
+        trained = {
+            "teachers": teacher.together * shape.lora_parameters(teacher.rank),
+            "hypernet": corrections + shape.layers * (shape.heads * shape.head + shape.ffn),
+        }
+        width = dict.fromkeys(step, outer.max_tokens)
+        # Of an adapter, in tokens that are learned: two rows; half as much for each that is only read.
+        read = own.passes * (1 + outer.max_sources) / 2
+        features, lower = 0.0, float(own.passes)
+        learned = float(texts * teacher.steps * teacher.rows * outer.max_tokens) / 2
+        learned += outer.schedule.steps * step["hypernet"] * (2 + (2 + read) / 2) / 2
     stages: dict[str, Mapping[str, int]] = {}
-    for name in ("lora", "hypernet"):
-        tokens = width[name]
+    for name, tokens in width.items():
         stages[name] = memory.estimate_training(
             shape, dtype=dtype, rows=step[name] // tokens, tokens=tokens, rank=rank, trained=trained[name]
         )
@@ -126,10 +146,8 @@ def plan(settings: RunConfig, *, held_out: int, train: int, folder: Path | None)
         collect_prompts=wanted * (attempts * PROMPT_TOKENS + (attempts - 1) * ANSWER_TOKENS),
         sample_tokens=float(draws * min(ANSWER_TOKENS, sample.max_new_tokens)),
         sample_prompts=float(held_out * (len(settings.adapt.arms) * PROMPT_TOKENS + _context_tokens(settings))),
-        train_tokens=0.0
-        if settings.train.use
-        else float(lora.schedule.steps * step["lora"] + hyper.schedule.steps * step["hypernet"]) / 2,
-        read_tokens=(min(collect.keep, wanted) * TRAJECTORY_TOKENS + _bytes(collect.imports) / BYTES_PER_TOKEN) * lower,
+        train_tokens=0.0 if settings.train.use else learned,
+        read_tokens=texts * TRAJECTORY_TOKENS * features,
         adapt_tokens=_adapt_tokens(settings, held_out, lower),
         memory=stages,
     )

@@ -77,7 +77,7 @@ def fit(
     start = _resume(state, module, optimiser)
     processes.wait()  # nobody writes before all have read
     if processes.main:
-        _cut_metrics(metrics, phase, start)
+        cut_metrics(metrics, phase, start)
     end = min(schedule.steps, stop_after or schedule.steps)
     pending: list[_Pending] = []
     names: tuple[str, ...] = ()
@@ -174,7 +174,7 @@ def _resume(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer) -> 
     return step
 
 
-def _cut_metrics(path: Path, phase: str, start: int) -> None:
+def cut_metrics(path: Path, phase: str, start: int) -> None:
     """Drop lines of `phase` from step `start` on: they will be written again."""
     if not path.exists():
         return

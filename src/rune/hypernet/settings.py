@@ -152,6 +152,49 @@ class OuterProductsConfig:
             raise ValueError("needs passes, tokens and max_tokens >= 1, and correction and rank >= 0")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherConfig:
+    """A LoRA for each task, fine-tuned on its siblings' solutions: what a generator of outer products is to imitate."""
+
+    steps: int = 4
+    learning_rate: float = 1.25e-3  # studies kept steps x rate at 5e-3
+    rank: int = 8
+    alpha: float = 16.0
+    rows: int = 2  # solutions a step
+    modules: tuple[str, ...] = MODULES
+    together: int = 8  # LoRAs fine-tuned in one batch; what memory allows
+
+    def __post_init__(self) -> None:
+        _check_modules(self.modules)
+        if min(self.steps, self.rank, self.rows, self.together) < 1 or min(self.learning_rate, self.alpha) <= 0:
+            raise ValueError("needs steps, rank, rows and together >= 1, learning_rate > 0 and alpha > 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OuterProductsTraining:
+    """How a generator of outer products is trained: `hypernet/outer_products_training.py`."""
+
+    schedule: Schedule
+    groups: int  # sets of solutions a step: each gives one adapter
+    generator: OuterProductsConfig = field(default_factory=OuterProductsConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    recall: float = 0.25  # share of the sets that hold their target; the others hold its siblings alone
+    max_sources: int = 3  # solutions in a set; 1 ... this many are drawn
+    stranger: float = 1.0  # weight of the KL to the bare model on another domain's target; 0 leaves it out
+    max_tokens: int = 448  # of a target, prompt and solution; a longer one is read and not trained on
+    shares: Mapping[str, float] = field(default_factory=dict)  # benchmark → share of the sets; empty: as they are
+    withheld: float = 0.1  # share of the domains that only the held-out loss is measured on; 0: none, and no such loss
+
+    def __post_init__(self) -> None:
+        _check_shares(self.shares)
+        if min(self.groups, self.max_sources, self.max_tokens) < 1:
+            raise ValueError("needs groups, max_sources and max_tokens >= 1")
+        if self.stranger < 0 or (self.stranger and self.groups < 2):
+            raise ValueError("stranger must not be negative, and needs groups >= 2 (the other domain is another set's)")
+        if not 0 <= self.recall <= 1 or not 0 <= self.withheld < 1:
+            raise ValueError("recall is a share from 0 to 1, withheld one of 0 or more and below 1")
+
+
 def _check_modules(modules: tuple[str, ...]) -> None:
     unknown = [m for m in modules if m not in MODULES]
     if unknown or not modules:

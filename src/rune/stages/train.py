@@ -1,8 +1,9 @@
 """trajectories.jsonl → checkpoints/lora, checkpoints/hypernet and checkpoints/metrics.jsonl.
 
 With `use` the hypernetwork is a trained one, and nothing is trained. Otherwise phase A trains the static LoRA; phase B
-the hypernetwork on top of a copy of it. Killed at any step, the next call goes on from the last checkpoint and writes
-the same curve. A corpus that holds a held-out task is refused before any model is loaded.
+the hypernetwork on top of a copy of it. A generator of outer products has no static LoRA: its teachers are fine-tuned
+into checkpoints/teachers, then it is trained. Killed at any step, the next call goes on from the last checkpoint and
+writes the same curve. A corpus that holds a held-out task is refused before any model is loaded.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from rune import console, plugins
 from rune.config import ADDED, derive_seed
 from rune.corpus import exclusion, nearest
 from rune.errors import ConfigError, DataError
-from rune.hypernet.settings import HypernetConfig, LoraConfig
+from rune.hypernet.settings import HypernetConfig, LoraConfig, OuterProductsTraining
 from rune.runs import store
 from rune.stages.context import Context
 from rune.types import Problem, Split, Trajectory
@@ -33,6 +34,9 @@ class Config:
 
     lora: LoraConfig
     hypernet: HypernetConfig
+    # What is trained. "outer_products" reads the section of this name, and of the others in [train] only `use`.
+    kind: Literal["hypernet", "outer_products"] = field(default="hypernet", metadata=ADDED)
+    outer_products: OuterProductsTraining | None = field(default=None, metadata=ADDED)
     retriever: str = "bm25"  # finds the sources of retrieved pairs, with its default settings
     neighbours: int = 8  # nearest trajectories of other tasks kept for each target
     per_task: int = 1  # of one task among them at most, as retrieve.per_task; 0 = no limit
@@ -56,13 +60,22 @@ class Config:
             raise ValueError("start_static = false leaves a part of start_from out, and there is none; set start_from")
         if self.use and self.start_from:
             raise ValueError("use takes a hypernetwork as it is, start_from trains on from one; leave one of them out")
+        if self.kind == "outer_products" and self.outer_products is None:
+            raise ValueError(
+                "kind = 'outer_products' needs the section [train.outer_products]; see docs/hypernetworks.md"
+            )
+        if self.kind == "outer_products" and self.start_from:
+            raise ValueError(
+                "start_from goes on from kind 'hypernet' alone; leave it out, or take one as it is with use"
+            )
         if self.start_from and self.hypernet.encoder_first is not None:
             raise ValueError("encoder_first is for an encoder that knows nothing; leave it out, or start_from")
 
 
 def run(folder: store.RunDir, config: Config, context: Context) -> None:
-    """Train what is not trained yet: checkpoints/lora and checkpoints/hypernet, losses in checkpoints/metrics.jsonl.
+    """Train what is not trained yet: checkpoints/lora (but for a generator of outer products) and checkpoints/hypernet.
 
+    Losses are in checkpoints/metrics.jsonl.
     Raises ContaminationError for a held-out task in the corpus, DataError if there is nothing to train on.
     """
     trajectories = store.read_jsonl(folder / "trajectories.jsonl", Trajectory)
@@ -148,14 +161,23 @@ class TrainingSession:
 
 
 def fit(trajectories: Sequence[Trajectory], config: Config, context: Context, folder: Path) -> None:
-    """Both phases on a corpus that was checked. The context's TrainingSession serves several calls."""
+    """All phases on a corpus that was checked. The context's TrainingSession serves several calls."""
     from rune.hypernet import parallel
 
+    if config.kind == "outer_products" and (count := parallel.join(context.device).count) > 1:
+        raise ConfigError(
+            f"train.kind = 'outer_products' trains in one process, and {count} were started; start `rune train` "
+            "without accelerate or torchrun"
+        )
     if parallel.join(context.device).agree(_done(folder / "hypernet")):
         return
     own = context.session() if context.session else TrainingSession(context)
     try:
-        _fit(trajectories, config, context, folder, own)
+        if config.kind == "outer_products":
+            assert config.outer_products is not None
+            _fit_outer_products(trajectories, config.outer_products, context, folder, own.base)
+        else:
+            _fit(trajectories, config, context, folder, own)
     finally:
         if context.session is None:
             own.close()
@@ -243,6 +265,32 @@ def _fit(
             hypernet_folder, both, layout, config.lora, config.hypernet, model, trained_on=tasks, domains=domains
         )
     processes.wait()
+
+
+def _fit_outer_products(
+    trajectories: Sequence[Trajectory], config: OuterProductsTraining, context: Context, folder: Path, base: Base
+) -> None:
+    """Teachers into folder/teachers, the generator into folder/hypernet; a killed one goes on in either."""
+    from rune.hypernet import checkpoint, outer_products, outer_products_training
+
+    module = outer_products_training.train(
+        base,
+        trajectories,
+        config,
+        seed=context.seed,
+        folder=folder / "hypernet",
+        teachers=folder / "teachers",
+        metrics=folder / "metrics.jsonl",
+    )
+    checkpoint.save_outer_products(
+        folder / "hypernet",
+        module,
+        base.layout(outer_products.MODULES),
+        config.generator,
+        context.model(),
+        trained_on=_tasks(trajectories, None),
+        domains=_domains(trajectories, None),
+    )
 
 
 def spared(trajectories: Sequence[Trajectory], share: float, *, seed: int) -> set[str]:

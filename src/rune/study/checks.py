@@ -147,7 +147,14 @@ def used(folder: str, name: str, arms: Sequence[str]) -> None:
 
 
 def arms(settings: RunConfig) -> None:
-    """Raises ConfigError if the gate compares an arm that the run does not have."""
+    """Raises ConfigError if the gate compares an arm that the run does not have, or one has nothing to be made of."""
+    if settings.train.kind == "outer_products" and not settings.train.use:
+        for name in ("lora", "static", "empty_trajectory"):
+            if name in settings.adapt.arms:
+                raise ConfigError(
+                    f"train.kind = 'outer_products' trains no static LoRA and adds nothing without a trajectory; leave "
+                    f"out the arm {name}"
+                )
     for role in ("treatment", "baseline"):
         name = getattr(settings.gate, role)
         if name not in settings.adapt.arms:

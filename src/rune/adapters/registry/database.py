@@ -245,6 +245,6 @@ def _words(path: Path, error: BaseException | None) -> str:
     if "malformed" in said or "not a database" in said or "no such table" in said or "no such column" in said:
         return (
             f"{path}: damaged ({said}); put a copy back, or move it away and add the adapters again: "
-            f"`rune adapters add {path.parent}/objects/*/*`"
+            f"`rune adapters add --registry {path.parent} {path.parent}/objects/*/*`"
         )
     return f"{path}: {said}"

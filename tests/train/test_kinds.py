@@ -283,7 +283,10 @@ def test_show_says_what_a_checkpoint_is_and_finds_damage(
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
     assert cli.main(["checkpoints", "show", str(broken(folder, tmp_path / "b", kind="x"))]) == 2
-    assert "not a checkpoint's settings" in capsys.readouterr().err
+    assert "(kind 'x' is none of hypernet, lora, outer_products); copy it again" in capsys.readouterr().err
+    shutil.copy(folder / "model.safetensors", written(tmp_path / "c", {}))
+    assert cli.main(["checkpoints", "show", str(tmp_path / "c")]) == 2
+    assert "not a checkpoint's settings ('kind' is missing)" in capsys.readouterr().err
 
 
 # --------------------------------------------------------------------------- by the base

@@ -238,9 +238,12 @@ def started(args: argparse.Namespace, system: str) -> Server:
         command = [python, "-m", "rune", "serve", str(path)]
     with log.open("wb") as errors, address.open("wb") as said:
         both = errors if system == "vllm" else said
-        process = subprocess.Popen(
-            command, stdout=both, stderr=errors, stdin=subprocess.DEVNULL, env=environment, cwd=args.work
-        )
+        try:
+            process = subprocess.Popen(
+                command, stdout=both, stderr=errors, stdin=subprocess.DEVNULL, env=environment, cwd=args.work
+            )
+        except OSError as error:  # no such Python
+            return Server(system, None, None, log, failed=f"{command[0]}: {error.strerror}")
     url = f"http://127.0.0.1:{port}" if system == "vllm" else ""
     return Server(system, process, address, log, url=url, began=time.monotonic())
 
@@ -263,7 +266,7 @@ def toml(sections: dict[str, Any]) -> str:
 
 def until_ready(args: argparse.Namespace, servers: Sequence[Server]) -> None:
     """Returns when each answers, has ended, or has had its time."""
-    waiting = list(servers)
+    waiting = [server for server in servers if not server.failed]
     while waiting:
         for server in list(waiting):
             if server.address and server.system != "vllm":
@@ -274,7 +277,8 @@ def until_ready(args: argparse.Namespace, servers: Sequence[Server]) -> None:
             elif server.process and server.process.poll() is not None:
                 server.failed = f"ended with {server.process.returncode}: {last_line(server.log)}"
             elif time.monotonic() - (server.began or BEGAN) > args.ready_seconds:
-                server.failed = f"not ready in {args.ready_seconds:g} s: {last_line(server.log)}"
+                said = last_line(server.log) if server.process else f"nobody is ready at {server.url}"
+                server.failed = f"not ready in {args.ready_seconds:g} s: {said}"
             else:
                 continue
             if server.failed:
@@ -620,7 +624,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     args.work = (args.work or args.out / "work").resolve()
     args.model, args.out = args.model.resolve(), args.out.resolve()
     args.at = dict(one.partition("=")[::2] for one in args.at)
-    if unknown := sorted({*args.at} - {*args.systems}):
+    if unknown := sorted({*args.at} - {*args.systems} | {name for name, url in args.at.items() if not url}):
         parser.error(f"--at: found {', '.join(unknown)}; give some of {', '.join(args.systems)}, as torch=http://…")
     if not args.systems or min(args.counts) < 0:
         parser.error("--counts: numbers of adapters, 0 or more")

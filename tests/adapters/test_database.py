@@ -95,7 +95,7 @@ def test_a_database_of_a_newer_rune_is_refused(tmp_path: Path) -> None:
         Registry(tmp_path / "r")
 
 
-@pytest.mark.parametrize("damage", ["not a database", "cut", "middle"])
+@pytest.mark.parametrize("damage", ["not a database", "cut", "middle", "empty"])
 def test_a_damaged_database_is_one_line_and_stays_as_it_is(tmp_path: Path, damage: str) -> None:
     registry = Registry(tmp_path / "r", create=True)
     for n in range(40):
@@ -104,14 +104,17 @@ def test_a_damaged_database_is_one_line_and_stays_as_it_is(tmp_path: Path, damag
     data = bytearray(path.read_bytes())
     if damage == "not a database":
         data[:16] = b"something else\n\n"
-    elif damage == "cut":
-        data = data[: len(data) // 2]
+    elif damage in ("cut", "empty"):
+        data = data[: len(data) // 2 if damage == "cut" else 0]
     else:
         data[4096 : len(data)] = b"\xa5" * (len(data) - 4096)
     path.write_bytes(bytes(data))
-    with pytest.raises(StoreError, match=r"registry\.sqlite: damaged .*`rune adapters add .*/objects/\*/\*`"):
+    with pytest.raises(StoreError, match=r"\.sqlite: damaged .*`rune adapters add --registry .*/objects/\*/\*`"):
         Registry(tmp_path / "r").page(View(status=None), limit=100)
     assert path.read_bytes() == bytes(data)
+    if damage == "empty":  # nor does a new adapter make it a registry in which the others have no entry, for `gc`
+        with pytest.raises(StoreError, match="damaged"):
+            Registry(tmp_path / "r", create=True)
 
 
 def test_a_write_that_fails_in_the_middle_changes_nothing(tmp_path: Path) -> None:

@@ -100,7 +100,9 @@ def test_it_is_drawn_for_all_tasks_at_once_from_the_runs_seed() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_near_one_is_a_stranger_of_the_tasks_own_category_where_there_is_one(seed: int) -> None:
+def test_a_near_one_is_a_stranger_of_the_tasks_own_category_where_there_is_one(
+    seed: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     def of(domain: str, category: str, number: int) -> Trajectory:
         one = tried(f"{domain}{number}", f"train/{domain}{number}")
         return dataclasses.replace(one, domain=domain, category=category)
@@ -123,9 +125,11 @@ def test_a_near_one_is_a_stranger_of_the_tasks_own_category_where_there_is_one(s
     far = _adapters.permuted(arm_inputs(own, seed=seed))
     assert any(one.category != own[task][0].category for task, (one,) in far.items())
     plain = {f"T/{n}": [tried(f"{n}", f"train/{n}")] for n in range(9)}  # without categories nothing is near
+    capsys.readouterr()
     assert _adapters.permuted(arm_inputs(plain, seed=seed), near=True) == _adapters.permuted(
         arm_inputs(plain, seed=seed)
     )
+    assert "near = true, and 9 of 9 tasks have no other's trajectories of their category" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("size", [1, 2])

@@ -107,6 +107,23 @@ def test_a_server_that_answers_with_the_base_is_not_measured_and_does_not_hide_t
     assert found["parts"]["check-vllm"]["unknown_adapter"] == 200
 
 
+def test_a_server_that_cannot_be_started_or_is_not_there_is_told_and_the_run_goes_on(
+    tiny_model: ModelRef, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [*command(tiny_model, tmp_path / "out", "--systems", "torch", "vllm"), "--ready-seconds", "0.1"]
+    args = bench.arguments([*given, "--at", "torch=http://127.0.0.1:9", "--vllm-python", str(tmp_path / "none")])
+    for folder in (args.work, args.out):
+        folder.mkdir(parents=True, exist_ok=True)
+    dead, absent = (bench.started(args, system) for system in args.systems)
+    bench.until_ready(args, [dead, absent])
+    assert absent.failed == f"{tmp_path / 'none'}: No such file or directory"
+    assert dead.failed == "not ready in 0.1 s: nobody is ready at http://127.0.0.1:9"
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        bench.arguments([*given, "--at", "torch"])
+    assert "--at: found torch; give some of torch, vllm, as torch=http://" in capsys.readouterr().err
+
+
 def test_held_it_says_that_all_have_started_and_waits(tmp_path: Path, tiny_model: ModelRef) -> None:
     args = bench.arguments(command(tiny_model, tmp_path / "out", "--hold", str(tmp_path / "go")))
     (tmp_path / "go").touch()

@@ -227,3 +227,7 @@ def test_each_cell_goes_on_from_its_own_checkpoint(tmp_path: Path, tiny_model: M
         read, where = config.load(write(tmp_path, own))
         found = [getattr(config.located(read, where, seed=s, fold=2).train, name) for s in (4, 5)]
         assert found == [str(tmp_path / "earlier" / f"seed-{s}" / "fold-2") for s in (4, 5)]
+        for folder in ("earlier/{sed}", "earlier/{", "earlier/{}"):
+            other = config.changed(read, {f"train.{name}": folder})
+            with pytest.raises(ConfigError, match=rf"train\.{name}: earlier/.*only {{seed}} and {{fold}} are known"):
+                config.located(other, where, seed=4, fold=2)

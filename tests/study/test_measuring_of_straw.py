@@ -173,6 +173,8 @@ def test_a_hypernetwork_is_loaded_once_and_known_by_its_weights(
             adapter=(maker, [t.trajectory_id for t in chosen], strength)
         ),
     )
+    with pytest.raises(ConfigError, match=r"evolve.checkpoint: .*: no checkpoint \(no model.safetensors\); give"):
+        measuring.Hypernetwork(settings(corpus, checkpoint=str(tmp_path)), "model")  # type: ignore[arg-type]
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     maker = measuring.Hypernetwork(settings(corpus, checkpoint=str(tmp_path)), "model")  # type: ignore[arg-type]
     assert maker.name == store.sha256_file(tmp_path / "model.safetensors") and loaded == []

@@ -135,6 +135,11 @@ def broken(folder: Path, target: Path, **changes: Any) -> Path:
     return target
 
 
+def written(folder: Path, found: Any) -> Path:
+    store.write_json(folder / "settings.json", found)
+    return folder
+
+
 def test_another_base_another_kind_and_damage_are_one_line_each(
     folder: Path, tiny_model: ModelRef, tmp_path: Path
 ) -> None:
@@ -156,6 +161,10 @@ def test_another_base_another_kind_and_damage_are_one_line_each(
     (damaged / "model.safetensors").write_bytes(bytes(data))
     with pytest.raises(DataError, match=r"model.safetensors: does not fit its settings.json \(damaged: sha256 "):
         checkpoint.load(damaged, tiny_model, device="cpu")
+    wider = store.read_json(folder / "settings.json")["outer_products"] | {"correction": SMALL.correction + 1}
+    unfit = broken(folder, tmp_path / "unfit", outer_products=wider)
+    with pytest.raises(DataError, match=r"OuterProducts: size mismatch for .*; copy it again, or train again"):
+        checkpoint.load(unfit, tiny_model, device="cpu")
     # One that is older than the digest is still asked whether it fits.
     older = broken(folder, tmp_path / "older", weights_sha256="")
     checkpoint.load(older, tiny_model, device="cpu")
@@ -249,6 +258,10 @@ def test_a_compressed_checkpoint_of_either_kind_is_smaller_and_writes_nearly_the
         assert 0 < float((one - other).norm() / one.norm()) < 0.05, name
     assert cli.main(["checkpoints", "compress", str(whole), "-o", str(whole)]) == 2
     assert "less precise weights do not come back" in capsys.readouterr().err
+    kept = (whole / "model.safetensors").read_bytes()
+    assert cli.main(["checkpoints", "compress", str(small), "-o", str(whole)]) == 2
+    assert "holds a checkpoint already; give another folder" in capsys.readouterr().err
+    assert (whole / "model.safetensors").read_bytes() == kept
 
 
 def test_show_says_what_a_checkpoint_is_and_finds_damage(
@@ -270,7 +283,10 @@ def test_show_says_what_a_checkpoint_is_and_finds_damage(
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
     assert cli.main(["checkpoints", "show", str(broken(folder, tmp_path / "b", kind="x"))]) == 2
-    assert "not a checkpoint's settings" in capsys.readouterr().err
+    assert "(kind 'x' is none of hypernet, lora, outer_products); copy it again" in capsys.readouterr().err
+    shutil.copy(folder / "model.safetensors", written(tmp_path / "c", {}))
+    assert cli.main(["checkpoints", "show", str(tmp_path / "c")]) == 2
+    assert "not a checkpoint's settings ('kind' is missing)" in capsys.readouterr().err
 
 
 # --------------------------------------------------------------------------- by the base
@@ -434,9 +450,13 @@ def test_what_cannot_be_taken_as_it_is_is_refused_before_a_run_begins(
         (own / "hypernet", ("lora",), "the arm lora is one trained on the corpus"),
         (own / "lora", ("hypernet",), "train.use: net: a static LoRA"),
         (tmp_path, ("hypernet",), r"train.use: net: no checkpoint \(no settings.json\)"),
+        (written(tmp_path / "list", []), ("hypernet",), "train.use: net: its settings.json holds no settings"),
+        (written(tmp_path / "none", {}), ("hypernet",), r"train.use: net: no checkpoint \(no kind in settings.json\)"),
     ):
         with pytest.raises(ConfigError, match=message):
             checks.used(str(place), "net", arms)
+    with pytest.raises(ConfigError, match=r"train.start_from: net: its settings.json holds no settings"):
+        checks.start(str(tmp_path / "list"), "net", settings())
     with pytest.raises(ConfigError, match="of kind 'outer_products', and training goes on from kind 'hypernet' alone"):
         checks.start(str(folder), "net", settings())
     with pytest.raises(ValueError, match="leave one of them out"):

@@ -6,6 +6,7 @@ import dataclasses
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -102,6 +103,21 @@ def test_neither_of_the_checkpoints_that_a_run_starts_from_may_know_a_held_out_t
         train.check_start(alone, held_out, by="task")
     with pytest.raises(DataError, match="does not say which tasks it was trained on"):
         train.check_start(trained_on(tmp_path / "unsaid", lora=["Mbpp/600"], hypernet=[]), held_out, by="task")
+
+
+@pytest.mark.parametrize("known", ["HumanEval/7", {"HumanEval/7": 1}, [7], 7, None])
+def test_tasks_that_are_no_list_of_names_hide_no_held_out_one(tmp_path: Path, known: Any) -> None:
+    held_out = [
+        Problem(task_id="HumanEval/7", benchmark="humaneval", prompt="", entry_point="f", test="", domain="shapes")
+    ]
+    with pytest.raises(DataError, match="does not say which tasks it was trained on"):
+        train.check_start(trained_on(tmp_path, lora=known, hypernet=known), held_out, by="task")
+    for domains in ("shapes", ["shapes"], {"families": "shapes"}, 7):
+        for kind in ("lora", "hypernet"):
+            said = {"trained_on": ["Mbpp/600"], "trained_on_domains": domains}
+            store.write_json(tmp_path / kind / "settings.json", said)
+        with pytest.raises(DataError, match="does not say of which domains it has seen tasks"):
+            train.check_start(tmp_path, held_out, by="domain")
 
 
 def test_a_checkpoint_says_of_every_training_before_it_which_tasks_it_knew(tmp_path: Path, corpus: Corpus) -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any, get_args
 
-from rune import console, shipped
+from rune import console, plugins, shipped
 from rune.errors import DataError
 from rune.hypernet.settings import Precision
 from rune.runs import store
@@ -60,6 +60,11 @@ def _about(folder: Path) -> dict[str, Any]:
     settings = store.read_json(folder / SETTINGS)
     try:
         kind, layout = str(settings["kind"]), settings["layout"]
+        if kind not in (known_kinds := plugins.available("hypernet.kinds")):
+            raise DataError(
+                f"{folder / SETTINGS}: not a checkpoint's settings (kind '{kind}' is none of "
+                f"{', '.join(known_kinds)}); copy it again"
+            )
         known = {
             "kind": kind,
             "base": f"{settings['base_name']} ({settings['base_model']})",
@@ -68,8 +73,12 @@ def _about(folder: Path) -> dict[str, Any]:
             "trained on": f"{len(settings['trained_on'])} tasks",
             "precision": settings.get("precision", "not said"),
         }
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{folder / SETTINGS}: not a checkpoint's settings ({error!r}); copy it again") from None
+    except KeyError as error:
+        raise DataError(
+            f"{folder / SETTINGS}: not a checkpoint's settings ({error} is missing); copy it again"
+        ) from None
+    except (TypeError, AttributeError) as error:
+        raise DataError(f"{folder / SETTINGS}: not a checkpoint's settings ({error}); copy it again") from None
     digest = store.sha256_file(folder / WEIGHTS)
     if digest != settings.get("weights_sha256", digest):
         raise DataError(f"{folder / WEIGHTS}: damaged, its sha256 is not the one in {SETTINGS}; copy it again")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rune import console
 from rune.conditions.shared.arm_inputs import ArmInputs
 from rune.config import derive_seed
 from rune.corpus import exclusion
@@ -188,7 +189,8 @@ def _same_down(every: Sequence[Adapters]) -> bool:
 def permuted(arm_inputs: ArmInputs, *, near: bool = False) -> dict[str, tuple[Trajectory, ...]]:
     """Every task gets another task's set, with nothing in it of a task or a domain that its own set has.
 
-    With `near` it is one of the task's own category, where there is one, and a set may serve several tasks.
+    With `near` it is one of the task's own category, where there is one, and a set may serve several tasks; how many
+    tasks have none is said.
 
     Drawn once for all tasks from the run's seed, so a resumed run permutes the same way. A task for which no other
     task's set will do gets as many trajectories of the corpus. Raises DataError if the corpus has none either.
@@ -198,11 +200,13 @@ def permuted(arm_inputs: ArmInputs, *, near: bool = False) -> dict[str, tuple[Tr
     givers = list(own)
     rng.shuffle(givers)
     result: dict[str, tuple[Trajectory, ...]] = {}
+    alone = 0
     for task, mine in own.items():
         close = [g for g in own if near and _alike(own[g], mine) and _foreign(own[g], mine)]
         if close:
             result[task] = own[rng.choice(close)]
             continue
+        alone += near
         fitting = next((g for g in givers if g != task and own[g] and _foreign(own[g], mine)), None)
         if fitting is not None:
             givers.remove(fitting)
@@ -212,6 +216,11 @@ def permuted(arm_inputs: ArmInputs, *, near: bool = False) -> dict[str, tuple[Tr
         if not foreign:
             raise DataError(f"wrong_trajectory: every trajectory of the corpus belongs to {task}; collect more tasks")
         result[task] = tuple(rng.sample(foreign, min(max(1, len(mine)), len(foreign))))
+    if alone:
+        console.warn(
+            f"wrong_trajectory: near = true, and {alone} of {len(own)} tasks have no other's trajectories of their "
+            "category: they are given any other's"
+        )
     return result
 
 

@@ -164,12 +164,14 @@ class Compressed(NamedTuple):
 def compress(folder: Path, output: Path, precision: Precision) -> Compressed:
     """A checkpoint of any kind written again in another precision, with what it was measured to do beside it.
 
-    Raises DataError if it is broken, or if `output` is the same folder.
+    Raises DataError if it is broken, or if `output` holds a checkpoint, this one or another: that one would be lost.
     """
     if output.resolve() == folder.resolve():
         raise DataError(
             f"{output}: the checkpoint itself; give another folder, as less precise weights do not come back"
         )
+    if done(output):
+        raise DataError(f"{output}: holds a checkpoint already; give another folder, or remove it first")
     settings = _settings(folder)
     _, state = _read(folder, settings)
     written = _write(output, state, settings, precision)
@@ -270,6 +272,9 @@ def _fill(module: nn.Module, folder: Path, expected: str) -> tuple[dict[str, Ten
         if bad is not None:
             raise RuntimeError(f"'{bad}' holds NaN or infinity")
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise DataError(f"{folder / WEIGHTS}: does not fit its {SETTINGS} ({first}); train again") from None
+        # Of a wrong size torch says which it is in its second line.
+        said = " ".join(str(error).removeprefix("Error(s) in loading state_dict for ").split("\n\t")[:2])
+        raise DataError(
+            f"{folder / WEIGHTS}: does not fit its {SETTINGS} ({said[:200]}); copy it again, or train again"
+        ) from None
     return tensors, digest

@@ -241,7 +241,8 @@ def donors(report: Report) -> Table | None:
         ("condition", "tasks", "adapters", "mean rank", "first", "in the best quarter"),
         rows,
         "Each task's reference is read under the adapter of every task and of its own; rank 1: it is likeliest under "
-        "its own. Adapters of the same domain are left out. In wrong_trajectory the own is another task's: chance.",
+        "its own. Adapters of the same domain are left out. In wrong_trajectory the own is another task's, and the "
+        "right one may be among the others: chance, or below it.",
     )
 
 

@@ -101,20 +101,25 @@ def check_start(folder: Path, held_out: Sequence[Problem], *, by: str) -> None:
     """
     for place in dict.fromkeys(_begin(folder)):
         settings = store.read_json(place / "settings.json")
-        known = settings.get("trained_on")
-        if not known:
+        known = settings.get("trained_on") if isinstance(settings, dict) else None
+        if not known or not _are_names(known):
             raise DataError(
                 f"{place}: does not say which tasks it was trained on, and train.start_from and train.use need to know"
             )
         exclusion.check_ids(known, held_out, where=str(place))
         if by == "domain" and any(p.domain for p in held_out):
             domains = settings.get("trained_on_domains")
-            if domains is None:
+            if not isinstance(domains, dict) or not all(map(_are_names, domains.values())):
                 raise DataError(
                     f"{place}: does not say of which domains it has seen tasks (an earlier version made it), and whole "
                     "domains are held out here; train from scratch, or start from a newer checkpoint"
                 )
             exclusion.check_domains(domains, held_out, where=str(place))
+
+
+def _are_names(found: object) -> bool:
+    """A list of strings; a string is none, whose letters are no names of tasks: nothing would be found held out."""
+    return isinstance(found, list) and all(isinstance(name, str) for name in found)
 
 
 class Begin(NamedTuple):

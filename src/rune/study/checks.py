@@ -108,7 +108,7 @@ def start(folder: str, name: str, training: train.Config) -> None:
             "give the checkpoints/ folder of a trained run, or one hypernetwork's folder"
         )
     place = one if (one / "settings.json").is_file() else one / "hypernet"
-    stored = store.read_json(place / "settings.json")
+    stored = _settings(place / "settings.json", f"train.start_from: {name}")
     if stored.get("kind") not in (None, "lora", "hypernet"):
         raise ConfigError(
             f"train.start_from: {name}: a hypernetwork of kind '{stored['kind']}', and training goes on from kind "
@@ -117,7 +117,8 @@ def start(folder: str, name: str, training: train.Config) -> None:
     asked = {"lora": config.plain(training.lora), "hypernet": config.plain(training.hypernet)}
     for part, names in FIXED.items():
         for name in names:
-            had, has = stored.get(part, {}).get(name), asked[part][name]
+            section = stored.get(part)
+            had, has = section.get(name) if isinstance(section, dict) else None, asked[part][name]
             if had != has:
                 raise ConfigError(
                     f"train.start_from: {place} was made with {part}.{name} = {had}, this config has {has}; "
@@ -131,12 +132,10 @@ def used(folder: str, name: str, arms: Sequence[str]) -> None:
     `name` is the folder as the config calls it.
     """
     file = Path(folder) / "settings.json"
-    kind = store.read_json(file).get("kind") if file.is_file() else ""
+    kind = _settings(file, f"train.use: {name}").get("kind") if file.is_file() else ""
     if not kind or kind == "lora":
-        raise ConfigError(
-            f"train.use: {name}: {'a static LoRA' if kind else 'no checkpoint (no settings.json)'}; "
-            "give the folder of a trained hypernetwork"
-        )
+        what = "a static LoRA" if kind else f"no checkpoint ({'no kind in' if file.is_file() else 'no'} settings.json)"
+        raise ConfigError(f"train.use: {name}: {what}; give the folder of a trained hypernetwork")
     if "lora" in arms:
         raise ConfigError("train.use trains nothing, and the arm lora is one trained on the corpus; leave it out")
     for arm in ("static", "empty_trajectory"):
@@ -144,6 +143,14 @@ def used(folder: str, name: str, arms: Sequence[str]) -> None:
             raise ConfigError(
                 f"train.use: {name}: of kind '{kind}', which adds nothing without a trajectory; leave out the arm {arm}"
             )
+
+
+def _settings(file: Path, where: str) -> dict[str, Any]:
+    """Raises ConfigError if they are none."""
+    found = store.read_json(file)
+    if not isinstance(found, dict):
+        raise ConfigError(f"{where}: its settings.json holds no settings; copy it again, or give another folder")
+    return found
 
 
 def arms(settings: RunConfig) -> None:

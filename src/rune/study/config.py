@@ -254,11 +254,20 @@ def changed(settings: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
     return build(raw)
 
 
+def _of_cell(name: str, folder: str, *, seed: int, fold: int) -> str:
+    try:
+        return folder.format(seed=seed, fold=fold)
+    except (LookupError, ValueError, AttributeError):
+        raise ConfigError(
+            f"train.{name}: {folder}: in braces only {{seed}} and {{fold}} are known; "
+            "write {{ and }} for braces of the folder's own name"
+        ) from None
+
+
 def located(settings: RunConfig, base: Path, *, seed: int, fold: int) -> RunConfig:
     """Settings whose input paths are absolute. `{seed}` and `{fold}` in train.start_from and .use are the cell's."""
     at = functools.partial(path_at, base)
-    start = settings.train.start_from.format(seed=seed, fold=fold)
-    use = settings.train.use.format(seed=seed, fold=fold)
+    start, use = (_of_cell(name, getattr(settings.train, name), seed=seed, fold=fold) for name in ("start_from", "use"))
     hypernet = replace(settings.train.hypernet, reconstruct_from=at(settings.train.hypernet.reconstruct_from))
     return replace(
         settings,

@@ -193,7 +193,13 @@ class Hypernetwork(_FromTrajectories):
         self._checkpoint, self._model = Path(settings.evolve.checkpoint), model
         self._strength = settings.evolve.strength
         self._maker: AdapterGenerator | None = None  # loaded when the first adapter is made
-        self.name = store.sha256_file(self._checkpoint / "model.safetensors")
+        weights = self._checkpoint / "model.safetensors"
+        if not weights.is_file():
+            raise ConfigError(
+                f"evolve.checkpoint: {self._checkpoint}: no checkpoint (no {weights.name}); "
+                "give the folder of a trained hypernetwork"
+            )
+        self.name = store.sha256_file(weights)
 
     def make(self, sources: Sequence[Source]) -> Adapter:
         from rune.hypernet import export

@@ -133,6 +133,9 @@ class Database:
             )
         with self._errors():
             folder.mkdir(parents=True, exist_ok=True)
+            # SQLite takes an empty file for a new database; `gc` would then remove every adapter, as none has an entry.
+            if self.path.is_file() and not self.path.stat().st_size and any((folder / "objects").glob("*/*")):
+                raise StoreError(_words(self.path, RuntimeError("an empty file; not a database")))
         self._engine = sa.create_engine(
             f"sqlite:///{self.path}", connect_args={"timeout": BUSY_SECONDS}, poolclass=sa.pool.NullPool
         )
@@ -242,6 +245,6 @@ def _words(path: Path, error: BaseException | None) -> str:
     if "malformed" in said or "not a database" in said or "no such table" in said or "no such column" in said:
         return (
             f"{path}: damaged ({said}); put a copy back, or move it away and add the adapters again: "
-            f"`rune adapters add {path.parent}/objects/*/*`"
+            f"`rune adapters add --registry {path.parent} {path.parent}/objects/*/*`"
         )
     return f"{path}: {said}"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -175,6 +178,21 @@ def test_a_tap_is_its_layer_for_every_reader_of_one_model(base: bases.Base) -> N
         found = reader(base, taps=taps).read([TRAJECTORY])[0]
         expected = torch.stack([states[tap][0] for tap in taps], 1)
         torch.testing.assert_close(found.features_TSD[found.step_T == 0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_readers_of_one_model_in_two_threads_do_not_hear_each_other(base: bases.Base) -> None:
+    readers = [Reader(base.model, base.tokenizer, taps=(0, 2), digest="d", folder=None) for _ in range(2)]
+    texts = [replace(TRAJECTORY, prompt=f"Add {n} to x. " * (n + 1)) for n in range(2)]
+    alone = [readers[0].read([text])[0].features_TSD for text in texts]
+    inner: Any = base.model
+    handle = inner.model.layers[1].register_forward_pre_hook(lambda *_: time.sleep(0.02))  # both are on their way
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            beside = list(pool.map(lambda n: readers[n].read([texts[n]])[0].features_TSD, range(2)))
+    finally:
+        handle.remove()
+    for expected, got in zip(alone, beside, strict=True):
+        assert torch.equal(got, expected)
 
 
 def test_features_do_not_depend_on_what_is_read_beside_them(base: bases.Base) -> None:

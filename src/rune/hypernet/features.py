@@ -10,6 +10,7 @@ affordable on a CPU; only the layers below the deepest tap run.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from rune.types import Outcome, Trajectory
 
 MAX_STEP_TOKENS = 1024  # a step over this loses its middle, and `Features.cut` says so
 _BATCH_TOKENS = 16384
+_PASS = threading.Lock()  # readers share a trunk: while one listens to its layers, nobody else's pass goes through
 
 
 class Features(NamedTuple):
@@ -143,7 +145,7 @@ class Reader:
         longest = max(map(len, batch))
         ids = torch.tensor([row + [0] * (longest - len(row)) for row in batch], device=self.device)
         # Padding stands on the right of causal attention: what is before it cannot see it, so no mask is needed.
-        with self._tapping() as seen:
+        with _PASS, self._tapping() as seen:
             self._trunk(input_ids=ids, use_cache=False)
         tapped_BTSD = torch.stack([seen[tap] for tap in self._taps], 2)
         return [tapped_BTSD[b, : len(row)].clone() for b, row in enumerate(batch)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,9 @@ def writer(
     return Writer(config.outer_products, module, base() if base else _load_base(model, device=device, dtype=dtype))
 
 
+_PASS = threading.Lock()  # writers share a base, and hook its layers while they read
+
+
 class Writer:
     """Solved tasks in, adapters out. What failed on the way to a solution is not read."""
 
@@ -53,7 +57,8 @@ class Writer:
         DataError for a set in which nothing is solved, an empty one too.
         """
         texts = [self._texts(one) for one in sets]
-        made = write(self.base, self.module, texts, tokens=self.config.tokens)
+        with _PASS:
+            made = write(self.base, self.module, texts, tokens=self.config.tokens)
         made = {m: Factors(a.float(), strength * b.float()) for m, (a, b) in made.items()}
         whole = self.config.passes * self.config.tokens
         return lowered(made, self.config.rank) if 0 < self.config.rank < whole else made

@@ -130,6 +130,7 @@ def test_trajectories_without_a_solution_that_fits_are_refused_by_name(folder: P
 def broken(folder: Path, target: Path, **changes: Any) -> Path:
     shutil.copytree(folder, target)
     found = store.read_json(target / "settings.json")
+    found.pop("settings_sha256")  # as one that is older than the sum
     found.update(changes)
     store.write_json(target / "settings.json", found)
     return target
@@ -172,6 +173,22 @@ def test_another_base_another_kind_and_damage_are_one_line_each(
     save_file({k: v for k, v in tensors.items() if k != "gate.bias"}, older / "model.safetensors")
     with pytest.raises(DataError, match=r"'gate\.bias' is on one side only"):
         checkpoint.load(older, tiny_model, device="cpu")
+
+
+def test_settings_that_were_changed_after_they_were_written_are_refused(
+    folder: Path, tiny_model: ModelRef, tmp_path: Path
+) -> None:
+    """The digest that adapters name is that of the weights alone: other settings would be another hypernetwork."""
+    changed = tmp_path / "changed"
+    shutil.copytree(folder, changed)
+    found = store.read_json(changed / "settings.json")
+    text = json.dumps(found, indent=None, sort_keys=True)  # another order and other spaces are the same settings
+    (changed / "settings.json").write_text(text, encoding="utf-8")
+    checkpoint.load(changed, tiny_model, device="cpu")
+    for change in ({"outer_products": {**found["outer_products"], "tokens": 7}}, {"trained_on": []}):
+        store.write_json(changed / "settings.json", {**found, **change})
+        with pytest.raises(DataError, match="changed after they were written"):
+            checkpoint.load(changed, tiny_model, device="cpu")
 
 
 # --------------------------------------------------------------------------- fewer bytes
@@ -223,6 +240,7 @@ def test_int8_without_its_scale_or_with_another_shape_is_refused(
     ):
         save_file(change, tmp_path / "int8" / "model.safetensors")
         data = (tmp_path / "int8" / "model.safetensors").read_bytes()
+        settings.pop("settings_sha256", None)
         own = {**settings, "weights_sha256": hashlib.sha256(data).hexdigest()}
         store.write_json(tmp_path / "int8" / "settings.json", own)
         with pytest.raises(DataError, match=message.replace(".", r"\.")):
@@ -248,7 +266,8 @@ def test_a_compressed_checkpoint_of_either_kind_is_smaller_and_writes_nearly_the
     assert (small / "result.md").read_text(encoding="utf-8") == "Measured."
     before, after = (store.read_json(place / "settings.json") for place in (whole, small))
     assert (before.pop("precision"), after.pop("precision")) == ("float32", "int8")
-    assert before.pop("weights_sha256") != after.pop("weights_sha256") and before == after
+    assert all(before.pop(name) != after.pop(name) for name in ("weights_sha256", "settings_sha256"))
+    assert before == after
     made = [
         export.AdapterGenerator(place, tiny_model, device="cpu", dtype="float32").generate([[solved(1)], [solved(2)]])
         for place in (whole, small)

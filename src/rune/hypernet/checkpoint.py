@@ -2,10 +2,11 @@
 
     FOLDER/model.safetensors    the weights, in one of three precisions: `hypernet/precision.py`
     FOLDER/settings.json        its manifest: kind, base_model and base_name, layout (modules and sizes), trained_on and
-                                trained_on_domains, precision, weights_sha256, and what the kind wants to know of itself
+                                trained_on_domains, precision, weights_sha256, settings_sha256 (of all other fields),
+                                and what the kind wants to know of itself
 
 `kind` is the name of a file in `hypernet/kinds/`: that part knows its own settings, its module, and how it is put to
-work. This file is the one that reads and writes them all. Checkpoints from before precision and weights_sha256 were
+work. This file is the one that reads and writes them all. Checkpoints from before precision and the two sums were
 written load as well.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,6 +207,8 @@ def _settings(folder: Path) -> dict[str, Any]:
 def _read(folder: Path, settings: Mapping[str, Any]) -> tuple[Stored, dict[str, Tensor]]:
     """The module with its weights, on the CPU, and these as they were read. Raises DataError."""
     stored = _empty(folder, settings)
+    if settings.get("settings_sha256", _sum(settings)) != _sum(settings):
+        raise _unfit(folder, "they were changed after they were written, and the weights belong to what stood there")
     state, digest = _fill(stored.module, folder, str(settings.get("weights_sha256", "")))
     return dataclasses.replace(stored, sha256=digest), state
 
@@ -251,9 +255,15 @@ def _write(
     data = save(tensors, metadata={"format": "pt"})
     store.write_atomic(folder / WEIGHTS, data)
     # Last, so that its presence means that the weights are whole.
-    about = {"precision": precision, "weights_sha256": hashlib.sha256(data).hexdigest()}
-    store.write_json(folder / SETTINGS, {**settings, **about})
+    about = {**settings, "precision": precision, "weights_sha256": hashlib.sha256(data).hexdigest()}
+    store.write_json(folder / SETTINGS, {**about, "settings_sha256": _sum(about)})
     return tensors
+
+
+def _sum(settings: Mapping[str, Any]) -> str:
+    """sha256 of settings, their own sum apart, whatever the order and the spaces of the file."""
+    plain = {name: value for name, value in settings.items() if name != "settings_sha256"}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _fill(module: nn.Module, folder: Path, expected: str) -> tuple[dict[str, Tensor], str]:

@@ -201,7 +201,7 @@ def memory(root: Path) -> str:
         f"memory, {_span(leads['newest of the release'])} against the newest, and **{_span(leads[one])} against "
         f"one LoRA** of the same rank, of all lessons, each seen as often. That one solves {arms[one][0]:.1f} %, and "
         f"{found['HumanEval by arm'][one]:.1f} % of six HumanEval tasks, where the bare model solves "
-        f"{found['HumanEval, bare, crossfit-0.5b']:.1f}. The mean of two releases' adapters solves {merge:.1f} % of "
+        f"{found['HumanEval by arm']['vanilla']:.1f}. The mean of two releases' adapters solves {merge:.1f} % of "
         f"each one's own tasks, that one {parent:.1f} ([study](studies/memory/README.md), "
         "[result](results/memory/result.md))."
     )

@@ -43,7 +43,7 @@ def hypernet(tiny_model: ModelRef, tmp_path_factory: pytest.TempPathFactory) -> 
     return random_hypernet(tmp_path_factory.mktemp("hypernet"), tiny_model)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: tests of updates install changed functions of the library in this process
 def served(tiny_model: ModelRef, hypernet: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A server without keys and two adapters: "sums" in shop/sums, and one of the project shop."""
     with running(configured(tiny_model, tmp_path_factory.mktemp("served"), hypernet)) as served:

@@ -366,6 +366,16 @@ def test_the_right_donor_is_ranked_among_the_adapters_of_other_domains(adapted: 
     assert all(ranked[0][task] + ranked[1][task] == 3 for task in pair)  # of two donors one is first, whoever wears it
     assert adapt.ranked(base, [first], pair, load=adapted.read) == {}
 
+    def void(ref: AdapterRef) -> Adapter:
+        adapter = adapted.read(ref)
+        if ref != pair[first.task_id]:
+            return adapter
+        return dataclasses.replace(
+            adapter, pairs={k: p._replace(a=p.a * float("nan")) for k, p in adapter.pairs.items()}
+        )
+
+    assert adapt.ranked(base, [first, last], pair, load=void)["ranks"][first.task_id] == 2
+
 
 def test_donors_are_in_the_diagnostics_where_they_are_asked_for(adapted: Adapted, tmp_path: Path) -> None:
     folder = copied(adapted, tmp_path)

@@ -308,7 +308,8 @@ def ranked(
         if not others:
             continue
         known = log_probs[problem.task_id]
-        ahead = sum((known[o] > known[own]) + 0.5 * (known[o] == known[own]) for o in others)
+        # "not less": an adapter whose log-probability is no number is the last of all, and not the first
+        ahead = sum(0.5 if known[o] == known[own] else float(not known[o] < known[own]) for o in others)
         ranks[problem.task_id] = 1 + ahead
         shares.append(ahead / len(others))
     if not shares:

@@ -154,6 +154,7 @@ went_on = (a.out / "one" / "carry.safetensors").exists()
 """
 
 
+@pytest.mark.check
 def test_a_lane_leaves_what_another_machine_goes_on_with(tmp_path: Path) -> None:
     (tmp_path / "tree" / "studies" / "toy").mkdir(parents=True)
     (tmp_path / "tree" / "studies" / "toy" / "toy.py").write_text(STUDY)

@@ -71,6 +71,7 @@ def training(folder: Path, model: ModelRef) -> Path:
     return path
 
 
+@pytest.mark.check
 def test_a_variant_names_the_kind_that_a_run_trains(tmp_path: Path, tiny_model: ModelRef) -> None:
     assert main(["run", str(training(tmp_path, tiny_model))]) in (0, 10)
     (folder,) = (tmp_path / "runs").iterdir()

@@ -164,10 +164,10 @@ def stopping(monkeypatch: pytest.MonkeyPatch, target: Any, name: str, after: int
 @pytest.mark.parametrize(
     ("target", "name", "after"),
     [
-        (side_by_side, "train", 2),  # between teachers
-        (outer_products_training, "_record", 0),  # before the first step
+        pytest.param(side_by_side, "train", 2, marks=pytest.mark.check),  # between teachers
+        pytest.param(outer_products_training, "_record", 0, marks=pytest.mark.check),  # before the first step
         (outer_products_training.Objective, "terms", 15),  # between checkpoints
-        (outer_products_training, "_record", 1),  # after the last step
+        pytest.param(outer_products_training, "_record", 1, marks=pytest.mark.check),  # after the last step
     ],
 )
 def test_a_second_start_goes_on_to_the_same_curve_and_weights(

@@ -197,7 +197,7 @@ def copy(folder: Path, output: Path) -> None:
 def _settings(folder: Path) -> dict[str, Any]:
     """Raises DataError for what is no checkpoint's."""
     if not done(folder):
-        raise DataError(f"{folder}: no checkpoint (no {SETTINGS}); run `rune train` first, or pass --checkpoint DIR")
+        raise DataError(f"{folder}: no checkpoint (no {SETTINGS}); run `rune train` first")
     settings = store.read_json(folder / SETTINGS)
     if not isinstance(settings, dict) or not {"base_model", "base_name"} <= settings.keys():
         raise _unfit(folder, "it names no base model")
